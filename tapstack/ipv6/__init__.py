@@ -1,0 +1,1 @@
+"""The IPv6 host: addresses, neighbours, routers, groups, path MTU, reassembly, ICMPv6."""

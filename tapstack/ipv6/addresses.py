@@ -1,0 +1,310 @@
+"""The addresses of a node and their states (unified-multiplex §1; RFC 4862 §5.3, §5.4, §5.5.4).
+
+The state machine is the table `TRANSITIONS`; everything that can move an address is a `Trigger`, and a pair
+that is not in the table cannot happen.  What a node does with a packet *to* an address follows from
+its state alone, through the table `ANSWERS`: ND, MLD, ICMPv6, TCP and UDP input all ask that one place.
+
+Invariants, checked by `AddressTable.check`:
+
+* an entry in the table is never INVALID nor DUPLICATED: such an address is gone;
+* only PREFERRED and DEPRECATED addresses have users (PCBs, TIME-WAIT records, armed listeners, UDP flows);
+* a one-time address whose last user goes is released in the same call (UM-REL-1);
+* no address that was ever released comes back (UM-ADDR-9); the generator sees to that, the table refuses it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from enum import Enum, Flag, StrEnum, auto
+from typing import Protocol
+
+from ..events import AddressChanged, EventStream
+from ..types import address_text
+
+
+class AddressState(StrEnum):
+    """The state of an address of this node."""
+
+    INVALID = "INVALID"
+    TENTATIVE = "TENTATIVE"
+    OPTIMISTIC = "OPTIMISTIC"
+    UNCERTAIN = "UNCERTAIN"
+    PREFERRED = "PREFERRED"
+    DEPRECATED = "DEPRECATED"
+    DUPLICATED = "DUPLICATED"
+
+
+class AddressKind(StrEnum):
+    """What an address is for; only RESERVED ones change kind, when they are taken."""
+
+    LINK_LOCAL = "link-local"
+    STABLE = "stable"
+    RESERVED = "reserved"
+    EPHEMERAL = "ephemeral"
+    SERVICE = "service"
+
+    @property
+    def one_time(self) -> bool:
+        """Whether the address is released with its last user, and silent to strangers."""
+        return self in (AddressKind.RESERVED, AddressKind.EPHEMERAL, AddressKind.SERVICE)
+
+
+class Trigger(Enum):
+    """What can move an address from one state to another."""
+
+    ADD = auto()
+    ADD_WITHOUT_DAD = auto()
+    ADD_OPTIMISTIC = auto()
+    DAD_PASSED = auto()
+    DAD_PASSED_RESERVED = auto()
+    DAD_FAILED = auto()
+    TAKE = auto()
+    DISCARD = auto()
+    DEPRECATE = auto()
+    REFRESH = auto()
+    RELEASE = auto()
+    EXPIRE = auto()
+
+
+_S = AddressState
+TRANSITIONS: dict[tuple[AddressState, Trigger], AddressState] = {
+    (_S.INVALID, Trigger.ADD): _S.TENTATIVE,
+    (_S.INVALID, Trigger.ADD_WITHOUT_DAD): _S.PREFERRED,
+    (_S.INVALID, Trigger.ADD_OPTIMISTIC): _S.OPTIMISTIC,
+    (_S.TENTATIVE, Trigger.DAD_PASSED): _S.PREFERRED,
+    (_S.TENTATIVE, Trigger.DAD_PASSED_RESERVED): _S.UNCERTAIN,
+    (_S.TENTATIVE, Trigger.DAD_FAILED): _S.DUPLICATED,
+    (_S.TENTATIVE, Trigger.DISCARD): _S.INVALID,
+    (_S.OPTIMISTIC, Trigger.DAD_PASSED): _S.PREFERRED,
+    (_S.OPTIMISTIC, Trigger.DAD_FAILED): _S.DUPLICATED,
+    (_S.OPTIMISTIC, Trigger.DISCARD): _S.INVALID,
+    (_S.OPTIMISTIC, Trigger.RELEASE): _S.INVALID,
+    (_S.UNCERTAIN, Trigger.TAKE): _S.PREFERRED,
+    (_S.UNCERTAIN, Trigger.DISCARD): _S.INVALID,
+    (_S.PREFERRED, Trigger.DEPRECATE): _S.DEPRECATED,
+    (_S.PREFERRED, Trigger.RELEASE): _S.INVALID,
+    (_S.PREFERRED, Trigger.EXPIRE): _S.INVALID,
+    (_S.DEPRECATED, Trigger.REFRESH): _S.PREFERRED,
+    (_S.DEPRECATED, Trigger.RELEASE): _S.INVALID,
+    (_S.DEPRECATED, Trigger.EXPIRE): _S.INVALID,
+}
+"""Every move that exists; a test walks each (state, trigger) cell, and the docs' diagram is drawn from it."""
+
+
+class Answers(Flag):
+    """What a node may answer for an address."""
+
+    NOTHING = 0
+    DAD = auto()
+    """a Neighbor Solicitation from the unspecified address: the address is defended (UM-ADDR-2)"""
+    RESOLUTION = auto()
+    """a Neighbor Solicitation from a unicast source (UM-ADDR-3)"""
+    TRAFFIC = auto()
+    """any other packet (UM-ADDR-4)"""
+
+
+ANSWERS: dict[AddressState, Answers] = {
+    _S.INVALID: Answers.NOTHING,
+    _S.TENTATIVE: Answers.NOTHING,
+    _S.OPTIMISTIC: Answers.DAD | Answers.RESOLUTION | Answers.TRAFFIC,
+    _S.UNCERTAIN: Answers.DAD,
+    _S.PREFERRED: Answers.DAD | Answers.RESOLUTION | Answers.TRAFFIC,
+    _S.DEPRECATED: Answers.DAD | Answers.RESOLUTION | Answers.TRAFFIC,
+    _S.DUPLICATED: Answers.NOTHING,
+}
+"""The one place that says what is answered in which state."""
+
+
+class AddressError(Exception):
+    """An address was asked for something that its state does not allow."""
+
+
+class AddressUser(Protocol):
+    """Whatever keeps an address alive: a PCB, a TIME-WAIT record, an armed listener, a UDP flow."""
+
+    def serves(self, remote: bytes) -> bool:
+        """Whether `remote` is a peer of this user: a one-time address answers its peers only (UM-EA-1)."""
+
+
+class AddressEntry:
+    """One address of this node.
+
+    `users` holds whatever keeps a one-time address alive; use `AddressTable.acquire` and `drop`.
+    `valid_until` and `preferred_until` are times of the stack's clock.
+    """
+
+    __slots__ = (
+        "address",
+        "answers",
+        "born",
+        "kind",
+        "per_address_nd",
+        "preferred_until",
+        "prefix_length",
+        "state",
+        "users",
+        "valid_until",
+    )
+
+    def __init__(self, address: bytes, kind: AddressKind, now: float) -> None:
+        self.address = address
+        self.kind = kind
+        self.state = AddressState.INVALID
+        self.answers = Answers.NOTHING
+        self.born = now
+        self.prefix_length = 64
+        self.preferred_until = math.inf
+        self.valid_until = math.inf
+        self.per_address_nd = True
+        self.users: dict[AddressUser, None] = {}
+
+    def speaks_to(self, remote: bytes) -> bool:
+        """Whether this node may send `remote` anything on behalf of the address: strangers to a one-time one get silence."""
+        return not self.kind.one_time or any(user.serves(remote) for user in self.users)
+
+    def __repr__(self) -> str:
+        return f"<{address_text(self.address)} {self.state} {self.kind} users={len(self.users)}>"
+
+
+class AddressTable:
+    """All addresses of a node; the only writer of `AddressEntry.state`."""
+
+    def __init__(self, events: EventStream) -> None:
+        self._entries: dict[bytes, AddressEntry] = {}
+        self._events = events
+        self._observers: list[Callable[[AddressEntry, AddressState, Trigger, float], None]] = []
+        self.get = self._entries.get
+        """`get(address) -> AddressEntry | None`: the entry of an address of this node."""
+
+    def observe(self, observer: Callable[[AddressEntry, AddressState, Trigger, float], None]) -> None:
+        """Call `observer(entry, old_state, trigger, now)` after each transition (MLD joins, DAD, the promotion NA)."""
+        self._observers.append(observer)
+
+    def __iter__(self) -> Iterator[AddressEntry]:
+        return iter(list(self._entries.values()))
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __contains__(self, address: bytes) -> bool:
+        return address in self._entries
+
+    # -- life ------------------------------------------------------------------------------------
+
+    def add(
+        self,
+        address: bytes,
+        kind: AddressKind,
+        now: float,
+        *,
+        trigger: Trigger = Trigger.ADD,
+        valid_until: float = math.inf,
+        preferred_until: float = math.inf,
+        per_address_nd: bool = True,
+    ) -> AddressEntry:
+        """Add an address: TENTATIVE by default, without DAD or optimistic by `trigger`.
+
+        `per_address_nd` is False on a dedicated prefix, where no group is joined and nothing announced (UM-POOL-4).
+        Raises `AddressError` when the node has the address already.
+        """
+        if address in self._entries:
+            raise AddressError(f"{address_text(address)} is in use on this node")
+        entry = AddressEntry(address, kind, now)
+        entry.valid_until = valid_until
+        entry.preferred_until = preferred_until
+        entry.per_address_nd = per_address_nd
+        self._entries[address] = entry
+        self._move(entry, trigger, now, "added")
+        return entry
+
+    def dad_passed(self, entry: AddressEntry, now: float) -> None:
+        """DAD found no other owner: PREFERRED, or UNCERTAIN for a reserved address (UM-ADDR-1)."""
+        reserved = entry.kind is AddressKind.RESERVED and entry.state is AddressState.TENTATIVE
+        self._move(entry, Trigger.DAD_PASSED_RESERVED if reserved else Trigger.DAD_PASSED, now, "DAD passed")
+
+    def dad_failed(self, entry: AddressEntry, now: float, cause: str) -> None:
+        """DAD found another owner; the address is gone."""
+        self._move(entry, Trigger.DAD_FAILED, now, cause)
+
+    def take(self, entry: AddressEntry, kind: AddressKind, now: float, cause: str) -> None:
+        """Promote an UNCERTAIN address for a use (UM-ADDR-1): usable when this returns.
+
+        The taker acquires it next, or releases it.
+        """
+        self._move(entry, Trigger.TAKE, now, cause, kind)
+
+    def discard(self, entry: AddressEntry, now: float, cause: str) -> None:
+        """Give up an address that nobody uses yet (UM-ADDR-6)."""
+        self._move(entry, Trigger.DISCARD, now, cause)
+
+    def deprecate(self, entry: AddressEntry, now: float, cause: str) -> None:
+        """The preferred lifetime is over: users stay, nothing new starts (UM-ADDR-11)."""
+        self._move(entry, Trigger.DEPRECATE, now, cause)
+
+    def refresh(self, entry: AddressEntry, now: float, cause: str) -> None:
+        """A deprecated address is preferred again."""
+        self._move(entry, Trigger.REFRESH, now, cause)
+
+    def expire(self, entry: AddressEntry, now: float, cause: str) -> None:
+        """The valid lifetime is over; users still in `entry.users` are the observer's to abort (UM-ADDR-11)."""
+        self._move(entry, Trigger.EXPIRE, now, cause)
+
+    def release(self, entry: AddressEntry, now: float, cause: str) -> None:
+        """The use is over (UM-REL-1); raises `AddressError` while users remain."""
+        if entry.users:
+            raise AddressError(f"{address_text(entry.address)} still has {len(entry.users)} users")
+        self._move(entry, Trigger.RELEASE, now, cause)
+
+    # -- users -----------------------------------------------------------------------------------
+
+    def acquire(self, entry: AddressEntry, user: AddressUser) -> None:
+        """Keep the address while `user` lives; raises `AddressError` unless it is usable."""
+        if not entry.answers & Answers.TRAFFIC:
+            raise AddressError(f"{address_text(entry.address)} is {entry.state}")
+        entry.users[user] = None
+
+    def drop(self, entry: AddressEntry, user: AddressUser, now: float, cause: str) -> None:
+        """`user` no longer needs the address; the last user of a one-time address releases it."""
+        if user not in entry.users:
+            raise AddressError(f"{address_text(entry.address)} is not held by {user!r}")
+        del entry.users[user]
+        if not entry.users and entry.kind.one_time and entry.state is not AddressState.INVALID:
+            self._move(entry, Trigger.RELEASE, now, cause)
+
+    # -- inside ----------------------------------------------------------------------------------
+
+    def _move(
+        self, entry: AddressEntry, trigger: Trigger, now: float, cause: str, kind: AddressKind | None = None
+    ) -> None:
+        old = entry.state
+        try:
+            new = TRANSITIONS[old, trigger]
+        except KeyError:
+            raise AddressError(f"{address_text(entry.address)} is {old}: {trigger.name} is not possible") from None
+        if kind is not None:
+            entry.kind = kind
+        entry.state = new
+        entry.answers = ANSWERS[new]
+        if new in (AddressState.INVALID, AddressState.DUPLICATED):
+            del self._entries[entry.address]
+        self._events.emit(
+            AddressChanged(
+                time=now,
+                address=address_text(entry.address),
+                old=old.value,
+                new=new.value,
+                kind=entry.kind.value,
+                cause=cause,
+            )
+        )
+        for observer in self._observers:
+            observer(entry, old, trigger, now)
+
+    def check(self) -> None:
+        """Raise AssertionError where an invariant of this table does not hold."""
+        for key, entry in self._entries.items():
+            assert key == entry.address, entry
+            assert entry.state not in (AddressState.INVALID, AddressState.DUPLICATED), entry
+            assert entry.answers == ANSWERS[entry.state], entry
+            assert not entry.users or entry.answers & Answers.TRAFFIC, entry
