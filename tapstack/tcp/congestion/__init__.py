@@ -1,0 +1,1 @@
+"""Congestion control modules behind one small interface."""

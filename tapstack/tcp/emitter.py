@@ -1,0 +1,240 @@
+"""From what a connection wants to say to frames on the link.
+
+The constant parts of a connection's headers (addresses, flow label, checksum residue of the pseudo-header) are
+kept ready; one `struct` call writes IPv6 and TCP header together.  The checksum of the header is arithmetic on
+the fields themselves: a 32-bit word counts modulo 65535 like its two halves (see `wire.checksum`).
+
+With an offloading link one frame carries up to `gso_size` bytes and the link cuts it into segments of MSS.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
+
+from ..link.base import LinkProperties
+from ..types import Frame
+from ..wire import checksum, virtio
+from ..wire.tcp import ACK, HEADER_LENGTH, PROTOCOL, TIMESTAMP_LENGTH
+from .sequence import MASK
+
+if TYPE_CHECKING:
+    from ..ipv6.host import Host, Path
+
+IPV6_HEADER_LENGTH = 40
+_TIMESTAMP_WORD = 0x0101080A
+_ipv6_tcp_timestamp = struct.Struct("!IHBB32sHHIIBBHHHIII")
+_ipv6_tcp = struct.Struct("!IHBB32sHHIIBBHHH")
+_MINIMUM_MTU_PAYLOAD = 1220
+
+
+class SegmentTransform(Protocol):
+    """A hook between TCP and IPv6 output that may rewrite the packets of one address pair.
+
+    It is the door for what stands between the two (per-connection protection, a port that changes on the way).
+    """
+
+    def outbound(self, header: bytearray) -> None:
+        """Change the TCP header (20 bytes and options, checksum field zero) in place; its length stays."""
+
+
+class Emitter:
+    """Writes the segments of one connection."""
+
+    __slots__ = (
+        "_first_word",
+        "_gso_headers",
+        "_host",
+        "_pair",
+        "_pair_residue",
+        "_path",
+        "_properties",
+        "_transmit",
+        "transform",
+    )
+
+    def __init__(
+        self, host: Host, path: Path, transmit: Callable[[Frame], None], local: bytes, remote: bytes, flow_label: int
+    ) -> None:
+        self._host = host
+        self._path = path
+        self._transmit = transmit
+        self._properties: LinkProperties = host.properties
+        self._pair = local + remote
+        self._pair_residue = checksum.pseudo_header(local, remote, 0, PROTOCOL)
+        self._first_word = 6 << 28 | flow_label
+        self._gso_headers: tuple[int, bytes] | None = None
+        self.transform: SegmentTransform | None = None
+
+    def emit(
+        self,
+        source_port: int,
+        destination_port: int,
+        sequence: int,
+        acknowledgment: int,
+        flags: int,
+        window: int,
+        timestamp: tuple[int, int] | None,
+        pieces: Frame,
+        length: int,
+        mss: int,
+        now: float,
+        options: bytes = b"",
+    ) -> None:
+        """Send one segment, or a super-segment when `length` exceeds `mss`.
+
+        `sequence` and `acknowledgment` may be unwrapped; `options` are packed options beside the timestamp, a
+        multiple of 4 bytes; `pieces` hold `length` bytes of payload.
+        """
+        path = self._path
+        link_header = path.ready(now)
+        properties = self._properties
+        if length > mss and (link_header is None or not properties.gso_size):
+            self._emit_cut(
+                source_port, destination_port, sequence, acknowledgment, flags, window, timestamp, pieces, mss, now, options
+            )
+            return
+        offload = link_header is not None and properties.checksum_offload
+        header = self._headers(
+            source_port,
+            destination_port,
+            sequence & MASK,
+            acknowledgment & MASK,
+            flags,
+            window,
+            timestamp,
+            pieces,
+            length,
+            options,
+            offload,
+        )
+        if link_header is None:
+            self._host.transmit_queued(path, [header, *pieces], now)
+        elif offload:
+            self._transmit([self._virtio(header, length, mss) + link_header + header, *pieces])
+        elif properties.vnet_header:
+            self._transmit([virtio.PLAIN + link_header + header, *pieces])
+        else:
+            self._transmit([link_header + header, *pieces])
+
+    def _headers(
+        self,
+        source_port: int,
+        destination_port: int,
+        sequence: int,
+        acknowledgment: int,
+        flags: int,
+        window: int,
+        timestamp: tuple[int, int] | None,
+        pieces: Frame,
+        length: int,
+        options: bytes,
+        offload: bool,
+    ) -> bytes:
+        """IPv6 and TCP header; with `offload` the checksum field holds the pseudo-header's sum only."""
+        header_length = HEADER_LENGTH + len(options) + (TIMESTAMP_LENGTH if timestamp else 0)
+        total_length = header_length + length
+        offset = header_length << 2
+        pseudo = self._pair_residue + total_length
+        if self.transform is not None:
+            return self._transformed(
+                source_port, destination_port, sequence, acknowledgment, flags, window, timestamp, pieces, length, options, offload
+            )
+        if offload:
+            check = pseudo % 65535
+        else:
+            total = pseudo + source_port + destination_port + sequence + acknowledgment
+            total += (offset << 8 | flags) + window
+            if timestamp:
+                total += _TIMESTAMP_WORD + timestamp[0] + timestamp[1]
+            if options:
+                total += checksum.residue(options)
+            if pieces:
+                total += checksum.residue_of(pieces)
+            check = 65535 - (total % 65535 or 65535)
+        hop_limit = self._path.hop_limit
+        if timestamp:
+            packed = _ipv6_tcp_timestamp.pack(
+                self._first_word, total_length, PROTOCOL, hop_limit, self._pair,
+                source_port, destination_port, sequence, acknowledgment, offset, flags, window, check, 0,
+                _TIMESTAMP_WORD, timestamp[0], timestamp[1],
+            )  # fmt: skip
+        else:
+            packed = _ipv6_tcp.pack(
+                self._first_word, total_length, PROTOCOL, hop_limit, self._pair,
+                source_port, destination_port, sequence, acknowledgment, offset, flags, window, check, 0,
+            )  # fmt: skip
+        return packed + options if options else packed
+
+    def _transformed(
+        self,
+        source_port: int,
+        destination_port: int,
+        sequence: int,
+        acknowledgment: int,
+        flags: int,
+        window: int,
+        timestamp: tuple[int, int] | None,
+        pieces: Frame,
+        length: int,
+        options: bytes,
+        offload: bool,
+    ) -> bytes:
+        """The headers with the hook applied; the checksum is that of what leaves."""
+        transform, self.transform = self.transform, None
+        try:
+            packed = self._headers(
+                source_port, destination_port, sequence, acknowledgment, flags, window, timestamp, [], length, options, True
+            )
+        finally:
+            self.transform = transform
+        tcp = bytearray(packed[IPV6_HEADER_LENGTH:])
+        tcp[16:18] = b"\0\0"
+        assert transform is not None
+        transform.outbound(tcp)
+        pseudo = self._pair_residue + len(tcp) + length
+        check = pseudo % 65535 if offload else checksum.field(pseudo + checksum.residue_of([tcp, *pieces]))
+        tcp[16:18] = check.to_bytes(2, "big")
+        return packed[:IPV6_HEADER_LENGTH] + bytes(tcp)
+
+    def _virtio(self, header: bytes, length: int, mss: int) -> bytes:
+        """The virtio header of an offloaded frame; the last one is kept, since most frames of a bulk transfer share it."""
+        tcp_length = len(header) - IPV6_HEADER_LENGTH
+        variant = tcp_length << 16 | (mss if length > mss else 0)
+        cached = self._gso_headers
+        if cached is not None and cached[0] == variant:
+            return cached[1]
+        start = (14 if self._properties.mac is not None else 0) + IPV6_HEADER_LENGTH
+        if length > mss:
+            packed = virtio.VirtioHeader(
+                virtio.NEEDS_CSUM, virtio.GSO_TCPV6, start + tcp_length, mss, start, 16
+            ).pack()
+        else:
+            packed = virtio.VirtioHeader(virtio.NEEDS_CSUM, virtio.GSO_NONE, 0, 0, start, 16).pack()
+        self._gso_headers = (variant, packed)
+        return packed
+
+    def _emit_cut(
+        self,
+        source_port: int,
+        destination_port: int,
+        sequence: int,
+        acknowledgment: int,
+        flags: int,
+        window: int,
+        timestamp: tuple[int, int] | None,
+        pieces: Frame,
+        mss: int,
+        now: float,
+        options: bytes,
+    ) -> None:
+        """Send a super-segment as segments of MSS, where the link cannot cut it now; FIN and PSH go with the last."""
+        payload = b"".join(pieces)
+        for start in range(0, len(payload), mss):
+            part = payload[start : start + mss]
+            last = start + mss >= len(payload)
+            self.emit(
+                source_port, destination_port, sequence + start, acknowledgment,
+                flags if last else ACK, window, timestamp, [part], len(part), mss, now, options,
+            )  # fmt: skip

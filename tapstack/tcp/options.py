@@ -1,0 +1,57 @@
+"""What a socket can be told: port mode, TIME-WAIT option, buffers, time-outs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+LEGACY_COMPAT = 1024
+"""RP, the reduced port: written where the application names no port (slide 23; UM-PORT-11). Reserved by IANA, not zero."""
+
+
+class PortMode(StrEnum):
+    """How far port numbers are ignored (unified-multiplex §6, slides 22 and 23)."""
+
+    L0 = "L0"
+    L1 = "L1"
+    L2 = "L2"
+    AWARE = "Aware"
+
+
+class TimeWait(StrEnum):
+    """How long TIME-WAIT keeps the address (UM-REL-2).
+
+    FULL: 2 MSL (RFC 9293 MUST-13).  SHORT: a few RTOs; a one-time pair has no old incarnation, only the lost last ACK
+    remains to be repaired.  SHARP: none; non-conformant, can strand a legacy peer in LAST-ACK.
+    """
+
+    FULL = "full"
+    SHORT = "short"
+    SHARP = "sharp"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SocketOptions:
+    """Options of one socket; times in seconds, buffers in bytes.
+
+    user_timeout: how long data may stay unacknowledged before the connection is aborted (RFC 9293 R2, RFC 5482).
+    syn_timeout: the same for a SYN (RFC 9293 MUST-23: at least 3 minutes); connect() time-outs are the caller's.
+    fin_wait_2_timeout: how long a fully closed socket waits for the peer's FIN.
+    keep_alive: idle time before the first probe; None for no probes (RFC 9293 MUST-25: off by default).
+    receive_buffer, receive_buffer_maximum: where autotuning starts and ends.
+    """
+
+    mode: PortMode = PortMode.L1
+    time_wait: TimeWait = TimeWait.FULL
+    msl: float = 30.0
+    reduced_port: int = LEGACY_COMPAT
+    nodelay: bool = False
+    user_timeout: float = 300.0
+    syn_timeout: float = 180.0
+    fin_wait_2_timeout: float = 60.0
+    keep_alive: float | None = None
+    send_buffer: int = 4 * 1024 * 1024
+    receive_buffer: int = 1024 * 1024
+    receive_buffer_maximum: int = 8 * 1024 * 1024
+    congestion: str = "newreno"
+    backlog: int = 128

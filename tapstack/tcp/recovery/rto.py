@@ -1,0 +1,54 @@
+"""The retransmission time-out (RFC 6298)."""
+
+from __future__ import annotations
+
+MINIMUM = 0.2
+"""Lower bound in seconds.  RFC 6298 (2.4) says 1 s SHOULD; kernels use 0.2 s, and a peer's delayed ACK stays below it."""
+MAXIMUM = 60.0
+INITIAL = 1.0
+GRANULARITY = 0.001
+
+
+class RttEstimator:
+    """SRTT, RTTVAR and RTO in seconds; `srtt` is None before the first sample.
+
+    >>> rtt = RttEstimator()
+    >>> rtt.sample(0.1)
+    >>> rtt.srtt, rtt.rttvar, round(rtt.rto, 3)
+    (0.1, 0.05, 0.3)
+    """
+
+    __slots__ = ("backoff", "minimum_rtt", "rto", "rttvar", "srtt")
+
+    def __init__(self) -> None:
+        self.srtt: float | None = None
+        self.rttvar = 0.0
+        self.rto = INITIAL
+        self.backoff = 0
+        self.minimum_rtt = float("inf")
+
+    def sample(self, rtt: float, weight: float = 1.0) -> None:
+        """Take one measurement; `weight` < 1 spreads several samples per window (RFC 7323 Appendix G)."""
+        rtt = max(rtt, 0.0)
+        if rtt < self.minimum_rtt:
+            self.minimum_rtt = rtt
+        if self.srtt is None:
+            self.srtt = rtt
+            self.rttvar = rtt / 2
+        else:
+            self.rttvar += (abs(self.srtt - rtt) - self.rttvar) * (0.25 * weight)
+            self.srtt += (rtt - self.srtt) * (0.125 * weight)
+        self.backoff = 0
+        self.rto = min(max(self.srtt + max(GRANULARITY, 4 * self.rttvar), MINIMUM), MAXIMUM)
+
+    def back_off(self) -> None:
+        """Double the time-out after it fired (5.5)."""
+        self.backoff += 1
+        self.rto = min(self.rto * 2, MAXIMUM)
+
+    def forget_back_off(self) -> None:
+        """Recompute the time-out from the last estimate after new data was acknowledged (5.3, 5.7)."""
+        if self.backoff:
+            self.backoff = 0
+            srtt = self.srtt
+            self.rto = INITIAL if srtt is None else min(max(srtt + max(GRANULARITY, 4 * self.rttvar), MINIMUM), MAXIMUM)
