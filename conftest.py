@@ -1,0 +1,12 @@
+"""Loads the project's own pytest plug-ins, for the tests and for the doctests of the four packages alike."""
+
+from __future__ import annotations
+
+pytest_plugins = (
+    "tests.plugins.real",
+    "tests.plugins.requirements",
+    "tests.plugins.artefacts",
+    "tests.plugins.seed",
+    "tests.plugins.skips",
+    "pytester",
+)

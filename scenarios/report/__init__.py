@@ -1,0 +1,1 @@
+"""Reports that a run leaves behind: figures, tables and one self-contained page."""

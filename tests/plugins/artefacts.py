@@ -1,0 +1,57 @@
+"""The fixture `artefacts`: a folder for a test's captures, events and logs.
+
+It lies under `out/tests/`, is named for the test, and is empty when the test begins.  After a test that passed it is
+removed, unless `--keep-artefacts` asks to keep it; after a failure it stays and the report names it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shutil
+from collections.abc import Generator, Iterator
+from pathlib import Path
+
+import pytest
+
+_FAILED = pytest.StashKey[bool]()
+_FOLDER = pytest.StashKey[Path]()
+_LONGEST = 100  # characters of a folder name; most file systems take 255 bytes
+
+
+def folder_name(nodeid: str) -> str:
+    """A file name for a test: its node id where that is short and plain, else shortened with a digest.
+
+    >>> folder_name("tests/real/test_tap.py::test_echo[1500]")
+    'real.test_tap.test_echo.1500'
+    """
+    plain = re.sub(r"[^A-Za-z0-9_.-]+", ".", nodeid.removeprefix("tests/").replace(".py::", ".")).strip(".")
+    if len(plain) <= _LONGEST:
+        return plain
+    return f"{plain[: _LONGEST - 9]}.{hashlib.sha256(nodeid.encode()).hexdigest()[:8]}"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--keep-artefacts", action="store_true", help="keep the artefacts of tests that passed, too")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    item.stash[_FAILED] = item.stash.get(_FAILED, False) or report.failed
+    if report.failed and (folder := item.stash.get(_FOLDER, None)) is not None:
+        report.sections.append(("artefacts", str(folder)))
+    return report
+
+
+@pytest.fixture
+def artefacts(request: pytest.FixtureRequest) -> Iterator[Path]:
+    """An empty folder for what this test leaves behind; kept when it fails."""
+    folder = request.config.rootpath / "out" / "tests" / folder_name(request.node.nodeid)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    request.node.stash[_FOLDER] = folder
+    yield folder
+    keep = request.node.stash.get(_FAILED, False) or request.config.getoption("--keep-artefacts")
+    if not keep:
+        shutil.rmtree(folder)

@@ -1,0 +1,154 @@
+"""The project's pytest plug-ins, each run over a small session of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.plugins import requirements
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture
+def session(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
+    """A folder with our plug-ins and nothing else."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.delenv("UNIMUX_FORBID_SKIPS", raising=False)
+    pytester.makeconftest((ROOT / "conftest.py").read_text())
+    pytester.makeini("[pytest]\nmarkers =\n    proves(*ids): x\n    real(*commands): x\n")
+    return pytester
+
+
+def run(session: pytest.Pytester, *arguments: str) -> pytest.RunResult:
+    return session.runpytest_subprocess("-p", "no:cacheprovider", *arguments)
+
+
+def test_table_holds_every_requirement_of_both_specifications() -> None:
+    table = requirements.load_table()
+    ids = [requirement["id"] for requirement in table]
+    assert len(ids) == len(set(ids)) == 97
+    assert {requirement["spec"] for requirement in table} == {"um", "st"}
+    assert all(requirement["text"] and requirement["section"] for requirement in table)
+
+
+def test_summary_names_tests_verdicts_and_captures(session: pytest.Pytester) -> None:
+    session.makepyfile(
+        """
+        import pytest
+
+        @pytest.mark.proves("UM-ADDR-1", "UM-ADDR-2")
+        def test_holds(record_property):
+            record_property("capture", "out/a.pcapng")
+
+        @pytest.mark.proves("UM-ADDR-2")
+        def test_fails():
+            assert 1 == 2
+
+        @pytest.mark.proves("UM-ADDR-3")
+        def test_not_run():
+            pytest.skip("no time")
+        """
+    )
+    run(session).assert_outcomes(passed=1, failed=1, skipped=1)
+    rows = {row["id"]: row for row in json.loads((session.path / "out/proves.json").read_text())}
+    assert list(rows) == [requirement["id"] for requirement in requirements.load_table()]
+    assert rows["UM-ADDR-1"]["verdict"] == "passed"
+    assert rows["UM-ADDR-1"]["captures"] == ["out/a.pcapng"]
+    assert rows["UM-ADDR-2"]["verdict"] == "failed"
+    assert len(rows["UM-ADDR-2"]["tests"]) == 2
+    assert rows["UM-ADDR-3"]["verdict"] == "untested"
+    assert rows["UM-ADDR-3"]["reason"] == "no time"
+    assert rows["UM-ADDR-4"]["verdict"] == "untested"
+
+
+def test_summary_is_the_same_under_xdist(session: pytest.Pytester) -> None:
+    session.makepyfile("import pytest\n@pytest.mark.proves('UM-ADDR-1')\ndef test_holds(): pass")
+    run(session, "-n", "1").assert_outcomes(passed=1)
+    rows = json.loads((session.path / "out/proves.json").read_text())
+    assert rows[0]["verdict"] == "passed"
+
+
+def test_misspelt_id_is_refused_with_a_suggestion(session: pytest.Pytester) -> None:
+    session.makepyfile("import pytest\n@pytest.mark.proves('UM-ADR-1')\ndef test_holds(): pass")
+    result = run(session)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*UM-ADR-1*did you mean UM-ADDR-1?*"])
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "@pytest.mark.skip(reason='later')\ndef test_it(): pass",
+        "def test_it(): pytest.skip('later')",
+        "@pytest.mark.xfail(reason='later')\ndef test_it(): assert False",
+        "pytest.skip('later', allow_module_level=True)",
+    ],
+)
+def test_forbidden_skips_fail_the_session(session: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, body: str) -> None:
+    session.makepyfile("import pytest\n" + body)
+    assert run(session).ret in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)
+    monkeypatch.setenv("UNIMUX_FORBID_SKIPS", "1")
+    result = run(session)
+    assert result.ret in (pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.INTERRUPTED)
+    result.stdout.fnmatch_lines(["*UNIMUX_FORBID_SKIPS is set*later*"])
+
+
+def test_real_test_without_its_programs_is_skipped_loudly(
+    session: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session.makepyfile("import pytest\n@pytest.mark.real('no-such-program')\ndef test_it(): pass")
+    result = run(session)
+    result.assert_outcomes(skipped=1)
+    result.stdout.fnmatch_lines(["*REAL TESTS NOT RUN*", "1 tests against real kernels were skipped: *"])
+    monkeypatch.setenv("UNIMUX_FORBID_SKIPS", "1")
+    run(session).assert_outcomes(errors=1)
+
+
+def test_artefacts_stay_only_where_a_test_failed(session: pytest.Pytester) -> None:
+    session.makepyfile(
+        """
+        def test_good(artefacts):
+            (artefacts / "capture").write_text("x")
+
+        def test_bad(artefacts):
+            (artefacts / "capture").write_text("x")
+            assert 1 == 2
+        """
+    )
+    result = run(session)
+    result.assert_outcomes(passed=1, failed=1)
+    folder = session.path / "out" / "tests"
+    assert [entry.name for entry in folder.iterdir()] == [next(folder.glob("*test_bad")).name]
+    assert (next(folder.iterdir()) / "capture").read_text() == "x"
+    result.stdout.fnmatch_lines(["*- artefacts -*", f"*{os.sep}out{os.sep}tests{os.sep}*test_bad"])
+    run(session, "--keep-artefacts")
+    assert len(list(folder.iterdir())) == 2
+
+
+def test_seed_is_repeatable_differs_by_test_and_is_shown_on_failure(session: pytest.Pytester) -> None:
+    session.makepyfile(
+        """
+        def test_one(seed, rng):
+            print("one", seed)
+            assert rng.random() == -1
+
+        def test_two(seed):
+            print("two", seed)
+            assert False
+        """
+    )
+
+    def seeds(*arguments: str) -> list[str]:
+        result = run(session, *arguments)
+        result.stdout.fnmatch_lines(["*- seed -*"])
+        return [line for line in result.outlines if line.startswith(("one ", "two "))]
+
+    first = seeds()
+    assert len(first) == 2
+    assert first[0].split()[1] != first[1].split()[1]
+    assert seeds() == first
+    assert seeds("--seed", "2") != first

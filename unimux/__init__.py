@@ -1,0 +1,1 @@
+"""Unified Multiplex: an own IPv6 address for every connection."""

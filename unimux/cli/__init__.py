@@ -1,0 +1,1 @@
+"""The command `unimux`: floors above it add sub-commands through the entry-point group `unimux.commands`."""
