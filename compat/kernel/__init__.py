@@ -1,0 +1,53 @@
+"""The kernel's side of every experiment: namespaces, links, addresses, routes, sysctls, by netlink.
+
+Nothing here runs another program.  Each thing is a context manager; an `ExitStack` of them is a network that
+goes away on every exit, and after a `kill -9` the next start removes what is left (`clean_leftovers`).
+"""
+
+from __future__ import annotations
+
+from .errors import KernelError, KernelRefused, KernelUnavailable
+from .leftovers import Leftovers, clean_leftovers
+from .links import (
+    OFFLOADS,
+    Interface,
+    address,
+    bridge,
+    get_sysctl,
+    membership,
+    offloads,
+    route,
+    set_sysctl,
+    sysctl,
+    veth,
+)
+from .namespaces import NETNS_DIR, Namespace, in_namespace, namespace, unnamed_namespace
+from .owner import Owner
+from .probe import Capabilities, capabilities
+
+__all__ = [
+    "NETNS_DIR",
+    "OFFLOADS",
+    "Capabilities",
+    "Interface",
+    "KernelError",
+    "KernelRefused",
+    "KernelUnavailable",
+    "Leftovers",
+    "Namespace",
+    "Owner",
+    "address",
+    "bridge",
+    "capabilities",
+    "clean_leftovers",
+    "get_sysctl",
+    "in_namespace",
+    "membership",
+    "namespace",
+    "offloads",
+    "route",
+    "set_sysctl",
+    "sysctl",
+    "unnamed_namespace",
+    "veth",
+]

@@ -1,0 +1,103 @@
+"""Removing what owners that were killed have left behind.
+
+A dead owner can leave three things: programs that it ran (programs.py makes them die with it, but a program may fork),
+namespaces under /run/netns, and open ledger entries about namespaces shared with others.  The living are recognised
+by process id and start time and are never touched.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+
+from .errors import KernelError, KernelRefused
+from .ledger import Entry, all_ledgers, exclusive
+from .links import UNDO
+from .namespaces import NETNS_DIR, Namespace, remove_namespace
+from .owner import OWNER_VARIABLE, Owner
+
+
+@dataclass(frozen=True, slots=True)
+class Leftovers:
+    """What `clean_leftovers` has removed: namespaces by name, processes by id, changes as "kind: facts"."""
+
+    namespaces: tuple[str, ...] = ()
+    processes: tuple[int, ...] = ()
+    changes: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.namespaces or self.processes or self.changes)
+
+
+def clean_leftovers() -> Leftovers:
+    """Remove everything whose owner is dead; call it at every start.  Never touches what a living owner holds."""
+    try:
+        with exclusive():
+            processes = _end_processes()
+            changes = _undo_changes()
+            return Leftovers(_remove_namespaces(), processes, changes)
+    except KernelError:
+        if os.geteuid() == 0:
+            raise
+        return Leftovers()  # an ordinary user cannot have left anything
+
+
+def _end_processes() -> tuple[int, ...]:
+    """Kill the programs that a dead owner started: they carry its tag in their environment."""
+    ended: list[int] = []
+    for folder in Path("/proc").iterdir():
+        if not folder.name.isdecimal():
+            continue
+        try:
+            variables = (folder / "environ").read_bytes().split(b"\0")
+        except OSError:  # it has just ended
+            continue
+        for variable in variables:
+            name, _, tag = variable.decode(errors="replace").partition("=")
+            owner = Owner.of_tag(tag) if name == OWNER_VARIABLE else None
+            if owner is not None and not owner.alive() and Owner.of_pid(int(folder.name)) is not None:
+                os.kill(int(folder.name), signal.SIGKILL)
+                ended.append(int(folder.name))
+    return tuple(ended)
+
+
+def _undo_changes() -> tuple[str, ...]:
+    undone: list[str] = []
+    for owner, path, entries in all_ledgers():
+        if owner.alive():
+            continue
+        for entry in reversed(entries):
+            with _find(entry.inode) or Namespace.current() as where:
+                if where.inode == entry.inode:  # else the namespace has gone, and the change with it
+                    UNDO[entry.kind](where, entry.facts)
+                    undone.append(_text(entry))
+        path.unlink(missing_ok=True)
+    return tuple(undone)
+
+
+def _text(entry: Entry) -> str:
+    return f"{entry.kind}: " + " ".join(f"{key}={value}" for key, value in entry.facts.items() if value is not None)
+
+
+def _find(inode: int) -> Namespace | None:
+    """A handle of the namespace with this inode, if any process lives in it or any name holds it."""
+    names = list(NETNS_DIR.iterdir()) if NETNS_DIR.is_dir() else []
+    for path in [Path("/proc/thread-self/ns/net"), *names, *Path("/proc").glob("[0-9]*/ns/net")]:
+        try:
+            if path.stat().st_ino == inode:
+                return Namespace(path)
+        except (OSError, KernelRefused):
+            continue
+    return None
+
+
+def _remove_namespaces() -> tuple[str, ...]:
+    removed: list[str] = []
+    for path in sorted(NETNS_DIR.iterdir()) if NETNS_DIR.is_dir() else []:
+        owner = Owner.of_namespace(path.name)
+        if owner is not None and not owner.alive():
+            remove_namespace(path.name)
+            removed.append(path.name)
+    return tuple(removed)

@@ -1,0 +1,116 @@
+"""Who owns a piece of kernel state, so that leftovers of the dead go and those of the living stay.
+
+An owner is a process: its id and its start time (clock ticks since boot, field 22 of /proc/pid/stat), which
+together are never reused.  Whatever is visible to the whole machine carries its owner in its name:
+
+    namespaces   unimux-<pid>-<start>-<role>            under /run/netns
+    links        um<pid><start><role>                   15 characters at most: base 36, start time modulo 36**3
+    ledgers      /run/unimux/<pid>-<start>.jsonl        see ledger.py
+
+Invariant: a name belongs to exactly one owner for as long as the machine runs.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+PREFIX = "unimux"
+"""First part of every namespace name this project makes."""
+
+OWNER_VARIABLE = "UNIMUX_OWNER"
+"""Environment variable that carries the owner's tag in every program it runs."""
+
+LINK_PREFIX = "um"
+_NAMESPACE = re.compile(rf"{PREFIX}-(\d+)-(\d+)-[\w.-]+")
+_DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
+_PID_WIDTH = 5
+_START_WIDTH = 3
+_ROLE_WIDTH = 15 - len(LINK_PREFIX) - _PID_WIDTH - _START_WIDTH
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """One process, told apart from later ones with the same id by its start time in clock ticks since boot."""
+
+    pid: int
+    started: int
+
+    @classmethod
+    def current(cls) -> Owner:
+        """This process."""
+        owner = cls.of_pid(os.getpid())
+        if owner is None:
+            raise RuntimeError("/proc is not mounted")
+        return owner
+
+    @classmethod
+    def of_pid(cls, pid: int) -> Owner | None:
+        """The live process `pid`, None when there is none."""
+        started = _started(pid)
+        return None if started is None else cls(pid, started)
+
+    @classmethod
+    def of_tag(cls, tag: str) -> Owner | None:
+        """The owner written in a tag, None when the text is no tag.
+
+        >>> Owner.of_tag("12-345")
+        Owner(pid=12, started=345)
+        >>> Owner.of_tag("something-else") is None
+        True
+        """
+        pid, _, started = tag.partition("-")
+        return cls(int(pid), int(started)) if pid.isdecimal() and started.isdecimal() else None
+
+    @classmethod
+    def of_namespace(cls, name: str) -> Owner | None:
+        """The owner written in a namespace's name, None when the name is not one of ours."""
+        found = _NAMESPACE.fullmatch(name)
+        return cls(int(found[1]), int(found[2])) if found else None
+
+    @property
+    def tag(self) -> str:
+        """The owner as text, `of_tag` reads it back."""
+        return f"{self.pid}-{self.started}"
+
+    def alive(self) -> bool:
+        """Whether this very process still runs; a zombie counts as dead."""
+        return _started(self.pid) == self.started
+
+    def namespace_name(self, role: str) -> str:
+        """The name of this owner's namespace for `role`.
+
+        >>> Owner(12, 345).namespace_name("router")
+        'unimux-12-345-router'
+        """
+        return f"{PREFIX}-{self.tag}-{role}"
+
+    def link_name(self, role: str) -> str:
+        """The name of this owner's link for `role` (5 characters at most) in a namespace that others share.
+
+        >>> Owner(12, 345).link_name("lan")
+        'um0000c09llan'
+        """
+        if not 1 <= len(role) <= _ROLE_WIDTH:
+            raise ValueError(f"a link's role has 1 to {_ROLE_WIDTH} characters, {role!r} has {len(role)}")
+        return LINK_PREFIX + _base36(self.pid, _PID_WIDTH) + _base36(self.started, _START_WIDTH) + role
+
+
+def _base36(number: int, width: int) -> str:
+    text = ""
+    for _ in range(width):
+        number, digit = divmod(number, 36)
+        text = _DIGITS[digit] + text
+    return text
+
+
+def _started(pid: int) -> int | None:
+    """Start time of a live process; None when there is none, or only its zombie."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    fields = stat.rpartition(")")[2].split()  # the command name in front may hold spaces and parentheses
+    return None if fields[0] in "ZX" else int(fields[19])
