@@ -1,0 +1,80 @@
+"""Things that are due later, delivered by an event loop: the clockwork of in-memory and impaired links.
+
+Invariants.
+- Items come out in order of their due time, those of equal due time in the order they were pushed.  (asyncio's own
+  timers do not promise the latter.)
+- While anything waits, exactly one callback of the loop is pending, for the earliest item.
+- `deliver` gets everything that is due in one list, and is never called from inside `push`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from collections.abc import Callable
+from itertools import count
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class DelayQueue(Generic[T]):
+    """A bounded queue of items with due times, in seconds of the loop's clock."""
+
+    __slots__ = ("_deliver", "_handle", "_handle_due", "_heap", "_limit", "_loop", "_order")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, deliver: Callable[[list[T]], None], limit: int) -> None:
+        """deliver: takes the items now due; limit: how many may wait at once."""
+        self._loop = loop
+        self._deliver = deliver
+        self._limit = limit
+        self._heap: list[tuple[float, int, T]] = []
+        self._order = count()
+        self._handle: asyncio.Handle | None = None
+        self._handle_due = 0.0
+
+    def push(self, due: float, item: T) -> bool:
+        """Deliver `item` at `due`, or in the loop's next round if that is past; False when the queue is full."""
+        if len(self._heap) >= self._limit:
+            return False
+        heapq.heappush(self._heap, (due, next(self._order), item))
+        if self._handle is None:
+            self._schedule(due)
+        elif due < self._handle_due:
+            self._handle.cancel()
+            self._schedule(due)
+        return True
+
+    def _schedule(self, due: float) -> None:
+        self._handle_due = due
+        if due <= self._loop.time():
+            self._handle = self._loop.call_soon(self._fire)
+        else:
+            self._handle = self._loop.call_at(due, self._fire)
+
+    def _fire(self) -> None:
+        # A real loop may run a timer a clock tick early; the item it was set for is due all the same.
+        now = max(self._loop.time(), self._handle_due)
+        self._handle = None
+        heap = self._heap
+        items = []
+        while heap and heap[0][0] <= now:
+            items.append(heapq.heappop(heap)[2])
+        if heap:
+            self._schedule(heap[0][0])
+        self._deliver(items)
+
+    @property
+    def next_due(self) -> float | None:
+        """When the earliest item is due; None when none waits."""
+        return self._heap[0][0] if self._heap else None
+
+    def __len__(self) -> int:
+        return len(self._heap)
+
+    def clear(self) -> None:
+        """Forget everything that waits."""
+        self._heap.clear()
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
