@@ -203,11 +203,11 @@ class TargetLinkLayer(_LinkLayer):
 
 @dataclass(frozen=True, slots=True)
 class PrefixInformation:
-    """A prefix of the link (RFC 4861 §4.6.2; P: RFC 9762 §4).
+    """A prefix of the link (RFC 4861 §4.6.2; P flag: RFC 9762).
 
     ```
      +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
-     |       3       |       4       | Prefix Length |L|A| |P|Resvd  |
+     |       3       |       4       | Prefix Length |L|A|R|P|Resvd  |
      +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
      |                        Valid Lifetime                         |
      |                      Preferred Lifetime                       |
@@ -217,6 +217,7 @@ class PrefixInformation:
     ```
     prefix: 16 bytes.  on_link, autonomous: the L and A flags.  Lifetimes in seconds.
     delegation_preferred: the P flag, the network would rather delegate a prefix to each node by DHCPv6.
+    The R flag of Mobile IPv6 is not read.
     """
 
     prefix: bytes
