@@ -1,0 +1,39 @@
+# Each target sets up what it needs by itself: see tools/setup.sh.  ARGS goes to the program that a target runs.
+.PHONY: help demo test lint lock clean distclean
+ARGS ?=
+SETUP = @sh tools/setup.sh
+
+help:
+	@echo "make demo    see one-time addresses at work between real kernels (root); ARGS=--memory without root"
+	@echo "make test    run every test, real devices and namespaces included; ARGS='-k word' chooses"
+	@echo "make lint    check style, types and who imports whom"
+	@echo "make lock    bring requirements/*.txt up to date with pyproject.toml; ARGS=--upgrade takes the newest versions"
+	@echo "make clean   remove what runs and tools left behind; make distclean removes .venv as well"
+	@echo "All but help and clean make .venv from the lock and, as root, install missing Debian packages."
+
+demo:
+	$(SETUP) demo
+	@.venv/bin/unimux demo $(ARGS)
+
+test:
+	$(SETUP) test
+	@.venv/bin/python -m pytest $(ARGS)
+
+lint:
+	$(SETUP) lint
+	@.venv/bin/python -m ruff check .
+	@.venv/bin/python -m ruff format --check .
+	@.venv/bin/python -m mypy
+	@.venv/bin/lint-imports
+
+# Exact versions and hashes for Python 3.11 on x86_64, from the public index only, whatever this machine's pip is set to.
+lock:
+	$(SETUP) lint
+	@sh tools/lock.sh $(ARGS)
+
+clean:
+	rm -rf out build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find tapstack unimux compat scenarios tests tools -name __pycache__ -prune -exec rm -rf {} +
+
+distclean: clean
+	rm -rf .venv
