@@ -344,7 +344,8 @@ def _undo(kind: str, where: Namespace, facts: Facts, book: Ledger | None, number
 def _gone(error: NetlinkError | OSError) -> bool:
     """Whether the thing to undo is not there any more."""
     number = error.code if isinstance(error, NetlinkError) else error.errno
-    return number in (2, 3, 6, 19, 99)  # ENOENT ESRCH ENXIO ENODEV EADDRNOTAVAIL
+    # ENOENT ESRCH ENXIO ENODEV EADDRNOTAVAIL; None: if_nametoindex() found no such interface and gives no number
+    return number in (2, 3, 6, 19, 99, None)
 
 
 def _undo_by_netlink(where: Namespace, doing: str, work: Callable[[IPRoute], Any]) -> None:
