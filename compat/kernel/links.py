@@ -40,6 +40,8 @@ OFFLOADS = (
 """What `set_offloads` switches, in the order that switching on needs: segmentation needs the two before it."""
 
 _IFA_F_NODAD = 0x02
+_ARPHRD_ETHER = 1
+_ARPHRD_LOOPBACK = 772
 
 T = TypeVar("T")
 
@@ -68,6 +70,16 @@ class Interface:
     def mtu(self) -> int:
         """Its MTU in bytes of IPv6 packet."""
         return int(self._attribute("IFLA_MTU"))
+
+    @property
+    def has_ethernet(self) -> bool:
+        """Whether its frames begin with an Ethernet header (a TUN's do not)."""
+
+        def read(route: IPRoute) -> bool:
+            kind = route.link("get", index=socket.if_nametoindex(self.name))[0]["ifi_type"]
+            return kind in (_ARPHRD_ETHER, _ARPHRD_LOOPBACK)
+
+        return self.namespace.netlink(read, f"read the interface {self}")
 
     @property
     def is_up(self) -> bool:

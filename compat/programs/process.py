@@ -1,0 +1,166 @@
+"""Unmodified programs inside a network namespace, as asyncio subprocesses that never outlive us.
+
+Three nets catch a program: leaving the context manager kills its whole process group; if this process dies, the
+kernel kills the program (PR_SET_PDEATHSIG, set by launch.py); what forked away from it carries our tag in its
+environment, and the next start's `clean_leftovers` finds it.  The kernel's signal fires when the *thread* that
+started the program ends: run the event loop in a thread that lives as long as its programs, the main one as a rule.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import sys
+from asyncio.subprocess import DEVNULL, PIPE, Process
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from ..kernel import Namespace, Owner
+from ..kernel.owner import OWNER_VARIABLE
+from .errors import ProgramFailed, ProgramMissing
+
+PACKAGES = {
+    "curl": "curl",
+    "dnsmasq": "dnsmasq-base",
+    "dumpcap": "wireshark-common",
+    "iperf3": "iperf3",
+    "nginx": "nginx-light",
+    "radvd": "radvd",
+    "tshark": "tshark",
+}
+"""The Debian package of each program that this project runs."""
+
+_LAUNCHER = Path(__file__).with_name("launch.py")
+_GRACE = 2.0
+_POLL = 0.005
+
+
+def find_program(name: str) -> str:
+    """The absolute path of a program, also from the sbin folders that an ordinary user's PATH leaves out.
+
+    Raises `ProgramMissing` with the name of its Debian package.
+    """
+    path = shutil.which(name, path=os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin")))
+    if path is None:
+        package = PACKAGES.get(name, name)
+        raise ProgramMissing(f"{name} is not installed; install the Debian package {package} (apt install {package}).")
+    return os.path.abspath(path)
+
+
+@asynccontextmanager
+async def run_in(
+    where: Namespace,
+    argv: Sequence[str],
+    *,
+    stdin: int | IO[bytes] = DEVNULL,
+    stdout: int | IO[bytes] = DEVNULL,
+    stderr: int | IO[bytes] = DEVNULL,
+    env: Mapping[str, str] | None = None,
+    cwd: str | Path | None = None,
+) -> AsyncIterator[Process]:
+    """Run a program inside a namespace, without a shell; its process group is gone when the block ends.
+
+    argv[0] is looked up by `find_program`.  env: additions to our own environment.  The block's end sends SIGTERM,
+    and SIGKILL two seconds later; to see how a program ends by itself, `await process.wait()` inside.
+    """
+    program = find_program(argv[0])
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-I",
+        "-S",
+        str(_LAUNCHER),
+        str(where.fd),
+        str(os.getpid()),
+        program,
+        *argv[1:],
+        stdin=stdin,
+        stdout=stdout,
+        stderr=stderr,
+        cwd=cwd,
+        env={**os.environ, **(env or {}), OWNER_VARIABLE: Owner.current().tag},
+        pass_fds=(where.fd,),
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        await _end(process)
+
+
+async def _end(process: Process) -> None:
+    try:
+        if process.returncode is None:
+            _signal_group(process, signal.SIGTERM)
+            await asyncio.wait_for(process.wait(), _GRACE)
+    except TimeoutError:
+        pass
+    finally:
+        _signal_group(process, signal.SIGKILL)  # what is left of the group, its leader included
+        for stream in (process.stdout, process.stderr):
+            if stream is not None:  # read to the end, so that the pipe's transport closes now
+                await stream.read()
+        await process.wait()
+
+
+def _signal_group(process: Process, number: signal.Signals) -> None:
+    try:
+        os.killpg(process.pid, number)
+    except ProcessLookupError:
+        pass
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """How a program ended and what it said."""
+
+    code: int
+    stdout: bytes
+    stderr: bytes
+
+
+async def complete_in(
+    where: Namespace, argv: Sequence[str], *, timeout: float = 30.0, env: Mapping[str, str] | None = None
+) -> Completed:
+    """Run a program inside a namespace to its end; `ProgramFailed` when that takes more than `timeout` seconds."""
+    async with run_in(where, argv, stdout=PIPE, stderr=PIPE, env=env) as process:
+        try:
+            stdout, stderr = await asyncio.wait_for(process.communicate(), timeout)
+        except TimeoutError:
+            raise ProgramFailed(f"{argv[0]} did not end within {timeout:g} s.") from None
+        return Completed(process.returncode or 0, stdout, stderr)
+
+
+async def until(process: Process, ready: Callable[[], bool], log: Path, *, timeout: float = 5.0) -> None:
+    """Wait until `ready()` is true while the program runs; `ProgramFailed` with its last log line when it never gets there."""
+    name = log.stem
+    deadline = asyncio.get_running_loop().time() + timeout
+    while not ready():
+        if process.returncode is not None:
+            raise ProgramFailed(f"{name} ended with status {process.returncode}: {last_words(log)}")
+        if asyncio.get_running_loop().time() > deadline:
+            raise ProgramFailed(f"{name} did not get ready within {timeout:g} s: {last_words(log)}")
+        await asyncio.sleep(_POLL)
+
+
+def last_words(log: Path) -> str:
+    """The last lines that a program wrote to its log, in one line, or that it wrote nothing."""
+    lines = log.read_text(errors="replace").splitlines() if log.exists() else []
+    return " ".join(line.strip() for line in [line for line in lines if line.strip()][-3:]) or "it said nothing"
+
+
+def is_bound(process: Process, protocol: str, port: int) -> bool:
+    """Whether a socket of the program's namespace listens on (tcp6) or is bound to (udp6) a port; sends nothing."""
+    try:
+        rows = Path(f"/proc/{process.pid}/net/{protocol}").read_text().splitlines()[1:]
+    except OSError:
+        return False
+    wanted = {"tcp6": "0A", "udp6": "07"}[protocol]  # TCP_LISTEN, TCP_CLOSE
+    return any(
+        int(local.rpartition(":")[2], 16) == port and state == wanted
+        for _, local, _, state, *_ in (row.split() for row in rows)
+    )
