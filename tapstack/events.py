@@ -92,6 +92,11 @@ class EventStream:
     def __init__(self) -> None:
         self._subscribers: list[Callable[[Event], None]] = []
 
+    @property
+    def active(self) -> bool:
+        """Whether anybody listens; where events are many, they are not even made otherwise."""
+        return bool(self._subscribers)
+
     def subscribe(self, subscriber: Callable[[Event], None]) -> Callable[[], None]:
         """Call `subscriber` with each event from now on; returns the function that ends it."""
         self._subscribers.append(subscriber)
@@ -137,6 +142,8 @@ class DropReason(StrEnum):
     ND_MALFORMED = "nd-malformed"
     ND_UNEXPECTED = "nd-unexpected"
     ND_UNCERTAIN_SILENT = "nd-uncertain-silent"
+    ND_LOOPED_BACK = "nd-looped-back"
+    ND_FRAGMENTED = "nd-fragmented"
     NEIGHBOR_UNREACHABLE = "neighbor-unreachable"
     NEIGHBOR_QUEUE = "neighbor-queue-full"
     NEIGHBOR_TABLE = "neighbor-table-full"

@@ -92,7 +92,17 @@ class Emitter:
         properties = self._properties
         if length > mss and (link_header is None or not properties.gso_size):
             self._emit_cut(
-                source_port, destination_port, sequence, acknowledgment, flags, window, timestamp, pieces, mss, now, options
+                source_port,
+                destination_port,
+                sequence,
+                acknowledgment,
+                flags,
+                window,
+                timestamp,
+                pieces,
+                mss,
+                now,
+                options,
             )
             return
         offload = link_header is not None and properties.checksum_offload
@@ -139,7 +149,17 @@ class Emitter:
         pseudo = self._pair_residue + total_length
         if self.transform is not None:
             return self._transformed(
-                source_port, destination_port, sequence, acknowledgment, flags, window, timestamp, pieces, length, options, offload
+                source_port,
+                destination_port,
+                sequence,
+                acknowledgment,
+                flags,
+                window,
+                timestamp,
+                pieces,
+                length,
+                options,
+                offload,
             )
         if offload:
             check = pseudo % 65535
@@ -185,7 +205,17 @@ class Emitter:
         transform, self.transform = self.transform, None
         try:
             packed = self._headers(
-                source_port, destination_port, sequence, acknowledgment, flags, window, timestamp, [], length, options, True
+                source_port,
+                destination_port,
+                sequence,
+                acknowledgment,
+                flags,
+                window,
+                timestamp,
+                [],
+                length,
+                options,
+                True,
             )
         finally:
             self.transform = transform
@@ -207,9 +237,7 @@ class Emitter:
             return cached[1]
         start = (14 if self._properties.mac is not None else 0) + IPV6_HEADER_LENGTH
         if length > mss:
-            packed = virtio.VirtioHeader(
-                virtio.NEEDS_CSUM, virtio.GSO_TCPV6, start + tcp_length, mss, start, 16
-            ).pack()
+            packed = virtio.VirtioHeader(virtio.NEEDS_CSUM, virtio.GSO_TCPV6, start + tcp_length, mss, start, 16).pack()
         else:
             packed = virtio.VirtioHeader(virtio.NEEDS_CSUM, virtio.GSO_NONE, 0, 0, start, 16).pack()
         self._gso_headers = (variant, packed)

@@ -83,7 +83,12 @@ class Receiver:
         if edge > self.rcv_adv and (edge - self.rcv_adv >= min(mss, self.capacity // 2) or not self.queued):
             self.rcv_adv = edge
         window = self.rcv_adv - self.rcv_nxt
-        return window >> self.scale if scaled else min(window, 65535)
+        if not scaled:
+            return min(window, 65535)
+        # Rounded up, and the edge with it: rounding down would move an edge that was promised to the left.
+        units = min((window + (1 << self.scale) - 1) >> self.scale, 65535)
+        self.rcv_adv = max(self.rcv_adv, self.rcv_nxt + (units << self.scale))
+        return units
 
     def window_update_due(self, mss: int) -> bool:
         """Whether the application freed enough that the sender should hear of it (RFC 9293 §3.8.6.2.2)."""

@@ -104,5 +104,3 @@ SYNCHRONIZED = frozenset(
         _T.TIME_WAIT,
     }
 )
-MAY_SEND = frozenset({_T.ESTABLISHED, _T.CLOSE_WAIT})
-MAY_RECEIVE = frozenset({_T.ESTABLISHED, _T.FIN_WAIT_1, _T.FIN_WAIT_2})

@@ -1,0 +1,122 @@
+"""Runs a stack on a link in an asyncio loop: the only place where the two meet.
+
+One wake-up reads frames until the link is empty (bounded, so that others get their turn), runs due timers, tells
+socket owners their news, and then writes what the stack has to say: what the owners read and answered is in the same
+flush, and acknowledgements are per batch, not per frame.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from .events import DropReason
+from .link.base import Link
+from .stack import Stack
+
+BATCH = 64
+"""Frames read before output is flushed."""
+
+
+class Driver:
+    """Connects a stack, a link and the running loop.
+
+    `kick()` must follow every call on the stack from outside that may have something to send; calls in one loop iteration
+    share one flush.
+    """
+
+    def __init__(self, stack: Stack, link: Link) -> None:
+        self.stack = stack
+        self.link = link
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
+        self._kicked = False
+        self._closed = False
+        self.now = self._loop.time
+        """`now() -> float`: the stack's clock, seconds."""
+
+    def start(self) -> None:
+        """Attach the link and start the host."""
+        self.link.attach(self._loop, self._wake)
+        self.stack.start(self.now())
+        self._finish()
+
+    def kick(self) -> None:
+        """Flush soon: something outside the stack changed it."""
+        if not self._kicked and not self._closed:
+            self._kicked = True
+            self._loop.call_soon(self._flush_kicked)
+
+    def close(self) -> None:
+        """Stop the host, say goodbye on the link, and close it; harmless when called again."""
+        if self._closed:
+            return
+        self.stack.stop(self.now())
+        self._transmit(self.now())
+        self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self.link.close()
+        self._notify()
+
+    def _wake(self) -> None:
+        if self._closed:
+            return
+        link, stack = self.link, self.stack
+        now = self.now()
+        for _ in range(BATCH):
+            frame = link.receive()
+            if frame is None:
+                break
+            stack.input(frame, now)
+        else:
+            self._loop.call_soon(self._wake)
+        self._finish()
+
+    def _flush_kicked(self) -> None:
+        self._kicked = False
+        if not self._closed:
+            self._finish()
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        if not self._closed:
+            self._finish()
+
+    def _finish(self) -> None:
+        """Timers, news, output, and the next wake-up."""
+        now = self.now()
+        stack = self.stack
+        deadline = stack.deadline()
+        if deadline is not None and deadline <= now:
+            stack.advance(now)
+        self._notify()
+        self._transmit(now)
+        self._schedule()
+
+    def _transmit(self, now: float) -> None:
+        counters = self.stack.counters
+        send = self.link.send
+        for frame in self.stack.output(now):
+            counters.bytes_out += sum(map(len, frame))
+            if not send(frame):
+                counters.drop(DropReason.LINK_SEND_FAILED)
+        if self.stack.has_signals():
+            self.kick()
+
+    def _notify(self) -> None:
+        for owner, bits in self.stack.take_signals():
+            owner(bits)
+
+    def _schedule(self) -> None:
+        deadline = self.stack.deadline()
+        timer = self._timer
+        if deadline is None:
+            return
+        if timer is not None:
+            if self._timer_at <= deadline:
+                return  # it fires early at worst, and looks again
+            timer.cancel()
+        self._timer_at = deadline
+        self._timer = self._loop.call_at(deadline, self._on_timer)

@@ -1,0 +1,352 @@
+"""SEGMENT ARRIVES: what a segment does to a connection, in the order of RFC 9293 §3.10.7.
+
+`syn_sent` is §3.10.7.3, `otherwise` §3.10.7.4 with its eight checks as functions of their own.  CLOSED and LISTEN
+(§3.10.7.1, §3.10.7.2) belong to no connection and are in `layer`.  RFC 5961 (blind attacks) and RFC 7323 (PAWS)
+apply in every mode, because ports add no entropy here (UM-PORT-10).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..events import DropReason
+from ..wire.tcp import ACK, FIN, RST, SYN
+from . import errors
+from .connection import Connection, Signal
+from .options import PortMode
+from .recovery import newreno
+from .sequence import unwrap
+from .states import TcpState, TcpTrigger
+
+if TYPE_CHECKING:
+    from .segment import Segment
+
+_PAWS_IDLE = 24 * 24 * 3600.0
+"""After 24 days without a segment TS.Recent is no longer valid (RFC 7323 §5.5)."""
+
+
+def segment_arrives(connection: Connection, segment: Segment, now: float) -> None:
+    """Process one segment for a connection that is not CLOSED."""
+    if connection.state is TcpState.SYN_SENT:
+        syn_sent(connection, segment, now)
+    else:
+        otherwise(connection, segment, now)
+
+
+# -- §3.10.7.3 SYN-SENT ------------------------------------------------------------------------------
+
+
+def syn_sent(connection: Connection, segment: Segment, now: float) -> None:
+    """RFC 9293 §3.10.7.3."""
+    sender = connection.sender
+    ack = unwrap(segment.acknowledgment, sender.snd_nxt)
+    acknowledges = bool(segment.flags & ACK)
+    if acknowledges and ack != sender.snd_nxt:
+        if not segment.flags & RST:
+            connection.tcp.reset(segment, connection.entry, now)
+        connection.tcp.counters.drop(DropReason.TCP_ACK)
+        return
+    if segment.flags & RST:
+        if acknowledges:
+            connection.fail(errors.refused(), now, "refused")
+        else:
+            connection.tcp.counters.drop(DropReason.TCP_FLAGS)
+        return
+    if not segment.flags & SYN:
+        connection.tcp.counters.drop(DropReason.TCP_FLAGS)
+        return
+    take_syn(connection, segment, now)
+    if acknowledges:
+        establish(connection, segment, ack, now)
+        connection.receiver.ack_now = True
+        _text_and_fin(connection, segment, connection.receiver.rcv_nxt, now)
+        connection.tcp.mark_dirty(connection)
+    else:
+        connection.move(TcpTrigger.SYN_ARRIVES, now, "simultaneous open")
+        connection.send_syn(now)
+
+
+def take_syn(connection: Connection, segment: Segment, now: float) -> None:
+    """Record the peer's initial sequence number and options."""
+    receiver = connection.receiver
+    receiver.start(segment.sequence)
+    connection.negotiate(segment.options)
+    if segment.options.timestamp is not None:
+        receiver.ts_recent = segment.options.timestamp[0]
+        receiver.ts_recent_at = now
+    if connection.mode is PortMode.L1:
+        connection.remote_port = segment.source_port
+
+
+def establish(connection: Connection, segment: Segment, ack: int, now: float) -> None:
+    """Our SYN is acknowledged: ESTABLISHED."""
+    sender = connection.sender
+    if not connection.syn_retransmitted:
+        connection.rtt.sample(now - connection.syn_sent_at)
+    else:
+        connection.rtt.rto = 3.0  # RFC 6298 (5.7): a SYN was lost and there is no sample
+    sender.snd_una = ack
+    sender.recover = ack - 1
+    connection.timers.retransmit.cancel()
+    connection.start_congestion()
+    if connection.syn_retransmitted:
+        sender.congestion.cwnd = sender.mss  # RFC 5681 §3.1: the initial window is one segment after a lost SYN
+    window = segment.window if segment.flags & SYN else segment.window << sender.scale
+    _set_window(connection, segment, unwrap(segment.sequence, connection.receiver.rcv_nxt), ack, window)
+    syn_ack = bool(segment.flags & SYN)
+    connection.move(TcpTrigger.SYN_ACK_ARRIVES if syn_ack else TcpTrigger.ACK_OF_SYN, now, "SYN acknowledged")
+    connection.last_heard = now
+    connection.timers.start_slow(now)
+    connection.signal(Signal.ESTABLISHED)
+
+
+# -- §3.10.7.4 other states --------------------------------------------------------------------------
+
+
+def otherwise(connection: Connection, segment: Segment, now: float) -> None:
+    """RFC 9293 §3.10.7.4 for SYN-RECEIVED and the synchronized states."""
+    receiver = connection.receiver
+    sequence = unwrap(segment.sequence, receiver.rcv_nxt)
+    if connection.state is TcpState.SYN_RECEIVED and _real_syn_ack(connection, segment, now):
+        return
+    if not _check_sequence(connection, segment, sequence, now):
+        return
+    if segment.flags & RST:
+        _check_rst(connection, segment, sequence, now)
+        return
+    if segment.flags & SYN:
+        _check_syn(connection, segment, now)
+        return
+    if not segment.flags & ACK:
+        connection.tcp.counters.drop(DropReason.TCP_FLAGS)
+        return
+    before = (receiver.rcv_nxt, connection.sender.snd_una, receiver.ts_recent)
+    _update_timestamp(connection, segment, sequence, now)
+    if not _check_ack(connection, segment, sequence, now):
+        return
+    connection.last_heard = now
+    if connection.state is not TcpState.CLOSED:
+        _text_and_fin(connection, segment, sequence, now)
+    # UM-PORT-3: only a segment that passed PAWS and RFC 5961 and advanced something moves the reply port.
+    advanced = before != (receiver.rcv_nxt, connection.sender.snd_una, receiver.ts_recent)
+    if connection.mode is PortMode.L1 and advanced:
+        connection.remote_port = segment.source_port
+    connection.tcp.mark_dirty(connection)
+
+
+def _real_syn_ack(connection: Connection, segment: Segment, now: float) -> bool:
+    """After a simultaneous open: a SYN-ACK for our own SYN proves the peer's numbers (UM-PORT-12).
+
+    A spoofed SYN may have brought us here with a foreign ISN; whoever acknowledges our ISN is the peer.
+    """
+    if connection.armed is not None or segment.flags & (SYN | ACK | RST) != SYN | ACK:
+        return False
+    ack = unwrap(segment.acknowledgment, connection.sender.snd_nxt)
+    if ack != connection.sender.snd_nxt:
+        return False
+    take_syn(connection, segment, now)
+    establish(connection, segment, ack, now)
+    connection.receiver.ack_now = True
+    connection.tcp.mark_dirty(connection)
+    return True
+
+
+def _check_sequence(connection: Connection, segment: Segment, sequence: int, now: float) -> bool:
+    """First: the sequence number, with PAWS before it (RFC 9293 §3.10.7.4, RFC 7323 §5.3)."""
+    receiver = connection.receiver
+    counters = connection.tcp.counters
+    if connection.timestamps and not segment.flags & RST:
+        stamp = segment.options.timestamp
+        if stamp is None:
+            counters.drop(DropReason.TCP_PAWS)  # RFC 7323 §3.2: silently dropped once timestamps are negotiated
+            return False
+        recent = receiver.ts_recent
+        if recent is not None and now - receiver.ts_recent_at < _PAWS_IDLE and unwrap(stamp[0], recent) < recent:
+            counters.drop(DropReason.TCP_PAWS)
+            connection.challenge(now)
+            return False
+    length = segment.length
+    window = receiver.window()
+    end = sequence + length
+    left = receiver.rcv_nxt
+    if length == 0:
+        acceptable = sequence == left if window == 0 else left <= sequence < left + window
+        acceptable = acceptable or (sequence == left + window)
+    else:
+        acceptable = window > 0 and sequence < left + window and end > left
+    if acceptable:
+        return True
+    counters.drop(DropReason.TCP_SEQUENCE)
+    if segment.flags & RST:
+        return False
+    if connection.state is TcpState.SYN_RECEIVED and segment.flags & SYN and end <= left:
+        if connection.timers.retransmit.armed and not segment.flags & ACK:
+            connection.send_syn(now)  # the peer repeats its SYN: our answer was lost
+        return False
+    if end <= left or window == 0:
+        receiver.ack_now = True  # a repetition, or a probe of our closed window: the peer must hear where we are
+        connection.tcp.mark_dirty(connection)
+        _check_ack_only(connection, segment, sequence, now)
+    else:
+        connection.challenge(now)
+    return False
+
+
+def _check_ack_only(connection: Connection, segment: Segment, sequence: int, now: float) -> None:
+    """A zero-window probe or a repetition still carries a valid acknowledgement (RFC 9293 MUST-66)."""
+    if segment.flags & ACK and not segment.flags & (SYN | RST) and connection.state is not TcpState.SYN_RECEIVED:
+        _check_ack(connection, segment, sequence, now)
+
+
+def _check_rst(connection: Connection, segment: Segment, sequence: int, now: float) -> None:
+    """Second: RST counts only at exactly RCV.NXT, elsewhere in the window it is challenged (RFC 5961 §3)."""
+    if sequence != connection.receiver.rcv_nxt:
+        connection.tcp.counters.drop(DropReason.TCP_SEQUENCE)
+        connection.challenge(now)
+        return
+    if connection.state is TcpState.SYN_RECEIVED:
+        connection.delete(TcpTrigger.DELETE, now, "reset", errors.refused())
+    else:
+        connection.delete(TcpTrigger.DELETE, now, "reset", errors.reset())
+
+
+def _check_syn(connection: Connection, segment: Segment, now: float) -> None:
+    """Fourth: a SYN is answered with a challenge ACK whatever its number (RFC 5961 §4).
+
+    The answer goes to the established port, never to the SYN's (UM-PORT-4).
+    """
+    connection.tcp.counters.drop(DropReason.TCP_FLAGS)
+    if not connection.challenge(now):
+        connection.tcp.counters.drop(DropReason.TCP_CHALLENGE_LIMIT)
+
+
+def _update_timestamp(connection: Connection, segment: Segment, sequence: int, now: float) -> None:
+    """TS.Recent follows segments that span the last acknowledgement sent (RFC 7323 §4.3)."""
+    stamp = segment.options.timestamp
+    receiver = connection.receiver
+    if connection.timestamps and stamp is not None and sequence <= receiver.last_ack_sent:
+        receiver.ts_recent = stamp[0]
+        receiver.ts_recent_at = now
+
+
+def _check_ack(connection: Connection, segment: Segment, sequence: int, now: float) -> bool:
+    """Fifth: the ACK field (RFC 9293 §3.10.7.4, RFC 5961 §5); False when the segment is to be dropped."""
+    sender = connection.sender
+    ack = unwrap(segment.acknowledgment, sender.snd_una)
+    if connection.state is TcpState.SYN_RECEIVED:
+        if ack != sender.snd_nxt:
+            connection.tcp.counters.drop(DropReason.TCP_ACK)
+            connection.tcp.reset(segment, connection.entry, now)
+            return False
+        establish(connection, segment, ack, now)
+        return connection.armed is None or connection.tcp.handshake_completed(connection, now)
+    if ack > sender.snd_nxt or ack < sender.snd_una - max(sender.maximum_window, 65535):
+        connection.tcp.counters.drop(DropReason.TCP_ACK)
+        connection.challenge(now)
+        return False
+    acknowledge(connection, segment, sequence, ack, now)
+    if connection.finished_sending():
+        fin_acknowledged(connection, now)
+    return connection.state is not TcpState.CLOSED
+
+
+def acknowledge(connection: Connection, segment: Segment, sequence: int, ack: int, now: float) -> None:
+    """SND.UNA, window, round-trip time, congestion control."""
+    sender = connection.sender
+    window = segment.window << sender.scale
+    if ack > sender.snd_una:
+        new_data_acknowledged(connection, ack, segment.options.timestamp, now)
+    elif ack == sender.snd_una and sender.in_flight:
+        unchanged = sender.snd_wnd == window
+        if unchanged and not segment.payload and not segment.flags & FIN:
+            newreno.on_duplicate_ack(sender, now)
+    if ack >= sender.snd_una:
+        opened = sender.snd_wnd == 0 and window > 0
+        _set_window(connection, segment, sequence, ack, window)
+        if opened and sender.in_flight and connection.timers.persisting:
+            sender.mark_lost()
+            connection.timers.restart_retransmit(now)
+
+
+def new_data_acknowledged(connection: Connection, ack: int, stamp: tuple[int, int] | None, now: float) -> None:
+    """The acknowledgement moved SND.UNA to `ack`: shared by the fast path and the slow."""
+    sender = connection.sender
+    in_flight = sender.pipe
+    acked = ack - sender.snd_una
+    sample = sender.acknowledge(ack, now)
+    rtt = connection.rtt
+    if sample is not None:
+        rtt.sample(sample)
+    elif stamp is not None and connection.timestamps:
+        elapsed = (int(now * 1000) + connection.timestamp_offset - stamp[1]) & 0xFFFFFFFF
+        if elapsed < 0x7FFFFFFF:
+            rtt.sample(elapsed / 1000)
+    else:
+        rtt.forget_back_off()
+    if newreno.on_new_ack(sender, acked, now):
+        sender.congestion.on_ack(acked, in_flight, now, rtt.srtt or rtt.rto)
+    connection.timers.restart_retransmit(now)
+    connection.path.confirm(now)
+
+
+def _set_window(connection: Connection, segment: Segment, sequence: int, ack: int, window: int) -> None:
+    """SND.WND from the segment that is newest (RFC 9293 §3.10.7.4)."""
+    sender = connection.sender
+    if sender.snd_wl1 < sequence or (sender.snd_wl1 == sequence and sender.snd_wl2 <= ack) or not sender.maximum_window:
+        sender.snd_wnd = window
+        sender.snd_wl1 = sequence
+        sender.snd_wl2 = ack
+        if window > sender.maximum_window:
+            sender.maximum_window = window
+
+
+def fin_acknowledged(connection: Connection, now: float) -> None:
+    """Our FIN is acknowledged."""
+    state = connection.state
+    if state is TcpState.FIN_WAIT_1:
+        connection.move(TcpTrigger.ACK_OF_FIN, now, "FIN acknowledged")
+        connection.timers.start_slow(now)
+    elif state is TcpState.CLOSING:
+        connection.tcp.time_wait(connection, TcpTrigger.ACK_OF_FIN, now)
+    elif state is TcpState.LAST_ACK:
+        connection.delete(TcpTrigger.ACK_OF_FIN, now, "closed")
+
+
+def _text_and_fin(connection: Connection, segment: Segment, sequence: int, now: float) -> None:
+    """Seventh and eighth: the segment text and the FIN bit."""
+    payload = segment.payload
+    fin = bool(segment.flags & FIN)
+    if not payload and not fin:
+        return
+    receiver = connection.receiver
+    if connection.state not in (TcpState.ESTABLISHED, TcpState.FIN_WAIT_1, TcpState.FIN_WAIT_2):
+        return  # the peer sent its FIN before: nothing can follow it
+    if payload and connection.detached:
+        # Nobody will ever read it: say so (RFC 1122 §4.2.2.13).
+        connection.abort(now, "data after close")
+        return
+    edge = receiver.rcv_nxt + receiver.window()
+    if sequence + len(payload) > edge:
+        payload = payload[: max(0, edge - sequence)]
+        fin = False
+        receiver.ack_now = True
+    before = receiver.rcv_nxt
+    if not receiver.accept(sequence, payload, fin):
+        connection.tcp.counters.drop(DropReason.TCP_REASSEMBLY_LIMIT)
+    if receiver.rcv_nxt > before and receiver.queued:
+        connection.signal(Signal.READABLE)
+    if receiver.fin_taken():
+        fin_arrives(connection, now)
+
+
+def fin_arrives(connection: Connection, now: float) -> None:
+    """The peer's FIN is in order."""
+    connection.signal(Signal.READABLE | Signal.END_OF_STREAM)
+    connection.receiver.ack_now = True
+    state = connection.state
+    if state is TcpState.FIN_WAIT_2:
+        connection.tcp.time_wait(connection, TcpTrigger.FIN_ARRIVES, now)
+    elif state is TcpState.FIN_WAIT_1 and connection.finished_sending():
+        connection.tcp.time_wait(connection, TcpTrigger.FIN_AND_ACK_OF_FIN, now)
+    else:
+        connection.move(TcpTrigger.FIN_ARRIVES, now, "FIN arrived")

@@ -1,0 +1,103 @@
+"""Header prediction: the segment that a bulk transfer is made of, in one pass and without an object (RFC 1323 Appendix A's idea).
+
+A segment takes this path when the connection is ESTABLISHED (or only waits for the peer to finish), it is the
+next in order, carries nothing but ACK and PSH, has the usual timestamp layout or none, and needs nothing from
+loss recovery.  Everything else is left, untouched, to `arrives`.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING
+
+from ..wire import checksum
+from ..wire.tcp import ACK, FIXED, HEADER_LENGTH, PROTOCOL, PSH
+from . import arrives
+from .connection import Connection, Signal
+from .sequence import MASK, unwrap
+from .states import TcpState
+
+if TYPE_CHECKING:
+    from ..types import Buffer
+
+_IPV6_HEADER_LENGTH = 40
+_with_timestamp = struct.Struct("!HHIIBBHHHIII")
+_TIMESTAMP_WORD = 0x0101080A
+_ELIGIBLE = frozenset({TcpState.ESTABLISHED, TcpState.FIN_WAIT_1, TcpState.FIN_WAIT_2, TcpState.CLOSE_WAIT})
+
+
+def receive(connection: Connection, frame: Buffer, at: int, length: int, trusted: bool, now: float) -> bool:
+    """Process the segment in `frame`, whose IPv6 header begins at `at`; False when it is one for the slow path.
+
+    length: the IPv6 payload length in bytes, which the frame is known to hold.
+    trusted: the link vouches for the checksum.
+    """
+    if connection.state not in _ELIGIBLE or length < HEADER_LENGTH:
+        return False
+    receiver = connection.receiver
+    sender = connection.sender
+    tcp = at + _IPV6_HEADER_LENGTH
+    if connection.timestamps:
+        if length < 32:
+            return False
+        source, _, sequence, wire_ack, offset, flags, window, _, _, word, value, echo = _with_timestamp.unpack_from(
+            frame, tcp
+        )
+        if word != _TIMESTAMP_WORD or offset & 0xF0 != 0x80:
+            return False
+        if receiver.ts_recent is None or (value - receiver.ts_recent) & 0x80000000:
+            return False
+        header = 32
+    else:
+        source, _, sequence, wire_ack, offset, flags, window, _, _ = FIXED.unpack_from(frame, tcp)
+        if offset & 0xF0 != 0x50:
+            return False
+        header = 20
+        value = echo = 0
+    if (
+        flags & ~PSH != ACK
+        or sequence != receiver.rcv_nxt & MASK
+        or source != connection.remote_port
+        or sender.in_recovery
+        or not receiver.orderly
+        or connection.emitter.transform is not None
+    ):
+        return False
+    size = length - header
+    ack = unwrap(wire_ack, sender.snd_una)
+    window <<= sender.scale
+    if ack > sender.snd_nxt or ack < sender.snd_una or window == 0 or sender.snd_wnd == 0:
+        return False
+    if size:
+        if size > receiver.rcv_adv - receiver.rcv_nxt or connection.detached or connection.state is TcpState.CLOSE_WAIT:
+            return False
+    elif ack == sender.snd_una:
+        return False  # a duplicate acknowledgement or a window update
+    end = tcp + length
+    view = memoryview(frame)
+    if not trusted:
+        residue = checksum.pseudo_header(
+            bytes(view[at + 8 : at + 24]), bytes(view[at + 24 : at + 40]), length, PROTOCOL
+        )
+        if (residue + checksum.residue(view[tcp:end])) % 65535:
+            return False
+    if connection.timestamps:
+        receiver.ts_recent = value
+        receiver.ts_recent_at = now
+    connection.last_heard = now
+    if ack > sender.snd_una:
+        arrives.new_data_acknowledged(connection, ack, (value, echo), now)
+        if connection.finished_sending():
+            arrives.fin_acknowledged(connection, now)
+    sender.snd_wnd = window
+    sender.snd_wl1 = receiver.rcv_nxt
+    sender.snd_wl2 = ack
+    if window > sender.maximum_window:
+        sender.maximum_window = window
+    if size:
+        receiver.append(view[tcp + header : end])
+        if connection.rtt.srtt is not None:
+            receiver.grow(now, connection.rtt.srtt)
+        connection.signal(Signal.READABLE)
+    connection.tcp.mark_dirty(connection)
+    return True

@@ -1,0 +1,384 @@
+"""The TCP of one host: opens, demultiplexing, what arrives for nobody, errors from the network.
+
+`Tcp.input` takes every segment that the fast path left, `Tcp.error` every ICMPv6 error about a segment of ours.
+CLOSED and LISTEN of RFC 9293 §3.10.7 are here, since no connection exists yet.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from itertools import count
+from typing import TYPE_CHECKING
+
+from ..events import Counters, DropReason, EventStream
+from ..ipv6.addresses import AddressEntry, AddressState, Trigger
+from ..timers import TimerQueue
+from ..types import Frame, is_multicast
+from ..wire import checksum
+from ..wire import tcp as wire
+from ..wire.error import WireError
+from ..wire.icmpv6 import Type as IcmpType
+from . import arrives, errors
+from .connection import Connection, Signal
+from .demux import Demux, four_key, key_for
+from .isn import session_numbers
+from .listener import ArmedAddress, Listener
+from .options import PortMode, SocketOptions
+from .segment import Segment
+from .sequence import MASK, unwrap
+from .states import SYNCHRONIZED, TcpState, TcpTrigger
+from .timewait import TimeWaitRecord, TimeWaitTable
+
+if TYPE_CHECKING:
+    from ..ipv6.host import Host
+    from ..ipv6.packet import IcmpError, Packet
+
+_PORT_UNREACHABLE = 4
+
+
+class Tcp:
+    """TCP on one host; see the module's docstring.
+
+    secret: keys the numbers of RFC 6528.  transmit: puts one finished frame on the link.
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        timers: TimerQueue,
+        events: EventStream,
+        counters: Counters,
+        secret: bytes,
+        transmit: Callable[[Frame], None],
+    ) -> None:
+        self.host = host
+        self.timers = timers
+        self.events = events
+        self.counters = counters
+        self.transmit = transmit
+        self.demux = Demux()
+        self.time_waits = TimeWaitTable(self)
+        self.listeners: set[Listener] = set()
+        self.signalled: deque[Connection | Listener] = deque()
+        self._secret = secret
+        self._ids = count(1)
+        self.next_id: Callable[[], int] = self._ids.__next__
+        self._dirty: list[Connection] = []
+        self._armed: dict[bytes, ArmedAddress] = {}
+        self._armed_on: dict[bytes, list[ArmedAddress]] = {}
+        self._wildcards: dict[int, Listener] = {}
+        host.addresses.observe(self._address_moved)
+
+    # -- opens -----------------------------------------------------------------------------------
+
+    def connect(
+        self,
+        entry: AddressEntry,
+        remote: bytes,
+        remote_port: int | None,
+        now: float,
+        options: SocketOptions,
+        local_port: int | None = None,
+    ) -> Connection:
+        """Active OPEN from a PREFERRED address; the SYN leaves with the next `flush`.
+
+        remote_port: what the application named; None writes RP.  Raises `NoRouteError`, `ConflictingSocket`, `AddressError`.
+        """
+        path = self.host.path(remote, now)
+        if remote_port is None:
+            remote_port = options.reduced_port
+        numbers = session_numbers(self._secret, remote + entry.address + remote_port.to_bytes(2, "big"), now)
+        connection = Connection(
+            self, entry, remote, local_port or numbers.port, remote_port, options, path, numbers, now
+        )
+        connection.key = key_for(options.mode, connection, calling=True)
+        try:
+            self.demux.add(connection.key, connection)
+        except errors.ConflictingSocket:
+            self.host.addresses.drop(entry, connection, now, "conflicting socket")
+            raise
+        connection.sender.snd_nxt += 1
+        connection.move(TcpTrigger.ACTIVE_OPEN, now, "connect")
+        connection.send_syn(now)
+        connection.timers.waiting_since = now
+        connection.timers.retransmit.set(now + connection.rtt.rto)
+        return connection
+
+    def listen(self, options: SocketOptions, now: float, port: int | None = None) -> Listener:
+        """Passive OPEN without an address: LISTEN_o (UM-LIS-1).  `port` is for Aware mode only, and needed there."""
+        if (port is not None) != (options.mode is PortMode.AWARE):
+            raise ValueError("a listener names a port in Aware mode, and only there")
+        listener = Listener(self, options, port, now)
+        self.listeners.add(listener)
+        return listener
+
+    # -- listeners' tables -----------------------------------------------------------------------
+
+    def enter_listener(self, armed: ArmedAddress) -> None:
+        """Enter an armed address; refuses what could shadow another listener (UM-PORT-7)."""
+        address = armed.entry.address
+        others = self._armed_on.get(address, [])
+        for other in others:
+            if len(other.key) != len(armed.key) or other.key == armed.key:
+                raise errors.ConflictingSocket(repr(armed), repr(other))
+        self._armed[armed.key] = armed
+        self._armed_on.setdefault(address, []).append(armed)
+
+    def leave_listener(self, armed: ArmedAddress) -> None:
+        """Take an armed address out of the tables."""
+        address = armed.entry.address
+        self._armed.pop(armed.key, None)
+        group = self._armed_on.get(address, [])
+        if armed in group:
+            group.remove(armed)
+        if not group:
+            self._armed_on.pop(address, None)
+
+    def enter_wildcard(self, listener: Listener) -> None:
+        """Let an Aware listener accept at every ordinary address."""
+        assert listener.port is not None
+        other = self._wildcards.get(listener.port)
+        if other is not None:
+            raise errors.ConflictingSocket(repr(listener), repr(other))
+        self._wildcards[listener.port] = listener
+
+    def leave_wildcard(self, listener: Listener) -> None:
+        """The reverse of `enter_wildcard`."""
+        assert listener.port is not None
+        self._wildcards.pop(listener.port, None)
+
+    def _find_armed(self, packet: Packet, segment: Segment, now: float) -> ArmedAddress | None:
+        port = segment.destination_port.to_bytes(2, "big")
+        armed = self._armed.get(segment.local) or self._armed.get(segment.local + port)
+        if armed is None and packet.entry is not None and not packet.entry.kind.one_time:
+            listener = self._wildcards.get(segment.destination_port)
+            if listener is not None:
+                armed = listener.arm(packet.entry, now, sessions=None)
+        return armed
+
+    # -- input -----------------------------------------------------------------------------------
+
+    def input(self, packet: Packet, now: float) -> None:
+        """One TCP packet that the fast path did not take."""
+        if packet.entry is None or is_multicast(packet.src):
+            self.counters.drop(DropReason.TCP_MALFORMED)
+            return
+        if not packet.checksum_trusted and not checksum.valid(packet.src, packet.dst, wire.PROTOCOL, packet.payload):
+            self.counters.drop(DropReason.CHECKSUM)
+            return
+        try:
+            header = wire.TcpHeader.parse(packet.payload)
+        except WireError:
+            self.counters.drop(DropReason.TCP_MALFORMED)
+            return
+        payload = packet.payload[header.length :]
+        segment = Segment(packet.src, packet.dst, header, payload, packet.traffic_class, packet.gso_size)
+        ports = packet.payload[:4]
+        pcb = self.demux.find(packet.src + packet.dst, bytes(ports[:2]), bytes(ports[2:4]))
+        if pcb is None:
+            half_open = self.demux.find_half_open(segment)
+            if half_open is None:
+                self._no_pcb(packet, segment, now)
+                return
+            pcb = half_open
+        if isinstance(pcb, TimeWaitRecord):
+            self.time_waits.segment_arrives(pcb, segment, now)
+        else:
+            arrives.segment_arrives(pcb, segment, now)
+
+    def _no_pcb(self, packet: Packet, segment: Segment, now: float) -> None:
+        """LISTEN or CLOSED (RFC 9293 §3.10.7.1, §3.10.7.2)."""
+        armed = self._find_armed(packet, segment, now)
+        if armed is None or not segment.is_syn:
+            if segment.flags & wire.RST:
+                self.counters.drop(DropReason.TCP_NO_PCB)
+            else:
+                assert packet.entry is not None
+                self.reset(segment, packet.entry, now)
+            return
+        if armed.listener.may_open(armed, segment):
+            self._passive_open(armed, segment, now)
+
+    def _passive_open(self, armed: ArmedAddress, segment: Segment, now: float) -> None:
+        listener = armed.listener
+        path = self.host.path(segment.remote, now)
+        ports = segment.source_port.to_bytes(2, "big") + segment.destination_port.to_bytes(2, "big")
+        numbers = session_numbers(self._secret, segment.remote + segment.local + ports, now)
+        connection = Connection(
+            self,
+            armed.entry,
+            segment.remote,
+            segment.destination_port,
+            segment.source_port,
+            listener.options,
+            path,
+            numbers,
+            now,
+        )
+        connection.armed = armed
+        armed.half_open.add(connection)
+        self.demux.add_half_open(connection)
+        arrives.take_syn(connection, segment, now)
+        connection.sender.snd_nxt += 1
+        connection.move(TcpTrigger.PASSIVE_OPEN, now, "SYN arrived")
+        connection.send_syn(now)
+        connection.timers.waiting_since = now
+        connection.timers.retransmit.set(now + connection.rtt.rto)
+
+    def handshake_completed(self, connection: Connection, now: float) -> bool:
+        """Collapse a half-open handshake to its mode's key (UM-LIS-3); False when that place is taken."""
+        self.demux.remove_half_open(connection)
+        connection.key = key_for(connection.mode, connection, calling=False)
+        try:
+            self.demux.add(connection.key, connection)
+        except errors.ConflictingSocket:
+            connection.key = b""
+            connection.delete(TcpTrigger.DELETE, now, "another session of this pair was first")
+            return False
+        assert connection.armed is not None
+        connection.armed.listener.completed(connection, now)
+        return True
+
+    def reset(self, segment: Segment, entry: AddressEntry, now: float) -> None:
+        """The RST of RFC 9293 §3.10.7.1, unless the address must be silent to this sender (UM-EA-1, UM-LIS-6)."""
+        if segment.flags & wire.RST:
+            return
+        if not entry.speaks_to(segment.remote):
+            self.counters.drop(DropReason.ADDRESS_SILENT)
+            return
+        self.counters.drop(DropReason.TCP_NO_PCB)
+        if segment.flags & wire.ACK:
+            sequence, ack, flags = segment.acknowledgment, 0, wire.RST
+        else:
+            sequence, ack, flags = 0, (segment.sequence + segment.length) & MASK, wire.RST | wire.ACK
+        packed = wire.pack(
+            segment.local, segment.remote, segment.destination_port, segment.source_port, sequence, ack, flags, 0
+        )
+        self.host.send(segment.local, segment.remote, wire.PROTOCOL, [packed], now)
+
+    # -- output ----------------------------------------------------------------------------------
+
+    def mark_dirty(self, connection: Connection) -> None:
+        """Have `connection.output` run with the next `flush`."""
+        if not connection.dirty:
+            connection.dirty = True
+            self._dirty.append(connection)
+
+    def flush(self, now: float) -> None:
+        """Let every connection with something to say say it."""
+        while self._dirty:
+            dirty, self._dirty = self._dirty, []
+            for connection in dirty:
+                connection.output(now)
+
+    # -- endings ---------------------------------------------------------------------------------
+
+    def time_wait(self, connection: Connection, trigger: TcpTrigger, now: float) -> None:
+        """Both sides have closed: acknowledge, and leave a record for TIME-WAIT."""
+        if trigger is not TcpTrigger.ACK_OF_FIN:
+            connection.send_ack(now)
+        connection.move(trigger, now, "both sides closed")
+        if connection.options.time_wait is not connection.options.time_wait.SHARP:
+            self.time_waits.enter(connection, now)
+            connection.key = b""
+            connection.timers.cancel_all()
+            connection.state = TcpState.CLOSED  # the record is in TIME-WAIT now, this object is nothing any more
+            self.host.addresses.drop(connection.entry, connection, now, "TIME-WAIT")
+            connection.signal(Signal.CLOSED)
+        else:
+            connection.delete(TcpTrigger.TIME_WAIT_OVER, now, "sharp TIME-WAIT")
+
+    def forget(self, connection: Connection, now: float, cause: str) -> None:
+        """Take a PCB out of the tables and let go of its address."""
+        armed = connection.armed
+        if armed is not None and connection in armed.half_open:
+            armed.half_open.discard(connection)
+            self.demux.remove_half_open(connection)
+        elif connection.key:
+            self.demux.remove(connection.key)
+        connection.key = b""
+        self.host.addresses.drop(connection.entry, connection, now, cause)
+
+    def _address_moved(self, entry: AddressEntry, old: AddressState, trigger: Trigger, now: float) -> None:
+        """The valid lifetime of an address is over: whatever stood on it ends (UM-ADDR-11)."""
+        if trigger is not Trigger.EXPIRE:
+            return
+        for user in list(entry.users):
+            if isinstance(user, Connection):
+                user.delete(
+                    TcpTrigger.DELETE, now, "address expired", errors.AddressGone("the address's lifetime is over")
+                )
+            elif isinstance(user, TimeWaitRecord):
+                self.time_waits.end(user, now, "address expired")
+            elif isinstance(user, ArmedAddress):
+                user.listener.disarm(entry.address, now, "address expired")
+
+    def close(self, now: float) -> None:
+        """The node stops: listeners close, connections are reset, records are forgotten."""
+        for listener in list(self.listeners):
+            listener.close(now)
+        for pcb in self.demux:
+            if isinstance(pcb, Connection):
+                pcb.abort(now, "node stops")
+        self.time_waits.end_all(now, "node stops")
+
+    # -- errors from the network -----------------------------------------------------------------
+
+    def error(self, report: IcmpError, now: float) -> None:
+        """An ICMPv6 error about a segment of ours; counts only if the quoted sequence number is in flight (UM-PORT-13)."""
+        quoted = bytes(report.payload[:8])
+        pair = report.dst + report.src
+        pcb = self.demux.find(pair, quoted[2:4], quoted[0:2])
+        if pcb is None:
+            for half_open in self.demux.half_open() if self.demux.half_open_count else ():
+                if half_open.key == pair + quoted[2:4] + quoted[0:2]:
+                    pcb = half_open
+        if not isinstance(pcb, Connection):
+            self.counters.drop(DropReason.ICMP_UNMATCHED)
+            return
+        sender = pcb.sender
+        sequence = unwrap(int.from_bytes(quoted[4:8], "big"), sender.snd_una)
+        if not sender.snd_una <= sequence < sender.snd_nxt:
+            self.counters.drop(DropReason.ICMP_UNMATCHED)
+            return
+        if report.type == IcmpType.PACKET_TOO_BIG:
+            self._packet_too_big(pcb, report, now)
+            return
+        error = errors.unreachable()
+        if report.type == IcmpType.DESTINATION_UNREACHABLE and report.code == _PORT_UNREACHABLE:
+            error = errors.refused()
+        if pcb.state in SYNCHRONIZED:
+            pcb.soft_error = error
+        else:
+            pcb.fail(error, now, "destination unreachable")
+
+    def _packet_too_big(self, connection: Connection, report: IcmpError, now: float) -> None:
+        """RFC 8201 §5.3: send smaller, and again what was lost to size, without reducing cwnd."""
+        old = connection.path.mtu
+        self.host.accept_path_mtu(report, now)
+        if connection.path.mtu >= old or connection.state not in SYNCHRONIZED:
+            return
+        connection.set_segment_size()
+        sender = connection.sender
+        sender.congestion.mss_changed(sender.mss)
+        sender.mark_lost()
+        self.mark_dirty(connection)
+
+    # -- invariants ------------------------------------------------------------------------------
+
+    def check(self) -> None:
+        """Raise AssertionError where an invariant of the tables does not hold."""
+        self.demux.check()
+        for pcb in self.demux:
+            assert pcb in pcb.entry.users, pcb
+            if isinstance(pcb, Connection):
+                assert pcb.state not in (TcpState.CLOSED, TcpState.TIME_WAIT), pcb
+                pcb.sender.check()
+        for half_open in self.demux.half_open():
+            assert half_open.key == four_key(half_open)
+            assert half_open.armed is not None and half_open in half_open.armed.half_open
+        for armed in self._armed.values():
+            assert armed in armed.entry.users, armed
+            assert armed.listener.state is TcpState.LISTEN, armed
+        self.host.addresses.check()

@@ -1,0 +1,202 @@
+"""Passive opens: LISTEN_o, armed addresses, the handshakes that stand on them (unified-multiplex §5).
+
+A listener without an address is in LISTEN_o and in no table.  Arming an address for it enters that address, and
+the listener is in LISTEN as long as one is armed.  Handshakes stand beside each other until one completes; the
+completion, not the SYN, uses up a session (UM-LIS-3), and the last session takes the address off the tables and drops
+the other handshakes in silence (UM-LIS-6).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from ..events import DropReason, ListenerChanged
+from ..ipv6.addresses import AddressEntry
+from ..types import address_text
+from .connection import Connection, Signal
+from .options import SocketOptions
+from .states import TRANSITIONS, TcpState, TcpTrigger
+
+if TYPE_CHECKING:
+    from .layer import Tcp
+    from .segment import Segment
+
+
+class ArmedAddress:
+    """One address on which a listener accepts; an `AddressUser` while it is armed.
+
+    sessions: how many more may be established; None for no limit (an ordinary address).
+    client: (prefix bytes, length) of the only clients that are answered, or None (UM-LIS-4).
+    """
+
+    __slots__ = ("client", "entry", "expiry", "half_open", "key", "listener", "sessions")
+
+    def __init__(
+        self, listener: Listener, entry: AddressEntry, sessions: int | None, client: tuple[bytes, int] | None
+    ) -> None:
+        self.listener = listener
+        self.entry = entry
+        self.sessions = sessions
+        self.client = client
+        self.half_open: set[Connection] = set()
+        self.expiry = listener.tcp.timers.timer(self._expire)
+        self.key = listener.key_of(entry.address)
+
+    def __repr__(self) -> str:
+        return f"{self.listener!r} on {address_text(self.entry.address)}"
+
+    def serves(self, remote: bytes) -> bool:
+        """An armed address has no peer yet: nothing is sent on its behalf but to a handshake's other end."""
+        return False
+
+    def admits(self, remote: bytes) -> bool:
+        """Whether a SYN from `remote` is for the named client."""
+        if self.client is None:
+            return True
+        prefix, length = self.client
+        shift = 128 - length
+        return int.from_bytes(remote, "big") >> shift == int.from_bytes(prefix, "big") >> shift
+
+    def _expire(self, now: float) -> None:
+        self.listener.disarm(self.entry.address, now, "expired unused")
+
+
+class Listener:
+    """A listening socket.  Made by `Tcp.listen`; `state` is LISTEN_o or LISTEN, CLOSED after `close`.
+
+    port: the local port in Aware mode, None elsewhere.  `accept` gives completed connections.
+    """
+
+    def __init__(self, tcp: Tcp, options: SocketOptions, port: int | None, now: float) -> None:
+        self.tcp = tcp
+        self.id = tcp.next_id()
+        self.options = options
+        self.port = port
+        self.state = TcpState.CLOSED
+        self.armed: dict[bytes, ArmedAddress] = {}
+        self.owner: Callable[[int], None] | None = None
+        self.signals = 0
+        self._accepted: deque[Connection] = deque()
+        self._wildcard = False
+        self._move(TcpTrigger.LISTEN_UNBOUND, now, None, "listen")
+
+    def __repr__(self) -> str:
+        return f"listener {self.id} {self.options.mode}{'' if self.port is None else f' port {self.port}'}"
+
+    def key_of(self, address: bytes) -> bytes:
+        """The listener's key: the local address, with the port in Aware (UM-LIS-7)."""
+        return address if self.port is None else address + self.port.to_bytes(2, "big")
+
+    # -- arming ----------------------------------------------------------------------------------
+
+    def arm(
+        self,
+        entry: AddressEntry,
+        now: float,
+        *,
+        sessions: int | None = 1,
+        client: tuple[bytes, int] | None = None,
+        expires: float | None = None,
+    ) -> ArmedAddress:
+        """Accept on a PREFERRED address from now on (UM-LIS-2); `expires` is a time of the stack's clock.
+
+        Raises `ConflictingSocket` when another listener could take its packets, `AddressError` when the address is not usable.
+        """
+        if self.state is TcpState.CLOSED:
+            raise ValueError("the listener is closed")
+        armed = ArmedAddress(self, entry, sessions, client)
+        self.tcp.enter_listener(armed)
+        try:
+            self.tcp.host.addresses.acquire(entry, armed)
+        except BaseException:
+            self.tcp.leave_listener(armed)
+            raise
+        self.armed[entry.address] = armed
+        if expires is not None:
+            armed.expiry.set(expires)
+        self._move(TcpTrigger.ADDRESS_SET, now, entry.address, "address set")
+        return armed
+
+    def listen_on_ordinary(self) -> None:
+        """Aware mode: accept on the port at every address that is not a one-time one (UM-EA-1: never at an EA)."""
+        if self.port is None:
+            raise ValueError("only a listener in Aware mode has a port to share between addresses")
+        self.tcp.enter_wildcard(self)
+        self._wildcard = True
+
+    def disarm(self, address: bytes, now: float, cause: str) -> None:
+        """Stop accepting on an address; its handshakes are dropped in silence.  Harmless when it is not armed."""
+        armed = self.armed.pop(address, None)
+        if armed is None:
+            return
+        armed.expiry.cancel()
+        self.tcp.leave_listener(armed)
+        for connection in list(armed.half_open):
+            connection.delete(TcpTrigger.DELETE, now, cause)
+        self._move(TcpTrigger.ADDRESS_SET if self.armed else TcpTrigger.LAST_ADDRESS_GONE, now, address, cause)
+        self.tcp.host.addresses.drop(armed.entry, armed, now, cause)
+
+    def close(self, now: float) -> None:
+        """Disarm everything, reset connections nobody accepted, and be gone."""
+        if self.state is TcpState.CLOSED:
+            return
+        for address in list(self.armed):
+            self.disarm(address, now, "listener closed")
+        if self._wildcard:
+            self.tcp.leave_wildcard(self)
+        while self._accepted:
+            self._accepted.popleft().abort(now, "listener closed")
+        self._move(TcpTrigger.DELETE, now, None, "close")
+        self.tcp.listeners.discard(self)
+
+    # -- handshakes ------------------------------------------------------------------------------
+
+    def may_open(self, armed: ArmedAddress, segment: Segment) -> bool:
+        """Whether a SYN may start a handshake; counts why not."""
+        if not armed.admits(segment.remote):
+            self.tcp.counters.drop(DropReason.TCP_NOT_NAMED_CLIENT)
+            return False
+        if len(armed.half_open) >= self.options.backlog or len(self._accepted) >= self.options.backlog:
+            self.tcp.counters.drop(DropReason.TCP_HALF_OPEN_LIMIT)
+            return False
+        return True
+
+    def completed(self, connection: Connection, now: float) -> None:
+        """A handshake completed: hand the connection over, and use up a session of its address."""
+        armed = connection.armed
+        assert armed is not None
+        armed.half_open.discard(connection)
+        self._accepted.append(connection)
+        self.signal(Signal.ACCEPTABLE)
+        if armed.sessions is not None:
+            armed.sessions -= 1
+            if armed.sessions == 0:
+                self.disarm(armed.entry.address, now, "consumed")
+
+    def accept(self) -> Connection | None:
+        """The oldest completed connection that was not taken yet."""
+        return self._accepted.popleft() if self._accepted else None
+
+    def signal(self, bits: int) -> None:
+        """Collect news for the owner."""
+        if not self.signals:
+            self.tcp.signalled.append(self)
+        self.signals |= bits
+
+    def _move(self, trigger: TcpTrigger, now: float, address: bytes | None, cause: str) -> None:
+        old = self.state
+        self.state = TRANSITIONS[old, trigger]
+        if self.tcp.events.active:
+            self.tcp.events.emit(
+                ListenerChanged(
+                    time=now,
+                    listener=self.id,
+                    old=old.value,
+                    new=self.state.value,
+                    address=None if address is None else address_text(address),
+                    armed=len(self.armed),
+                    cause=cause,
+                )
+            )

@@ -1,0 +1,152 @@
+"""The timers of one connection and what each does when it fires (RFC 9293 §3.8, RFC 6298 §5).
+
+The retransmission and the persist timer are one: a connection either waits for an acknowledgement or for a window.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from . import errors
+from .recovery import newreno
+from .recovery.rto import MAXIMUM as MAXIMUM_RTO
+from .states import TcpState, TcpTrigger
+
+if TYPE_CHECKING:
+    from .connection import Connection
+
+DELAYED_ACK = 0.04
+"""Seconds; RFC 9293 MUST-58 allows up to 0.5."""
+KEEP_ALIVE_PROBES = 9
+KEEP_ALIVE_INTERVAL = 75.0
+
+
+class ConnectionTimers:
+    """Retransmission or persist, delayed ACK, and one slow timer for keep-alive and FIN-WAIT-2."""
+
+    __slots__ = (
+        "_connection",
+        "delayed_ack",
+        "keep_alive_probes",
+        "persist_backoff",
+        "persisting",
+        "retransmit",
+        "slow",
+        "waiting_since",
+    )
+
+    def __init__(self, connection: Connection) -> None:
+        queue = connection.tcp.timers
+        self._connection = connection
+        self.retransmit = queue.timer(self._on_retransmit)
+        self.delayed_ack = queue.timer(self._on_delayed_ack)
+        self.slow = queue.timer(self._on_slow)
+        self.persisting = False
+        self.persist_backoff = 0
+        self.keep_alive_probes = 0
+        self.waiting_since = 0.0
+        """since when the oldest unacknowledged thing has been waiting, for the user time-out"""
+
+    def cancel_all(self) -> None:
+        """Disarm everything: the PCB is gone."""
+        self.retransmit.cancel()
+        self.delayed_ack.cancel()
+        self.slow.cancel()
+
+    # -- retransmission and persist --------------------------------------------------------------
+
+    def restart_retransmit(self, now: float) -> None:
+        """An acknowledgement moved SND.UNA: start over, or stop when nothing is left (RFC 6298 5.2, 5.3)."""
+        self.waiting_since = now
+        self.persist_backoff = 0
+        self.persisting = False
+        self.retransmit.cancel()
+        self.ensure_retransmit(now)
+
+    def ensure_retransmit(self, now: float) -> None:
+        """Something may have been sent, or could not be: have the right timer running (RFC 6298 5.1)."""
+        connection = self._connection
+        sender = connection.sender
+        if sender.in_flight:
+            closed = sender.snd_wnd == 0
+        elif sender.unsent or (sender.fin_queued and not sender.fin_sent):
+            closed = True
+        else:
+            if connection.state in (TcpState.SYN_SENT, TcpState.SYN_RECEIVED):
+                return
+            self.retransmit.cancel()
+            self.persisting = False
+            return
+        if self.retransmit.armed and closed == self.persisting:
+            return
+        if not self.retransmit.armed:
+            self.waiting_since = now
+        self.persisting = closed
+        self.retransmit.set(now + (self._persist_interval() if closed else connection.rtt.rto))
+
+    def _persist_interval(self) -> float:
+        return min(self._connection.rtt.rto * (1 << min(self.persist_backoff, 10)), MAXIMUM_RTO)
+
+    def _on_retransmit(self, now: float) -> None:
+        connection = self._connection
+        if connection.state in (TcpState.SYN_SENT, TcpState.SYN_RECEIVED):
+            self._on_handshake_timeout(now)
+            return
+        if now - max(self.waiting_since, connection.last_heard) >= connection.options.user_timeout:
+            connection.fail(errors.timed_out(), now, "user time-out")
+            return
+        if self.persisting:
+            connection.sender.probe(now)
+            self.persist_backoff += 1
+            self.retransmit.set(now + self._persist_interval())
+            return
+        newreno.on_timeout(connection.sender, now)
+        connection.rtt.back_off()
+        connection.sender.transmit(now)
+        self.retransmit.set(now + connection.rtt.rto)
+
+    def _on_handshake_timeout(self, now: float) -> None:
+        connection = self._connection
+        if now - self.waiting_since >= connection.handshake_timeout:
+            connection.fail(errors.timed_out(), now, "handshake time-out")
+            return
+        connection.rtt.back_off()
+        connection.syn_retransmitted = True
+        connection.send_syn(now)
+        self.retransmit.set(now + connection.rtt.rto)
+
+    # -- delayed acknowledgement -----------------------------------------------------------------
+
+    def _on_delayed_ack(self, now: float) -> None:
+        connection = self._connection
+        if connection.receiver.unacked:
+            connection.send_ack(now)
+
+    # -- keep-alive and FIN-WAIT-2 ---------------------------------------------------------------
+
+    def start_slow(self, now: float) -> None:
+        """Arm the slow timer as the connection's state and options ask."""
+        connection = self._connection
+        if connection.state is TcpState.FIN_WAIT_2 and connection.detached:
+            self.slow.set(now + connection.options.fin_wait_2_timeout)
+        elif connection.options.keep_alive is not None:
+            self.slow.set(now + connection.options.keep_alive)
+
+    def _on_slow(self, now: float) -> None:
+        connection = self._connection
+        if connection.state is TcpState.FIN_WAIT_2 and connection.detached:
+            connection.delete(TcpTrigger.DELETE, now, "FIN-WAIT-2 time-out")
+            return
+        idle = connection.options.keep_alive
+        if idle is None:
+            return
+        heard = connection.last_heard + idle
+        if heard > now:
+            self.keep_alive_probes = 0
+            self.slow.set(heard)
+        elif self.keep_alive_probes >= KEEP_ALIVE_PROBES:
+            connection.fail(errors.timed_out(), now, "keep-alive time-out")
+        else:
+            self.keep_alive_probes += 1
+            connection.send_keep_alive(now)
+            self.slow.set(now + KEEP_ALIVE_INTERVAL)
