@@ -1,0 +1,76 @@
+"""A kernel end for the TAP tests: a namespace with one TAP or TUN device, an address on it, and sockets inside."""
+
+from __future__ import annotations
+
+import select
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from random import Random
+from typing import TypeVar
+
+from compat.kernel import Interface, Namespace, address, in_namespace, namespace
+from tapstack.link.device import DeviceLink
+from tapstack.link.tap import TapLink, open_tap
+
+KERNEL = "2001:db8:7a9::1"
+OWN = "2001:db8:7a9::2"
+ETH_P_ALL = 0x0003
+WAIT = 5.0  # seconds: the bound of every wait for a condition
+
+T = TypeVar("T")
+Socket = socket.socket
+
+
+@dataclass
+class Far:
+    """The kernel's end of a link."""
+
+    space: Namespace
+    interface: Interface
+
+    def socket(self, family: int, kind: int, protocol: int = 0) -> Socket:
+        """A socket inside the namespace, with a time-out."""
+        with in_namespace(self.space):
+            made = socket.socket(family, kind, protocol)
+        made.settimeout(WAIT)
+        return made
+
+    def packet_socket(self) -> Socket:
+        """A packet socket on the interface that sees what the kernel receives and sends there."""
+        made = self.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
+        made.bind((self.interface.name, ETH_P_ALL))
+        return made
+
+
+@contextmanager
+def tap_in_namespace(name: str, *, offload: bool = False, mtu: int = 1500) -> Iterator[tuple[TapLink, Far]]:
+    """A TAP in a namespace of its own; the kernel has the address KERNEL and knows OWN's link-layer address."""
+    with ExitStack() as stack:
+        space = stack.enter_context(namespace("link"))
+        with in_namespace(space):
+            link = open_tap(name, mac=Random(7), mtu=mtu, offload=offload)
+        stack.callback(link.close)
+        far = Far(space, Interface(space, name))
+        stack.enter_context(address(far.interface, f"{KERNEL}/64"))
+        index, mac = far.interface.index, link.properties.mac
+        assert mac is not None
+        space.netlink(
+            lambda route: route.neigh("add", ifindex=index, dst=OWN, lladdr=mac.hex(":"), state="permanent"),
+            "set a neighbour",
+        )
+        yield link, far
+
+
+def next_frame(link: DeviceLink, wanted: Callable[[bytes], T | None]) -> T:
+    """The first thing that `wanted` makes of a received frame; others are passed over."""
+    until = time.monotonic() + WAIT
+    while (left := until - time.monotonic()) > 0:
+        frame = link.receive()
+        if frame is None:
+            select.select([link.fileno()], [], [], left)
+        elif (found := wanted(frame)) is not None:
+            return found
+    raise AssertionError("the frame that was waited for did not come")
