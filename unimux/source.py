@@ -1,0 +1,230 @@
+"""Drawing one-time addresses: each is fresh for this node, for ever (UM-GEN-1, -2, -3, -6; UM-ADDR-9).
+
+Model.  `AddressSource` joins a generator (a map without memory) to a state (a memory without map).  It draws
+identifiers in batches, vectorised: lease counters, map them, pass over
+
+* reserved identifiers (UM-GEN-2);
+* identifiers that an older key epoch has issued, or may have issued: the old generator is inverted and its counter
+  held against how far that epoch came, so no set of used values is needed;
+* single addresses on record that no counter stands for (set by an agent, from a shared secret, or by a generator
+  without an inverse).
+
+One identifier is used in one prefix only: the same low 64 bits in two prefixes would link two sessions.
+
+Invariant: an address returned by `draw` was never returned by it before and never `claim`ed, whatever prefix it was in,
+in this process or an earlier one on the same state.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from tapstack.types import address_text
+
+from .errors import UnimuxError
+from .generators import (
+    IDENTIFIER_BITS,
+    Generator,
+    GeneratorError,
+    derive_key,
+    is_reserved,
+    load_generator,
+    reserved_mask,
+)
+from .prp import Words
+from .state import DEFAULT_BLOCK, Epoch, State
+
+_BATCH = 256
+_DOUBT_BITS = 16
+"""An old epoch counts as having issued this many bits' share of its space beyond its record (`unimux.state`)."""
+
+
+class AddressUsed(UnimuxError):
+    """An address was claimed that this node has issued or claimed before (UM-ADDR-9)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where an address came from: the answer of an audit (UM-GEN-3)."""
+
+    epoch: int
+    generator: str
+    counter: int
+    bits: int
+
+
+class AddressSource:
+    """Fresh one-time addresses for any prefix of this node.
+
+    >>> from unimux.state import MemoryState
+    >>> source = AddressSource(MemoryState())
+    >>> prefix = bytes.fromhex("20010db8000000010000000000000000")
+    >>> address = source.draw(prefix)
+    >>> address[:8] == prefix[:8], source.locate(address).counter
+    (True, 0)
+
+    `block` is how many counters one write to disk leases.  Raises `GeneratorError` where the generator that the state
+    names cannot be loaded.
+    """
+
+    def __init__(self, state: State, *, block: int = DEFAULT_BLOCK) -> None:
+        self.state = state
+        self._block = block
+        self._generators: dict[tuple[int, int], Generator] = {}
+        self._epoch = state.epoch.number
+        self._ready: dict[int, list[int]] = {}
+        self._leased: dict[int, range] = {}
+        self._classes = {epoch.generator: load_generator(epoch.generator) for epoch in state.epochs}
+
+    # -- drawing -----------------------------------------------------------------------------------
+
+    def draw(self, prefix: bytes, length: int = IDENTIFIER_BITS) -> bytes:
+        """A fresh address in a prefix (16 bytes, the first `length` bits count).
+
+        The bits between a prefix shorter than /64 and the identifier are pseudo-random too.  Raises `GeneratorError`
+        for a prefix longer than /112 or used up, `StateError` where the draw cannot be made durable.
+        """
+        bits = min(128 - length, IDENTIFIER_BITS)
+        self._begin()
+        while True:
+            ready = self._ready.get(bits) or self._refill(bits)
+            address = self._place(prefix, length, ready.pop())
+            if address not in self.state.claimed:
+                if not self._classes[self.state.epoch.generator].invertible:
+                    self.state.claim(address)
+                return address
+
+    def draw_many(self, count: int, bits: int = IDENTIFIER_BITS) -> Words:
+        """`count` fresh identifiers at once, for simulations and measurements.
+
+        Raises `GeneratorError` where the generator has no inverse: its identifiers are remembered one by one.
+        """
+        self._begin()
+        if not self._classes[self.state.epoch.generator].invertible:
+            raise GeneratorError(f"{self.state.epoch.generator} has no inverse: draw its addresses one at a time")
+        drawn: list[Words] = []
+        missing = count
+        while missing > 0:
+            batch = self._batch(bits, missing)
+            drawn.append(batch)
+            missing -= len(batch)
+        return np.concatenate(drawn) if drawn else np.empty(0, dtype=np.uint64)
+
+    def claim(self, address: bytes) -> None:
+        """Take an address that comes from elsewhere (an agent, a shared secret): it will never be drawn or claimed again.
+
+        Raises `AddressUsed` when this node has had it before.
+        """
+        self.state.guard()
+        if self.issued(address):
+            raise AddressUsed(f"{address_text(address)} has been used by this node before: choose another one")
+        self.state.claim(address)
+
+    # -- audit -------------------------------------------------------------------------------------
+
+    def locate(self, address: bytes) -> Origin | None:
+        """The epoch and counter of an address that this source has leased; None for any other.
+
+        The prefix is not looked at.  Among addresses of prefixes longer than /64 an address that is not ours is taken
+        for one that is with the odds of (counters leased) / 2**(128 - prefix length).
+        """
+        for epoch in reversed(self.state.epochs):
+            for bits in self._widths(epoch):
+                counter = self._generator(epoch, bits).locate(address)
+                if counter is not None and counter < epoch.reached(str(bits)):
+                    return Origin(epoch.number, epoch.generator, counter, bits)
+        return None
+
+    def issued(self, address: bytes) -> bool:
+        """Whether this node has issued or claimed the address before, or may have."""
+        if address in self.state.claimed:
+            return True
+        for epoch in self.state.epochs:
+            for bits in self._widths(epoch):
+                counter = self._generator(epoch, bits).locate(address)
+                if counter is not None and counter < self._horizon(epoch, bits):
+                    return True
+        return False
+
+    # -- inside ------------------------------------------------------------------------------------
+
+    def _begin(self) -> None:
+        self.state.guard()
+        if self._epoch != self.state.epoch.number:  # rekeyed: what was prepared belongs to the old epoch
+            self._epoch = self.state.epoch.number
+            self._classes[self.state.epoch.generator] = load_generator(self.state.epoch.generator)
+            self._ready.clear()
+            self._leased.clear()
+
+    @staticmethod
+    def _widths(epoch: Epoch) -> list[int]:
+        """The widths that addresses of an epoch may have, widest first: in the widest a chance hit is rarest."""
+        return sorted({IDENTIFIER_BITS, *map(int, filter(str.isdigit, epoch.leased))}, reverse=True)
+
+    def _generator(self, epoch: Epoch, bits: int) -> Generator:
+        key = (epoch.number, bits)
+        generator = self._generators.get(key)
+        if generator is None:
+            if epoch.generator not in self._classes:
+                self._classes[epoch.generator] = load_generator(epoch.generator)
+            # Each width has a key of its own: the low bits of a wide identifier say nothing of a narrow one.
+            secret = derive_key(epoch.key, f"{epoch.generator}, {bits} bits")
+            generator = self._generators[key] = self._classes[epoch.generator](secret, bits)
+        return generator
+
+    def _horizon(self, epoch: Epoch, bits: int) -> int:
+        """The first counter that an epoch certainly has not issued."""
+        reached = epoch.reached(str(bits))
+        if epoch is self.state.epoch:
+            return reached
+        return reached + (1 << max(0, bits - _DOUBT_BITS))
+
+    def _refill(self, bits: int) -> list[int]:
+        batch = np.empty(0, dtype=np.uint64)
+        while not len(batch):
+            batch = self._batch(bits, _BATCH)
+        ready = self._ready[bits] = [int(identifier) for identifier in batch[::-1]]
+        return ready
+
+    def _counters(self, bits: int, count: int, capacity: int) -> range:
+        """Up to `count` leased counters, at least one."""
+        leased = self._leased.get(bits, range(0))
+        if not leased:
+            reached = self.state.epoch.reached(str(bits))
+            block = min(max(self._block, count), capacity - reached)
+            if block <= 0:
+                raise GeneratorError(f"all {capacity} addresses of {bits} bits have been used; a new prefix is needed")
+            leased = self.state.lease(str(bits), block)
+        self._leased[bits] = leased[count:]
+        return leased[:count]
+
+    def _batch(self, bits: int, count: int) -> Words:
+        """Up to `count` fresh identifiers; fewer where some were passed over."""
+        if bits < 1:
+            raise GeneratorError("a prefix of /128 is one address; one-time addresses need at most a /112")
+        generator = self._generator(self.state.epoch, bits)
+        counters = self._counters(bits, count, generator.capacity)
+        identifiers = generator.identifiers(counters.start, len(counters))
+        passed_over = reserved_mask(identifiers, bits)
+        for epoch in self.state.epochs[:-1]:
+            passed_over |= self._generator(epoch, bits).counters_below(identifiers, self._horizon(epoch, bits))
+        return identifiers[~passed_over] if passed_over.any() else identifiers
+
+    def _place(self, prefix: bytes, length: int, identifier: int) -> bytes:
+        if length >= IDENTIFIER_BITS:
+            host_bits = 128 - length
+            network = int.from_bytes(prefix, "big") >> host_bits
+            return (network << host_bits | identifier).to_bytes(16, "big")
+        free = IDENTIFIER_BITS - length
+        network = int.from_bytes(prefix[:8], "big") >> free
+        subnet = derive_key(self.state.epoch.key, f"subnet of {identifier:x}")
+        network = network << free | int.from_bytes(subnet[:8], "big") >> length
+        return network.to_bytes(8, "big") + identifier.to_bytes(8, "big")
+
+
+def is_usable(address: bytes, length: int = IDENTIFIER_BITS) -> bool:
+    """Whether the address may be given to an interface: its identifier is not reserved (UM-GEN-2)."""
+    bits = min(128 - length, IDENTIFIER_BITS)
+    return not is_reserved(int.from_bytes(address[8:], "big") & ((1 << bits) - 1), bits)
