@@ -24,6 +24,7 @@ from .links import (
 from .namespaces import NETNS_DIR, Namespace, in_namespace, namespace, unnamed_namespace
 from .owner import Owner
 from .probe import Capabilities, capabilities
+from .taps import bridged_tap, tap
 
 __all__ = [
     "NETNS_DIR",
@@ -38,6 +39,7 @@ __all__ = [
     "Owner",
     "address",
     "bridge",
+    "bridged_tap",
     "capabilities",
     "clean_leftovers",
     "get_sysctl",
@@ -48,6 +50,7 @@ __all__ = [
     "route",
     "set_sysctl",
     "sysctl",
+    "tap",
     "unnamed_namespace",
     "veth",
 ]
