@@ -1,0 +1,67 @@
+"""What a rule says: a verdict, a sentence with figures, and the frames that bear witness."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import NamedTuple
+
+from .frames import Frame
+
+
+class Verdict(StrEnum):
+    """The outcome of one rule.  `NOT_SHOWN`: the captures hold no evidence either way, which is not a pass."""
+
+    PASSED = "passed"
+    FAILED = "failed"
+    NOT_SHOWN = "not shown"
+
+
+class Witness(NamedTuple):
+    """One frame, as a reader finds it again."""
+
+    where: str
+    file: str
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.file}#{self.number}"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """The result of one rule."""
+
+    rule: str
+    requirements: tuple[str, ...]
+    verdict: Verdict
+    sentence: str
+    witnesses: tuple[Witness, ...] = ()
+    details: tuple[str, ...] = ()
+    """further lines, one per thing found (a failure each, or an explained message each)"""
+    title: str = ""
+
+
+MOST_WITNESSES = 12
+MOST_DETAILS = 50
+
+
+def witnesses(frames: Iterable[Frame | None]) -> tuple[Witness, ...]:
+    """The first dozen frames as witnesses, without repeats."""
+    found: dict[Witness, None] = {}
+    for frame in frames:
+        if frame is not None:
+            found[Witness(frame.where, frame.file, frame.number)] = None
+            if len(found) == MOST_WITNESSES:
+                break
+    return tuple(found)
+
+
+def count(number: int, singular: str, plural: str = "") -> str:
+    """A number with its noun.
+
+    >>> count(1, "address", "addresses"), count(1200, "frame")
+    ('1 address', '1,200 frames')
+    """
+    return f"{number:,} {singular if number == 1 else plural or singular + 's'}"
