@@ -1,0 +1,206 @@
+"""The command line as its user meets it: one sentence for an error, a status that means something, a quick start."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib.metadata import EntryPoint, version
+from pathlib import Path
+
+import pytest
+import typer
+from typer.main import get_command
+
+from unimux import errors
+from unimux.cli import plugins
+from unimux.cli.exits import ExitCode, sentence, status
+from unimux.cli.main import app, run
+
+HEAVY = ("numpy", "matplotlib", "scapy", "cryptography", "pyroute2", "textual", "dpkt", "dns", "jinja2", "asyncio")
+
+Register = Callable[[str, str], None]
+
+
+@pytest.fixture
+def register(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Register:
+    """Installs a sub-command: its name and the source of its module, which calls it `command`."""
+    points: dict[str, EntryPoint] = {}
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(plugins, "registered", lambda: points)
+    monkeypatch.setenv("UNIMUX_DEBUG", "")
+
+    def install(name: str, source: str) -> None:
+        package = tmp_path / f"wing_{name}"
+        package.mkdir()
+        for module in (package.name, f"{package.name}.command"):
+            monkeypatch.delitem(sys.modules, module, raising=False)
+        (package / "__init__.py").write_text("")
+        (package / "command.py").write_text(source)
+        points[name] = EntryPoint(name, f"wing_{name}.command:command", plugins.GROUP)
+
+    return install
+
+
+def test_version_is_the_installed_one(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--version"]) == ExitCode.DONE
+    assert capsys.readouterr().out == f"unimux {version('unimux')}\n"
+
+
+def test_no_arguments_print_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([]) == ExitCode.DONE
+    assert "Usage: unimux" in capsys.readouterr().out
+
+
+def test_help_imports_no_command_and_nothing_heavy() -> None:
+    """Measured in a process of its own; what is not imported cannot slow the start."""
+    code = f"""
+import sys
+from unimux.cli.main import app, run
+status = run(["--help"])
+loaded = [name for name in {HEAVY!r} + ("compat", "scenarios", "tapstack") if name in sys.modules]
+print("loaded:", loaded, "status:", status)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "demo" in done.stdout
+    assert done.stdout.endswith("loaded: [] status: 0\n")
+
+
+GREET = '''"""Says hello.
+
+More of that.
+"""
+
+def command(name: str, loud: bool = False) -> None:
+    print("hello", name, loud)
+'''
+
+FIELD = """
+import typer
+
+command = typer.Typer()
+
+@command.command()
+def sow() -> None:
+    print("sown")
+
+@command.command()
+def reap() -> None:
+    print("reaped")
+"""
+
+
+def test_registered_function_becomes_a_command(register: Register, capsys: pytest.CaptureFixture[str]) -> None:
+    register("greet", GREET)
+    assert run(["greet", "you", "--loud"]) == ExitCode.DONE
+    assert capsys.readouterr().out == "hello you True\n"
+
+
+def test_registered_typer_becomes_a_group(register: Register, capsys: pytest.CaptureFixture[str]) -> None:
+    register("field", FIELD)
+    assert run(["field", "reap"]) == ExitCode.DONE
+    assert capsys.readouterr().out == "reaped\n"
+
+
+def test_help_shows_the_first_line_of_a_module_without_importing_it(
+    register: Register, capsys: pytest.CaptureFixture[str]
+) -> None:
+    register("greet", GREET + "raise RuntimeError('imported')\n")
+    assert run(["--help"]) == ExitCode.DONE
+    shown = capsys.readouterr().out
+    assert "Says hello." in shown
+    assert "More" not in shown
+
+
+@pytest.mark.parametrize(
+    ("source", "told"),
+    [
+        ("import no_such_module\n", "No module named 'no_such_module'"),
+        ("def other(): pass\n", "has no attribute 'command')"),
+        ("1 / 0\n", "importing it failed (ZeroDivisionError: division by zero)"),
+        ("command = 7\n", "wing_broken.command:command is neither a function nor a typer.Typer"),
+    ],
+)
+def test_broken_command_is_one_sentence_and_leaves_the_others_alone(
+    register: Register, capsys: pytest.CaptureFixture[str], source: str, told: str
+) -> None:
+    register("broken", source)
+    register("sound", "def command(): print('sound')\n")
+    assert run(["broken"]) == ExitCode.MACHINE
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "'broken' is not available" in said
+    assert told in said
+    assert run(["sound"]) == ExitCode.DONE
+    assert run(["--help"]) == ExitCode.DONE
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["grete"], "there is no command 'grete'; did you mean 'greet'? see `unimux --help`."),
+        (["greet"], "Missing argument 'name'; see `unimux greet --help`."),
+        (["greet", "you", "--loude"], "`unimux greet --help`."),
+        (["--nope"], "No such option: --nope; see `unimux --help`."),
+    ],
+)
+def test_wrong_usage_is_one_sentence_with_status_2(
+    register: Register, capsys: pytest.CaptureFixture[str], arguments: list[str], told: str
+) -> None:
+    register("greet", GREET)
+    assert run(arguments) == ExitCode.USAGE
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert told in said
+
+
+def test_command_chooses_its_status(register: Register) -> None:
+    register("judge", "import typer\ndef command(): raise typer.Exit(1)\n")
+    assert run(["judge"]) == ExitCode.NO
+
+
+def test_bug_is_a_sentence_and_with_debug_a_traceback(register: Register, capsys: pytest.CaptureFixture[str]) -> None:
+    register("fall", "def command(): {}['x']\n")
+    assert run(["fall"]) == ExitCode.BUG
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "a fault of unimux (KeyError: 'x')" in said
+    assert run(["--debug", "fall"]) == ExitCode.BUG
+    said = capsys.readouterr().err
+    assert "Traceback (most recent call last)" in said
+    assert "command.py" in said
+
+
+def test_interrupt_ends_with_130(register: Register, capsys: pytest.CaptureFixture[str]) -> None:
+    register("wait", "def command(): raise KeyboardInterrupt\n")
+    assert run(["wait"]) == ExitCode.INTERRUPTED
+    assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (errors.SetupError("No root."), ExitCode.MACHINE),
+        (errors.ConnectRefused("2001:db8::1", 80), ExitCode.NETWORK),
+        (errors.ConnectTimeout("2001:db8::1", 80), ExitCode.NETWORK),
+        (errors.NameNotResolved("nowhere.example", "no such name"), ExitCode.NETWORK),
+        (errors.PoolExhausted(2.0), ExitCode.NETWORK),
+        (errors.UnimuxError("No."), ExitCode.NO),
+        (PermissionError(13, "Permission denied", "/etc/shadow"), ExitCode.MACHINE),
+        (ConnectionResetError(104, "Connection reset by peer"), ExitCode.BUG),
+        (KeyError("x"), ExitCode.BUG),
+        (KeyboardInterrupt(), ExitCode.INTERRUPTED),
+    ],
+)
+def test_status_and_sentence_of_each_kind_of_error(error: BaseException, code: ExitCode) -> None:
+    assert status(error) == code
+    told = sentence(error)
+    assert told.endswith(".")
+    assert "\n" not in told
+
+
+def test_completion_offers_registered_commands(register: Register) -> None:
+    register("greet", GREET)
+    command = get_command(app)
+    offered = command.shell_complete(typer.Context(command), "gr")
+    assert [item.value for item in offered] == ["greet"]

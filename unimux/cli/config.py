@@ -1,0 +1,55 @@
+"""Effective settings and where each of them comes from."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from unimux.cli import settings
+
+app = typer.Typer()
+
+
+@app.callback()
+def group() -> None:
+    """Effective settings and where each of them comes from."""
+
+
+@app.command()
+def show(
+    json: Annotated[bool, typer.Option("--json", help="Print one array of objects for programs.")] = False,
+) -> None:
+    """Print every setting with its value and its origin: a flag, a variable, the file or the default."""
+    import msgspec
+
+    configuration = settings.Configuration.here()
+    effective = list(settings.show(configuration, settings.registered()))
+    if json:
+        rows = [
+            {"table": s.table, "key": s.key, "value": s.value, "origin": s.origin, "meaning": s.meaning}
+            for s in effective
+        ]
+        sys.stdout.write(msgspec.json.encode(rows, enc_hook=str).decode() + "\n")
+        return
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("setting", "value", "origin", "meaning"):
+        table.add_column(heading, overflow="fold")
+    for s in effective:
+        origin = f"[dim]{s.origin}[/dim]" if s.origin == settings.DEFAULT else escape(s.origin)
+        table.add_row(f"{s.table}.{s.key}", escape(_text(s.value)), origin, escape(s.meaning))
+    console = Console()
+    console.print(table)
+    console.print(f"file: {configuration.path or 'none'}", style="dim", markup=False)
+
+
+def _text(value: object) -> str:
+    """A value as it would be written in the environment."""
+    if isinstance(value, list | tuple | set | frozenset):
+        return ",".join(str(part) for part in value)
+    return "" if value is None else str(value)

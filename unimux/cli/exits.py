@@ -1,0 +1,84 @@
+"""What `unimux` ends with: one exit status and, where something went wrong, one sentence.
+
+| status | meaning                                                                                                      |
+|--------|--------------------------------------------------------------------------------------------------------------|
+| 0      | done                                                                                                         |
+| 1      | it ran, and the answer is no: a verdict failed, a transfer stayed incomplete, a program stopped              |
+| 2      | the command line or the configuration is wrong                                                               |
+| 3      | this machine lacks something: root, a device, a kernel feature, a program, a part of unimux                  |
+| 4      | the network: refused, unreachable, no answer in time, no such name, no address ready                         |
+| 70     | a fault of unimux itself; `--debug` shows where                                                              |
+| 130    | interrupted from the keyboard                                                                                |
+
+Errors are types.  One that this project defines carries the sentence as its text (`unimux.errors`) and is shown as
+it is; a type may name its own status in a class attribute `exit_code`.  Anything else that reaches the top is status 70.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+from unimux.errors import ConnectError, NameNotResolved, PoolExhausted, SetupError
+
+OWN_PACKAGES = ("tapstack", "unimux", "compat", "scenarios")
+
+
+class ExitCode(IntEnum):
+    """The exit statuses of `unimux`; see the table above."""
+
+    DONE = 0
+    NO = 1
+    USAGE = 2
+    MACHINE = 3
+    NETWORK = 4
+    BUG = 70
+    INTERRUPTED = 130
+
+
+_STATUS_BY_TYPE: tuple[tuple[type[BaseException], ExitCode], ...] = (
+    (KeyboardInterrupt, ExitCode.INTERRUPTED),
+    (SetupError, ExitCode.MACHINE),
+    (ConnectError, ExitCode.NETWORK),
+    (NameNotResolved, ExitCode.NETWORK),
+    (PoolExhausted, ExitCode.NETWORK),
+)
+
+
+def is_ours(error: BaseException) -> bool:
+    """Whether the error is of a type that this project defines, so that its text speaks to the user."""
+    return type(error).__module__.partition(".")[0] in OWN_PACKAGES
+
+
+def status(error: BaseException) -> int:
+    """The exit status that an error which nobody handled leads to."""
+    if isinstance(named := getattr(error, "exit_code", None), int):
+        return named
+    for kind, code in _STATUS_BY_TYPE:
+        if isinstance(error, kind):
+            return code
+    if is_ours(error):
+        return ExitCode.NO
+    # An operating system's "no" about a file; about anything else somebody should have turned it into a sentence.
+    if isinstance(error, OSError) and error.filename is not None:
+        return ExitCode.MACHINE
+    return ExitCode.BUG
+
+
+def sentence(error: BaseException) -> str:
+    """What the user is told about it, in one line.
+
+    >>> sentence(FileNotFoundError(2, "No such file or directory", "site.toml"))
+    'site.toml: no such file or directory.'
+    >>> sentence(KeyError("x"))
+    "This is a fault of unimux (KeyError: 'x'): please report it with what `unimux --debug …` prints."
+    """
+    code = status(error)
+    if code == ExitCode.INTERRUPTED:
+        return "Interrupted."
+    if code == ExitCode.BUG:
+        said = f"{type(error).__name__}: {error}".splitlines()[0]
+        return f"This is a fault of unimux ({said}): please report it with what `unimux --debug …` prints."
+    if isinstance(error, OSError) and not is_ours(error):
+        reason = (error.strerror or type(error).__name__).lower()
+        return f"{error.filename}: {reason}."
+    return " ".join(str(error).split())

@@ -1,0 +1,200 @@
+"""Settings: flags, then environment, then one TOML file, then the default.
+
+A room that has settings declares them as a `msgspec.Struct` in which every field has a default and says in
+`Annotated[…, msgspec.Meta(description=…)]` what it means, and registers it under a table name in the entry-point group
+`unimux.settings`:
+
+    [project.entry-points."unimux.settings"]
+    socks = "compat.socks.settings:SocksSettings"
+
+The setting `socks.listen` is then the flag that the command offers, else the variable `UNIMUX_SOCKS_LISTEN`, else
+`listen` in the table `[socks]` of the file.  A list in the environment is separated by commas.  A key that does not exist
+and a value of the wrong kind are errors that name the place.
+
+The file is the one that `--config` or `UNIMUX_CONFIG` names, else `unimux/unimux.toml` in `$XDG_CONFIG_HOME` (`~/.config`),
+else `/etc/unimux.toml`; the first that exists, never several.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import msgspec
+
+from unimux.cli.exits import ExitCode
+from unimux.errors import SetupError
+
+GROUP = "unimux.settings"
+CONFIG_VARIABLE = "UNIMUX_CONFIG"
+DEBUG_VARIABLE = "UNIMUX_DEBUG"
+DEFAULT = "default"
+FLAG = "flag"
+
+Table = TypeVar("Table", bound=msgspec.Struct)
+
+
+class SettingsError(SetupError):
+    """A setting that does not exist or cannot be read; the message names the place and the remedy."""
+
+    exit_code = ExitCode.USAGE
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One effective setting.  `origin`: `flag`, `default`, a variable's name or a file's path."""
+
+    table: str
+    key: str
+    value: Any
+    origin: str
+    meaning: str
+
+
+@dataclass(frozen=True, slots=True)
+class Effective(Generic[Table]):
+    """The effective values of one table, and where each comes from."""
+
+    value: Table
+    settings: tuple[Setting, ...]
+
+
+def registered() -> dict[str, type[msgspec.Struct]]:
+    """The tables of settings that installed distributions declare, by name."""
+    points = sorted(entry_points(group=GROUP), key=lambda point: point.name)
+    return {point.name: point.load() for point in points}
+
+
+def find_file(environ: Mapping[str, str]) -> Path | None:
+    """The one configuration file, None where there is none."""
+    if named := environ.get(CONFIG_VARIABLE):
+        return Path(named)
+    home = Path(environ.get("XDG_CONFIG_HOME") or Path(environ.get("HOME", "/")) / ".config")
+    for path in (home / "unimux" / "unimux.toml", Path("/etc/unimux.toml")):
+        if path.is_file():
+            return path
+    return None
+
+
+def read_file(path: Path) -> dict[str, dict[str, Any]]:
+    """The tables of a configuration file."""
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise SettingsError(f"The configuration file {path} cannot be read: {reason}.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"The configuration file {path} is not TOML: {error}.") from error
+    for name, table in content.items():
+        if not isinstance(table, dict):
+            raise SettingsError(f"{path}: {name!r} stands outside a table: put it under a heading such as [node].")
+    return content
+
+
+class Configuration:
+    """The sources that settings are taken from, read once."""
+
+    def __init__(self, environ: Mapping[str, str], path: Path | None, tables: Collection[str]) -> None:
+        """`tables`: the names of all tables that may stand in the file."""
+        self._environ = environ
+        self.path = path
+        self._file = read_file(path) if path is not None else {}
+        for name in self._file:
+            if name not in tables:
+                raise SettingsError(f"{path}: there is no table [{name}]{_suggestion(name, tables)}")
+
+    @classmethod
+    def here(cls) -> Configuration:
+        """The environment of this process, and the file that it points to."""
+        names = {point.name for point in entry_points(group=GROUP)}
+        return cls(os.environ, find_file(os.environ), names)
+
+    def table(self, name: str, kind: type[Table], flags: Mapping[str, object] | None = None) -> Effective[Table]:
+        """The effective values of the table `name`; a flag that is None was not given."""
+        given = {key: value for key, value in (flags or {}).items() if value is not None}
+        fields = {field.name: field for field in msgspec.structs.fields(kind)}
+        written = self._file.get(name, {})
+        self._refuse_unknown(name, written, fields)
+        settings = []
+        for key, field in fields.items():
+            variable = variable_name(name, key)
+            if key in given:
+                value, origin = _convert(given[key], field.type, f"--{key.replace('_', '-')}", strict=False), FLAG
+            elif variable in self._environ:
+                value, origin = _convert(self._environ[variable], field.type, variable, strict=False), variable
+            elif key in written:
+                origin = str(self.path)
+                value = _convert(written[key], field.type, f"{origin}: {name}.{key}", strict=True)
+            else:
+                value, origin = _default(field), DEFAULT
+            settings.append(Setting(name, key, value, origin, _meaning(field.type)))
+        return Effective(kind(**{setting.key: setting.value for setting in settings}), tuple(settings))
+
+    def _refuse_unknown(self, name: str, written: Mapping[str, object], keys: Collection[str]) -> None:
+        for key in written:
+            if key not in keys:
+                raise SettingsError(f"{self.path}: [{name}] has no setting {key!r}{_suggestion(key, keys)}")
+        variables = {variable_name(name, key) for key in keys}
+        for variable in self._environ:
+            if variable.startswith(variable_name(name, "")) and variable not in variables:
+                raise SettingsError(
+                    f"The environment sets {variable}, which is no setting{_suggestion(variable, variables)}"
+                )
+
+
+def show(configuration: Configuration, tables: Mapping[str, type[msgspec.Struct]]) -> Iterator[Setting]:
+    """Every effective setting, table by table."""
+    for name, kind in tables.items():
+        yield from configuration.table(name, kind).settings
+
+
+def variable_name(table: str, key: str) -> str:
+    """The environment variable of a setting.
+
+    >>> variable_name("socks", "listen")
+    'UNIMUX_SOCKS_LISTEN'
+    """
+    return f"UNIMUX_{table}_{key}".upper().replace("-", "_")
+
+
+def _suggestion(wrong: str, known: Collection[str]) -> str:
+    """The rest of a sentence about a name that does not exist, with its full stop or question mark."""
+    if near := difflib.get_close_matches(wrong, known, n=1):
+        return f"; did you mean {near[0]!r}?"
+    return f"; known are {', '.join(sorted(known))}." if known else "."
+
+
+def _default(field: msgspec.structs.FieldInfo) -> Any:
+    if field.default is not msgspec.NODEFAULT:
+        return field.default
+    if field.default_factory is not msgspec.NODEFAULT:
+        return field.default_factory()
+    raise TypeError(f"the setting {field.name!r} has no default")
+
+
+def _convert(raw: object, kind: Any, place: str, *, strict: bool) -> Any:
+    """A value as the kind that its setting declares; only a file's values come with kinds of their own."""
+    described = msgspec.inspect.type_info(kind)
+    while isinstance(described, msgspec.inspect.Metadata):
+        described = described.type
+    collections = (msgspec.inspect.ListType, msgspec.inspect.VarTupleType, msgspec.inspect.SetType)
+    if isinstance(raw, str) and not strict and isinstance(described, collections):
+        raw = [part.strip() for part in raw.split(",") if part.strip()]
+    try:
+        return msgspec.convert(raw, kind, strict=strict)
+    except msgspec.ValidationError as error:
+        raise SettingsError(f"{place} is not usable: {str(error)[:1].lower()}{str(error)[1:]}, not {raw!r}.") from error
+
+
+def _meaning(kind: Any) -> str:
+    """What a setting's declaration says of it."""
+    for note in getattr(kind, "__metadata__", ()):
+        if isinstance(note, msgspec.Meta) and note.description:
+            return note.description
+    return ""
