@@ -5,12 +5,14 @@ from __future__ import annotations
 import errno
 import os
 
+from unimux.errors import SetupError, UnimuxError
 
-class KernelError(Exception):
+
+class KernelError(UnimuxError):
     """The kernel did not do what it was asked; the message says what, in one sentence."""
 
 
-class KernelUnavailable(KernelError):
+class KernelUnavailable(KernelError, SetupError):
     """This machine, or this user, cannot do it at all; the message says what is missing and how to mend it."""
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from unimux.errors import SetupError, UnimuxError
 
-class ProgramError(Exception):
+
+class ProgramError(UnimuxError):
     """A program could not be used; the message is one sentence."""
 
 
-class ProgramMissing(ProgramError):
+class ProgramMissing(ProgramError, SetupError):
     """A program is not installed; the message names the Debian package that has it."""
 
 
