@@ -109,6 +109,9 @@ def otherwise(connection: Connection, segment: Segment, now: float) -> None:
     sequence = unwrap(segment.sequence, receiver.rcv_nxt)
     if connection.state is TcpState.SYN_RECEIVED and _real_syn_ack(connection, segment, now):
         return
+    if segment.flags & (SYN | RST) == SYN and connection.state is not TcpState.SYN_RECEIVED:
+        _check_syn(connection, segment, now)  # before the first check: RFC 5961 §4.2 does not ask for its number
+        return
     if not _check_sequence(connection, segment, sequence, now):
         return
     if segment.flags & RST:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from ..ipv6.host import Path
     from .layer import Tcp
     from .listener import ArmedAddress
+    from .segment import Segment
 
 
 MAXIMUM_WINDOW_SCALE = 14
@@ -68,11 +69,13 @@ class Connection:
         "entry",
         "error",
         "handshake_timeout",
+        "high_water",
         "id",
         "key",
         "last_heard",
         "local",
         "local_port",
+        "low_water",
         "mode",
         "options",
         "owner",
@@ -128,6 +131,8 @@ class Connection:
         self.dirty = False
         self.detached = False
         self.write_blocked = False
+        self.high_water = options.send_buffer
+        self.low_water = options.send_buffer // 2
         self.last_heard = now
         self.challenge_at = -1.0
         self.timestamps = False
@@ -161,21 +166,17 @@ class Connection:
     def write(self, data: Buffer) -> None:
         """SEND: queue `data`; raises the connection's error, or BrokenPipeError after `shutdown`.
 
-        Everything is taken; `writable` says when the owner should pause, and Signal.WRITABLE when to go on.
+        Everything is taken.  Above `high_water` bytes `write_blocked` asks the owner to pause; Signal.WRITABLE says that no
+        more than `low_water` are left.
         """
         if self.error is not None:
             raise self.error
         if self.sender.fin_queued or self.state is TcpState.CLOSED:
             raise BrokenPipeError("the connection is closed for sending")
         self.sender.write(data)
-        if self.sender.buffered > self.options.send_buffer:
+        if self.sender.buffered > self.high_water:
             self.write_blocked = True
         self.tcp.mark_dirty(self)
-
-    @property
-    def writable(self) -> bool:
-        """Whether less than the send buffer is queued and unacknowledged."""
-        return self.sender.buffered <= self.options.send_buffer
 
     def read(self) -> list[Buffer]:
         """RECEIVE: all bytes that are in order, in pieces; empty when there are none."""
@@ -266,7 +267,8 @@ class Connection:
 
     def advertised_mss(self) -> int:
         """The MSS to announce and to receive: the link's MTU less the fixed headers (RFC 6691)."""
-        return self.tcp.host.properties.mtu - _IPV6_TCP_HEADERS
+        mtu: int = self.tcp.host.properties.mtu
+        return mtu - _IPV6_TCP_HEADERS
 
     def negotiate(self, options: Options) -> None:
         """Take the options of the peer's SYN."""
@@ -324,7 +326,7 @@ class Connection:
             self.send_ack(now)
         elif receiver.unacked and not self.timers.delayed_ack.armed:
             self.timers.delayed_ack.set(now + DELAYED_ACK)
-        if self.write_blocked and self.writable:
+        if self.write_blocked and self.sender.buffered <= self.low_water:
             self.write_blocked = False
             self.signal(Signal.WRITABLE)
 
@@ -397,6 +399,14 @@ class Connection:
         self.challenge_at = now
         self.send_ack(now)
         return True
+
+    def completes(self, segment: Segment) -> bool:
+        """Whether `segment` acknowledges our SYN and is the peer's next: it belongs to this handshake whatever its ports."""
+        return (
+            bool(segment.flags & ACK)
+            and segment.acknowledgment == self.sender.snd_nxt & MASK
+            and segment.sequence == self.receiver.rcv_nxt & MASK
+        )
 
     def finished_sending(self) -> bool:
         """Whether our FIN has been acknowledged."""

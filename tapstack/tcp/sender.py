@@ -262,8 +262,13 @@ class Sender:
     # -- acknowledgements ------------------------------------------------------------------------
 
     def acknowledge(self, ack: int, now: float) -> float | None:
-        """Remove everything before `ack`; returns a round-trip sample by Karn's rule, None where there is none."""
+        """Remove everything before `ack`; returns a round-trip sample, None where there is none.
+
+        Karn's rule: an acknowledgement that covers anything sent twice gives none; what was delivered before the hole was
+        filled has only been waiting for it.
+        """
         sample: float | None = None
+        ambiguous = False
         in_flight = self.in_flight
         while in_flight:
             segment = in_flight[0]
@@ -274,9 +279,10 @@ class Sender:
             in_flight.popleft()
             if not segment.lost:
                 self.pipe -= segment.end - segment.start
-            sample = None if segment.retransmitted else now - segment.sent_at
+            ambiguous = ambiguous or segment.retransmitted
+            sample = now - segment.sent_at
         self.snd_una = ack
-        return sample
+        return None if ambiguous else sample
 
     def _trim(self, segment: SentSegment, ack: int) -> None:
         """Drop the acknowledged front of a segment."""

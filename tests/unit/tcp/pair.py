@@ -1,0 +1,168 @@
+"""Two TCPs back to back under a hand-turned clock, without link or neighbour discovery: TCP alone.
+
+Each end is a `Tcp` on a host that has every route; frames are IPv6 packets on a wire with a fixed delay.  Frames can be
+watched, dropped or changed on the way.  Nothing waits: `run` jumps from event to event.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable
+from itertools import count
+
+from tapstack.events import Counters, Event, EventStream
+from tapstack.ipv6.addresses import AddressEntry, AddressKind, AddressTable, Trigger
+from tapstack.ipv6.packet import Packet
+from tapstack.link.base import LinkProperties
+from tapstack.tcp import fastpath
+from tapstack.tcp.connection import Connection
+from tapstack.tcp.layer import Tcp
+from tapstack.tcp.options import SocketOptions
+from tapstack.timers import TimerQueue
+from tapstack.types import Frame, address
+from tapstack.wire import ipv6
+
+
+class OpenPath:
+    """A path that is always ready."""
+
+    def __init__(self, dst: bytes, mtu: int) -> None:
+        self.dst = dst
+        self.mtu = mtu
+        self.hop_limit = 64
+        self.confirmations = 0
+
+    def ready(self, now: float) -> bytes:
+        return b""
+
+    def confirm(self, now: float) -> None:
+        self.confirmations += 1
+
+
+class OpenHost:
+    """As much of a host as TCP needs, on a link without Ethernet."""
+
+    def __init__(self, mtu: int, events: EventStream, transmit: Callable[[Frame], None]) -> None:
+        self.properties = LinkProperties(mtu=mtu, mac=None)
+        self.addresses = AddressTable(events)
+        self._transmit = transmit
+        self._mtu = mtu
+
+    def path(self, dst: bytes, now: float) -> OpenPath:
+        return OpenPath(dst, self._mtu)
+
+    def send(self, src: bytes, dst: bytes, next_header: int, pieces: Frame, now: float) -> None:
+        body = b"".join(pieces)
+        self._transmit([ipv6.pack_header(src, dst, next_header, len(body)), body])
+
+    def accept_path_mtu(self, report: object, now: float) -> None:
+        raise AssertionError("no path MTU on this wire")
+
+
+class End:
+    """One TCP and the address it uses."""
+
+    def __init__(self, name: str, addr: str, secret: bytes, mtu: int) -> None:
+        self.name = name
+        self.address = address(addr)
+        self.timers = TimerQueue()
+        self.events = EventStream()
+        self.log: list[Event] = []
+        self.events.subscribe(self.log.append)
+        self.counters = Counters()
+        self.out: list[Frame] = []
+        self.host = OpenHost(mtu, self.events, self.out.append)
+        self.tcp = Tcp(self.host, self.timers, self.events, self.counters, secret, self.out.append)  # type: ignore[arg-type]
+
+    def entry(self, now: float, kind: AddressKind = AddressKind.EPHEMERAL) -> AddressEntry:
+        """The address, added if it is not there."""
+        return self.host.addresses.get(self.address) or self.host.addresses.add(
+            self.address, kind, now, trigger=Trigger.ADD_WITHOUT_DAD
+        )
+
+    def input(self, packet: bytes, now: float) -> None:
+        """One IPv6 packet with TCP in it, as `Stack.input` would treat it."""
+        pcb = self.tcp.demux.pairs.get(packet[8:40]) or self.tcp.demux.fours.get(packet[8:44])
+        length = int.from_bytes(packet[4:6], "big")
+        if isinstance(pcb, Connection) and fastpath.receive(pcb, packet, 0, length, False, now):
+            return
+        entry = self.host.addresses.get(packet[24:40])
+        if entry is not None:
+            self.tcp.input(Packet(packet[8:24], packet[24:40], entry, memoryview(packet)), now)
+
+
+class Pair:
+    """Two ends, `a` and `b`, and the wire between them.
+
+    `meddle(sender, packet)` returns the packets to deliver instead, each as bytes or (extra delay, bytes).
+    """
+
+    def __init__(self, *, delay: float = 0.01, mtu: int = 1500, start: float = 100.0) -> None:
+        self.now = start
+        self.delay = delay
+        self.a = End("a", "2001:db8:a::1", bytes(range(32)), mtu)
+        self.b = End("b", "2001:db8:b::1", bytes(range(32, 64)), mtu)
+        self.packets: list[tuple[float, str, bytes]] = []
+        self.meddle: Callable[[End, bytes], list[bytes | tuple[float, bytes]]] | None = None
+        self._flying: list[tuple[float, int, End, bytes]] = []
+        self._order = count()
+
+    def other(self, end: End) -> End:
+        return self.b if end is self.a else self.a
+
+    def flush(self) -> None:
+        """Put on the wire what both ends have to say."""
+        for end in (self.a, self.b):
+            end.tcp.flush(self.now)
+            frames = end.out[:]
+            end.out.clear()
+            for frame in frames:
+                packet = b"".join(frame)
+                self.packets.append((self.now, end.name, packet))
+                for item in self.meddle(end, packet) if self.meddle else [packet]:
+                    extra, data = item if isinstance(item, tuple) else (0.0, item)
+                    arrival = self.now + self.delay + extra
+                    heapq.heappush(self._flying, (arrival, next(self._order), self.other(end), data))
+
+    def step(self, until: float) -> bool:
+        """Go to the next arrival or timer not after `until`; False when there is none."""
+        self.flush()
+        times = [t for t in (self.a.timers.deadline(), self.b.timers.deadline()) if t is not None]
+        if self._flying:
+            times.append(self._flying[0][0])
+        if not times or min(times) > until:
+            return False
+        self.now = max(self.now, min(times))
+        for end in (self.a, self.b):
+            end.timers.run(self.now)
+        while self._flying and self._flying[0][0] <= self.now:
+            _, _, end, packet = heapq.heappop(self._flying)
+            end.input(packet, self.now)
+        self.flush()
+        for end in (self.a, self.b):
+            end.tcp.check()
+        return True
+
+    def run(self, duration: float = 1.0, until: Callable[[], bool] | None = None) -> None:
+        """Let time pass; ends early when `until()` holds."""
+        end = self.now + duration
+        while not (until is not None and until()) and self.step(end):
+            pass
+        if until is None:
+            self.now = end
+
+    def connect(self, options: SocketOptions | None = None, port: int | None = 80) -> tuple[Connection, Connection]:
+        """A connection from `a` to an SSA of `b`, established at both ends."""
+        options = options or SocketOptions()
+        listener = self.b.tcp.listen(options, self.now)
+        listener.arm(self.b.entry(self.now, AddressKind.SERVICE), self.now)
+        client = self.a.tcp.connect(self.a.entry(self.now), self.b.address, port, self.now, options)
+        self.run(10, until=lambda: bool(listener._accepted))
+        server = listener.accept()
+        assert server is not None
+        return client, server
+
+
+def read_all(connection: Connection) -> bytes:
+    """Everything the connection has for its owner."""
+    return b"".join(bytes(piece) for piece in connection.read())

@@ -1,0 +1,200 @@
+"""An asyncio transport over a connection of the userspace stack.
+
+It passes as `asyncio.Transport`: streams, `loop.start_tls` and libraries written for asyncio run on it unchanged.  Like
+a kernel socket it takes what is written and sends it in the background; after `close` the stack finishes the
+connection by itself, and its address is released when the PCB is gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from tapstack.driver import Driver
+from tapstack.tcp.connection import Connection, Signal
+from tapstack.types import address_text
+
+
+class SessionTransport(asyncio.Transport):
+    """One established connection with its own address pair.
+
+    `get_extra_info` knows `sockname` and `peername` (address, port, 0, 0), and `connection`, the PCB.
+    """
+
+    def __init__(self, driver: Driver, connection: Connection) -> None:
+        super().__init__({"connection": connection})
+        self._driver = driver
+        self._connection = connection
+        self._loop = asyncio.get_running_loop()
+        self._protocol: asyncio.BaseProtocol | None = None
+        self._paused = False
+        self._writing_paused = False
+        self._end_of_stream = False
+        self._end_told = False
+        self._closing = False
+        self._lost = False
+
+    def start(self, protocol: asyncio.BaseProtocol) -> None:
+        """Hand the connection to `protocol`: `connection_made`, then whatever has arrived already."""
+        self._protocol = protocol
+        self._connection.owner = self._on_signals
+        protocol.connection_made(self)
+        pending = Signal.READABLE
+        if self._connection.receiver.fin_taken():
+            pending |= Signal.END_OF_STREAM
+        if self._connection.key == b"":
+            pending |= Signal.CLOSED
+        self._on_signals(pending)
+
+    def __repr__(self) -> str:
+        return f"<SessionTransport {self._connection!r}>"
+
+    # -- asyncio.BaseTransport -------------------------------------------------------------------
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        connection = self._connection
+        if name == "sockname":
+            return address_text(connection.local), connection.local_port, 0, 0
+        if name == "peername":
+            return address_text(connection.remote), connection.remote_port, 0, 0
+        return super().get_extra_info(name, default)
+
+    def is_closing(self) -> bool:
+        return self._closing or self._lost
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        self._protocol = protocol
+
+    def get_protocol(self) -> asyncio.BaseProtocol:
+        assert self._protocol is not None
+        return self._protocol
+
+    def close(self) -> None:
+        if self._closing or self._lost:
+            return
+        self._closing = True
+        self._connection.close(self._driver.now())
+        self._driver.kick()
+        self._loop.call_soon(self._lose, None)
+
+    def abort(self) -> None:
+        if self._lost:
+            return
+        self._closing = True
+        self._connection.abort(self._driver.now())
+        self._driver.kick()
+        self._loop.call_soon(self._lose, None)
+
+    # -- asyncio.ReadTransport -------------------------------------------------------------------
+
+    def is_reading(self) -> bool:
+        return not self._paused and not self.is_closing()
+
+    def pause_reading(self) -> None:
+        self._paused = True
+
+    def resume_reading(self) -> None:
+        if self._paused:
+            self._paused = False
+            self._loop.call_soon(self._deliver)
+
+    # -- asyncio.WriteTransport ------------------------------------------------------------------
+
+    def write(self, data: bytes | bytearray | memoryview[Any]) -> None:
+        connection = self._connection
+        if self._lost or self._closing or connection.error is not None:
+            return  # as asyncio's own transports do: connection_lost tells the protocol
+        if not data:
+            return
+        connection.write(data)
+        self._driver.kick()
+        if connection.write_blocked and not self._writing_paused:
+            self._writing_paused = True
+            self.get_protocol().pause_writing()
+
+    def writelines(self, list_of_data: Any) -> None:
+        for data in list_of_data:
+            self.write(data)
+
+    def can_write_eof(self) -> bool:
+        return True
+
+    def write_eof(self) -> None:
+        if not self._lost and not self._closing:
+            self._connection.shutdown(self._driver.now())
+            self._driver.kick()
+
+    def get_write_buffer_size(self) -> int:
+        return self._connection.sender.buffered
+
+    def get_write_buffer_limits(self) -> tuple[int, int]:
+        return self._connection.low_water, self._connection.high_water
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        if high is None:
+            high = self._connection.options.send_buffer if low is None else 4 * low
+        if low is None:
+            low = high // 4
+        if not 0 <= low <= high:
+            raise ValueError(f"the low-water mark ({low}) must lie between 0 and the high-water mark ({high})")
+        self._connection.high_water = high
+        self._connection.low_water = low
+
+    # -- from the stack --------------------------------------------------------------------------
+
+    def _on_signals(self, bits: int) -> None:
+        if self._lost:
+            return
+        if bits & Signal.WRITABLE and self._writing_paused:
+            self._writing_paused = False
+            self.get_protocol().resume_writing()
+        if bits & Signal.END_OF_STREAM:
+            self._end_of_stream = True
+        if bits & (Signal.READABLE | Signal.END_OF_STREAM):
+            self._deliver()
+        if bits & Signal.CLOSED:
+            self._lose(self._connection.error)
+
+    def _deliver(self) -> None:
+        """Give the protocol what has arrived, and the end of the stream after the last byte."""
+        connection = self._connection
+        if self._paused or self._closing or self._lost:
+            return
+        if connection.receiver.queued:
+            protocol = self.get_protocol()
+            if isinstance(protocol, asyncio.BufferedProtocol):
+                for piece in connection.read():
+                    _feed_buffered(protocol, memoryview(piece))
+            else:
+                receive: Callable[[bytes], None] = protocol.data_received  # type: ignore[attr-defined]
+                for piece in connection.read():
+                    receive(bytes(piece))
+            self._driver.kick()
+        if self._end_of_stream and not self._end_told and not self._paused:
+            self._end_told = True
+            if not self.get_protocol().eof_received():  # type: ignore[attr-defined]
+                self.close()
+
+    def _lose(self, error: Exception | None) -> None:
+        if self._lost:
+            return
+        if error is None and not self._closing and self._paused and self._connection.receiver.queued:
+            self._paused = False
+            self._deliver()
+        self._lost = True
+        self._connection.owner = None
+        if self._protocol is not None:
+            self._protocol.connection_lost(None if self._closing else error)
+
+
+def _feed_buffered(protocol: asyncio.BufferedProtocol, data: memoryview[Any]) -> None:
+    """Copy `data` through the buffers that a BufferedProtocol (TLS, for one) lends."""
+    while data:
+        room = memoryview(protocol.get_buffer(len(data)))
+        count = min(len(room), len(data))
+        if not count:
+            raise RuntimeError("get_buffer() returned an empty buffer")
+        room[:count] = data[:count]
+        protocol.buffer_updated(count)
+        data = data[count:]
