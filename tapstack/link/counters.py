@@ -17,7 +17,6 @@ class LinkDrop(StrEnum):
     DEVICE_BUSY = "device-busy"
     DEVICE_DOWN = "device-down"
     DEVICE_REFUSED = "device-refused"
-    LOSS = "loss"
 
 
 @dataclass(slots=True)

@@ -15,7 +15,6 @@ Invariants.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable
 from typing import TypeAlias
 
@@ -23,6 +22,7 @@ from ..types import Frame
 from ..wire import ethernet
 from .base import Link, LinkProperties
 from .counters import LinkCounters, LinkDrop
+from .inbox import Inbox
 from .schedule import DelayQueue
 
 QUEUE_LIMIT = 1000
@@ -44,10 +44,7 @@ class MemoryLink(Link):
         self._fabric = fabric
         self._properties = properties
         self._largest = properties.mtu + (ethernet.HEADER_LENGTH if properties.mac is not None else 0)
-        self._queue: deque[bytes] = deque()
-        self._queue_limit = queue_limit
-        self._wake: Callable[[], None] | None = None
-        self._taken = False
+        self._inbox = Inbox(queue_limit)
         self._closed = False
 
     @property
@@ -59,18 +56,14 @@ class MemoryLink(Link):
         """Call `wake()` whenever frames arrived.  `loop` must be the fabric's own."""
         if loop is not self._fabric.loop:
             raise ValueError("an in-memory link belongs to the event loop it was made for")
-        self._wake = wake
-        if self._queue:
-            loop.call_soon(self._awaken)
+        self._inbox.attach(loop, wake)
 
     def receive(self) -> bytes | None:
         """The next frame; None when none waits."""
-        if not self._queue:
-            return None
-        self._taken = True
-        frame = self._queue.popleft()
-        self.counters.received += 1
-        self.counters.received_bytes += len(frame)
+        frame = self._inbox.take()
+        if frame is not None:
+            self.counters.received += 1
+            self.counters.received_bytes += len(frame)
         return frame
 
     def send(self, frame: Frame) -> bool:
@@ -92,30 +85,17 @@ class MemoryLink(Link):
         """Leave the fabric; frames still waiting are forgotten."""
         if not self._closed:
             self._closed = True
-            self._wake = None
-            self._queue.clear()
+            self._inbox.close()
             self._fabric.leave(self)
 
     def put(self, frame: bytes) -> None:
-        """Queue a frame that arrived; the fabric calls it, and `awaken` after the last one of a batch."""
-        if self._closed:
-            return
-        if len(self._queue) >= self._queue_limit:
+        """Queue a frame that arrived; the fabric calls it, and `announce` after the last one of a batch."""
+        if not self._closed and not self._inbox.put(frame):
             self.counters.drops[LinkDrop.QUEUE_FULL] += 1
-        else:
-            self._queue.append(frame)
 
-    def _awaken(self) -> None:
-        """Tell the owner that frames wait, and again as long as it takes some and leaves others.
-
-        An owner that takes none is left in peace until the next arrival: calling it for ever would stop virtual time.
-        """
-        if self._wake is None or not self._queue:
-            return
-        self._taken = False
-        self._wake()
-        if self._queue and self._taken:
-            self._fabric.loop.call_soon(self._awaken)
+    def announce(self) -> None:
+        """Tell the owner of the frames that were put."""
+        self._inbox.announce()
 
 
 class _Fabric:
@@ -169,7 +149,7 @@ class _Fabric:
                 link.put(frame)
                 reached[link.port] = link
         for link in reached.values():
-            link._awaken()
+            link.announce()
 
     def _targets(self, source: MemoryLink, frame: bytes) -> list[MemoryLink]:
         """The ports that `frame`, which came in by `source`, goes out by."""
