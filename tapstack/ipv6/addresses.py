@@ -80,6 +80,7 @@ TRANSITIONS: dict[tuple[AddressState, Trigger], AddressState] = {
     (_S.OPTIMISTIC, Trigger.DAD_FAILED): _S.DUPLICATED,
     (_S.OPTIMISTIC, Trigger.DISCARD): _S.INVALID,
     (_S.OPTIMISTIC, Trigger.RELEASE): _S.INVALID,
+    (_S.OPTIMISTIC, Trigger.EXPIRE): _S.INVALID,
     (_S.UNCERTAIN, Trigger.TAKE): _S.PREFERRED,
     (_S.UNCERTAIN, Trigger.DISCARD): _S.INVALID,
     (_S.PREFERRED, Trigger.DEPRECATE): _S.DEPRECATED,
@@ -107,7 +108,7 @@ class Answers(Flag):
 ANSWERS: dict[AddressState, Answers] = {
     _S.INVALID: Answers.NOTHING,
     _S.TENTATIVE: Answers.NOTHING,
-    _S.OPTIMISTIC: Answers.DAD | Answers.RESOLUTION | Answers.TRAFFIC,
+    _S.OPTIMISTIC: Answers.RESOLUTION | Answers.TRAFFIC,  # a probe for it is a conflict, RFC 4429 §3.3
     _S.UNCERTAIN: Answers.DAD,
     _S.PREFERRED: Answers.DAD | Answers.RESOLUTION | Answers.TRAFFIC,
     _S.DEPRECATED: Answers.DAD | Answers.RESOLUTION | Answers.TRAFFIC,
@@ -131,7 +132,8 @@ class AddressEntry:
     """One address of this node.
 
     `users` holds whatever keeps a one-time address alive; use `AddressTable.acquire` and `drop`.
-    `valid_until` and `preferred_until` are times of the stack's clock.
+    `valid_until` and `preferred_until` are times of the stack's clock, for an address whose lifetimes were given by hand;
+    an autoconfigured one has none of its own and lives as long as its prefix.
     """
 
     __slots__ = (

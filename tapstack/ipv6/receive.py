@@ -1,0 +1,283 @@
+"""IPv6 input: from a link frame to the upper layer (RFC 8200 §4, RFC 5095, RFC 7045, RFC 7112, RFC 2675).
+
+```
+ frame ─ virtio header ─ Ethernet ─ fixed header ─ destination ours? ─┬─ extension headers, in any order ─ upper layer
+                                                                      └─ silence, counted
+```
+The address table is asked once, here, whether the destination takes traffic (UM-ADDR-4): what it does not admit gets
+no answer of any kind,
+whatever its headers hold.  Then the headers are walked in the order in which they stand; each step consumes at least
+eight
+bytes, the number of headers and options is bounded, and a packet is reassembled at most once.
+
+Each fault has the action that its RFC names: a silent drop, or a Parameter Problem that points at the byte.
+`_Discard` carries it out of
+the walk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ..events import Counters, DropReason
+from ..types import UNSPECIFIED, Buffer, is_multicast
+from ..wire import WireError, ethernet, icmpv6, ipv6, virtio
+from .addresses import Answers
+from .icmp import Icmp
+from .interface import Interface
+from .multicast import MulticastListener
+from .packet import Packet
+from .reassembly import Reassembler
+
+_LOOPBACK = bytes(15) + b"\x01"
+_ETHERTYPE = ethernet.IPV6.to_bytes(2, "big")
+_UPPER_MINIMUM = {ipv6.TCP: 20, ipv6.UDP: 8, ipv6.ICMPV6: 4}
+"""Bytes of an upper-layer header that a first fragment must contain (RFC 7112 §3)."""
+_RESERVED_SCOPES = (0x0, 0x1)
+"""Multicast scopes that never come from a link (RFC 4291 §2.7)."""
+
+_Code = icmpv6.ParameterProblemCode
+
+
+class _Discard(Exception):
+    """The packet goes no further; with a code a Parameter Problem points at the byte `pointer`."""
+
+    def __init__(self, reason: DropReason, code: int | None = None, pointer: int = 0) -> None:
+        self.reason = reason
+        self.code = code
+        self.pointer = pointer
+
+
+class Receiver:
+    """Takes frames and calls `upper` by next header."""
+
+    def __init__(
+        self,
+        interface: Interface,
+        multicast: MulticastListener,
+        icmp: Icmp,
+        reassembler: Reassembler,
+        upper: dict[int, Callable[[Packet, float], None]],
+    ) -> None:
+        self._interface = interface
+        self._counters: Counters = interface.counters
+        self._multicast = multicast
+        self._icmp = icmp
+        self._reassembler = reassembler
+        self._upper = upper
+        self._options_seen = 0
+
+    # -- link ------------------------------------------------------------------------------------
+
+    def frame(self, frame: Buffer, now: float) -> None:
+        """One frame of the link, whatever its bytes are."""
+        view = memoryview(frame)
+        at = 0
+        trusted, gso_size, link_group = False, 0, False
+        if self._interface.properties.vnet_header:
+            if len(view) < virtio.HEADER_LENGTH:
+                self._counters.drop(DropReason.LINK_MALFORMED)
+                return
+            header = virtio.VirtioHeader.parse(view)
+            trusted, gso_size = header.checksum_trusted, header.gso_size
+            at = virtio.HEADER_LENGTH
+        mac = self._interface.mac
+        if mac is not None:
+            if len(view) < at + ethernet.HEADER_LENGTH:
+                self._counters.drop(DropReason.LINK_MALFORMED)
+                return
+            if view[at + 12 : at + 14] != _ETHERTYPE:
+                self._counters.drop(DropReason.LINK_ETHERTYPE)
+                return
+            link_group = ethernet.is_group(view[at : at + 6])
+            if not link_group and view[at : at + 6] != mac:
+                self._counters.drop(DropReason.LINK_NOT_OURS)
+                return
+            at += ethernet.HEADER_LENGTH
+        packet = self._header(view[at:])
+        if packet is not None:
+            packet.checksum_trusted = trusted
+            packet.gso_size = gso_size
+            packet.link_group = link_group
+            self._process(packet, now)
+
+    # -- fixed header ------------------------------------------------------------------------------
+
+    def _header(self, view: memoryview) -> Packet | None:
+        """The packet, if its fixed header is sound and its destination ours; None when it was dropped."""
+        reason = self._refuse(view)
+        if reason is not None:
+            self._counters.drop(reason)
+            return None
+        src, dst = bytes(view[8:24]), bytes(view[24:40])
+        entry = None
+        if is_multicast(dst):
+            if dst not in self._multicast:
+                self._counters.drop(DropReason.IP_NOT_OURS)
+                return None
+        else:
+            entry = self._interface.addresses.get(dst)
+            if entry is None or not entry.answers & Answers.TRAFFIC:
+                self._counters.drop(_silence(entry.answers) if entry is not None else DropReason.IP_NOT_OURS)
+                return None
+        length = view[4] << 8 | view[5]
+        return Packet(src, dst, entry, view[: ipv6.HEADER_LENGTH + length] if length else view)
+
+    @staticmethod
+    def _refuse(view: memoryview) -> DropReason | None:
+        """What is wrong with the fixed header, without looking up anything."""
+        if len(view) < ipv6.HEADER_LENGTH:
+            return DropReason.IP_TRUNCATED
+        if view[0] >> 4 != 6:
+            return DropReason.IP_VERSION
+        if len(view) < ipv6.HEADER_LENGTH + (view[4] << 8 | view[5]):
+            return DropReason.IP_TRUNCATED
+        src, dst = view[8:24], view[24:40]
+        if src[0] == 0xFF or src == _LOOPBACK:
+            return DropReason.IP_BAD_SOURCE
+        if dst in (UNSPECIFIED, _LOOPBACK):
+            return DropReason.IP_NOT_OURS
+        if dst[0] == 0xFF and dst[1] & 0x0F in _RESERVED_SCOPES:
+            return DropReason.IP_SCOPE
+        return None
+
+    # -- the chain -----------------------------------------------------------------------------------
+
+    def _process(self, packet: Packet, now: float) -> None:
+        try:
+            if self._walk(packet, now):
+                self._deliver(packet, now)
+        except _Discard as discard:
+            self._counters.drop(discard.reason)
+            if discard.code is not None:
+                self._icmp.error(packet, icmpv6.Type.PARAMETER_PROBLEM, discard.code, discard.pointer, now)
+
+    def _walk(self, packet: Packet, now: float) -> bool:
+        """Step over the extension headers; False while the packet is not whole yet."""
+        self._options_seen = 0
+        if not (packet.whole[4] or packet.whole[5]):
+            self._no_payload(packet)
+        at = ipv6.HEADER_LENGTH
+        for step in range(self._interface.config.extension_headers):
+            kind = packet.next_header
+            if kind == ipv6.HOP_BY_HOP and step:
+                raise _Discard(DropReason.IP_EXTENSION, _Code.NEXT_HEADER, packet.next_header_at)
+            if kind == ipv6.FRAGMENT:
+                following = self._fragment(packet, at, now)
+                if following is None:
+                    return False
+                at = following
+                continue
+            if kind not in (ipv6.HOP_BY_HOP, ipv6.DESTINATION, ipv6.ROUTING):
+                packet.payload = packet.whole[at:]
+                return True
+            length = self._length(packet, at)
+            if kind == ipv6.ROUTING:
+                # No type is known here: with no segments left the header is skipped (RFC 8200 §4.4, RFC 5095 §3).
+                if packet.whole[at + 3]:
+                    raise _Discard(DropReason.IP_EXTENSION, _Code.HEADER_FIELD, at + 2)
+            else:
+                self._options(packet, at, length)
+            packet.next_header, packet.next_header_at = packet.whole[at], at
+            at += length
+        raise _Discard(DropReason.IP_EXTENSION)
+
+    def _length(self, packet: Packet, at: int) -> int:
+        try:
+            return ipv6.extension_length(packet.next_header, packet.whole[at:])
+        except WireError:
+            raise _Discard(DropReason.IP_EXTENSION) from None
+
+    def _no_payload(self, packet: Packet) -> None:
+        """Payload length zero: a jumbogram, which this node does not take, an error, or a packet that ends there
+        (RFC 2675 §3).
+        """
+        view = packet.whole
+        if view[6] != ipv6.HOP_BY_HOP:
+            packet.whole = view[: ipv6.HEADER_LENGTH]
+            return
+        try:
+            options = ipv6.HopByHop.parse(view[ipv6.HEADER_LENGTH :]).options
+        except WireError:
+            raise _Discard(DropReason.IP_TRUNCATED) from None
+        for option in options:
+            if option.type == ipv6.OptionType.JUMBO_PAYLOAD:
+                raise _Discard(DropReason.IP_OPTION, _Code.OPTION, ipv6.HEADER_LENGTH + option.offset)
+        raise _Discard(DropReason.IP_MALFORMED, _Code.HEADER_FIELD, 4)
+
+    def _options(self, packet: Packet, at: int, length: int) -> None:
+        """Hop-by-Hop or Destination Options: act on what is not known, in order (RFC 8200 §4.2)."""
+        try:
+            options = ipv6.parse_options(packet.whole[at + 2 : at + length])
+        except WireError:
+            raise _Discard(DropReason.IP_OPTION) from None
+        self._options_seen += len(options)
+        if self._options_seen > self._interface.config.options:
+            raise _Discard(DropReason.IP_OPTION)
+        hop_by_hop = packet.next_header == ipv6.HOP_BY_HOP
+        for option in options:
+            if option.type == ipv6.OptionType.ROUTER_ALERT and hop_by_hop:
+                packet.router_alert = True
+                continue
+            action = option.unknown_action
+            if action is ipv6.UnknownAction.SKIP:
+                continue
+            report = action is ipv6.UnknownAction.DISCARD_AND_REPORT or (
+                action is ipv6.UnknownAction.DISCARD_AND_REPORT_UNICAST and not is_multicast(packet.dst)
+            )
+            raise _Discard(DropReason.IP_OPTION, _Code.OPTION if report else None, at + option.offset)
+
+    def _fragment(self, packet: Packet, at: int, now: float) -> int | None:
+        """A Fragment header: where the walk goes on in the whole packet; None while pieces are missing."""
+        if packet.fragmented:
+            raise _Discard(DropReason.IP_FRAGMENT_BAD)  # a packet is fragmented once (RFC 8200 §4.5)
+        self._length(packet, at)
+        fragment = ipv6.Fragment.parse(packet.whole[at:])
+        packet.fragmented = True
+        if fragment.atomic:  # a packet by itself (RFC 6946 §4)
+            packet.next_header, packet.next_header_at = fragment.next_header, at
+            return at + fragment.length
+        if fragment.offset == 0:
+            self._check_first(packet, at)
+        packet.checksum_trusted = False
+        packet.gso_size = 0
+        whole = self._reassembler.add(packet, fragment, at, now)
+        if whole is None:
+            return None
+        packet.whole = whole.packet
+        packet.hop_limit = whole.packet[7]
+        packet.next_header, packet.next_header_at = whole.packet[whole.named_at], whole.named_at
+        return whole.offset
+
+    @staticmethod
+    def _check_first(packet: Packet, at: int) -> None:
+        """A first fragment holds the whole header chain, the upper-layer header included (RFC 7112 §5)."""
+        try:
+            upper = ipv6.find_upper_layer(packet.whole)
+            complete = len(packet.whole) - upper.offset >= _UPPER_MINIMUM.get(upper.next_header, 0)
+        except WireError:
+            complete = False
+        if not complete:
+            raise _Discard(DropReason.IP_FRAGMENT_BAD, _Code.FIRST_FRAGMENT, 0)
+
+    # -- up ----------------------------------------------------------------------------------------
+
+    def _deliver(self, packet: Packet, now: float) -> None:
+        if packet.next_header == ipv6.ICMPV6:
+            self._icmp.input(packet, now)
+            return
+        if packet.next_header == ipv6.NO_NEXT:
+            self._counters.drop(DropReason.IP_NEXT_HEADER)
+            return
+        if packet.src == UNSPECIFIED or packet.src in self._interface.addresses:
+            self._counters.drop(DropReason.IP_BAD_SOURCE)
+            return
+        handler = self._upper.get(packet.next_header)
+        if handler is None:
+            raise _Discard(DropReason.IP_NEXT_HEADER, _Code.NEXT_HEADER, packet.next_header_at)
+        handler(packet, now)
+
+
+def _silence(answers: Answers) -> DropReason:
+    """Why an address of ours takes no traffic."""
+    return DropReason.ADDRESS_UNCERTAIN if answers & Answers.DAD else DropReason.ADDRESS_TENTATIVE

@@ -1,0 +1,325 @@
+"""A host on a test bench in virtual time: frames in, frames out with their times, read and written with scapy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from random import Random
+from typing import Any
+
+from scapy.layers.inet6 import (
+    ICMPv6MLReport2,
+    ICMPv6ND_NA,
+    ICMPv6ND_NS,
+    ICMPv6ND_RA,
+    ICMPv6ND_RS,
+    ICMPv6NDOptDstLLAddr,
+    ICMPv6NDOptMTU,
+    ICMPv6NDOptPrefixInfo,
+    ICMPv6NDOptRDNSS,
+    ICMPv6NDOptSrcLLAddr,
+    IPv6,
+)
+from scapy.layers.l2 import Ether
+from scapy.packet import Packet as ScapyPacket
+from scapy.packet import Raw
+
+from tapstack.events import AddressChanged, Counters, DropReason, Event, EventStream
+from tapstack.ipv6.addresses import AddressEntry, AddressKind
+from tapstack.ipv6.config import HostConfig
+from tapstack.ipv6.host import Host
+from tapstack.ipv6.prefixes import Prefix
+from tapstack.link.base import LinkProperties
+from tapstack.timers import TimerQueue
+from tapstack.types import Frame, address, address_text, solicited_node
+
+OUR_MAC = "02:00:00:00:00:01"
+ROUTER_MAC = "02:00:00:00:00:fe"
+ROUTER = "fe80::fe"
+STRANGER_MAC = "02:00:00:00:00:66"
+STRANGER = "2001:db8:1::66"
+PREFIX = "2001:db8:1::"
+OFF_LINK = "2001:db8:ffff::1"
+
+
+class Bench:
+    """A started host; `now` is its clock, `out` the frames it sent as (time, scapy packet)."""
+
+    def __init__(
+        self,
+        config: HostConfig | None = None,
+        *,
+        mtu: int = 1500,
+        vnet: bool = False,
+        tun: bool = False,
+        seed: int = 1,
+        secret: bytes = b"a secret of the bench",
+        start: bool = True,
+    ) -> None:
+        mac = None if tun else bytes.fromhex(OUR_MAC.replace(":", ""))
+        self.now = 1000.0
+        self.timers = TimerQueue()
+        self.events: list[Event] = []
+        stream = EventStream()
+        stream.subscribe(self.events.append)
+        self.counters = Counters()
+        self.vnet = vnet
+        self.out: list[tuple[float, ScapyPacket]] = []
+        self.host = Host(
+            config or HostConfig(dad_initial_delay=0.0),
+            LinkProperties(mtu, mac, vnet_header=vnet),
+            self.timers,
+            stream,
+            self.counters,
+            Random(seed),
+            secret,
+            self._sent,
+        )
+        if start:
+            self.host.start(self.now)
+
+    def _sent(self, frame: Frame) -> None:
+        data = b"".join(frame)
+        if self.vnet:
+            assert data[:10] == bytes(10)
+            data = data[10:]
+        packet = IPv6(data) if self.host.interface.mac is None else Ether(data)
+        self.out.append((self.now, packet))
+
+    # -- time ------------------------------------------------------------------------------------
+
+    def run(self, seconds: float) -> list[ScapyPacket]:
+        """Let time pass; returns what was sent meanwhile."""
+        return self.run_until(self.now + seconds)
+
+    def run_until(self, when: float) -> list[ScapyPacket]:
+        """Let time pass until `when`."""
+        before = len(self.out)
+        while (due := self.timers.deadline()) is not None and due <= when:
+            self.now = max(self.now, due)
+            self.timers.run(self.now)
+            self.check()
+        self.now = max(self.now, when)
+        return [packet for _, packet in self.out[before:]]
+
+    def check(self) -> None:
+        """All invariants."""
+        self.host.addresses.check()
+        self.host.neighbors.check()
+
+    # -- frames in ---------------------------------------------------------------------------------
+
+    def feed(self, packet: ScapyPacket | bytes, *, virtio: bytes = bytes(10)) -> list[ScapyPacket]:
+        """Give the host one frame; returns what it sends at once, timers of this very moment included."""
+        before = len(self.out)
+        data = bytes(packet)
+        self.host.input((virtio + data) if self.vnet else data, self.now)
+        self.timers.run(self.now)
+        self.check()
+        return [packet for _, packet in self.out[before:]]
+
+    def drops(self, reason: DropReason) -> int:
+        """How many packets were dropped for a reason."""
+        return self.counters.drops[reason]
+
+    # -- events ------------------------------------------------------------------------------------
+
+    def moves(self, text: str) -> list[tuple[str, str]]:
+        """The state changes of an address, as (old, new)."""
+        return [(e.old, e.new) for e in self.events if isinstance(e, AddressChanged) and e.address == text]
+
+    # -- a world around it -------------------------------------------------------------------------
+
+    def settle(self, *, router: bool = True, **options: Any) -> None:
+        """Link-local address up, router advertised, everything quiet, `out` empty."""
+        self.run(1.5)
+        assert self.host.link_local is not None
+        if router:
+            self.feed(advertisement(**options))
+        self.run(5.0)
+        self.out.clear()
+
+    @property
+    def link_local(self) -> str:
+        """The link-local address as text."""
+        assert self.host.link_local is not None
+        return address_text(self.host.link_local)
+
+    @property
+    def prefix(self) -> Prefix:
+        """The autonomous prefix of the bench's router."""
+        return next(prefix for prefix in self.host.prefixes if prefix.autonomous)
+
+    def reserve(self, text: str = PREFIX + "abcd:1234:5678", *, settle: bool = True) -> AddressEntry:
+        """An UNCERTAIN address, or a TENTATIVE one with settle=False."""
+        entry = self.host.reserve(address(text), self.prefix, self.now)
+        if settle:
+            self.run(1.5)
+            assert entry.state == "UNCERTAIN"
+            self.out.clear()
+        return entry
+
+    def ephemeral(self, text: str = PREFIX + "abcd:1234:5678", peer: str | None = None) -> AddressEntry:
+        """A PREFERRED ephemeral address with one user, who serves `peer`."""
+        entry = self.reserve(text)
+        self.host.addresses.take(entry, AddressKind.EPHEMERAL, self.now, "test")
+        self.host.addresses.acquire(entry, User(peer))
+        self.out.clear()
+        return entry
+
+    def teach(self, ip: str, mac: str) -> None:
+        """Let the host know a neighbour's link-layer address, as its solicitation would."""
+        self.host.neighbors.heard(address(ip), bytes.fromhex(mac.replace(":", "")), self.now)
+
+
+class User:
+    """An `AddressUser` that serves one peer."""
+
+    def __init__(self, peer: str | None) -> None:
+        self._peer = address(peer) if peer else None
+
+    def serves(self, remote: bytes) -> bool:
+        """Whether it is the peer."""
+        return remote == self._peer
+
+
+# -- packets -----------------------------------------------------------------------------------------
+
+
+def to_us(src: str, dst: str, mac: str = STRANGER_MAC, **fields: Any) -> ScapyPacket:
+    """Ethernet and IPv6 header of a unicast frame to the host."""
+    return Ether(src=mac, dst=OUR_MAC) / IPv6(src=src, dst=dst, **fields)
+
+
+def to_group(src: str, group: str, mac: str = STRANGER_MAC, **fields: Any) -> ScapyPacket:
+    """Ethernet and IPv6 header of a frame to a group."""
+    last = address(group)[12:].hex(":")
+    return Ether(src=mac, dst=f"33:33:{last}") / IPv6(src=src, dst=group, **fields)
+
+
+def group_of(text: str) -> str:
+    """The solicited-node group of an address, as text."""
+    return address_text(solicited_node(address(text)))
+
+
+def probe(target: str, *options: ScapyPacket, mac: str = STRANGER_MAC) -> ScapyPacket:
+    """Somebody's DAD probe."""
+    packet = to_group("::", group_of(target), mac, hlim=255) / ICMPv6ND_NS(tgt=target)
+    for option in options:
+        packet = packet / option
+    return packet
+
+
+def solicitation(target: str, src: str = STRANGER, mac: str = STRANGER_MAC, unicast: bool = False) -> ScapyPacket:
+    """Somebody's address resolution, or unreachability probe with unicast=True."""
+    head = to_us(src, target, mac, hlim=255) if unicast else to_group(src, group_of(target), mac, hlim=255)
+    return head / ICMPv6ND_NS(tgt=target) / ICMPv6NDOptSrcLLAddr(lladdr=mac)
+
+
+def neighbor_advertisement(
+    target: str, mac: str | None = STRANGER_MAC, *, dst: str = "ff02::1", src: str | None = None, **flags: int
+) -> ScapyPacket:
+    """Somebody's advertisement."""
+    source = src or target
+    head = to_group(source, dst, hlim=255) if dst.startswith("ff") else to_us(source, dst, hlim=255)
+    packet = head / ICMPv6ND_NA(tgt=target, **{"R": 0, "S": 0, "O": 1, **flags})
+    return packet / ICMPv6NDOptDstLLAddr(lladdr=mac) if mac else packet
+
+
+def advertisement(
+    *options: ScapyPacket,
+    prefix: str | None = PREFIX,
+    valid: int = 86400,
+    preferred: int = 14400,
+    lifetime: int = 1800,
+    source: str = ROUTER,
+    mac: str = ROUTER_MAC,
+    mtu: int | None = None,
+    rdnss: tuple[str, ...] = (),
+    on_link: int = 1,
+    autonomous: int = 1,
+    **fields: Any,
+) -> ScapyPacket:
+    """A Router Advertisement to all nodes."""
+    packet = to_group(source, "ff02::1", mac, hlim=255)
+    packet = packet / ICMPv6ND_RA(routerlifetime=lifetime, **{"chlim": 64, **fields}) / ICMPv6NDOptSrcLLAddr(lladdr=mac)
+    if prefix:
+        packet = packet / ICMPv6NDOptPrefixInfo(
+            prefix=prefix,
+            prefixlen=64,
+            L=on_link,
+            A=autonomous,
+            validlifetime=valid,
+            preferredlifetime=preferred,
+        )
+    if mtu is not None:
+        packet = packet / ICMPv6NDOptMTU(mtu=mtu)
+    if rdnss:
+        packet = packet / ICMPv6NDOptRDNSS(dns=list(rdnss), lifetime=600)
+    for option in options:
+        packet = packet / option
+    return packet
+
+
+# -- what was sent -------------------------------------------------------------------------------------
+
+
+def only(packets: list[ScapyPacket], layer: type[ScapyPacket] | Callable[[ScapyPacket], bool]) -> list[ScapyPacket]:
+    """The packets that contain a layer, or of which a predicate holds."""
+    if isinstance(layer, type):
+        return [packet for packet in packets if layer in packet]
+    return [packet for packet in packets if layer(packet)]
+
+
+def one(packets: list[ScapyPacket], layer: type[ScapyPacket]) -> ScapyPacket:
+    """The one packet that contains a layer."""
+    found = only(packets, layer)
+    assert len(found) == 1, [packet.summary() for packet in packets]
+    return found[0]
+
+
+def records(packets: list[ScapyPacket]) -> list[tuple[int, str]]:
+    """The records of all MLDv2 reports among the packets, as (type, group)."""
+    return [
+        (record.rtype, record.dst)
+        for packet in packets
+        if ICMPv6MLReport2 in packet
+        for record in packet[ICMPv6MLReport2].records
+    ]
+
+
+def checksum_is_right(packet: ScapyPacket) -> bool:
+    """Whether scapy computes the same upper-layer checksum as the packet carries."""
+    again = IPv6(bytes(packet[IPv6]))
+    upper = again.lastlayer() if not isinstance(again.lastlayer(), Raw) else again.lastlayer().underlayer
+    while upper is not None and "cksum" not in upper.fields and "chksum" not in upper.fields:
+        upper = upper.underlayer
+    assert upper is not None
+    name = "cksum" if "cksum" in upper.fields else "chksum"
+    there = upper.fields[name]
+    delattr(upper, name)
+    return there == getattr(IPv6(bytes(again)).getlayer(type(upper)), name)
+
+
+__all__ = [
+    "OFF_LINK",
+    "OUR_MAC",
+    "PREFIX",
+    "ROUTER",
+    "ROUTER_MAC",
+    "STRANGER",
+    "STRANGER_MAC",
+    "Bench",
+    "ICMPv6ND_RS",
+    "User",
+    "advertisement",
+    "checksum_is_right",
+    "group_of",
+    "neighbor_advertisement",
+    "one",
+    "only",
+    "probe",
+    "records",
+    "solicitation",
+    "to_group",
+    "to_us",
+]
