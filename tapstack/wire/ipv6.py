@@ -156,6 +156,9 @@ ALIGNMENT: dict[int, tuple[int, int]] = {
 MAXIMUM_PADDING = 7
 """Bytes of padding in a row: more than alignment to 8 can need is refused (RFC 8504 §5.3)."""
 
+MAXIMUM_OPTIONS = 8
+"""Options in one header that are no padding: more are refused (the default of RFC 8504 §5.3)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Option:
@@ -179,10 +182,11 @@ class Option:
         return bool(self.type & 0x20)
 
 
-def parse_options(view: Buffer, base: int = 2) -> tuple[Option, ...]:
+def parse_options(view: Buffer, base: int = 2, limit: int = MAXIMUM_OPTIONS) -> tuple[Option, ...]:
     """The options of an options area, padding left out; `base` is the offset of the area in its header.
 
-    Raises `WireError` where an option runs over the end, or padding is not zero or longer than any alignment needs.
+    Raises `WireError` where an option runs over the end, padding is not zero or longer than any alignment needs, or
+    there are more than `limit` options: a packet to drop in silence.  So the work per header is bounded.
     """
     options: list[Option] = []
     at = padding = 0
@@ -195,6 +199,8 @@ def parse_options(view: Buffer, base: int = 2) -> tuple[Option, ...]:
             if at + 2 > end or (after := at + 2 + view[at + 1]) > end:
                 raise WireError(f"option {kind:#04x} runs over the end of its header")
             if kind != OptionType.PADN:
+                if len(options) == limit:
+                    raise WireError(f"more than {limit} options in a header")
                 options.append(Option(kind, bytes(view[at + 2 : after]), base + at))
                 at = after
                 padding = 0

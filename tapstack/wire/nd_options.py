@@ -33,8 +33,7 @@ INFINITY = 0xFFFFFFFF
 """The lifetime that never ends."""
 
 _PREFIX = struct.Struct("!BBIIxxxx16s")
-_MTU = struct.Struct("!xxI")
-_RDNSS = struct.Struct("!xxI")
+_RESERVED_AND_LONG = struct.Struct("!xxI")
 _ROUTE = struct.Struct("!BBI")
 
 
@@ -289,11 +288,11 @@ class Mtu:
     def parse(cls, data: memoryview) -> Mtu:
         """Read what follows the length byte."""
         _require(data, 6)
-        return cls(*_MTU.unpack(data))
+        return cls(*_RESERVED_AND_LONG.unpack(data))
 
     def pack(self) -> bytes:
         """The whole option."""
-        return _option(OptionType.MTU, _MTU.pack(self.mtu))
+        return _option(OptionType.MTU, _RESERVED_AND_LONG.pack(self.mtu))
 
 
 @dataclass(frozen=True, slots=True)
@@ -374,12 +373,12 @@ class Rdnss:
         """Read what follows the length byte."""
         if len(data) < 22 or (len(data) - 6) % 16:
             raise WireError(f"RDNSS data of {len(data)} bytes")
-        (lifetime,) = _RDNSS.unpack_from(data)
+        (lifetime,) = _RESERVED_AND_LONG.unpack_from(data)
         return cls(lifetime, tuple([bytes(data[at : at + 16]) for at in range(6, len(data), 16)]))
 
     def pack(self) -> bytes:
         """The whole option."""
-        return _option(OptionType.RDNSS, _RDNSS.pack(self.lifetime) + b"".join(self.servers))
+        return _option(OptionType.RDNSS, _RESERVED_AND_LONG.pack(self.lifetime) + b"".join(self.servers))
 
 
 @dataclass(frozen=True, slots=True)
@@ -404,7 +403,7 @@ class Dnssl:
         """Read what follows the length byte."""
         if len(data) < 14:
             raise WireError(f"DNSSL data of {len(data)} bytes")
-        (lifetime,) = _RDNSS.unpack_from(data)
+        (lifetime,) = _RESERVED_AND_LONG.unpack_from(data)
         names: list[str] = []
         at = 6
         while at < len(data) and data[at]:
@@ -416,7 +415,7 @@ class Dnssl:
 
     def pack(self) -> bytes:
         """The whole option."""
-        data = _RDNSS.pack(self.lifetime) + b"".join([_pack_name(name) for name in self.names])
+        data = _RESERVED_AND_LONG.pack(self.lifetime) + b"".join([_pack_name(name) for name in self.names])
         return _option(OptionType.DNSSL, data + bytes(-(len(data) + 2) % 8))
 
 

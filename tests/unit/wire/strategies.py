@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from hypothesis import strategies as st
 
+from tapstack.types import Buffer
 from tapstack.wire import ethernet, icmpv6, ipv6, mld, nd, udp
 
 byte = st.integers(0, 0xFF)
@@ -37,7 +38,7 @@ routing = st.builds(ipv6.Routing, byte, byte, byte, units(4))
 fragment = st.builds(ipv6.Fragment, byte, st.integers(0, 8191).map(lambda n: n * 8), st.booleans(), long)
 
 echo = st.builds(icmpv6.Echo, word, word, st.binary(max_size=40))
-udp_header = st.builds(udp.UdpHeader, word, word, st.just(8), word)
+udp_header = st.builds(udp.UdpHeader, word, word, st.integers(8, 40), word)
 
 prefix_information = st.builds(
     lambda prefix, length, *rest: nd.PrefixInformation(masked(prefix, length), length, *rest),
@@ -107,11 +108,23 @@ report_v1 = st.builds(mld.ReportV1, address)
 done_v1 = st.builds(mld.DoneV1, address)
 
 
-class Codec(NamedTuple):
-    """A parser and values that it must give back after `pack`."""
+def packed(value: Any) -> bytes:
+    """The bytes of a value."""
+    data: bytes = value.pack()
+    return data
 
-    parse: Callable[[memoryview], Any]
+
+def datagram(header: udp.UdpHeader) -> bytes:
+    """A UDP header and a payload as long as it says."""
+    return header.pack() + bytes(header.length - 8)
+
+
+class Codec(NamedTuple):
+    """A parser, values that it must give back after `pack`, and how these become bytes."""
+
+    parse: Callable[[Buffer], Any]
     values: st.SearchStrategy[Any]
+    pack: Callable[[Any], bytes] = packed
 
 
 CODECS: dict[str, Codec] = {
@@ -122,7 +135,7 @@ CODECS: dict[str, Codec] = {
     "routing": Codec(ipv6.Routing.parse, routing),
     "fragment": Codec(ipv6.Fragment.parse, fragment),
     "echo": Codec(icmpv6.Echo.parse, echo),
-    "udp": Codec(udp.parse, udp_header),
+    "udp": Codec(udp.parse, udp_header, datagram),
     "router-solicitation": Codec(nd.RouterSolicitation.parse, router_solicitation),
     "router-advertisement": Codec(nd.RouterAdvertisement.parse, router_advertisement),
     "neighbor-solicitation": Codec(nd.NeighborSolicitation.parse, neighbor_solicitation),

@@ -97,6 +97,14 @@ def test_seven_bytes_of_padding_are_accepted(area: str) -> None:
     assert all(option.type == 0x3E for option in ipv6.parse_options(bytes.fromhex(area)))
 
 
+def test_no_more_options_than_a_host_need_take() -> None:
+    area = bytes.fromhex("3e00") * 8
+    assert len(ipv6.parse_options(area)) == 8
+    with pytest.raises(WireError, match="more than 8 options"):
+        ipv6.parse_options(area + b"\x3e\x00")
+    assert len(ipv6.parse_options(area * 4, limit=32)) == 32
+
+
 def test_padding_that_carries_data_is_refused() -> None:
     with pytest.raises(WireError, match="PadN"):
         ipv6.parse_options(bytes.fromhex("010400000001"))
