@@ -12,6 +12,7 @@ so that a later process can do it for one that was killed.
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from collections.abc import Callable, Iterator
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pyroute2 import IPRoute
-from pyroute2.ethtool.ioctl import EthtoolError, IoctlEthtool
+from pyroute2.ethtool.ioctl import EthtoolError, IoctlEthtool, NoSuchDevice
 from pyroute2.netlink.exceptions import NetlinkError
 
 from .errors import KernelError, KernelRefused
@@ -59,7 +60,7 @@ class Interface:
     @property
     def index(self) -> int:
         """Its interface index."""
-        return self.namespace.run(lambda: socket.if_nametoindex(self.name), f"find the interface {self}")
+        return self.namespace.run(lambda: index_of(self.name), f"find the interface {self}")
 
     @property
     def mac(self) -> bytes:
@@ -76,7 +77,7 @@ class Interface:
         """Whether its frames begin with an Ethernet header (a TUN's do not)."""
 
         def read(route: IPRoute) -> bool:
-            kind = route.link("get", index=socket.if_nametoindex(self.name))[0]["ifi_type"]
+            kind = route.link("get", index=index_of(self.name))[0]["ifi_type"]
             return kind in (_ARPHRD_ETHER, _ARPHRD_LOOPBACK)
 
         return self.namespace.netlink(read, f"read the interface {self}")
@@ -91,7 +92,7 @@ class Interface:
         """Its IPv6 addresses with their prefix lengths."""
 
         def read(route: IPRoute) -> list[IPv6Interface]:
-            rows = route.get_addr(family=socket.AF_INET6, index=socket.if_nametoindex(self.name))
+            rows = route.get_addr(family=socket.AF_INET6, index=index_of(self.name))
             return [IPv6Interface((row.get_attr("IFA_ADDRESS"), row["prefixlen"])) for row in rows]
 
         return self.namespace.netlink(read, f"read the addresses of {self}")
@@ -136,6 +137,8 @@ class Interface:
             tool = IoctlEthtool(self.name)
             try:
                 return work(tool)
+            except NoSuchDevice as error:
+                raise OSError(errno.ENODEV, os.strerror(errno.ENODEV)) from error
             except EthtoolError as error:
                 raise KernelError(f"Cannot switch the offloads of {self}: its driver has no such switch.") from error
             finally:
@@ -145,13 +148,13 @@ class Interface:
 
     def _attribute(self, name: str) -> Any:
         def read(route: IPRoute) -> Any:
-            return route.link("get", index=socket.if_nametoindex(self.name))[0].get_attr(name)
+            return route.link("get", index=index_of(self.name))[0].get_attr(name)
 
         return self.namespace.netlink(read, f"read the interface {self}")
 
     def _set(self, **settings: Any) -> None:
         def write(route: IPRoute) -> None:
-            route.link("set", index=socket.if_nametoindex(self.name), **settings)
+            route.link("set", index=index_of(self.name), **settings)
 
         self.namespace.netlink(write, f"change the interface {self}")
 
@@ -245,7 +248,7 @@ def address(on: Interface, cidr: str, *, nodad: bool = True) -> Iterator[IPv6Int
         on.namespace.netlink(
             lambda route: route.addr(
                 "add",
-                index=socket.if_nametoindex(on.name),
+                index=index_of(on.name),
                 family=socket.AF_INET6,
                 address=facts["address"],
                 prefixlen=facts["length"],
@@ -353,6 +356,14 @@ def _undo(kind: str, where: Namespace, facts: Facts, book: Ledger | None, number
         book.strike(number)
 
 
+def index_of(name: str) -> int:
+    """The index of an interface of the calling thread's namespace; `OSError` ENODEV when there is none."""
+    try:
+        return socket.if_nametoindex(name)
+    except OSError as error:  # whose errno Python does not set
+        raise OSError(errno.ENODEV, os.strerror(errno.ENODEV), name) from error
+
+
 def _gone(error: NetlinkError | OSError) -> bool:
     """Whether the thing to undo is not there any more."""
     number = error.code if isinstance(error, NetlinkError) else error.errno
@@ -375,13 +386,13 @@ def _undo_link(where: Namespace, facts: Facts) -> None:
     _undo_by_netlink(
         where,
         f"remove the link {facts['name']} in {where.name}",
-        lambda route: route.link("del", index=socket.if_nametoindex(facts["name"])),
+        lambda route: route.link("del", index=index_of(facts["name"])),
     )
 
 
 def _undo_master(where: Namespace, facts: Facts) -> None:
     def work(route: IPRoute) -> None:
-        index = socket.if_nametoindex(facts["name"])
+        index = index_of(facts["name"])
         if route.link("get", index=index)[0].get_attr("IFLA_MASTER") == facts["master"]:
             route.link("set", index=index, master=facts["before"])
 
@@ -394,7 +405,7 @@ def _undo_address(where: Namespace, facts: Facts) -> None:
         f"remove the address {facts['address']} in {where.name}",
         lambda route: route.addr(
             "del",
-            index=socket.if_nametoindex(facts["name"]),
+            index=index_of(facts["name"]),
             family=socket.AF_INET6,
             address=facts["address"],
             prefixlen=facts["length"],
@@ -407,7 +418,7 @@ def _route_request(facts: Facts) -> Facts:
     if facts["gateway"]:
         request["gateway"] = facts["gateway"]
     if facts["dev"]:
-        request["oif"] = socket.if_nametoindex(facts["dev"])
+        request["oif"] = index_of(facts["dev"])
     if facts["priority"] is not None:
         request["priority"] = facts["priority"]
     return request
@@ -425,7 +436,7 @@ def _undo_offloads(where: Namespace, facts: Facts) -> None:
     try:
         Interface(where, facts["name"]).set_offloads(facts["before"])
     except KernelRefused as error:
-        if error.errno not in (6, 19):  # the interface has gone: ENXIO ENODEV
+        if error.errno != errno.ENODEV:  # the interface has gone
             raise
 
 
@@ -458,7 +469,7 @@ def _undo_sysctl(where: Namespace, facts: Facts) -> None:
         if get_sysctl(where, name) == facts["value"]:
             set_sysctl(where, name, facts["before"])
     except KernelRefused as error:
-        if error.errno != 2:  # ENOENT: the interface it belonged to has gone
+        if error.errno != errno.ENOENT:  # the interface it belonged to has gone
             raise
 
 

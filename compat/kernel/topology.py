@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
+from .errors import KernelUnavailable
 from .links import Interface, address, bridge, membership, route, set_sysctl, veth
 from .namespaces import Namespace, namespace
 
@@ -74,9 +75,19 @@ class Topology:
             link.set_offloads(on)
 
     def set_congestion(self, name: str) -> None:
-        """TCP congestion control of every kernel end ("reno", "cubic", "bbr")."""
+        """TCP congestion control of every kernel end.
+
+        In a namespace the kernel takes only what the whole machine allows to all: reno always, others by
+        net.ipv4.tcp_allowed_congestion_control.
+        """
         for space in self.namespaces:
-            set_sysctl(space, "ipv4/tcp_congestion_control", name)
+            try:
+                set_sysctl(space, "ipv4/tcp_congestion_control", name)
+            except KernelUnavailable as error:
+                raise KernelUnavailable(
+                    f"Congestion control {name!r} may not be set in a namespace; "
+                    "add it to the machine's net.ipv4.tcp_allowed_congestion_control."
+                ) from error
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 import tempfile
 from asyncio.subprocess import Process
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -11,7 +12,7 @@ from ipaddress import IPv6Address
 from pathlib import Path
 
 from ..kernel import Namespace
-from .process import is_bound, run_in, until
+from .process import is_bound, require_port, run_in, until
 
 
 class NameServer:
@@ -42,6 +43,7 @@ async def name_server(
 
     hosts: name → IPv6 addresses.  Any other name does not exist (NXDOMAIN), nothing is forwarded.  ttl in seconds.
     """
+    require_port(where, "dnsmasq", socket.SOCK_DGRAM, port)
     with tempfile.TemporaryDirectory(prefix="dnsmasq-") as folder:
         file = Path(folder) / "hosts"
         file.write_text(_lines(hosts))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..kernel import Namespace
-from .process import is_bound, run_in, until
+from .process import is_bound, require_port, run_in, until
 
 # One process, so that killing it is the end of it; every path relative to a folder of its own.
 _CONFIGURATION = """\
@@ -56,6 +57,7 @@ async def web_server(where: Namespace, folder: Path, *, port: int = 80) -> Async
 
     Raises `ProgramMissing`, or `ProgramFailed` when the port is taken.
     """
+    require_port(where, "nginx", socket.SOCK_STREAM, port)
     with tempfile.TemporaryDirectory(prefix="nginx-") as name:
         prefix = Path(name)
         (prefix / "www").symlink_to(Path.cwd() / folder)  # its name never enters the configuration's syntax

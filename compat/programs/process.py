@@ -12,6 +12,7 @@ import asyncio
 import os
 import shutil
 import signal
+import socket
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -153,14 +154,32 @@ def last_words(log: Path) -> str:
     return " ".join(line.strip() for line in [line for line in lines if line.strip()][-3:]) or "it said nothing"
 
 
+def require_port(where: Namespace, program: str, kind: socket.SocketKind, port: int) -> None:
+    """Raise `ProgramFailed` when something in the namespace has the port already (nginx would retry for seconds)."""
+
+    def attempt() -> OSError | None:
+        with socket.socket(socket.AF_INET6, kind) as trial:
+            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int(kind == socket.SOCK_STREAM))
+            try:
+                trial.bind(("::", port))
+            except OSError as error:
+                return error
+            return None
+
+    if (error := where.run(attempt, f"try port {port} in {where.name}")) is not None:
+        raise ProgramFailed(f"{program} cannot have port {port} in {where.name}: {error.strerror}.")
+
+
 def is_bound(process: Process, protocol: str, port: int) -> bool:
-    """Whether a socket of the program's namespace listens on (tcp6) or is bound to (udp6) a port; sends nothing."""
+    """Whether the program itself listens on (tcp6) or is bound to (udp6) a port; looks, and sends nothing."""
+    folder = Path(f"/proc/{process.pid}")
     try:
-        rows = Path(f"/proc/{process.pid}/net/{protocol}").read_text().splitlines()[1:]
+        rows = folder.joinpath("net", protocol).read_text().splitlines()[1:]
+        own = {os.readlink(each) for each in folder.joinpath("fd").iterdir()}
     except OSError:
         return False
     wanted = {"tcp6": "0A", "udp6": "07"}[protocol]  # TCP_LISTEN, TCP_CLOSE
-    return any(
-        int(local.rpartition(":")[2], 16) == port and state == wanted
-        for _, local, _, state, *_ in (row.split() for row in rows)
-    )
+    for fields in map(str.split, rows):
+        if fields[3] == wanted and int(fields[1].rpartition(":")[2], 16) == port and f"socket:[{fields[9]}]" in own:
+            return True
+    return False

@@ -1,0 +1,253 @@
+"""kill -9 of the owner of a network: the next start removes all of it, and nothing of a living owner's."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from compat.kernel import (
+    NETNS_DIR,
+    Namespace,
+    clean_leftovers,
+    get_sysctl,
+    in_namespace,
+    set_sysctl,
+    sysctl,
+    unnamed_namespace,
+)
+from compat.kernel.ledger import RUN_DIR
+from compat.kernel.owner import Owner
+
+pytestmark = pytest.mark.real
+
+OWNER = """
+import asyncio, signal, sys
+from contextlib import ExitStack
+from compat.kernel import *
+from compat.kernel.topology import demo_topology
+from compat.programs import run_in
+
+async def main():
+    me = Owner.current()
+    with Namespace.current() as host, ExitStack() as stack:
+        net = stack.enter_context(demo_topology())
+        inside, outside = stack.enter_context(veth(net.router, "host", host, me.link_name("host")))
+        bridge_ = stack.enter_context(bridge(host, me.link_name("br")))
+        stack.enter_context(membership(outside, bridge_))
+        stack.enter_context(address(bridge_, "2001:db8:aaaa::1/64"))
+        stack.enter_context(route(host, "2001:db8:bbbb::/48", via="2001:db8:aaaa::2"))
+        stack.enter_context(sysctl(host, "ipv6/conf/all/forwarding", 1))
+        async with run_in(net.server, ["sleep", "1000"]) as child:
+            async with run_in(net.server, ["setsid", "--fork", "sleep", "1000"]) as daemon:
+                await daemon.wait()
+                print(child.pid, flush=True)
+                await asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)
+
+asyncio.run(main())
+"""
+
+
+@pytest.fixture
+def host() -> Iterator[Namespace]:
+    """What stands for the machine's own namespace, so that the tests leave that one alone."""
+    with unnamed_namespace() as made, Namespace(f"/proc/self/fd/{made.fd}") as handle:
+        yield handle
+
+
+class Victim:
+    """A process that owns a network, with links, a route and a sysctl in `host`."""
+
+    def __init__(self, host: Namespace) -> None:
+        with in_namespace(host):
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", OWNER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            )
+        assert self.process.stdout is not None
+        self.child = int(self.process.stdout.readline())
+        self.owner = Owner.of_pid(self.process.pid)
+        self.pattern = f"unimux-{self.process.pid}-*"
+
+    def namespaces(self) -> list[str]:
+        return sorted(path.name for path in NETNS_DIR.glob(self.pattern))
+
+    def programs(self) -> list[int]:
+        """The live processes that carry the victim's tag."""
+        assert self.owner is not None
+        tag = f"UNIMUX_OWNER={self.owner.tag}".encode()
+        found = []
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                alive = folder.joinpath("stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+                if alive and tag in folder.joinpath("environ").read_bytes().split(b"\0"):
+                    found.append(int(folder.name))
+            except OSError:
+                continue
+        return found
+
+    def end(self) -> int:
+        """Let it leave its blocks."""
+        self.process.communicate("\n", timeout=20)
+        return self.process.returncode
+
+    def kill(self) -> None:
+        self.process.send_signal(signal.SIGKILL)
+        self.process.communicate(timeout=5)
+
+
+def state_of(host: Namespace) -> tuple[list[str], bool, str]:
+    """Our links in the namespace, whether our route is there, and forwarding."""
+    links = [name for _, name in host.run(socket.if_nameindex, "list") if name != "lo"]
+    routes = host.run(lambda: Path("/proc/thread-self/net/ipv6_route").read_text(), "read")
+    return links, "20010db8bbbb" in routes, get_sysctl(host, "ipv6/conf/all/forwarding")
+
+
+def eventually(condition: Callable[[], bool], seconds: float = 3.0) -> bool:
+    pause, deadline = threading.Event(), time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        pause.wait(0.002)
+    return True
+
+
+EMPTY: tuple[list[str], bool, str] = ([], False, "0")
+
+
+def test_kill_9_then_clean_leaves_nothing(host: Namespace) -> None:
+    victim = Victim(host)
+    assert len(victim.namespaces()) == 4
+    links, routed, forwarding = state_of(host)
+    assert (len(links), routed, forwarding) == (2, True, "1")
+    assert len(victim.programs()) == 2
+
+    victim.kill()
+    # The program that did not fork away dies with its owner, without anybody's help.
+    assert eventually(lambda: victim.child not in victim.programs())
+    assert len(victim.namespaces()) == 4, "nothing was left behind: this test has lost its teeth"
+    assert state_of(host) == (links, routed, forwarding)
+
+    with in_namespace(host):
+        found = clean_leftovers()
+    assert {name for name in found.namespaces if f"-{victim.process.pid}-" in name} == {
+        f"{victim.owner.namespace_name(role)}" for role in ("client", "router", "server", "third") if victim.owner
+    }
+    assert sorted(change.split(":")[0] for change in found.changes) == sorted(
+        ["link", "link", "master", "address", "route", "sysctl"]
+    )
+    assert found.processes
+    assert victim.namespaces() == []
+    assert not [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if victim.pattern[:-1] in line]
+    assert state_of(host) == EMPTY
+    assert eventually(lambda: victim.programs() == [])
+    assert not list(RUN_DIR.glob(f"{victim.process.pid}-*"))
+    with in_namespace(host):
+        assert not clean_leftovers()
+
+
+def test_the_living_keep_what_they_have(host: Namespace) -> None:
+    living = Victim(host)
+    before = state_of(host)
+    with in_namespace(host):
+        found = clean_leftovers()
+    assert not [name for name in found.namespaces if f"-{living.process.pid}-" in name]
+    assert len(living.namespaces()) == 4
+    assert state_of(host) == before
+    assert before[1:] == (True, "1")
+    assert len(living.programs()) == 2
+
+    assert living.end() == 0
+    assert living.namespaces() == []
+    assert state_of(host) == EMPTY
+    with in_namespace(host):
+        clean_leftovers()  # what it ran that forked away
+    assert eventually(lambda: living.programs() == [])
+
+
+HOLDER = """
+import sys
+from compat.kernel import *
+with Namespace.current() as host, sysctl(host, "ipv6/conf/all/forwarding", 1):
+    print("held", flush=True)
+    sys.stdin.readline()
+"""
+
+
+def holder(host: Namespace) -> subprocess.Popen[str]:
+    with in_namespace(host):
+        made = subprocess.Popen(
+            [sys.executable, "-c", HOLDER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+    assert made.stdout is not None
+    assert made.stdout.readline() == "held\n"
+    return made
+
+
+def test_a_setting_of_two_owners_survives_the_death_of_one(host: Namespace) -> None:
+    first, second = holder(host), holder(host)
+    first.kill()
+    first.communicate()
+    with in_namespace(host):
+        clean_leftovers()
+    assert get_sysctl(host, "ipv6/conf/all/forwarding") == "1"
+    second.communicate("\n", timeout=10)
+    assert get_sysctl(host, "ipv6/conf/all/forwarding") == "0"
+
+
+def test_a_start_that_forgot_to_clean_still_restores_the_first_value(host: Namespace) -> None:
+    first = holder(host)
+    first.kill()
+    first.communicate()
+    with sysctl(host, "ipv6/conf/all/forwarding", 1):
+        with in_namespace(host):
+            clean_leftovers()
+        assert get_sysctl(host, "ipv6/conf/all/forwarding") == "1"
+    assert get_sysctl(host, "ipv6/conf/all/forwarding") == "0"
+
+
+def test_a_forked_child_tears_nothing_down(host: Namespace) -> None:
+    with sysctl(host, "ipv6/conf/all/forwarding", 1):
+        child = subprocess.run([sys.executable, "-c", FORKED], capture_output=True, text=True, timeout=20, check=True)
+    assert child.stdout.splitlines() == ["True", "True"]
+
+
+FORKED = """
+import os, sys
+from compat.kernel import *
+with namespace("test") as space, bridge(space, "br") as br:
+    pid = os.fork()
+    if pid:
+        os.waitpid(pid, 0)
+        print((NETNS_DIR / space.name).exists())
+        print(br.index > 0)
+"""
+
+
+def test_a_name_that_is_not_ours_is_never_touched(host: Namespace) -> None:
+    """Names that look like ours but carry no owner, and owners whose id was given to another process since."""
+    assert Owner.of_namespace("unimux-test") is None
+    assert Owner.of_namespace("my-unimux-1-2-x") is None
+    assert Owner(os.getpid(), 1).alive() is False
+    assert Owner.current().alive()
+
+
+def test_a_broken_ledger_line_hides_no_other(host: Namespace) -> None:
+    """A writer that died in the middle of a line."""
+    first = holder(host)
+    (path,) = RUN_DIR.glob(f"{first.pid}-*")
+    with path.open("a") as file:
+        file.write('{"number": 2, "kind": "li')
+    first.kill()
+    first.communicate()
+    with in_namespace(host):
+        assert [change for change in clean_leftovers().changes if change.startswith("sysctl")]
+    assert get_sysctl(host, "ipv6/conf/all/forwarding") == "0"
+    set_sysctl(host, "ipv6/conf/all/forwarding", 0)
