@@ -10,6 +10,7 @@ This package shares no code with the stack that it judges: captures are read wit
 
 from __future__ import annotations
 
+from .annotate import annotate
 from .capture import load, read_file
 from .finding import Finding, Verdict, Witness
 from .flows import Connection
@@ -34,6 +35,7 @@ __all__ = [
     "UnifiedNode",
     "Verdict",
     "Witness",
+    "annotate",
     "as_json",
     "exit_status",
     "judge",

@@ -33,16 +33,17 @@ class Claims:
     def moves(self, address: bytes) -> Iterator[tuple[float, str, str, str]]:
         """(wall time, old, new, cause) of every claimed state change of an address."""
         for event in self.events:
-            if event.get("event") == "address" and _packed(event.get("address")) == address:
+            if event.get("event") == "address" and packed_or_none(event.get("address")) == address:
                 yield float(event["wall"]), str(event.get("old")), str(event.get("new")), str(event.get("cause", ""))
 
     def addresses(self) -> set[bytes]:
         """The addresses of which anything is claimed."""
-        found = {_packed(event.get("address")) for event in self.events if event.get("event") == "address"}
+        found = {packed_or_none(event.get("address")) for event in self.events if event.get("event") == "address"}
         return {address for address in found if address is not None}
 
 
-def _packed(name: object) -> bytes | None:
+def packed_or_none(name: object) -> bytes | None:
+    """The bytes of an address, None for text that is none."""
     try:
         return IPv6Address(str(name)).packed
     except ValueError:
@@ -76,7 +77,7 @@ def compare(evidence: Evidence, claims: Claims) -> Finding:
     compared = 0
     moves: dict[bytes, list[tuple[float, str, str, str]]] = {}
     for event in claims.events:
-        address = _packed(event.get("address")) if event.get("event") == "address" else None
+        address = packed_or_none(event.get("address")) if event.get("event") == "address" else None
         if address is not None:
             moves.setdefault(address, []).append((event["wall"], str(event.get("old")), str(event.get("new")), ""))
     for life in evidence.lifetimes:

@@ -31,6 +31,8 @@ class Side:
     """the highest relative acknowledgement that came back"""
     fin: Frame | None = None
     fin_end: int = 0
+    after_fin: Frame | None = None
+    """a segment with data beyond the FIN"""
     rst: Frame | None = None
     ports: tuple[int, int] | None = None
     port_changes: list[Frame] = field(default_factory=list)
@@ -247,6 +249,8 @@ def _advance(side: Side, frame: Frame) -> None:
         side.gaps.append(frame)
     elif frame.payload and begin < side.sent:
         side.repeated += min(side.sent, end) - begin
+    if side.fin is not None and end > side.fin_end:
+        side.after_fin = side.after_fin or frame
     if frame.flags & FIN and side.fin is None:
         side.fin, side.fin_end = frame, end
     side.sent = max(side.sent, end)

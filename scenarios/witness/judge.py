@@ -65,11 +65,13 @@ def judge(
     def asked(*ids: str) -> bool:
         return setup.rules is None or any(rule in setup.rules for rule in ids)
 
-    with _without_collection():
-        evidence = gather(captures, setup)
+    files = tuple(captures)
+    second = files if consult_tshark and asked("second-opinion", "dissectors-agree") else None
+    with _without_collection(), tshark.Inquiry(second or ()) as inquiry:
+        evidence = gather(files, setup)
         findings = [rule.judge(evidence) for rule in RULES if asked(rule.id)]
-        if consult_tshark and asked("second-opinion", "dissectors-agree"):
-            findings += [finding for finding in tshark.ask(evidence) if asked(finding.rule)]
+        if second is not None:
+            findings += [finding for finding in inquiry.findings(evidence) if asked(finding.rule)]
         paths = list(events)
         stated = claims.read_events(paths) if paths else None
         if stated is not None and asked("claims"):

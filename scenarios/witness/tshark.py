@@ -17,6 +17,8 @@ import shutil
 import subprocess
 import tempfile
 from collections import Counter
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from ipaddress import IPv6Address
 from pathlib import Path
@@ -29,8 +31,10 @@ from .frames import Advertisement, Checksum, Frame, ListenerReport, Solicitation
 from .setup import CaptureFile, Explanation
 
 KEPT = frozenset(
-    ("frame", "eth", "ethertype", "ipv6", "ipv6.hopopts", "ipv6.fraghdr", "ipv6.dstopts", "ipv6.routing", "icmpv6")
-    + ("tcp", "udp", "data", "raw")
+    (
+        *("frame", "eth", "ethertype", "ipv6", "ipv6.hopopts", "ipv6.fraghdr", "ipv6.dstopts", "ipv6.routing"),
+        *("icmpv6", "tcp", "udp", "data", "raw"),
+    )
 )
 _FIELDS = (
     "frame.number",
@@ -293,15 +297,26 @@ def _theirs(remark: Remark) -> tuple[object, ...]:
     return target, groups, remark.bad_checksum
 
 
-def ask(evidence: Evidence) -> list[Finding]:
-    """Consult tshark on every capture and judge both rules; without tshark both are `not shown`."""
-    titles = {"second-opinion": "tshark finds nothing unexplained", "dissectors-agree": "Two dissectors read the same"}
-    opinions: list[Opinion] = []
-    try:
-        for capture in evidence.captures:
-            opinions.append(consult(capture))
-    except TsharkError as error:
-        return [Finding(rule, (), Verdict.NOT_SHOWN, str(error), title=title) for rule, title in titles.items()]
-    if not opinions:
-        return [Finding(rule, (), Verdict.NOT_SHOWN, "no capture", title=title) for rule, title in titles.items()]
-    return [second_opinion(evidence, opinions), dissectors_agree(evidence, opinions)]
+class Inquiry:
+    """tshark at work on every capture in the background, while the rules read the same files themselves."""
+
+    def __init__(self, captures: Iterable[CaptureFile]) -> None:
+        self._pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix="tshark")
+        self._running = [self._pool.submit(consult, capture) for capture in captures]
+
+    def __enter__(self) -> Inquiry:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def findings(self, evidence: Evidence) -> list[Finding]:
+        """Both rules; without tshark, or where it cannot read a file, both are `not shown`."""
+        rules = ("second-opinion", "dissectors-agree")
+        try:
+            opinions = [running.result() for running in self._running]
+        except TsharkError as error:
+            return [Finding(rule, (), Verdict.NOT_SHOWN, str(error)) for rule in rules]
+        if not opinions:
+            return [Finding(rule, (), Verdict.NOT_SHOWN, "no capture") for rule in rules]
+        return [second_opinion(evidence, opinions), dissectors_agree(evidence, opinions)]

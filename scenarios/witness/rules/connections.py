@@ -83,6 +83,9 @@ def complete(evidence: Evidence) -> Finding:
     whole: list[Connection] = []
     attempts = excused = 0
     for connection in evidence.connections:
+        for side in (connection.client, connection.server):
+            if side.after_fin is not None:
+                problems.append((f"{name(connection)}: data of {text(side.address)} beyond its FIN", side.after_fin))
         if connection.established is None:
             attempts += 1
             if connection.syn_ack is not None and not aborted & set(connection.pair):

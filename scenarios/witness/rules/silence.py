@@ -117,37 +117,24 @@ def silence_after(evidence: Evidence) -> Finding:
 
 def second_fetch(evidence: Evidence) -> Finding:
     """A SYN to an SSA after its last permitted session never gets a SYN-ACK, nor any answer after release (UM-LIS-6)."""
-    setup = evidence.setup
-    asked = packed(setup.second_fetch)
+    asked = packed(evidence.setup.second_fetch)
     problems: list[Problem] = []
     tried: dict[bytes, list[Frame]] = {}
-    reached: set[bytes] = set()
-    served: list[Frame] = []
+    unproven: list[str] = []
+    served: list[Frame | None] = []
     for story in evidence.stories:
         for address, life in story.lifetimes.items():
-            sessions = [c for c in story.connections if c.server.address == address and c.established is not None]
-            permitted = setup.sessions.get(text(address), 1)
-            if len(sessions) < permitted or (asked and address not in asked):
+            last, again = _later_attempts(evidence, story, address)
+            if not again or (asked and address not in asked):
                 continue
-            last = sorted(sessions, key=lambda c: c.established.offset if c.established else 0)[permitted - 1]
-            if last.established is None or last.syn_ack is None:
-                continue
-            served.append(last.syn_ack)
-            known = {(c.client.address, c.client.isn) for c in sessions[:permitted]}
-            again = [
-                f
-                for f in _syns_to(evidence, address)
-                if f.src not in evidence.strangers and (f.src, f.seq) not in known and f.time > last.established.time
-            ]
-            if again:
-                tried[address] = again
-                if _reached(life, again):
-                    reached.add(address)
-                problems += _connected(evidence, address, again)
+            tried[address] = again
+            served.append(last)
+            if not _reached(life, again):
+                unproven.append(text(address))
+            problems += _connected(evidence, address, again)
     missed = sorted(text(address) for address in asked - tried.keys())
-    if asked and missed and tried:
+    if missed and tried:
         problems.append((f"no second attempt to {', '.join(missed)} was seen", None))
-    unproven = sorted(text(address) for address in tried.keys() - reached)
     missing = "no second attempt to a used SSA was seen"
     if unproven:
         missing = f"attempts to {', '.join(unproven)} were seen, but nothing of them reached the node's own link"
@@ -156,11 +143,24 @@ def second_fetch(evidence: Evidence) -> Finding:
         "second-fetch",
         ("UM-LIS-6", "UM-LIS-3"),
         problems,
-        f"{count(attempts, 'later attempt')} to {count(len(tried), 'used SSA')}, none answered; each SSA had served its session before",
-        [frames[0] for frames in tried.values()] + served,
+        f"{count(attempts, 'later attempt')} to {count(len(tried), 'used SSA')}, none answered; each had served its session",
+        [*(frames[0] for frames in tried.values()), *served],
         bool(tried) and not unproven,
         missing,
     )
+
+
+def _later_attempts(evidence: Evidence, story: NodeStory, address: bytes) -> tuple[Frame | None, list[Frame]]:
+    """The SYN-ACK of the last permitted session of an SSA, and the SYNs of others that came to it after that session began."""
+    begun = [(c.established.offset, c) for c in story.connections if c.server.address == address and c.established]
+    begun.sort(key=lambda item: item[0])
+    permitted = evidence.setup.sessions.get(text(address), 1)
+    if len(begun) < permitted:
+        return None, []
+    known = {(c.client.address, c.client.isn) for _, c in begun[:permitted]}
+    since, last = begun[permitted - 1]
+    later = [frame for frame in _syns_to(evidence, address) if frame.offset > since]
+    return last.syn_ack, [f for f in later if f.src not in evidence.strangers and (f.src, f.seq) not in known]
 
 
 def _syns_to(evidence: Evidence, address: bytes) -> list[Frame]:

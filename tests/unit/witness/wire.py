@@ -42,7 +42,7 @@ TO_INCLUDE, TO_EXCLUDE = 3, 4
 
 def group(address: str) -> str:
     """The solicited-node group of an address."""
-    return inet_ntop(AF_INET6, in6_getnsma(inet_pton(AF_INET6, address)))
+    return str(inet_ntop(AF_INET6, in6_getnsma(inet_pton(AF_INET6, address))))
 
 
 def group_mac(address: str) -> str:

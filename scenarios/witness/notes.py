@@ -1,0 +1,139 @@
+"""What there is to say about single frames: gathered from lifetimes, connections, findings and the stack's events."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterator
+from typing import Any
+
+from .claims import Claims, packed_or_none
+from .evidence import Evidence
+from .finding import Finding, Verdict, Witness
+from .flows import Connection
+from .frames import UNSPECIFIED, Frame, Kind, text
+from .judge import Judgement
+from .lifetimes import Lifetime, Phase, is_defence
+from .rules.silence import probe_kind
+
+Notes = dict[Witness, list[str]]
+
+EVENT_REACH = 0.25
+"""seconds between an event and the frame of its address to which it is attached"""
+
+
+def collect(judgement: Judgement) -> Notes:
+    """All notes by frame, in the order: findings that failed, lifetime, connection, events, what the frame is witness of."""
+    notes: Notes = {}
+
+    def note(frame: Frame | None, words: str) -> None:
+        if frame is not None:
+            notes.setdefault(Witness(frame.where, frame.file, frame.number), []).append(words)
+
+    for finding in judgement.findings:
+        if finding.verdict is Verdict.FAILED:
+            _finding(notes, finding, f"FAILED {finding.rule}: {finding.sentence}")
+    for life in judgement.lifetimes:
+        for frame, words in _lifetime(life):
+            note(frame, words)
+    for connection in judgement.connections:
+        for frame, words in _connection(connection):
+            note(frame, words)
+    if judgement.claims is not None:
+        for frame, words in _events(judgement.evidence, judgement.claims):
+            note(frame, words)
+    for finding in judgement.findings:
+        if finding.verdict is Verdict.PASSED:
+            _finding(notes, finding, f"witness of: {finding.title or finding.rule}")
+    return notes
+
+
+def _finding(notes: Notes, finding: Finding, words: str) -> None:
+    for witness in finding.witnesses:
+        notes.setdefault(witness, []).append(words)
+
+
+def _lifetime(life: Lifetime) -> Iterator[tuple[Frame | None, str]]:
+    name, node = text(life.address), life.node.name
+    yield life.join, f"{node} joins the solicited-node group of {name}"
+    for number, probe in enumerate(life.probes, 1):
+        dad_end = life.dad_end or probe.time
+        yield probe, f"{name} TENTATIVE (probe {number} of {node}); UNCERTAIN {dad_end - probe.time:.3f} s from here"
+    yield life.conflict, f"{name} is a duplicate: another owner answers"
+    taken = life.taken
+    for promotion in life.promotions:
+        yield promotion, f"{name} PREFERRED: the promotion NA"
+    if taken is not None and not life.promotions:
+        yield taken, f"{name} PREFERRED: its first use, no promotion NA was seen"
+    if life.traffic:
+        yield life.traffic[0], f"first packet from {name}"
+        yield life.traffic[-1], f"last packet from {name}"
+    for frame in life.emissions:
+        if is_defence(frame):
+            yield frame, f"{name} is defended against a DAD probe"
+    for frame in life.arrivals:
+        phase = life.phase(frame)
+        if phase is Phase.PREFERRED:
+            continue
+        asks = (
+            "a DAD probe, to be answered" if _must_defend(frame, phase) else f"{probe_kind(frame)}: must meet silence"
+        )
+        yield frame, f"{name} is {phase}; {asks}"
+    if life.leave is not None:
+        lived = (
+            f" after {life.leave.time - taken.time:.3f} s PREFERRED, {len(life.traffic)} packets sent"
+            if taken
+            else ", never used"
+        )
+        yield life.leave, f"{name} gone{lived}: {node} leaves its group"
+
+
+def _must_defend(frame: Frame, phase: Phase) -> bool:
+    return phase is Phase.UNCERTAIN and frame.kind is Kind.SOLICITATION and frame.src == UNSPECIFIED
+
+
+def _connection(connection: Connection) -> Iterator[tuple[Frame | None, str]]:
+    name = f"connection {connection.number}"
+    yield connection.syn, f"{name}: {text(connection.client.address)} opens to {text(connection.server.address)}"
+    if connection.established is not None:
+        took = (connection.established.time - connection.syn.time) * 1000
+        yield connection.established, f"{name}: established {took:.1f} ms after its SYN"
+    for frame in connection.changes:
+        yield frame, f"{name}: the ports change to {frame.sport} → {frame.dport}"
+    for side in (connection.client, connection.server):
+        yield side.fin, f"{name}: FIN of {text(side.address)} after {side.data:,} bytes"
+        yield side.rst, f"{name}: reset by {text(side.address)}"
+    yield connection.closed, f"{name}: both FINs acknowledged"
+
+
+def _events(evidence: Evidence, claims: Claims) -> Iterator[tuple[Frame | None, str]]:
+    """Each event beside the frame of its address that is nearest in time."""
+    frames: dict[bytes, list[Frame]] = {}
+    for life in evidence.lifetimes:
+        own = [f for f in (life.join, life.leave, life.conflict) if f is not None]
+        unique = {id(frame): frame for frame in own + life.probes + life.emissions + life.arrivals}
+        frames[life.address] = sorted(unique.values(), key=lambda frame: frame.time)
+    for event in claims.events:
+        for key in ("address", "local", "remote"):
+            near = frames.get(packed_or_none(event.get(key)) or b"")
+            if near:
+                frame = _nearest(near, float(event["wall"]))
+                if frame is not None:
+                    yield frame, _event_text(event)
+                break
+
+
+def _nearest(frames: list[Frame], wall: float) -> Frame | None:
+    at = bisect_left(frames, wall, key=lambda frame: frame.time)
+    best = min(frames[max(0, at - 1) : at + 1], key=lambda frame: abs(frame.time - wall))
+    return best if abs(best.time - wall) <= EVENT_REACH else None
+
+
+def _event_text(event: dict[str, Any]) -> str:
+    kind = event.get("event", "event")
+    which = {
+        "address": event.get("address"),
+        "connection": event.get("connection"),
+        "listener": event.get("listener"),
+    }.get(str(kind), "")
+    who = f"{event['node']} says: " if event.get("node") else "the stack says: "
+    return f"{who}{kind} {which} {event.get('old', '')} → {event.get('new', '')} ({event.get('cause', '')})"

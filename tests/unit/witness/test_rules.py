@@ -1,0 +1,493 @@
+"""Each rule passes on a run in which all is right, and fails on one that breaks just it (the negative controls)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scenarios.witness import TITLES, Finding, Judgement, Setup, Verdict
+from scenarios.witness.rules import RULES
+
+from .story import CLIENT, EA, EA0, IDLE, SERVER, SETUP, SSA, SSA0, THIRD, birth, end, examine, good, session
+from .wire import (
+    NODE_LL,
+    NODE_MAC,
+    OTHER_LL,
+    OTHER_MAC,
+    ROUTER_LL,
+    ROUTER_MAC,
+    TO_EXCLUDE,
+    Wire,
+    advertisement,
+    defence,
+    echo_reply,
+    listener_report,
+    probe,
+    promotion,
+    resolved,
+    solicitation,
+    tcp,
+    unreachable,
+)
+
+IN, OUT = (ROUTER_MAC, NODE_MAC), (NODE_MAC, ROUTER_MAC)
+Bend = Callable[[Wire, Wire], tuple[Wire, Wire]]
+
+
+def on_lan(bend: Callable[[Wire], Wire]) -> Bend:
+    """A change on the unified nodes' link only."""
+    return lambda lan, far: (bend(lan), far)
+
+
+def found(judgement: Judgement, rule: str) -> Finding:
+    """The finding of one rule."""
+    return next(finding for finding in judgement.findings if finding.rule == rule)
+
+
+def with_bad_checksum(packet: Any) -> None:
+    packet["TCP"].chksum = 0xBEEF
+
+
+def with_wrong_sequence(packet: Any) -> None:
+    packet["TCP"].seq += 3
+
+
+def again_from_ea(wire: Wire) -> Wire:
+    """The EA opens a second connection before it is released."""
+    more = Wire()
+    session(more, "more", EA, "2001:db8:f::81", OUT)
+    return wire.after("last-ack:ea", *(sent.packet for sent in more.frames))
+
+
+def second_session(wire: Wire) -> Wire:
+    """The SSA serves a second connection of the same client."""
+    more = Wire()
+    session(more, "more", CLIENT, SSA, IN, isn=(5555, 9999), ports=(40009, 80))
+    return wire.after("last-ack:ssa", *(sent.packet for sent in more.frames))
+
+
+def reborn(wire: Wire) -> Wire:
+    """A released address is made again."""
+    more = Wire()
+    birth(more, "again", EA)
+    return wire.after("leave-again:ea", *(sent.packet for sent in more.frames))
+
+
+BREACHES: list[tuple[str, str, str, Bend]] = [
+    ("captures-whole", "empty", "the capture at far is empty", lambda lan, far: (lan, Wire())),
+    ("own-pair", "an EA for two", "opened a second connection", on_lan(again_from_ea)),
+    ("own-pair", "an SSA for two", "served 2 connections, 1 permitted", on_lan(second_session)),
+    (
+        "complete",
+        "no FIN",
+        "no FIN from the opener",
+        on_lan(lambda w: w.without("fin-client:ea").without("last-ack:ea")),
+    ),
+    ("complete", "FIN not acknowledged", "FIN was not acknowledged", on_lan(lambda w: w.without("last-ack:ssa"))),
+    (
+        "complete",
+        "reset",
+        "reset",
+        on_lan(
+            lambda w: (
+                w.without("fin-client:ea")
+                .without("last-ack:ea")
+                .after("fin-server:ea", tcp(EA, SERVER, "R", 1101, macs=OUT))
+            )
+        ),
+    ),
+    (
+        "complete",
+        "data after FIN",
+        "beyond its FIN",
+        on_lan(lambda w: w.after("last-ack:ea", tcp(EA, SERVER, "PA", 1102, 0, b"x" * 9))),
+    ),
+    ("dad-first", "no probe", "without a DAD probe", on_lan(lambda w: w.without("probe:ea"))),
+    (
+        "dad-first",
+        "no nonce",
+        "without a nonce",
+        on_lan(lambda w: w.after("join:ea", probe(EA, nonce=b"")).without("probe:ea")),
+    ),
+    ("dad-first", "too early", "before DAD was over", on_lan(lambda w: w.moved("probe:ea", 0.9))),
+    ("dad-first", "a second DAD", "was probed 2 times", on_lan(lambda w: w.after("udp-early:ea", probe(EA)))),
+    (
+        "dad-first",
+        "a duplicate used",
+        "another owner",
+        on_lan(lambda w: w.after("probe:ea", defence(EA, OTHER_MAC, OTHER_LL))),
+    ),
+    ("group-held", "no join", "not joined before DAD", on_lan(lambda w: w.without("join:ssa"))),
+    ("group-held", "join after the probe", "not joined before DAD", on_lan(lambda w: w.moved("join:ea", 0.5))),
+    ("group-held", "left too early", "left while it still spoke", on_lan(lambda w: w.moved("leave:ea", -0.41))),
+    ("promotion-once", "none", "without a promotion NA", on_lan(lambda w: w.without("promotion:ssa"))),
+    ("promotion-once", "two", "sent 2 promotion NAs", on_lan(lambda w: w.after("synack:ea", promotion(EA)))),
+    (
+        "promotion-once",
+        "no option",
+        "without the link-layer address option",
+        on_lan(
+            lambda w: w.after(
+                "promotion:ea", advertisement(EA, EA, "ff02::2", eth="33:33:00:00:00:02", option=False)
+            ).without("promotion:ea")
+        ),
+    ),
+    ("defended", "silent", "did not answer a DAD probe", on_lan(lambda w: w.without("defence:idle"))),
+    (
+        "defended",
+        "from the reserved address",
+        "not from a link-local address",
+        on_lan(lambda w: w.after("foreign-probe:idle", defence(IDLE, source=IDLE)).without("defence:idle")),
+    ),
+    (
+        "defended",
+        "no option",
+        "without the link-layer address option",
+        on_lan(
+            lambda w: w.after("foreign-probe:idle", advertisement(IDLE, NODE_LL, "ff02::1", o=1, option=False)).without(
+                "defence:idle"
+            )
+        ),
+    ),
+    (
+        "speaks-within-life",
+        "after release",
+        "spoke while GONE",
+        on_lan(lambda w: w.after("leave:ea", tcp(EA, SERVER, "A", 1102))),
+    ),
+    (
+        "speaks-within-life",
+        "in DAD",
+        "spoke while TENTATIVE",
+        on_lan(lambda w: w.after("probe:ea", tcp(EA, SERVER, "S", 1000))),
+    ),
+    (
+        "speaks-within-life",
+        "reserved",
+        "spoke while UNCERTAIN",
+        on_lan(lambda w: w.after("udp-early:ea", tcp(EA, SERVER, "S", 1))),
+    ),
+    (
+        "speaks-within-life",
+        "unasked defence",
+        "spoke while UNCERTAIN",
+        on_lan(lambda w: w.after("udp-early:ea", defence(EA))),
+    ),
+    ("silence-before", "resolution", "answered: an NA (S=1", on_lan(lambda w: w.after("ask-early:ea", resolved(EA)))),
+    (
+        "silence-before",
+        "RST",
+        "answered: a TCP segment",
+        on_lan(lambda w: w.after("syn-early:ssa", tcp(SSA, CLIENT, "RA", 0, 78))),
+    ),
+    (
+        "silence-before",
+        "echo reply",
+        "answered: an echo reply",
+        on_lan(lambda w: w.after("echo-early:ea", echo_reply(EA, SERVER))),
+    ),
+    (
+        "silence-before",
+        "port unreachable",
+        "answered: an ICMPv6 error",
+        on_lan(lambda w: w.after("udp-early:ea", unreachable(NODE_LL, SERVER, w.packet("udp-early:ea")["IPv6"]))),
+    ),
+    ("silence-after", "resolution", "answered: an NA", on_lan(lambda w: w.after("ask-late:ea", resolved(EA)))),
+    (
+        "silence-after",
+        "RST",
+        "answered: a TCP segment (RST,ACK)",
+        on_lan(lambda w: w.after("again", tcp(SSA, CLIENT, "RA", 0, 100))),
+    ),
+    (
+        "silence-after",
+        "DAD probe",
+        "answered: an NA (S=0 O=1)",
+        on_lan(lambda w: w.after("ask-late:ea", probe(EA, OTHER_MAC), defence(EA))),
+    ),
+    ("released", "never", "never released", on_lan(lambda w: w.without("leave:ea").without("leave-again:ea"))),
+    ("never-again", "reborn", "was issued again: a DAD probe", on_lan(reborn)),
+    (
+        "second-fetch",
+        "connects",
+        "was answered: a TCP segment (SYN,ACK)",
+        on_lan(lambda w: w.after("again", tcp(SSA, CLIENT, "SA", 9, 100))),
+    ),
+    (
+        "second-fetch",
+        "refused aloud",
+        "was answered: a TCP segment (RST,ACK)",
+        on_lan(lambda w: w.after("again", tcp(SSA, CLIENT, "RA", 0, 100))),
+    ),
+    ("third-host", "RST", "answered the third host", on_lan(lambda w: w.after("third", tcp(SSA, THIRD, "RA", 0, 6)))),
+    (
+        "third-host",
+        "far away",
+        "answered the third host",
+        lambda lan, far: (lan, far.after("third-far", tcp(SSA, THIRD, "SA", 0, 6))),
+    ),
+    (
+        "third-host",
+        "ICMPv6 error",
+        "an ICMPv6 error",
+        on_lan(lambda w: w.after("third", unreachable(NODE_LL, THIRD, w.packet("third")["IPv6"]))),
+    ),
+    (
+        "ports-free",
+        "a gap",
+        "a gap in the sequence space",
+        on_lan(lambda w: w.changed("reply0:l0", with_wrong_sequence)),
+    ),
+    (
+        "ports-free",
+        "RST",
+        "a RST after the ports changed",
+        on_lan(lambda w: w.after("reply1:l0", tcp(EA0, SSA0, "R", 1101))),
+    ),
+    ("ports-free", "stuck", "not complete", on_lan(lambda w: w.without("last-ack:l0"))),
+    (
+        "hop-limits",
+        "hop limit 64",
+        "with hop limit 64, not 255",
+        on_lan(lambda w: w.changed("answer:ea", lambda p: setattr(p["IPv6"], "hlim", 64))),
+    ),
+    ("checksums", "TCP", "has a wrong checksum", on_lan(lambda w: w.changed("request:ea", with_bad_checksum))),
+    (
+        "checksums",
+        "ICMPv6",
+        "has a wrong checksum",
+        on_lan(lambda w: w.changed("answer:ea", lambda p: setattr(p["ICMPv6ND_NA"], "cksum", 1))),
+    ),
+    (
+        "within-mtu",
+        "1,600 bytes",
+        "on a link with MTU 1500",
+        on_lan(lambda w: w.after("request:ea", tcp(EA, SERVER, "A", 1, 1, bytes(1600)))),
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def right() -> tuple[Wire, Wire]:
+    """The wires of the run in which all is right."""
+    return good()
+
+
+@pytest.fixture(scope="module")
+def passed(right: tuple[Wire, Wire], tmp_path_factory: pytest.TempPathFactory) -> Judgement:
+    """Its judgement."""
+    return examine(tmp_path_factory.mktemp("good"), *right)
+
+
+@pytest.mark.parametrize("rule", [rule.id for rule in RULES])
+def test_every_rule_passes_when_all_is_right(passed: Judgement, rule: str) -> None:
+    finding = found(passed, rule)
+    assert finding.verdict is Verdict.PASSED, finding
+    assert finding.title == TITLES[rule]
+
+
+@pytest.mark.parametrize(
+    ("rule", "sentence", "bend"), [pytest.param(r, s, b, id=f"{r}: {n}") for r, n, s, b in BREACHES]
+)
+def test_every_rule_fails_when_broken(
+    right: tuple[Wire, Wire], tmp_path: Path, rule: str, sentence: str, bend: Bend
+) -> None:
+    finding = found(examine(tmp_path, *bend(*right)), rule)
+    assert finding.verdict is Verdict.FAILED, finding
+    assert any(sentence in line for line in (finding.sentence, *finding.details)), finding
+
+
+def test_every_rule_has_a_negative_control() -> None:
+    assert {rule for rule, *_ in BREACHES} == {rule.id for rule in RULES}
+
+
+@pytest.mark.parametrize(
+    ("rule", "bend", "setup"),
+    [
+        (
+            "silence-before",
+            on_lan(
+                lambda w: (
+                    w.without("ask-early:ea").without("echo-early:ea").without("syn-early:ssa").without("udp-early:ea")
+                )
+            ),
+            SETUP,
+        ),
+        ("silence-after", on_lan(lambda w: w.without("ask-late:ea").without("ask-late:ea0").without("again")), SETUP),
+        ("second-fetch", lambda lan, far: (lan.without("again"), far.without("again-far")), SETUP),
+        ("second-fetch", on_lan(lambda w: w.without("again")), SETUP),
+        ("third-host", lambda lan, far: (lan.without("third"), far), SETUP),
+        ("third-host", lambda lan, far: (lan, far), replace(SETUP, strangers=())),
+        ("defended", on_lan(lambda w: w.without("foreign-probe:idle").without("defence:idle")), SETUP),
+        ("ports-free", lambda lan, far: (lan, far), replace(SETUP, port_changes=2)),
+    ],
+    ids=[
+        "no probe before",
+        "no probe after",
+        "no second fetch",
+        "it never arrived",
+        "no third host arrived",
+        "no third host named",
+        "nobody probed",
+        "too few port changes",
+    ],
+)
+def test_what_was_not_tried_is_not_shown(
+    right: tuple[Wire, Wire], tmp_path: Path, rule: str, bend: Bend, setup: Setup
+) -> None:
+    assert found(examine(tmp_path, *bend(*right), setup), rule).verdict is Verdict.NOT_SHOWN
+
+
+def test_silence_without_life_is_not_shown(tmp_path: Path) -> None:
+    """A node that is simply dead is silent too: without an answered probe in the same capture nothing is proven."""
+    lan = Wire()
+    birth(lan, "ea", EA)
+    lan.wait(1.1)
+    lan.put(solicitation(EA))
+    end(lan, "ea", EA)
+    lan.put(solicitation(EA))
+    judgement = examine(tmp_path, lan, lan)
+    for rule in ("silence-before", "silence-after"):
+        finding = found(judgement, rule)
+        assert finding.verdict is Verdict.NOT_SHOWN
+        assert "nothing shows that the node was alive" in finding.sentence
+
+
+def test_no_connection_is_a_failure(tmp_path: Path) -> None:
+    lan = Wire()
+    birth(lan, "ea", EA)
+    judgement = examine(tmp_path, lan, lan)
+    assert found(judgement, "complete").verdict is Verdict.FAILED
+    assert found(judgement, "own-pair").verdict is Verdict.NOT_SHOWN
+
+
+def test_a_router_that_asks_on_for_a_released_ssa_counts_as_an_arrival(
+    right: tuple[Wire, Wire], tmp_path: Path
+) -> None:
+    """A SYN to a released address ends at the router: what reaches the node is the router's question."""
+    lan, far = right
+    asked = lan.after("again", solicitation(SSA)).without("again")
+    assert found(examine(tmp_path, asked, far), "second-fetch").verdict is Verdict.PASSED
+
+
+def test_two_addresses_of_one_group_end_with_the_last(tmp_path: Path) -> None:
+    """24 bits are shared: one join, one leave, and the address that ended first does not break a rule."""
+    twin = "2001:db8:a::99:" + EA.rsplit(":", 1)[1]
+    low = "2001:db8:a:0:1:0:1:e1"
+    lan = Wire()
+    lan.put(listener_report(EA, TO_EXCLUDE))
+    lan.put(probe(EA))
+    lan.put(probe(low))
+    lan.wait(1.1)
+    for name, address, isn in (("one", EA, 1), ("two", low, 9000)):
+        lan.put(promotion(address))
+        session(lan, name, address, SERVER, OUT, isn=(isn, 50))
+    end(lan, "both", EA)
+    judgement = examine(tmp_path, lan, lan, replace(SETUP, connections=2))
+    lives = {life.address: life for life in judgement.lifetimes}
+    assert len(lives) == 2
+    assert all(len(life.shares_group) == 1 and life.leave is not None for life in lives.values())
+    for rule in ("dad-first", "group-held", "promotion-once", "speaks-within-life", "released", "own-pair"):
+        assert found(judgement, rule).verdict is Verdict.PASSED, rule
+    assert twin != low
+
+
+def test_addresses_of_other_hosts_in_the_prefix_are_left_alone(right: tuple[Wire, Wire], tmp_path: Path) -> None:
+    lan, far = right
+    router = "2001:db8:a::1"
+    busy = lan.after("probe:ssa0", tcp(router, SERVER, "S", 1, macs=("02:00:00:00:00:01", "02:00:00:00:00:77")))
+    judgement = examine(tmp_path, busy, far)
+    assert not [finding for finding in judgement.findings if finding.verdict is not Verdict.PASSED]
+    assert len(judgement.lifetimes) == 5
+
+
+def test_stable_addresses_are_not_one_time(right: tuple[Wire, Wire], tmp_path: Path) -> None:
+    lan, far = right
+    stable = "2001:db8:a::5"
+    nodes = (replace(SETUP.nodes[0], stable=(stable,)), SETUP.nodes[1])
+    busy = lan.after("probe:ssa0", tcp(stable, SERVER, "S", 1), tcp(stable, SERVER, "S", 2))
+    assert found(examine(tmp_path, busy, far, replace(SETUP, nodes=nodes)), "own-pair").verdict is Verdict.PASSED
+    assert found(examine(tmp_path, busy, far), "own-pair").verdict is Verdict.FAILED
+
+
+def test_offload_exempts_from_checksum_and_size_only(right: tuple[Wire, Wire], tmp_path: Path) -> None:
+    lan, far = right
+    bent = lan.changed("request:ea", with_bad_checksum)
+    judgement = examine(tmp_path, bent, far, offload_free=False)
+    assert found(judgement, "checksums").verdict is Verdict.NOT_SHOWN
+    assert found(judgement, "within-mtu").verdict is Verdict.NOT_SHOWN
+    assert found(judgement, "complete").verdict is Verdict.PASSED
+
+
+def test_cut_frames_are_judged_as_far_as_they_go(right: tuple[Wire, Wire], tmp_path: Path) -> None:
+    judgement = examine(tmp_path, *right, snap=96)
+    verdicts = {finding.rule: finding.verdict for finding in judgement.findings}
+    assert all(verdict is Verdict.PASSED for verdict in verdicts.values()), verdicts
+    assert "too short in the capture to check" in found(judgement, "checksums").sentence
+    assert "3,300 bytes carried" in found(judgement, "complete").sentence
+
+
+def test_sessions_permitted_by_the_scenario(right: tuple[Wire, Wire], tmp_path: Path) -> None:
+    lan, far = right
+    twice = second_session(lan)
+    assert found(examine(tmp_path, twice, far, replace(SETUP, sessions={SSA: 2})), "own-pair").verdict is Verdict.PASSED
+
+
+def test_a_dedicated_prefix_needs_no_dad_and_ends_with_its_connection(tmp_path: Path) -> None:
+    lan = Wire()
+    session(lan, "one", EA, SERVER, OUT)
+    setup = Setup(nodes=(replace(SETUP.nodes[0], dedicated=True),), time_wait=0.5)
+    late = tcp(EA, SERVER, "RA", 7, macs=OUT)
+    assert found(examine(tmp_path, lan, lan, setup), "speaks-within-life").verdict is Verdict.PASSED
+    bent = lan.after("last-ack:one", late, delay=1.0)
+    assert found(examine(tmp_path, bent, bent, setup), "speaks-within-life").verdict is Verdict.FAILED
+
+
+def test_simultaneous_open_is_one_connection(tmp_path: Path) -> None:
+    lan = Wire()
+    birth(lan, "ea", EA)
+    birth(lan, "ssa0", SSA0, OTHER_MAC, OTHER_LL)
+    lan.wait(1.1)
+    lan.put(promotion(EA))
+    lan.put(promotion(SSA0, OTHER_MAC))
+    there, back = (NODE_MAC, OTHER_MAC), (OTHER_MAC, NODE_MAC)
+    lan.put(tcp(EA, SSA0, "S", 100, macs=there))
+    lan.put(tcp(SSA0, EA, "S", 500, macs=back))
+    lan.put(tcp(EA, SSA0, "SA", 100, 501, macs=there))
+    lan.put(tcp(SSA0, EA, "SA", 500, 101, macs=back))
+    lan.put(tcp(EA, SSA0, "FA", 101, 501, macs=there))
+    lan.put(tcp(SSA0, EA, "FA", 501, 102, macs=back))
+    lan.put(tcp(EA, SSA0, "A", 102, 502, macs=there))
+    judgement = examine(tmp_path, lan, lan)
+    assert len(judgement.connections) == 1
+    assert judgement.connections[0].complete
+    assert found(judgement, "own-pair").verdict is Verdict.PASSED
+
+
+def test_an_unknown_rule_is_an_error(right: tuple[Wire, Wire], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no such rule: nonsense"):
+        examine(tmp_path, *right, replace(SETUP, rules=("nonsense",)))
+
+
+def test_a_node_without_a_capture_is_an_error(right: tuple[Wire, Wire], tmp_path: Path) -> None:
+    lost = replace(SETUP.nodes[0], where="nowhere")
+    with pytest.raises(ValueError, match="no capture was taken"):
+        examine(tmp_path, *right, replace(SETUP, nodes=(lost,)))
+
+
+def test_lifetimes_are_those_of_the_wire(passed: Judgement, right: tuple[Wire, Wire]) -> None:
+    life = next(life for life in passed.lifetimes if str(life.address.hex()).endswith("000100e1"))
+    lan = right[0]
+    times = {sent.tag: sent.time for sent in reversed(lan.frames)}
+    phases = [(i.phase.value, round(i.begin, 4), round(i.end, 4)) for i in life.intervals(passed.evidence.span[1])]
+    assert phases == [
+        ("TENTATIVE", times["probe:ea"], round(times["probe:ea"] + 1, 4)),
+        ("UNCERTAIN", round(times["probe:ea"] + 1, 4), times["promotion:ea"]),
+        ("PREFERRED", times["promotion:ea"], times["leave:ea"]),
+    ]
+    assert life.traffic[0].number == lan.number("syn:ea")
+    assert ROUTER_LL
