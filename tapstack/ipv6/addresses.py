@@ -271,7 +271,7 @@ class AddressTable:
         if user not in entry.users:
             raise AddressError(f"{address_text(entry.address)} is not held by {user!r}")
         del entry.users[user]
-        if not entry.users and entry.kind.one_time and entry.state is not AddressState.INVALID:
+        if not entry.users and entry.kind.one_time and entry.address in self._entries:
             self._move(entry, Trigger.RELEASE, now, cause)
 
     # -- inside ----------------------------------------------------------------------------------
