@@ -12,6 +12,7 @@ from random import Random
 from typing import TypeVar
 
 from compat.kernel import Interface, Namespace, address, in_namespace, namespace
+from tapstack.link.base import Link
 from tapstack.link.device import DeviceLink
 from tapstack.link.tap import TapLink, open_tap
 
@@ -64,13 +65,16 @@ def tap_in_namespace(name: str, *, offload: bool = False, mtu: int = 1500) -> It
         yield link, far
 
 
-def next_frame(link: DeviceLink, wanted: Callable[[bytes], T | None]) -> T:
-    """The first thing that `wanted` makes of a received frame; others are passed over."""
+def next_frame(link: Link, wanted: Callable[[bytes], T | None], *, fd: int | None = None) -> T:
+    """The first thing that `wanted` makes of a received frame; others are passed over.  fd: to wait on, if not the link's."""
+    if fd is None:
+        assert isinstance(link, DeviceLink)
+        fd = link.fileno()
     until = time.monotonic() + WAIT
     while (left := until - time.monotonic()) > 0:
         frame = link.receive()
         if frame is None:
-            select.select([link.fileno()], [], [], left)
-        elif (found := wanted(frame)) is not None:
+            select.select([fd], [], [], left)
+        elif (found := wanted(bytes(frame))) is not None:
             return found
     raise AssertionError("the frame that was waited for did not come")

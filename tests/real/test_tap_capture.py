@@ -1,0 +1,102 @@
+"""Captures of a TAP and a TUN as Wireshark's tools see them (ST-LINK-4)."""
+
+from __future__ import annotations
+
+import errno
+import select
+import socket
+import subprocess
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from scapy.layers.inet import TCP
+from scapy.layers.inet6 import ICMPv6EchoRequest, IPv6
+from scapy.layers.l2 import Ether
+
+from compat.kernel import Interface, address, in_namespace, namespace
+from tapstack.link.capture import CaptureLink
+from tapstack.link.pcapng import Direction
+from tapstack.link.tun import open_tun
+
+from .tap_support import KERNEL, OWN, Far, next_frame, tap_in_namespace
+
+pytestmark = [pytest.mark.real("tshark", "capinfos"), pytest.mark.proves("ST-LINK-4")]
+
+
+def output(*command: str | Path) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+
+
+def rows(file: Path, display: str, *fields: str) -> list[list[str]]:
+    """The fields of the frames that pass the display filter, several values of one field joined by `|`."""
+    validate = ("-o", "tcp.check_checksum:TRUE", "-E", "aggregator=|")
+    names = [word for name in fields for word in ("-e", name)]
+    lines = output("tshark", "-r", file, "-Y", display, *validate, "-T", "fields", *names).splitlines()
+    return [line.split("\t") for line in lines]
+
+
+@pytest.mark.parametrize("offload", [False, True])
+def test_tshark_and_capinfos_read_a_capture_of_a_tap(offload: bool, artefacts: Path) -> None:
+    file = artefacts / "capture-stack.pcapng"
+    virtio = bytes(10) if offload else b""
+
+    def syn(frame: bytes) -> Ether | None:
+        packet = Ether(frame[len(virtio) :])
+        return packet if TCP in packet else None
+
+    with (
+        tap_in_namespace("link-cap", offload=offload) as (tap, far),
+        closing(CaptureLink(tap, file, name="link-cap", comment="a connection refused")) as link,
+        far.socket(socket.AF_INET6, socket.SOCK_STREAM) as client,
+    ):
+        client.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            client.connect((OWN, 80))
+        asked = next_frame(link, syn, fd=tap.fileno())
+        link.remark("SYN to a closed port")
+        link.remark("second remark")
+        answer = Ether(dst=asked.src, src=asked.dst) / IPv6(src=OWN, dst=KERNEL)
+        answer /= TCP(sport=80, dport=asked.sport, flags="RA", ack=asked.seq + 1)
+        assert link.receive() is None
+        link.remark("refused")
+        assert link.send([virtio, bytes(answer)])
+        select.select([], [client], [], 5)
+        assert client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.ECONNREFUSED
+
+    information = output("capinfos", file)
+    assert "nanoseconds (9)" in information
+    assert "Capture comment:     a connection refused" in information
+    assert "Name = link-cap" in information
+    assert rows(file, "_ws.malformed", "frame.number") == []
+    seen = rows(file, "tcp", "frame.comment", "frame.packet_flags", "tcp.flags.str", "tcp.checksum.status")
+    unfinished, wrong = ("offload: the checksum is left to the link", "0") if offload else ("", "1")
+    assert [[comments, int(flags, 0) & 3, *rest] for comments, flags, *rest in seen] == [
+        [
+            "|".join(filter(None, ["SYN to a closed port", "second remark", unfinished])),
+            Direction.INBOUND,
+            "··········S·",
+            wrong,
+        ],
+        ["refused", Direction.OUTBOUND, "·······A·R··", "1"],
+    ]
+
+
+def test_tshark_reads_a_capture_of_a_tun(artefacts: Path) -> None:
+    file = artefacts / "capture-stack.pcapng"
+    with namespace("link") as space:
+        with in_namespace(space):
+            tun = open_tun("link-cap")
+        far = Far(space, Interface(space, "link-cap"))
+        with (
+            closing(CaptureLink(tun, file, name="link-cap")) as link,
+            address(far.interface, f"{KERNEL}/64"),
+            far.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6) as ping,
+        ):
+            ping.sendto(bytes(ICMPv6EchoRequest(id=7, data=b"hello")), (OWN, 0))
+            next_frame(link, lambda frame: frame if ICMPv6EchoRequest in IPv6(frame) else None, fd=tun.fileno())
+            link.remark("over TUN")
+    assert "Encapsulation = Raw IP" in output("capinfos", file)
+    assert rows(file, "icmpv6.type == 128", "ipv6.dst", "frame.comment", "icmpv6.checksum.status") == [
+        [OWN, "over TUN", "1"]
+    ]
