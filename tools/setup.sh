@@ -12,9 +12,9 @@ cd "$(dirname "$0")/.."
 PATH=$PATH:/usr/sbin:/sbin # daemons live there, and an ordinary user's PATH leaves it out
 oldest=3.11
 
-# program:package, in the order in which a reader would expect them
-demo_programs='curl:curl dumpcap:wireshark-common tshark:tshark nginx:nginx-light radvd:radvd'
-test_programs="$demo_programs ip:iproute2 ethtool:ethtool iperf3:iperf3"
+# program:package
+demo_programs='curl:curl dnsmasq:dnsmasq-base dumpcap:wireshark-common nginx:nginx-light radvd:radvd tshark:tshark'
+test_programs="$demo_programs capinfos:wireshark-common"
 daemons='nginx radvd' # services of these packages
 
 say() { printf 'unimux: %s\n' "$*" >&2; }
@@ -46,7 +46,8 @@ find_python() {
 find_missing_packages() {
     packages=
     for pair in $programs; do
-        command -v "${pair%%:*}" >/dev/null || packages="$packages ${pair#*:}"
+        command -v "${pair%%:*}" >/dev/null && continue
+        case " $packages " in *" ${pair#*:} "*) ;; *) packages="$packages ${pair#*:}" ;; esac
     done
     if [ -n "${python:-}" ] && ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
         packages="$packages python3-venv"
