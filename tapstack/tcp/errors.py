@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 
+from ..wire.icmpv6 import TimeExceededCode, Type, UnreachableCode
+
 
 class AddressGone(ConnectionAbortedError):
     """The valid lifetime of the connection's address is over (UM-ADDR-11)."""
@@ -37,6 +39,19 @@ def aborted() -> ConnectionAbortedError:
     return ConnectionAbortedError(errno.ECONNABORTED, os.strerror(errno.ECONNABORTED))
 
 
-def unreachable() -> OSError:
-    """An ICMPv6 error says that the peer cannot be reached."""
-    return OSError(errno.EHOSTUNREACH, os.strerror(errno.EHOSTUNREACH))
+_PORT_UNREACHABLE = (Type.DESTINATION_UNREACHABLE, UnreachableCode.PORT)
+_ERRNOS: dict[tuple[int, int], int] = {
+    (Type.DESTINATION_UNREACHABLE, UnreachableCode.NO_ROUTE): errno.ENETUNREACH,
+    (Type.DESTINATION_UNREACHABLE, UnreachableCode.PROHIBITED): errno.EACCES,
+    (Type.DESTINATION_UNREACHABLE, UnreachableCode.SOURCE_POLICY): errno.EACCES,
+    (Type.DESTINATION_UNREACHABLE, UnreachableCode.REJECT_ROUTE): errno.EACCES,
+    (Type.TIME_EXCEEDED, TimeExceededCode.HOP_LIMIT): errno.ETIME,
+}
+
+
+def from_icmp(kind: int, code: int) -> OSError:
+    """The error that an ICMPv6 error stands for (RFC 4443 §3): refused, or unreachable with an errno that says why."""
+    if (kind, code) == _PORT_UNREACHABLE:
+        return refused()
+    number = _ERRNOS.get((kind, code), errno.EHOSTUNREACH)
+    return OSError(number, os.strerror(number))

@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from ..ipv6.host import Host
     from ..ipv6.packet import IcmpError, Packet
 
-_PORT_UNREACHABLE = 4
-
 
 class Tcp:
     """TCP on one host; see the module's docstring.
@@ -345,9 +343,7 @@ class Tcp:
         if report.type == IcmpType.PACKET_TOO_BIG:
             self._packet_too_big(pcb, report, now)
             return
-        error = errors.unreachable()
-        if report.type == IcmpType.DESTINATION_UNREACHABLE and report.code == _PORT_UNREACHABLE:
-            error = errors.refused()
+        error = errors.from_icmp(report.type, report.code)
         if pcb.state in SYNCHRONIZED:
             pcb.soft_error = error
         else:

@@ -1,0 +1,313 @@
+"""A unified node: a stack on a link, a pool of reserved addresses, and an address of its own for every connection.
+
+`Node` joins the rooms of this package and is what applications and front ends hold:
+
+    async with Node(link) as node:
+        reader, writer = await unimux.open_connection(node, "example.org", 80)
+
+Order of a connect (UM-DAS-1): the name is resolved, the address is set, the SYN leaves.  The connection holds its address;
+the stack releases it with the last PCB, whatever the ending (UM-REL-1), so nothing here has to remember to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from ipaddress import IPv6Address
+from random import Random
+from types import TracebackType
+
+from tapstack.driver import Driver
+from tapstack.events import Event
+from tapstack.ipv6.addresses import AddressEntry, AddressKind
+from tapstack.ipv6.host import HostConfig, NoRouteError
+from tapstack.link.base import Link
+from tapstack.stack import Stack
+from tapstack.tcp.connection import Connection, Signal
+from tapstack.tcp.options import PortMode, SocketOptions
+from tapstack.types import address, address_text
+
+from . import errors
+from .pool import Pool, PoolConfig
+from .source import AddressSource
+from .state import MemoryState, State
+from .transport import SessionTransport
+
+CONNECT_TIMEOUT = 30.0
+CLOSE_TIMEOUT = 2.0
+"""Seconds that `close` gives connections to end in order."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeConfig:
+    """Settings of a node.
+
+    host: of the IPv6 host; by default without a stable global address, by which the node could be found.
+    socket: the options of sockets that name none.
+    names: addresses by host name, asked before any name server.
+    name_servers: to ask instead of those that routers announce.
+    """
+
+    host: HostConfig = field(default_factory=lambda: HostConfig(stable_addresses=False))
+    pool: PoolConfig = field(default_factory=PoolConfig)
+    socket: SocketOptions = field(default_factory=SocketOptions)
+    names: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    name_servers: Sequence[str] = ()
+
+
+class Node:
+    """One unified node on one link.
+
+    state: where counters and keys live; in memory by default, which makes every start a new key epoch.
+    seed: the secret that everything unpredictable on the wire comes from; from the system by default.  A simulation
+    that gives it, and a state made from it, is repeatable.
+    """
+
+    def __init__(
+        self, link: Link, config: NodeConfig | None = None, *, state: State | None = None, seed: bytes | None = None
+    ) -> None:
+        self.config = config or NodeConfig()
+        self.link = link
+        self.stack = Stack(link.properties, seed or os.urandom(32), self.config.host)
+        self.events = self.stack.events
+        self.source = AddressSource(state or MemoryState())
+        self.pool = Pool(
+            self.stack.host,
+            self.source,
+            self.stack.timers,
+            self.events,
+            Random(seed) if seed else Random(),
+            self.config.pool,
+        )
+        self._driver: Driver | None = None
+        self._closed = False
+
+    @classmethod
+    async def start(
+        cls, link: Link, config: NodeConfig | None = None, *, state: State | None = None, seed: bytes | None = None
+    ) -> Node:
+        """A running node; the parameters are the class's."""
+        node = cls(link, config, state=state, seed=seed)
+        await node.__aenter__()
+        return node
+
+    async def __aenter__(self) -> Node:
+        self._driver = Driver(self.stack, self.link)
+        self._driver.start()
+        self.pool.start(self.now())
+        self._driver.kick()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    @property
+    def driver(self) -> Driver:
+        """The driver; the node must have been started."""
+        if self._driver is None:
+            raise RuntimeError("the node has not been started: use 'async with' or Node.start")
+        return self._driver
+
+    def now(self) -> float:
+        """The stack's clock, seconds."""
+        return self.driver.now()
+
+    async def close(self, timeout: float = CLOSE_TIMEOUT) -> None:
+        """Let connections that are closing end, for `timeout` seconds at most; then reset, leave all groups, close the link."""
+        if self._closed or self._driver is None:
+            return
+        self._closed = True
+        with suppress(TimeoutError):
+            await self.until(self._all_sent, timeout)
+        self.pool.close(self.now())
+        self.driver.close()
+
+    def _all_sent(self) -> bool:
+        return all(
+            pcb.sender.everything_acknowledged
+            for pcb in self.stack.tcp.demux
+            if isinstance(pcb, Connection) and pcb.detached
+        )
+
+    async def until(self, condition: Callable[[], bool], timeout: float | None = None) -> None:
+        """Wait until `condition()` holds; it is looked at after every event of the stack.  TimeoutError after `timeout` s."""
+        changed = asyncio.Event()
+        unsubscribe = self.events.subscribe(lambda event: changed.set())
+        try:
+            async with asyncio.timeout(timeout):
+                while not condition():
+                    changed.clear()
+                    await changed.wait()
+        finally:
+            unsubscribe()
+
+    async def ready(self, addresses: int = 1, timeout: float | None = None) -> None:
+        """Wait until the pool has so many addresses; at once on a dedicated prefix.  TimeoutError after `timeout` seconds."""
+        await self.until(
+            lambda: self.pool.ready >= addresses or any(p.dedicated and p.preferred for p in self.stack.host.prefixes),
+            timeout,
+        )
+
+    # -- addresses -------------------------------------------------------------------------------
+
+    async def take_address(
+        self, kind: AddressKind, destination: bytes | None, *, timeout: float, cause: str = "taken"
+    ) -> AddressEntry:
+        """An address for one use (UM-DAS-2), waited for at most `timeout` seconds; the caller acquires or releases it at once.
+
+        Raises `PoolExhausted`, or `NoPrefix` where no router has announced one.
+        """
+        now = self.now()
+        entry = self.pool.take(kind, destination, now, cause)
+        if entry is not None:
+            self.driver.kick()
+            return entry
+        answer: asyncio.Future[AddressEntry] = asyncio.get_running_loop().create_future()
+
+        def served(outcome: AddressEntry | errors.UnimuxError, at: float) -> None:
+            if answer.cancelled():
+                if isinstance(outcome, AddressEntry):
+                    self.stack.host.addresses.release(outcome, at, "nobody waits for it any more")
+            elif isinstance(outcome, AddressEntry):
+                answer.set_result(outcome)
+            else:
+                answer.set_exception(outcome)
+
+        ticket = self.pool.request(kind, destination, now, served, deadline=now + timeout, cause=cause)
+        self.driver.kick()
+        try:
+            return await answer
+        except asyncio.CancelledError:
+            ticket.cancel(self.now())
+            if answer.done() and not answer.cancelled() and answer.exception() is None:
+                self.stack.host.addresses.release(answer.result(), self.now(), "nobody waits for it any more")
+            raise
+
+    # -- connections -----------------------------------------------------------------------------
+
+    async def connect(
+        self,
+        host: str | IPv6Address,
+        port: int | None,
+        *,
+        mode: PortMode | None = None,
+        timeout: float = CONNECT_TIMEOUT,
+        options: SocketOptions | None = None,
+    ) -> Connection:
+        """An established connection from an EA of its own; `host` is a name or an address, `port` None writes RP.
+
+        All addresses of a name are tried in order within `timeout` seconds.  Raises an error of `unimux.errors`.
+        """
+        options = options or self.config.socket
+        if mode is not None:
+            options = replace(options, mode=mode)
+        deadline = self.now() + timeout
+        failure: Exception | None = None
+        remotes = await self.resolve(host, timeout=timeout)
+        for index, remote in enumerate(remotes):
+            left = (deadline - self.now()) / (len(remotes) - index)
+            try:
+                return await self._connect_one(str(host), remote, port, options, max(left, 0.0), timeout)
+            except errors.ConnectError as error:
+                failure = error
+        assert failure is not None
+        raise failure
+
+    async def _connect_one(
+        self, host: str, remote: bytes, port: int | None, options: SocketOptions, left: float, timeout: float
+    ) -> Connection:
+        shown = options.reduced_port if port is None else port
+        began = self.now()
+        entry = await self.take_address(
+            AddressKind.EPHEMERAL, remote, timeout=left, cause=f"connect to {address_text(remote)}"
+        )
+        now = self.now()
+        try:
+            connection = self.stack.tcp.connect(entry, remote, port, now, options)
+        except OSError as error:
+            if not entry.users and entry.address in self.stack.host.addresses:
+                self.stack.host.addresses.release(entry, now, "connect failed")
+            self.driver.kick()
+            if isinstance(error, NoRouteError):
+                raise errors.NetworkUnreachable(host, shown) from error
+            raise
+        outcome: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+        def told(bits: int) -> None:
+            if not outcome.done():
+                outcome.set_result(bits)
+
+        connection.owner = told
+        self.driver.kick()
+        try:
+            async with asyncio.timeout(max(left - (now - began), 0.0)):
+                await outcome
+        except BaseException as error:
+            connection.owner = None
+            connection.abort(self.now(), "connect time-out" if isinstance(error, TimeoutError) else "connect cancelled")
+            self.driver.kick()
+            if isinstance(error, TimeoutError):
+                raise errors.ConnectTimeout(host, shown, seconds=timeout) from None
+            raise
+        connection.owner = None
+        if not outcome.result() & Signal.ESTABLISHED:
+            raise connect_error(connection.error, host, shown, timeout)
+        return connection
+
+    async def create_connection(
+        self,
+        protocol_factory: Callable[[], asyncio.BaseProtocol],
+        host: str | IPv6Address,
+        port: int | None,
+        *,
+        mode: PortMode | None = None,
+        timeout: float = CONNECT_TIMEOUT,
+        options: SocketOptions | None = None,
+    ) -> tuple[SessionTransport, asyncio.BaseProtocol]:
+        """As `loop.create_connection`, over a one-time address; the other parameters are those of `connect`."""
+        connection = await self.connect(host, port, mode=mode, timeout=timeout, options=options)
+        transport = SessionTransport(self.driver, connection)
+        protocol = protocol_factory()
+        transport.start(protocol)
+        return transport, protocol
+
+    # -- names -----------------------------------------------------------------------------------
+
+    async def resolve(self, host: str | IPv6Address, *, timeout: float) -> list[bytes]:
+        """The addresses of a name, or of an address given as text."""
+        try:
+            return [address(host)]
+        except ValueError:
+            pass
+        known = self.config.names.get(str(host).rstrip(".").lower())
+        if known is None:
+            raise errors.NameNotResolved(str(host), "no name server is configured")
+        return [address(text) for text in known]
+
+    def watch(self, subscriber: Callable[[Event], None]) -> Callable[[], None]:
+        """Call `subscriber` with every event of this node; returns the function that ends it (UM-NODE-4)."""
+        return self.events.subscribe(subscriber)
+
+
+def connect_error(error: Exception | None, host: str, port: int, timeout: float) -> errors.ConnectError:
+    """The error of the public API for one of the stack's."""
+    if isinstance(error, ConnectionRefusedError):
+        return errors.ConnectRefused(host, port)
+    if isinstance(error, TimeoutError):
+        return errors.ConnectTimeout(host, port, seconds=timeout)
+    number = getattr(error, "errno", None)
+    if number == errno.ENETUNREACH:
+        return errors.NetworkUnreachable(host, port, "a router reports no route")
+    if number == errno.EACCES:
+        return errors.ConnectProhibited(host, port)
+    if number == errno.ETIME:
+        return errors.HopLimitExceeded(host, port)
+    if number == errno.EHOSTUNREACH:
+        return errors.HostUnreachable(host, port)
+    return errors.ConnectError(host, port, str(error) if error else "")
