@@ -111,7 +111,7 @@ class RelayEnd(asyncio.Protocol):
         `early`: bytes it had received that belong to the stream; `eof`: the stream has already ended.
         """
         if early:
-            self._pending.append(early)
+            self.data_received(early)
         transport.set_protocol(self)
         self._eof = eof
         self.connection_made(transport)

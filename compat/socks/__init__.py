@@ -1,1 +1,1 @@
-"""The SOCKS front end: unmodified programs on one-time addresses (RFC 1928, RFC 1929)."""
+"""The SOCKS front end: SOCKS5, SOCKS4a and HTTP CONNECT on one port, each connection from its own one-time address."""

@@ -133,7 +133,7 @@ async def test_adopted_transport_brings_its_early_bytes_and_its_end() -> None:
     assert near.log == [], "a stream that is over is not read again"
     assert near.protocol is relay.near
     relay.abort()
-    await relay.wait()
+    assert (await relay.wait()).bytes_to_far == len(b"request")
 
 
 @virtual
