@@ -7,23 +7,13 @@ goes away on every exit, and after a `kill -9` the next start removes what is le
 from __future__ import annotations
 
 from .errors import KernelError, KernelRefused, KernelUnavailable
+from .interface import OFFLOADS, Interface
 from .leftovers import Leftovers, clean_leftovers
-from .links import (
-    OFFLOADS,
-    Interface,
-    address,
-    bridge,
-    get_sysctl,
-    membership,
-    offloads,
-    route,
-    set_sysctl,
-    sysctl,
-    veth,
-)
+from .links import address, bridge, membership, offloads, route, sysctl, veth
 from .namespaces import NETNS_DIR, Namespace, in_namespace, namespace, unnamed_namespace
 from .owner import Owner
 from .probe import Capabilities, capabilities
+from .sysctls import get_sysctl, set_sysctl
 from .taps import bridged_tap, tap
 
 __all__ = [

@@ -14,9 +14,9 @@ from pathlib import Path
 
 from .errors import KernelError, KernelRefused
 from .ledger import Entry, all_ledgers, exclusive
-from .links import UNDO
 from .namespaces import NETNS_DIR, Namespace, remove_namespace
 from .owner import OWNER_VARIABLE, Owner
+from .undo import UNDO
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +47,9 @@ def clean_leftovers() -> Leftovers:
 def _end_processes() -> tuple[int, ...]:
     """Kill the programs that a dead owner started: they carry its tag in their environment."""
     ended: list[int] = []
-    for folder in Path("/proc").iterdir():
-        if not folder.name.isdecimal():
+    spared = _own_line()
+    for folder in Path("/proc").glob("[0-9]*"):
+        if int(folder.name) in spared:
             continue
         try:
             variables = (folder / "environ").read_bytes().split(b"\0")
@@ -61,6 +62,19 @@ def _end_processes() -> tuple[int, ...]:
                 os.kill(int(folder.name), signal.SIGKILL)
                 ended.append(int(folder.name))
     return tuple(ended)
+
+
+def _own_line() -> set[int]:
+    """This process and its ancestors, which may have been started by a program that a dead owner ran."""
+    line: set[int] = set()
+    pid = os.getpid()
+    while pid > 0 and pid not in line:
+        line.add(pid)
+        try:
+            pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            break
+    return line
 
 
 def _undo_changes() -> tuple[str, ...]:

@@ -27,6 +27,7 @@ from .owner import Owner
 NETNS_DIR = Path("/run/netns")
 _CLONE_NEWNET = 0x40000000
 NO_IPV6 = "This kernel runs without IPv6; start it without ipv6.disable=1, or load the ipv6 module."
+HERE = "the current namespace"
 _LOOPBACK = 1
 _HERE = "/proc/thread-self/ns/net"
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -49,7 +50,7 @@ class Namespace:
         except OSError as error:
             raise refusal(f"open the network namespace {path}", error.errno or 0) from error
         self.path = Path(path)
-        self.name = self.path.name if self.path.parent == NETNS_DIR else "own" if path == _HERE else str(path)
+        self.name = self.path.name if self.path.parent == NETNS_DIR else HERE if path == _HERE else str(path)
         self.inode = os.fstat(self.fd).st_ino
         self.private = private
 
@@ -71,6 +72,12 @@ class Namespace:
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
+
+    def again(self) -> Namespace:
+        """A second handle of the same namespace, with a life of its own."""
+        other = Namespace(f"/proc/self/fd/{self.fd}", private=self.private)
+        other.path, other.name = self.path, self.name
+        return other
 
     def __enter__(self) -> Namespace:
         return self

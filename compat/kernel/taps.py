@@ -8,8 +8,10 @@ from random import Random
 
 from tapstack.link.tap import TapLink, open_tap
 
-from .links import Interface, get_sysctl, membership, set_sysctl
+from .interface import Interface
+from .links import membership
 from .namespaces import Namespace, in_namespace
+from .sysctls import get_sysctl, set_sysctl
 
 _NEW_LINKS_WITHOUT_IPV6 = "ipv6/conf/default/disable_ipv6"
 

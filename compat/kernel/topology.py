@@ -20,8 +20,10 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from .errors import KernelUnavailable
-from .links import Interface, address, bridge, membership, route, set_sysctl, veth
+from .interface import Interface
+from .links import address, bridge, membership, route, veth
 from .namespaces import Namespace, namespace
+from .sysctls import set_sysctl
 
 CLIENT_PREFIX = "2001:db8:1::/64"
 CLIENT_ROUTER = "2001:db8:1::1"

@@ -88,8 +88,8 @@ def strip(path: Path) -> int:
             found, source, target = 0, 0, 0
             while source + _BLOCK.size <= len(data):
                 kind, length = _BLOCK.unpack_from(data, source)
-                if length < 12:
-                    break  # not pcapng; leave the rest as it is
+                if length < 12 or source + length > len(data):
+                    break  # cut off, or not pcapng; leave the rest as it is
                 head = data[source + _PACKET_DATA : source + min(length, _PACKET_DATA + SHORTEST_SNAPLEN)]
                 if kind == _ENHANCED_PACKET and _is_barrier(head):
                     found += 1

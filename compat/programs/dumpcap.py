@@ -82,12 +82,13 @@ class Capture:
 
 @asynccontextmanager
 async def dumpcap(
-    interface: Interface, path: Path, *, capture_filter: str = "", snaplen: int = 262144, buffer_mib: int = 16
+    interface: Interface, path: Path, *, capture_filter: str = "", snaplen: int = 262144, buffer_mib: int = 32
 ) -> AsyncIterator[Capture]:
     """Capture an interface into a pcapng file; capturing when the block begins, stopped (`Capture.stop`) when it ends.
 
     capture_filter: libpcap syntax.  snaplen: bytes kept of a frame, at least `barrier.SHORTEST_SNAPLEN`.
-    buffer_mib: kernel buffer in MiB.  Raises `ProgramMissing`, or `ProgramFailed` for a filter or interface that
+    buffer_mib: kernel buffer in MiB; at several Gbit/s on two cores whole frames need 64, their first 256 bytes need 16.
+    Raises `ProgramMissing`, or `ProgramFailed` for a filter or interface that
     dumpcap does not take.
     """
     if snaplen < barrier.SHORTEST_SNAPLEN:

@@ -251,3 +251,26 @@ def test_a_broken_ledger_line_hides_no_other(host: Namespace) -> None:
         assert [change for change in clean_leftovers().changes if change.startswith("sysctl")]
     assert get_sysctl(host, "ipv6/conf/all/forwarding") == "0"
     set_sysctl(host, "ipv6/conf/all/forwarding", 0)
+
+
+def test_cleaning_spares_the_cleaner_that_a_dead_owner_started(host: Namespace) -> None:
+    script = "from compat.kernel import clean_leftovers; clean_leftovers(); print('alive')"
+    with in_namespace(host):
+        done = subprocess.run(
+            [sys.executable, "-c", script],
+            env={**os.environ, "UNIMUX_OWNER": f"{os.getpid()}-1"},
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    assert done.stdout == "alive\n"
+
+
+def test_a_handle_closed_too_early_does_not_hinder_the_end(host: Namespace) -> None:
+    with in_namespace(host):
+        handle = Namespace.current()
+    with sysctl(handle, "ipv6/conf/all/forwarding", 1):
+        assert get_sysctl(host, "ipv6/conf/all/forwarding") == "1"
+        handle.close()
+    assert get_sysctl(host, "ipv6/conf/all/forwarding") == "0"
