@@ -19,6 +19,7 @@ from tapstack.link.tap import TapLink, open_tap
 KERNEL = "2001:db8:7a9::1"
 OWN = "2001:db8:7a9::2"
 ETH_P_ALL = 0x0003
+_RTN_LOCAL = 2
 WAIT = 5.0  # seconds: the bound of every wait for a condition
 
 T = TypeVar("T")
@@ -39,6 +40,18 @@ class Far:
         made.settimeout(WAIT)
         return made
 
+    @contextmanager
+    def has_address(self) -> Iterator[None]:
+        """KERNEL is an address of the interface, and packets to it are delivered.
+
+        The kernel makes the local route in a work queue of its own, an instant after the address.
+        """
+        with address(self.interface, f"{KERNEL}/64"):
+            until = time.monotonic() + WAIT
+            while self.space.netlink(lambda route: route.route("get", dst=KERNEL)[0]["type"], "look up") != _RTN_LOCAL:
+                assert time.monotonic() < until, "the kernel never took its own address"
+            yield
+
     def packet_socket(self) -> Socket:
         """A packet socket on the interface that sees what the kernel receives and sends there."""
         made = self.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
@@ -55,7 +68,7 @@ def tap_in_namespace(name: str, *, offload: bool = False, mtu: int = 1500) -> It
             link = open_tap(name, mac=Random(7), mtu=mtu, offload=offload)
         stack.callback(link.close)
         far = Far(space, Interface(space, name))
-        stack.enter_context(address(far.interface, f"{KERNEL}/64"))
+        stack.enter_context(far.has_address())
         index, mac = far.interface.index, link.properties.mac
         assert mac is not None
         space.netlink(

@@ -13,7 +13,7 @@ import pytest
 from scapy.layers.inet6 import ICMPv6EchoReply, ICMPv6EchoRequest, IPv6
 from scapy.layers.l2 import Ether
 
-from compat.kernel import Interface, address, in_namespace, namespace
+from compat.kernel import Interface, in_namespace, namespace
 from tapstack.link.counters import LinkDrop
 from tapstack.link.errors import LinkLost, LinkUnavailable, Unavailable
 from tapstack.link.tap import open_tap
@@ -200,7 +200,7 @@ def test_tun_carries_bare_packets_both_ways(offload: bool) -> None:
             assert link.properties.mac is None
             far = Far(space, Interface(space, "link-tun"))
             with (
-                address(far.interface, f"{KERNEL}/64"),
+                far.has_address(),
                 far.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6) as ping,
             ):
                 ping.sendto(bytes(ICMPv6EchoRequest(id=5, data=b"tun")), (OWN, 0))

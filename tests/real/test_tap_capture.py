@@ -14,7 +14,7 @@ from scapy.layers.inet import TCP
 from scapy.layers.inet6 import ICMPv6EchoRequest, IPv6
 from scapy.layers.l2 import Ether
 
-from compat.kernel import Interface, address, in_namespace, namespace
+from compat.kernel import Interface, in_namespace, namespace
 from tapstack.link.capture import CaptureLink
 from tapstack.link.pcapng import Direction
 from tapstack.link.tun import open_tun
@@ -90,7 +90,7 @@ def test_tshark_reads_a_capture_of_a_tun(artefacts: Path) -> None:
         far = Far(space, Interface(space, "link-cap"))
         with (
             closing(CaptureLink(tun, file, name="link-cap")) as link,
-            address(far.interface, f"{KERNEL}/64"),
+            far.has_address(),
             far.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6) as ping,
         ):
             ping.sendto(bytes(ICMPv6EchoRequest(id=7, data=b"hello")), (OWN, 0))
