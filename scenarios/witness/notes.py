@@ -92,7 +92,7 @@ def _must_defend(frame: Frame, phase: Phase) -> bool:
 
 
 def _connection(connection: Connection) -> Iterator[tuple[Frame | None, str]]:
-    name = f"connection {connection.number}"
+    name = f"{'connection' if connection.established else 'attempt'} {connection.number}"
     yield connection.syn, f"{name}: {text(connection.client.address)} opens to {text(connection.server.address)}"
     if connection.established is not None:
         took = (connection.established.time - connection.syn.time) * 1000

@@ -20,6 +20,7 @@ from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from ipaddress import IPv6Address
 from pathlib import Path
 from typing import NamedTuple
@@ -95,7 +96,12 @@ def version() -> str:
     program = shutil.which("tshark")
     if program is None:
         raise TsharkError("tshark is not installed")
-    done = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=30, check=False)
+    return _version(program)
+
+
+@cache
+def _version(program: str) -> str:
+    done = _run([program, "--version"], dict(os.environ))
     return done.stdout.split("\n", 1)[0].split(" (Git")[0].strip() or "tshark of unknown version"
 
 
@@ -144,6 +150,13 @@ def _run(command: list[str], environment: dict[str, str]) -> subprocess.Complete
         raise TsharkError(f"tshark did not finish within {_TIMEOUT:.0f} s") from None
 
 
+@cache
+def _protocols(program: str) -> tuple[str, ...]:
+    """The filter names of everything that this tshark can dissect."""
+    listed = _run([program, "-G", "protocols"], dict(os.environ)).stdout
+    return tuple(line.split("\t")[2] for line in listed.splitlines() if line.count("\t") >= 2)
+
+
 def _quiet_profile(scratch: Path, program: str) -> dict[str, str]:
     """An empty configuration in which only the stack's protocols are dissected, whoever runs this."""
     environment = {
@@ -152,9 +165,7 @@ def _quiet_profile(scratch: Path, program: str) -> dict[str, str]:
         "HOME": str(scratch),
         "XDG_CONFIG_HOME": str(scratch),
     }
-    listed = _run([program, "-G", "protocols"], environment).stdout
-    names = [line.split("\t")[2] for line in listed.splitlines() if line.count("\t") >= 2]
-    unwanted = [name for name in names if name not in KEPT and not name.startswith(("_ws", "frame"))]
+    unwanted = [name for name in _protocols(program) if name not in KEPT and not name.startswith(("_ws", "frame"))]
     (scratch / "disabled_protos").write_text("".join(f"{name}\n" for name in unwanted))
     return environment
 

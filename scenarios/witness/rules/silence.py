@@ -144,7 +144,7 @@ def second_fetch(evidence: Evidence) -> Finding:
         ("UM-LIS-6", "UM-LIS-3"),
         problems,
         f"{count(attempts, 'later attempt')} to {count(len(tried), 'used SSA')}, none answered; each had served its session",
-        [*(frames[0] for frames in tried.values()), *served],
+        [*(frame for frames in tried.values() for frame in frames[:2]), *served],
         bool(tried) and not unproven,
         missing,
     )

@@ -1,0 +1,105 @@
+"""tshark as the second oracle: silent on a good run, loud on faults, and its known remarks explained."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from scenarios.witness import Explanation, Finding, Verdict, tshark
+from scenarios.witness.tshark import Opinion, Remark, dissectors_agree
+
+from .story import EA, SERVER, SETUP, examine, good
+from .wire import NODE_MAC, ROUTER_MAC, Wire, tcp
+
+ONLY = replace(SETUP, rules=("second-opinion", "dissectors-agree"))
+
+
+def opinions(folder: Path, lan: Wire, far: Wire, offload_free: bool = True, setup=ONLY) -> dict[str, Finding]:  # type: ignore[no-untyped-def]
+    judged = examine(folder, lan, far, setup, tshark=True, offload_free=offload_free)
+    return {finding.rule: finding for finding in judged.findings}
+
+
+def with_bad_checksum(packet) -> None:  # type: ignore[no-untyped-def]
+    packet["TCP"].chksum = 0xBEEF
+
+
+def test_a_good_run_needs_one_explanation(tmp_path: Path) -> None:
+    found = opinions(tmp_path, *good())
+    assert found["second-opinion"].verdict is Verdict.PASSED
+    assert "an echo request that a one-time address must not answer" in found["second-opinion"].sentence
+    assert found["dissectors-agree"].verdict is Verdict.PASSED
+
+
+def test_a_wrong_checksum_is_unexplained_without_offload_and_explained_with_it(tmp_path: Path) -> None:
+    lan, far = good()
+    bent = lan.changed("request:ea", with_bad_checksum)
+    finding = opinions(tmp_path, bent, far)["second-opinion"]
+    assert finding.verdict is Verdict.FAILED
+    assert finding.witnesses[0].number == lan.number("request:ea")
+    assert "hecksum" in finding.details[0]
+    excused = opinions(tmp_path, bent, far, offload_free=False)["second-opinion"]
+    assert excused.verdict is Verdict.PASSED
+    assert "left to the offload" in excused.sentence
+
+
+def test_a_segment_never_captured_is_unexplained(tmp_path: Path) -> None:
+    lan, far = good()
+    finding = opinions(tmp_path, lan.without("reply0:ea"), far)["second-opinion"]
+    assert finding.verdict is Verdict.FAILED
+    assert any("captured" in line for line in finding.details)
+
+
+def test_an_unexpected_reset_is_unexplained_unless_the_scenario_explains_it(tmp_path: Path) -> None:
+    lan, far = good()
+    bent = lan.after("request:ea", tcp(EA, SERVER, "R", 1101, macs=(NODE_MAC, ROUTER_MAC)))
+    finding = opinions(tmp_path, bent, far)["second-opinion"]
+    assert finding.verdict is Verdict.FAILED
+    said = replace(
+        ONLY, explanations=(Explanation("reset", "the client was told to give up"), Explanation(".", "follows from it"))
+    )
+    assert opinions(tmp_path, bent, far, setup=said)["second-opinion"].verdict is Verdict.PASSED
+    broken_on_purpose = opinions(tmp_path, bent, far, setup=replace(ONLY, aborted=(EA,)))["second-opinion"]
+    assert not [line for line in broken_on_purpose.details if "reset" in line.lower() and "#" in line]
+
+
+def test_a_malformed_packet_is_unexplained(tmp_path: Path) -> None:
+    lan, far = good()
+
+    def shorten(packet) -> None:  # type: ignore[no-untyped-def]
+        packet["ICMPv6NDOptDstLLAddr"].len = 9
+
+    finding = opinions(tmp_path, lan.changed("answer:ea", shorten), far)["second-opinion"]
+    assert finding.verdict is Verdict.FAILED
+    assert finding.witnesses[0].number == lan.number("answer:ea")
+
+
+def test_dissectors_that_disagree_are_found(tmp_path: Path) -> None:
+    """The comparison itself: a second reading with another target, and one with a frame more."""
+    lan, far = good()
+    evidence = examine(tmp_path, lan, far).evidence
+    opinion = tshark.consult(evidence.captures[0])
+    assert dissectors_agree(evidence, [opinion]).verdict is Verdict.PASSED
+    bent = [
+        r._replace(targets=("2001:db8::bad",)) if r.number == lan.number("probe:ea") else r for r in opinion.remarks
+    ]
+    finding = dissectors_agree(evidence, [Opinion(opinion.capture, bent, opinion.version)])
+    assert finding.verdict is Verdict.FAILED
+    assert finding.witnesses[0].number == lan.number("probe:ea")
+    more = [*opinion.remarks, Remark(10_000, b"", b"", (), ("2001:db8::1",), (), False)]
+    assert dissectors_agree(evidence, [Opinion(opinion.capture, more, opinion.version)]).verdict is Verdict.FAILED
+
+
+def test_without_tshark_nothing_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scenarios.witness.tshark.shutil.which", lambda _: None)
+    found = opinions(tmp_path, *good())
+    assert {finding.verdict for finding in found.values()} == {Verdict.NOT_SHOWN}
+    assert found["second-opinion"].sentence == "tshark is not installed"
+
+
+def test_a_file_that_tshark_cannot_read_is_an_error_of_its_own(tmp_path: Path) -> None:
+    lan, _ = good()
+    capture = examine(tmp_path, lan, lan).evidence.captures[0]
+    with pytest.raises(tshark.TsharkError, match="could not read nowhere"):
+        tshark.consult(replace(capture, path=tmp_path / "nowhere"))
