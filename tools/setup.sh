@@ -67,13 +67,13 @@ restore_policy() {
     fi
 }
 
-apt() { DEBIAN_FRONTEND=noninteractive apt-get -qq -o Dpkg::Use-Pty=0 "$@" >&2; }
+apt() { DEBIAN_FRONTEND=noninteractive apt-get -q -o Dpkg::Use-Pty=0 "$@" >>out/apt.log 2>&1; }
 
 install_packages() {
     command -v apt-get >/dev/null ||
         die "this is not a Debian system; install the programs of these Debian packages yourself: $packages."
     say "installing Debian packages: $packages"
-    restore_policy # what a run that was killed here left behind
+    : >out/apt.log
     trap restore_policy EXIT
     trap 'exit 130' INT
     trap 'exit 143' TERM
@@ -82,9 +82,9 @@ install_packages() {
     chmod 755 "$policy"
     # The package lists may be absent or out of date; fetch them only then.
     # shellcheck disable=SC2086
-    apt install -y --no-install-recommends $packages 2>/dev/null ||
+    apt install -y --no-install-recommends $packages ||
         { apt update && apt install -y --no-install-recommends $packages; } ||
-        die "apt-get could not install $packages; its messages stand above."
+        { tail -n 20 out/apt.log >&2; die "apt-get could not install $packages; its last messages stand above."; }
     restore_policy
     trap - EXIT INT TERM
     for daemon in $daemons; do
@@ -133,6 +133,8 @@ set_up_environment() {
 mkdir -p out
 exec 9>out/.setup-lock
 if command -v flock >/dev/null; then flock 9; fi
+
+if [ -w "${policy%/*}" ]; then restore_policy; fi # what a run that was killed while it installed left behind
 
 python=
 if ! current "$lock" && ! { [ "$lock" = run ] && current dev; }; then
