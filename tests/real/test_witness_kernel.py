@@ -68,7 +68,7 @@ async def until_left(path: Path, name: str) -> None:
     """Return when the capture holds the kernel's leave of the address's group, which it sends after a random delay."""
     leave = b"\x03\x00\x00\x00" + solicited_node(IPv6Address(name).packed)
     for _ in range(500):
-        if leave in path.read_bytes():
+        if leave in await asyncio.to_thread(path.read_bytes):
             return
         await asyncio.sleep(0.01)
     raise AssertionError(f"the kernel did not leave the group of {name}")
