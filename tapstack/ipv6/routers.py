@@ -149,6 +149,12 @@ class RouterDiscovery:
             self.on_router(router, now)
         return changed
 
+    def add_static(self, address: bytes, now: float) -> None:
+        """A default router set by hand, for a link whose router does not advertise itself; it lasts until the link goes down."""
+        router = self._routes.default_routers.setdefault(address, Router(address))
+        router.lifetime_until = math.inf
+        self._routes.changed()
+
     def _take_route(self, src: bytes, option: nd.RouteInformation, now: float) -> bool:
         """RFC 4191 §2.3; whether routes change.  A route of length zero speaks of the default router itself (§3.1)."""
         if option.prefix_length == 0:

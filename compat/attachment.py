@@ -1,0 +1,142 @@
+"""A unified node attached to this machine's network, and everything about it undone at the end.
+
+Two ways, one TAP each:
+
+* *bridged*: the TAP is a port of a bridge; the node is one more host of that LAN, with the prefix its router advertises.
+* *routed*: the kernel routes a prefix to the node, by the node's link-local address; no neighbour discovery per
+  address, addresses are minted on demand (UM-POOL-4).
+
+Settings come from the table `[node]` (flags, environment, file); see `NodeSettings`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from ipaddress import IPv6Network
+from pathlib import Path
+from random import SystemRandom
+from typing import Annotated
+
+import msgspec
+
+from tapstack.ipv6.host import HostConfig
+from tapstack.tcp.options import PortMode, SocketOptions, TimeWait
+from tapstack.types import address, address_text
+from unimux.errors import SetupError
+from unimux.events import EventFile
+from unimux.node import Node, NodeConfig
+from unimux.poolstate import PoolConfig
+from unimux.state import DiskState, MemoryState, State
+
+from . import kernel
+
+KERNEL_END = "fe80::1"
+"""The kernel's address on a routed node's TAP: its default router."""
+LINK_LOCAL_TIMEOUT = 10.0
+
+
+class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """How a node is attached and what it defaults to; times in seconds."""
+
+    bridge: Annotated[str | None, msgspec.Meta(description="bridge that the node's TAP becomes a port of")] = None
+    prefix: Annotated[
+        str | None, msgspec.Meta(description="prefix that is routed to the node, in place of a bridge")
+    ] = None
+    netns: Annotated[str | None, msgspec.Meta(description="network namespace of the bridge or route, by name")] = None
+    mtu: Annotated[int, msgspec.Meta(description="MTU of the TAP in bytes", ge=1280, le=65521)] = 1500
+    offload: Annotated[bool, msgspec.Meta(description="checksum and segmentation offload on the TAP")] = True
+    mode: Annotated[PortMode, msgspec.Meta(description="port-ignore mode of sockets that name none")] = PortMode.L1
+    time_wait: Annotated[TimeWait, msgspec.Meta(description="TIME-WAIT option: full, short or sharp")] = TimeWait.FULL
+    pool_low: Annotated[int, msgspec.Meta(description="reserved addresses below which the pool is filled", ge=0)] = 16
+    pool_high: Annotated[int, msgspec.Meta(description="reserved addresses up to which it is filled", ge=1)] = 32
+    state: Annotated[
+        str | None, msgspec.Meta(description="folder of keys and counters; without, every start has new keys")
+    ] = None
+    name_servers: Annotated[list[str], msgspec.Meta(description="name servers in place of those routers announce")] = []
+    events: Annotated[str | None, msgspec.Meta(description="file that events are written to as JSON lines")] = None
+
+    def check(self) -> None:
+        """Raise `SetupError` where the settings contradict each other."""
+        if (self.bridge is None) == (self.prefix is None):
+            raise SetupError("A node needs either --bridge NAME or --prefix PREFIX, not both and not neither.")
+        if self.prefix is not None:
+            try:
+                network = IPv6Network(self.prefix)
+            except ValueError as error:
+                raise SetupError(f"{self.prefix!r} is not an IPv6 prefix: {error}.") from None
+            if network.prefixlen > 112:
+                raise SetupError(f"{network} is too small for one-time addresses: give a prefix of /112 or shorter.")
+
+    def node_config(self) -> NodeConfig:
+        """The node's part of the settings."""
+        return NodeConfig(
+            host=HostConfig(stable_addresses=False),
+            pool=PoolConfig(low=self.pool_low, high=max(self.pool_low, self.pool_high)),
+            socket=SocketOptions(mode=self.mode, time_wait=self.time_wait, nodelay=True),
+            name_servers=tuple(self.name_servers),
+        )
+
+    def node_state(self) -> State:
+        """Where the node keeps its counters and keys."""
+        return MemoryState() if self.state is None else DiskState(Path(self.state))
+
+
+@asynccontextmanager
+async def attached_node(settings: NodeSettings) -> AsyncIterator[Node]:
+    """A running node, attached as the settings say.
+
+    What an earlier node left behind by dying is removed first.  Raises `SetupError` with what is missing.
+    """
+    settings.check()
+    kernel.capabilities().require()
+    kernel.clean_leftovers()
+    async with AsyncExitStack() as stack:
+        where = stack.enter_context(
+            kernel.Namespace.named(settings.netns) if settings.netns else kernel.Namespace.current()
+        )
+        name = kernel.Owner.current().link_name("node")
+        mac = SystemRandom()
+        if settings.bridge is not None:
+            bridge = kernel.Interface(where, settings.bridge)
+            link = stack.enter_context(
+                kernel.bridged_tap(bridge, name, mac=mac, mtu=settings.mtu, offload=settings.offload)
+            )
+        else:
+            link = stack.enter_context(kernel.tap(where, name, mac=mac, mtu=settings.mtu, offload=settings.offload))
+        node = Node(link, settings.node_config(), state=settings.node_state())
+        if settings.events is not None:
+            stack.enter_context(EventFile(Path(settings.events), node.events))
+        await stack.enter_async_context(node)
+        if settings.prefix is not None:
+            await _route(stack, where, kernel.Interface(where, name), node, IPv6Network(settings.prefix))
+        yield node
+
+
+async def _route(
+    stack: AsyncExitStack, where: kernel.Namespace, link: kernel.Interface, node: Node, prefix: IPv6Network
+) -> None:
+    """Route a prefix to the node, by its link-local address, and let the kernel forward."""
+    stack.enter_context(kernel.address(link, f"{KERNEL_END}/64"))
+    host = node.stack.host
+    await node.until(lambda: host.link_local is not None, LINK_LOCAL_TIMEOUT)
+    assert host.link_local is not None
+    for name in _interfaces_that_autoconfigure(where):
+        stack.enter_context(kernel.sysctl(where, f"ipv6/conf/{name}/accept_ra", 2))  # forwarding would switch it off
+    stack.enter_context(kernel.sysctl(where, "ipv6/conf/all/forwarding", 1))
+    stack.enter_context(kernel.route(where, str(prefix), via=address_text(host.link_local), dev=link))
+    now = node.now()
+    host.routers.add_static(address(KERNEL_END), now)
+    host.prefix_list.add_dedicated(prefix.network_address.packed, prefix.prefixlen)
+    node.pool.start(now)
+    node.driver.kick()
+
+
+def _interfaces_that_autoconfigure(where: kernel.Namespace) -> Sequence[str]:
+    def read() -> list[str]:
+        names = [path.name for path in Path("/proc/self/net/dev_snmp6").iterdir()]
+        return [
+            name for name in names if name != "lo" and kernel.get_sysctl(where, f"ipv6/conf/{name}/accept_ra") == "1"
+        ]
+
+    return where.run(read, "list the interfaces")

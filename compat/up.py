@@ -1,0 +1,71 @@
+"""A unified node on a TAP until stopped: bridged to a link, or with a routed prefix of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Annotated, Any
+
+import typer
+
+from unimux.cli.settings import Configuration
+from unimux.node import Node
+
+from .attachment import NodeSettings, attached_node
+
+BridgeOption = Annotated[
+    str | None, typer.Option(help="Bridge that the node's TAP becomes a port of.", show_default=False)
+]
+PrefixOption = Annotated[
+    str | None, typer.Option(help="Prefix to route to the node, in place of a bridge.", show_default=False)
+]
+NetnsOption = Annotated[
+    str | None, typer.Option(help="Network namespace of the bridge or route, by name.", show_default=False)
+]
+StateOption = Annotated[
+    str | None, typer.Option(help="Folder of keys and counters; without, every start has new keys.", show_default=False)
+]
+EventsOption = Annotated[str | None, typer.Option(help="File to write events to as JSON lines.", show_default=False)]
+
+
+def node_settings(**flags: Any) -> NodeSettings:
+    """The effective settings of the node, flags first."""
+    return Configuration.here().table("node", NodeSettings, flags).value
+
+
+def run_node(settings: NodeSettings, work: Callable[[Node], Awaitable[None]]) -> None:
+    """Attach a node, do `work` with it, and undo everything; SIGINT and SIGTERM end it in order."""
+
+    async def main() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, task.cancel)
+        with suppress(asyncio.CancelledError):
+            async with attached_node(settings) as node:
+                await work(node)
+
+    asyncio.run(main())
+
+
+def up(
+    bridge: BridgeOption = None,
+    prefix: PrefixOption = None,
+    netns: NetnsOption = None,
+    state: StateOption = None,
+    events: EventsOption = None,
+) -> None:
+    """Run a node on a TAP until stopped; print what its addresses do."""
+    settings = node_settings(bridge=bridge, prefix=prefix, netns=netns, state=state, events=events)
+
+    async def show(node: Node) -> None:
+        unwatch = node.watch(lambda event: typer.echo(f"{event.time:12.3f}  {event.text()}"))
+        try:
+            await asyncio.Event().wait()
+        finally:
+            unwatch()
+
+    run_node(settings, show)
