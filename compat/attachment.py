@@ -134,7 +134,7 @@ async def _route(
 
 def _interfaces_that_autoconfigure(where: kernel.Namespace) -> Sequence[str]:
     def read() -> list[str]:
-        names = [path.name for path in Path("/proc/self/net/dev_snmp6").iterdir()]
+        names = [path.name for path in Path("/proc/thread-self/net/dev_snmp6").iterdir()]
         return [
             name for name in names if name != "lo" and kernel.get_sysctl(where, f"ipv6/conf/{name}/accept_ra") == "1"
         ]

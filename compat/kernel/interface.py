@@ -5,13 +5,18 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from ipaddress import IPv6Interface
+from ipaddress import IPv6Address, IPv6Interface
+from pathlib import Path
 from typing import Any, TypeVar
 
 from pyroute2 import IPRoute
 from pyroute2.ethtool.ioctl import EthtoolError, IoctlEthtool, NoSuchDevice
+
+from tapstack.types import solicited_node
 
 from .errors import KernelError
 from .namespaces import Namespace
@@ -25,6 +30,11 @@ OFFLOADS = (
 )
 """What `set_offloads` switches, in the order that switching on needs: segmentation needs the two before it."""
 
+_IFF_UP = 0x01
+_IFF_LOOPBACK = 0x08
+_IFF_NOARP = 0x80
+_OPERATIONAL = ("UP", "UNKNOWN")  # RFC 2863 ifOperStatus; UNKNOWN where a driver does not tell
+_POLL = 0.001
 _ARPHRD_ETHER = 1
 _ARPHRD_LOOPBACK = 772
 
@@ -37,6 +47,12 @@ def index_of(name: str) -> int:
         return socket.if_nametoindex(name)
     except OSError as error:  # whose errno Python does not set
         raise OSError(errno.ENODEV, os.strerror(errno.ENODEV), name) from error
+
+
+def _groups(index: int) -> set[str]:
+    """The IPv6 multicast groups of an interface of the calling thread's namespace, in hexadecimal."""
+    rows = (line.split() for line in Path("/proc/thread-self/net/igmp6").read_text().splitlines())
+    return {row[2] for row in rows if row[0] == str(index)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +113,46 @@ class Interface:
     def up(self) -> None:
         """Set the link up."""
         self._set(state="up")
+
+    def until_operational(self, timeout: float = 3.0) -> None:
+        """Wait until frames pass: the kernel notices a carrier in the background, and drops what is sent before.
+
+        For a link that is up and whose other end is up; `KernelError` when that takes longer than `timeout` seconds.
+        """
+
+        def wait(route: IPRoute) -> bool:
+            index, pause, deadline = index_of(self.name), threading.Event(), time.monotonic() + timeout
+            while (state := route.link("get", index=index)[0].get_attr("IFLA_OPERSTATE")) not in _OPERATIONAL:
+                if time.monotonic() > deadline:
+                    raise KernelError(f"{self} is not operational ({state}); its other end may be down.")
+                pause.wait(_POLL)
+            return True
+
+        self.namespace.netlink(wait, f"wait for {self}")
+
+    def until_answering(self, address: IPv6Address | None = None, timeout: float = 3.0) -> None:
+        """Wait until neighbours can resolve an address of this link; without one, its link-local address.
+
+        The kernel joins an address's solicited-node group in the background, after it has accepted the address.  A link
+        that is down or has no neighbours (loopback, TUN) is not waited for.
+        """
+
+        def wait(route: IPRoute) -> None:
+            index, pause, deadline = index_of(self.name), threading.Event(), time.monotonic() + timeout
+            flags = route.link("get", index=index)[0]["flags"]
+            if not flags & _IFF_UP or flags & (_IFF_LOOPBACK | _IFF_NOARP):
+                return
+            while True:
+                rows = route.get_addr(family=socket.AF_INET6, index=index)
+                present = [IPv6Address(row.get_attr("IFA_ADDRESS")) for row in rows]
+                wanted = [each for each in present if each == address or (address is None and each.is_link_local)]
+                if wanted and all(solicited_node(each.packed).hex() in _groups(index) for each in wanted):
+                    return
+                if time.monotonic() > deadline:
+                    raise KernelError(f"{self} does not answer for {address or 'a link-local address'}.")
+                pause.wait(_POLL)
+
+        self.namespace.netlink(wait, f"wait for an address of {self}")
 
     def down(self) -> None:
         """Set the link down: its IPv6 addresses and routes go."""

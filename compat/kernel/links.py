@@ -56,6 +56,8 @@ def veth(
         ends = Interface(a, a_name), Interface(b, b_name)
         for end in ends:
             end.up()
+        for end in ends:
+            end.until_operational()
         yield ends
 
 
@@ -106,7 +108,7 @@ def membership(port: Interface, of: Interface) -> Iterator[None]:
 
 @contextmanager
 def address(on: Interface, cidr: str, *, nodad: bool = True) -> Iterator[IPv6Interface]:
-    """An IPv6 address with prefix length ("2001:db8::1/64") on an interface.
+    """An IPv6 address with prefix length ("2001:db8::1/64") on an interface; neighbours can resolve it when the block begins.
 
     nodad: usable at once, without duplicate address detection.
     """
@@ -127,6 +129,7 @@ def address(on: Interface, cidr: str, *, nodad: bool = True) -> Iterator[IPv6Int
         )
 
     with kept("address", on.namespace, lambda: facts, make):
+        on.until_answering(parsed.ip)
         yield parsed
 
 

@@ -56,5 +56,7 @@ def bridged_tap(
         else:
             link = stack.enter_context(tap(where, name, mac=mac, mtu=mtu, offload=offload))
             set_sysctl(where, f"ipv6/conf/{name}/disable_ipv6", 1)
+        port.until_operational()  # a bridge lets nothing through a port before
         stack.enter_context(membership(port, bridge))
+        bridge.until_operational()
         yield link

@@ -130,6 +130,9 @@ def demo_topology(*, mtu: int = 1500, congestion: str | None = None) -> Iterator
         stack.enter_context(attach(server_uplink, server_bridge))
         stack.enter_context(attach(server_third, server_bridge))
 
+        client_bridge.until_operational()
+        server_bridge.until_operational()
+
         for link, text in (
             (router_client, CLIENT_ROUTER),
             (router_server, SERVER_ROUTER),
@@ -138,6 +141,7 @@ def demo_topology(*, mtu: int = 1500, congestion: str | None = None) -> Iterator
             (third_link, THIRD_ADDRESS),
         ):
             stack.enter_context(address(link, f"{text}/64"))
+            link.until_answering()
         for space, gateway in ((client, CLIENT_ROUTER), (server, SERVER_ROUTER), (third, SERVER_ROUTER)):
             stack.enter_context(route(space, "::/0", via=gateway))
 

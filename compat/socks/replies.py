@@ -16,6 +16,7 @@ from http import HTTPStatus
 
 from compat.socks.messages import AddressType, Dialect, Reply, Request, pack_reply
 from unimux import errors
+from unimux.poolstate import NoPrefix
 
 SOCKS4_GRANTED = 90
 SOCKS4_REJECTED = 91
@@ -68,6 +69,7 @@ _CAUSES_BY_TYPE: tuple[tuple[type[BaseException], Cause], ...] = (
     (errors.NoIpv6Address, Cause.NO_IPV6),
     (errors.NameNotResolved, Cause.NAME),
     (errors.PoolExhausted, Cause.POOL),
+    (NoPrefix, Cause.NETWORK_UNREACHABLE),
     (ConnectionRefusedError, Cause.REFUSED),
     (TimeoutError, Cause.TIMED_OUT),
 )

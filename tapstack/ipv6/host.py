@@ -85,6 +85,7 @@ class Host:
         self._random = random
         self._ordinary: dict[bytes, AddressEntry] = {}
         self._dad_counters: dict[bytes, int] = {}
+        self._held: dict[bytes, deque[tuple[Path, bytes, bytes]]] = {}
         self._undeliverable: deque[tuple[bytes, int]] = deque(maxlen=UNDELIVERABLE_REMEMBERED)
         self._report = timers.timer(self._report_undeliverable)
         self._boot = timers.timer(self._form_link_local)
@@ -227,6 +228,7 @@ class Host:
             self._arrived(entry, trigger, now)
         elif gone:
             self._ordinary.pop(entry.address, None)
+            self._held.pop(entry.address, None)
             self.dad.forget(entry, now)
             if entry.per_address_nd:
                 self.multicast.leave(solicited_node(entry.address), now, ordinary=ordinary)
@@ -261,6 +263,8 @@ class Host:
             return
         if old is _S.TENTATIVE and entry.per_address_nd:
             self.discovery.announce(entry)
+        for path, packet, virtio_header in self._held.pop(entry.address, ()):
+            self.transmit_queued(path, [packet], now, virtio_header)
         prefix = self.prefix_list.of(entry.address)
         if prefix is not None and not prefix.preferred:
             self.addresses.deprecate(entry, now, "the prefix is deprecated")
@@ -360,11 +364,27 @@ class Host:
             return
         neighbor = self.routes.settle(path, now)
         packet = b"".join(pieces)
-        if neighbor is None:
+        source = self.addresses.get(packet[8:24])
+        if source is not None and source.state is _S.OPTIMISTIC:
+            self._send_optimistic(source, path, packet, virtio_header, now)
+        elif neighbor is None:
             self.counters.drop(DropReason.IP_NO_ROUTE)
             self._cannot_deliver(packet, icmpv6.UnreachableCode.NO_ROUTE, now)
         else:
             self.neighbors.enqueue(neighbor, packet, virtio_header, now)
+
+    def _send_optimistic(
+        self, source: AddressEntry, path: Path, packet: bytes, virtio_header: bytes, now: float
+    ) -> None:
+        """No address resolution for an optimistic address: by a router, or after DAD (RFC 4429 §3.2)."""
+        router = self.routes.resolved_router(now)
+        if router is not None:
+            self.interface.transmit(router, [packet], virtio_header)
+            return
+        held = self._held.setdefault(source.address, deque(maxlen=self.config.neighbor_queue))
+        if len(held) == held.maxlen:
+            self.counters.drop(DropReason.NEIGHBOR_QUEUE)
+        held.append((path, packet, virtio_header))
 
     def send(
         self,

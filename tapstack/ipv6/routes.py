@@ -198,6 +198,14 @@ class Routes:
             best = candidates[self._turn % len(candidates)]
         return best[3]
 
+    def resolved_router(self, now: float) -> bytes | None:
+        """The link header to a default router that needs no address resolution; None where there is none."""
+        for router in sorted(self.default_routers.values(), key=lambda router: -router.preference):
+            neighbor = self.neighbors.get(router.address)
+            if neighbor is not None and neighbor.header is not None:
+                return self.neighbors.use(neighbor, now)
+        return None
+
     def is_reachable(self, router: bytes) -> bool:
         """Whether a router's neighbour entry is in any state but INCOMPLETE and UNREACHABLE (RFC 4861 §6.3.6, RFC
         7048 §3).

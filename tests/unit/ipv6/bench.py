@@ -7,6 +7,7 @@ from random import Random
 from typing import Any
 
 from scapy.layers.inet6 import (
+    ICMPv6MLDMultAddrRec,
     ICMPv6MLReport2,
     ICMPv6ND_NA,
     ICMPv6ND_NS,
@@ -125,7 +126,8 @@ class Bench:
 
     def moves(self, text: str) -> list[tuple[str, str]]:
         """The state changes of an address, as (old, new)."""
-        return [(e.old, e.new) for e in self.events if isinstance(e, AddressChanged) and e.address == text]
+        canonical = address_text(address(text))
+        return [(e.old, e.new) for e in self.events if isinstance(e, AddressChanged) and e.address == canonical]
 
     # -- a world around it -------------------------------------------------------------------------
 
@@ -157,6 +159,10 @@ class Bench:
             assert entry.state == "UNCERTAIN"
             self.out.clear()
         return entry
+
+    def dad_reset(self) -> None:
+        """Forget past failures, so that a test of many conflicts is not held up."""
+        self.host.dad.reset(self.now)
 
     def ephemeral(self, text: str = PREFIX + "abcd:1234:5678", peer: str | None = None) -> AddressEntry:
         """A PREFERRED ephemeral address with one user, who serves `peer`."""
@@ -279,12 +285,15 @@ def one(packets: list[ScapyPacket], layer: type[ScapyPacket]) -> ScapyPacket:
 
 def records(packets: list[ScapyPacket]) -> list[tuple[int, str]]:
     """The records of all MLDv2 reports among the packets, as (type, group)."""
-    return [
-        (record.rtype, record.dst)
-        for packet in packets
-        if ICMPv6MLReport2 in packet
-        for record in packet[ICMPv6MLReport2].records
-    ]
+    found = []
+    for packet in only(packets, ICMPv6MLReport2):
+        assert len(packet[ICMPv6MLReport2].records) <= 1  # scapy hangs the second record below the first
+        for record in packet[ICMPv6MLReport2].records:
+            while isinstance(record, ICMPv6MLDMultAddrRec):
+                found.append((record.rtype, record.dst))
+                record = record.payload
+        assert len(found) >= packet[ICMPv6MLReport2].records_number
+    return found
 
 
 def checksum_is_right(packet: ScapyPacket) -> bool:
@@ -297,7 +306,7 @@ def checksum_is_right(packet: ScapyPacket) -> bool:
     name = "cksum" if "cksum" in upper.fields else "chksum"
     there = upper.fields[name]
     delattr(upper, name)
-    return there == getattr(IPv6(bytes(again)).getlayer(type(upper)), name)
+    return bool(there == getattr(IPv6(bytes(again)).getlayer(type(upper)), name))
 
 
 __all__ = [

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from scapy.layers.inet import UDP
 from scapy.layers.inet6 import ICMPv6DestUnreach, ICMPv6PacketTooBig, IPv6, IPv6ExtHdrFragment
@@ -120,7 +122,7 @@ def test_ports_and_labels_of_flows_are_drawn_independently(world: World) -> None
     assert len({packet[UDP].sport for packet in sent}) == 200
     assert len({packet[IPv6].fl for packet in sent}) > 190
     ports = [packet[UDP].sport for packet in sent]
-    steps = [abs(one - other) for one, other in zip(ports, ports[1:], strict=False)]
+    steps = [abs(one - other) for one, other in itertools.pairwise(ports)]
     assert sum(step < 64 for step in steps) < 10
 
 
