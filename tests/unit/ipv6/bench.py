@@ -160,10 +160,6 @@ class Bench:
             self.out.clear()
         return entry
 
-    def dad_reset(self) -> None:
-        """Forget past failures, so that a test of many conflicts is not held up."""
-        self.host.dad.reset(self.now)
-
     def ephemeral(self, text: str = PREFIX + "abcd:1234:5678", peer: str | None = None) -> AddressEntry:
         """A PREFERRED ephemeral address with one user, who serves `peer`."""
         entry = self.reserve(text)
