@@ -33,6 +33,7 @@ from tapstack.types import address, address_text
 
 from . import errors
 from .pool import Pool, PoolConfig
+from .server import Server
 from .source import AddressSource
 from .state import MemoryState, State
 from .transport import SessionTransport
@@ -276,6 +277,17 @@ class Node:
         protocol = protocol_factory()
         transport.start(protocol)
         return transport, protocol
+
+    def listen(
+        self,
+        protocol_factory: Callable[[], asyncio.BaseProtocol],
+        *,
+        mode: PortMode | None = None,
+        options: SocketOptions | None = None,
+    ) -> Server:
+        """A service in LISTEN_o; `Server.issue` arms SSAs for it, and every connection gets a protocol of the factory."""
+        options = options or self.config.socket
+        return Server(self, protocol_factory, options if mode is None else replace(options, mode=mode))
 
     # -- names -----------------------------------------------------------------------------------
 
