@@ -67,6 +67,15 @@ restore_policy() {
     fi
 }
 
+# Packages enable their daemons for the next start of the machine; those named in this file came only because of us.
+to_disable=out/.setup-daemons
+
+disable_daemons() {
+    [ -e "$to_disable" ] || return 0
+    while read -r daemon; do update-rc.d "$daemon" disable >/dev/null 2>&1 || true; done <"$to_disable"
+    rm -f "$to_disable"
+}
+
 apt() { DEBIAN_FRONTEND=noninteractive apt-get -q -o Dpkg::Use-Pty=0 "$@" >>out/apt.log 2>&1; }
 
 install_packages() {
@@ -74,6 +83,9 @@ install_packages() {
         die "this is not a Debian system; install the programs of these Debian packages yourself: $packages."
     say "installing Debian packages: $packages"
     : >out/apt.log
+    for daemon in $daemons; do
+        case " $packages " in *" $daemon "* | *" $daemon-"*) echo "$daemon" >>"$to_disable" ;; esac
+    done
     trap restore_policy EXIT
     trap 'exit 130' INT
     trap 'exit 143' TERM
@@ -87,11 +99,7 @@ install_packages() {
         { tail -n 20 out/apt.log >&2; die "apt-get could not install $packages; its last messages stand above."; }
     restore_policy
     trap - EXIT INT TERM
-    for daemon in $daemons; do
-        case " $packages " in
-            *" $daemon "* | *" $daemon-"*) update-rc.d "$daemon" disable >/dev/null 2>&1 || true ;;
-        esac
-    done
+    disable_daemons
 }
 
 set_up_packages() {
@@ -134,7 +142,11 @@ mkdir -p out
 exec 9>out/.setup-lock
 if command -v flock >/dev/null; then flock 9; fi
 
-if [ -w "${policy%/*}" ]; then restore_policy; fi # what a run that was killed while it installed left behind
+# What a run that was killed while it installed left behind.
+if [ -w "${policy%/*}" ]; then
+    restore_policy
+    disable_daemons
+fi
 
 python=
 if ! current "$lock" && ! { [ "$lock" = run ] && current dev; }; then
