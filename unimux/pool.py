@@ -1,0 +1,358 @@
+"""The pool of reserved addresses: connections that start at once, on a link that is not flooded (unified-multiplex §3).
+
+Model.  `take` is synchronous: it gives the oldest reserved address of the prefix that suits the destination, promoted, or mints
+one on a dedicated prefix (UM-POOL-4).  Who finds nothing may `request`: requests of one prefix are served in order
+as addresses pass DAD, and fail at their deadline with an error that names the rate this pool sustains (UM-POOL-3,
+UM-POOL-5).  There is no way from here to a stable address.
+
+Keeping addresses in reserve is the work of `unimux.stock`.  Decisions are made in one place, `_work`, from a timer; observers of
+the address table only take notes.  Invariants (`check`), beside those of the stock:
+
+* an address is in stock, TENTATIVE or UNCERTAIN, or it is held (taken, not yet released), never both;
+* reserved plus held addresses of on-link prefixes never exceed `limit`;
+* a request is answered once, or cancelled.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from random import Random
+
+from tapstack.events import EventStream
+from tapstack.ipv6.addresses import AddressEntry, AddressKind, AddressState, Trigger
+from tapstack.ipv6.host import Host
+from tapstack.ipv6.prefixes import Prefix
+from tapstack.timers import TimerQueue
+
+from .errors import PoolExhausted, UnimuxError
+from .poolstate import NoPrefix, Outcome, PoolChanged, PoolConfig, PoolStatus, Shelf, Ticket, WhenEmpty
+from .prefix import choose_prefix
+from .source import AddressSource
+from .stock import Stock
+
+__all__ = ["NoPrefix", "Outcome", "Pool", "PoolChanged", "PoolConfig", "PoolStatus", "Ticket", "WhenEmpty"]
+
+Chooser = Callable[[list[Prefix], bytes | None], Prefix | None]
+
+
+class Pool:
+    """Reserved addresses of one host.
+
+    `choose` decides which usable prefix serves a destination; the default is `choose_prefix` (RFC 6724).
+    Call `start` once, and `link_up` in place of the host's own when the link has come up again.
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        source: AddressSource,
+        timers: TimerQueue,
+        events: EventStream,
+        random: Random,
+        config: PoolConfig | None = None,
+        choose: Chooser = choose_prefix,
+    ) -> None:
+        self.host = host
+        self.source = source
+        self.timers = timers
+        self.config = config or PoolConfig()
+        self.stock = Stock(host, source, random, self.config, self._tell)
+        self._events = events
+        self._choose = choose
+        self._timer = timers.timer(self._work)
+        self._held: dict[bytes, float] = {}
+        self._homeless: dict[Ticket, None] = {}
+        self._closed = False
+        self._holding = self.config.holding
+        self._releases = 0
+        host.addresses.observe(self._moved)
+        prefixes = host.prefix_list
+        prefixes.on_autonomous = self._after(prefixes.on_autonomous)
+        prefixes.on_deprecated = self._after(prefixes.on_deprecated)
+        prefixes.on_expired = self._after(prefixes.on_expired)
+
+    def _after(self, hook: Callable[[Prefix, float], None]) -> Callable[[Prefix, float], None]:
+        def chained(prefix: Prefix, now: float) -> None:
+            hook(prefix, now)
+            self._wake(now)
+
+        return chained
+
+    # -- life --------------------------------------------------------------------------------------
+
+    def start(self, now: float) -> None:
+        """Begin to fill; also to be called after a prefix was configured by hand."""
+        self._wake(now)
+
+    def link_up(self, now: float) -> None:
+        """The link came up, perhaps another one: tell the host, forget faults, reserve anew (UM-ADDR-10)."""
+        self.stock.relinking = True
+        try:
+            self.host.link_up(now)
+        finally:
+            self.stock.relinking = False
+        self.stock.start_afresh()
+        self._wake(now)
+
+    def refused(self, now: float, cause: str) -> None:
+        """The link does not carry an address that passed DAD (UM-ADDR-12): use fewer at a time from now on.
+
+        To be called by whoever can tell: a connection from a fresh address that got no answer at all while others work.
+        The limit comes back step by step.
+        """
+        self.stock.refused(now, cause)
+        self._wake(now)
+
+    def close(self, now: float) -> None:
+        """Give up all reserved addresses and answer all requests; what was taken stays with its users."""
+        self._closed = True
+        self._timer.cancel()
+        for shelf in list(self.stock.shelves.values()):
+            self._adopt(self.stock.withdraw(shelf, now, "the pool is closed"))
+        for ticket in list(self._homeless):
+            self._finish(ticket, self.shortage(ticket, now), now)
+
+    # -- taking ------------------------------------------------------------------------------------
+
+    def take(
+        self, kind: AddressKind, destination: bytes | None, now: float, cause: str = "taken"
+    ) -> AddressEntry | None:
+        """An address for one use, PREFERRED when this returns (OPTIMISTIC under that policy); None when none is ready.
+
+        `kind` is EPHEMERAL or SERVICE, `destination` the peer's address where it is known.  The caller acquires the
+        entry at once, or releases it.  Raises `UnimuxError` when no address can be generated.
+        """
+        shelf = None if self._closed else self._shelf_for(destination, now)
+        if shelf is None:
+            return None
+        if shelf.prefix.dedicated or not shelf.queue:
+            entry = self._give(shelf, kind, now, cause)
+            if entry is not None:
+                return entry
+        if self.config.when_empty is WhenEmpty.OPTIMISTIC and self.stock.may_add(now):
+            return self._optimistic(shelf, kind, now)
+        return None
+
+    def request(
+        self,
+        kind: AddressKind,
+        destination: bytes | None,
+        now: float,
+        callback: Callable[[Outcome, float], None],
+        *,
+        deadline: float = math.inf,
+        cause: str = "taken",
+    ) -> Ticket:
+        """Queue for an address after `take` gave none; `callback(entry or error, now)` comes later, not from this call.
+
+        The error is `PoolExhausted`, or `NoPrefix` where there is no prefix to form an address in, at `deadline` (a time
+        of the stack's clock), at once under the policy `fail`; or why no address can be generated at all.
+        """
+        timer = self.timers.timer(lambda now: self._finish(ticket, self.shortage(ticket, now), now))
+        ticket = Ticket(kind, destination, now, callback, cause, timer, self._leave)
+        if self.config.when_empty is WhenEmpty.FAIL or self._closed or self.waiting >= self.config.waiters:
+            deadline = now
+        if deadline < math.inf:
+            timer.set(max(deadline, now))
+        self._homeless[ticket] = None
+        self._wake(now)
+        return ticket
+
+    def shortage(self, ticket: Ticket, now: float) -> UnimuxError:
+        """The error that tells a caller why its request was not served."""
+        waited = now - ticket.since
+        if self.stock.broken is not None:
+            return self.stock.broken
+        if not self.stock.usable():
+            return NoPrefix(waited)
+        return PoolExhausted(waited, self.ceiling())
+
+    # -- figures -----------------------------------------------------------------------------------
+
+    @property
+    def waiting(self) -> int:
+        """Requests that are not served yet."""
+        return len(self._homeless) + sum(len(shelf.queue) for shelf in self.stock.shelves.values())
+
+    @property
+    def ready(self) -> int:
+        """UNCERTAIN addresses that `take` can give now."""
+        return self.stock.ready
+
+    @property
+    def pending(self) -> int:
+        """Addresses under DAD, or waiting for it."""
+        return self.stock.pending
+
+    @property
+    def held(self) -> int:
+        """Addresses that were taken and not released yet."""
+        return len(self._held)
+
+    @property
+    def holding(self) -> float:
+        """Mean time from taking an address to its release, TIME-WAIT included, in seconds; at first an estimate."""
+        return self._holding
+
+    def ceiling(self) -> float | None:
+        """Connections per second that the on-link prefixes sustain (UM-POOL-5); None when only dedicated ones are used.
+
+        Pool size over holding time, where the size is the largest number of addresses at one time; or the
+        pace at which addresses pass DAD, where that is less.
+        """
+        shelves = self.stock.shelves.values()
+        if shelves and all(shelf.prefix.dedicated for shelf in shelves):
+            return None
+        return min(self.stock.limit / self._holding, self.stock.pace())
+
+    def status(self, now: float) -> PoolStatus:
+        """All figures at once, for a live view."""
+        stock = self.stock
+        return PoolStatus(
+            prefixes=tuple(str(shelf.prefix) for shelf in stock.shelves.values()),
+            ready=stock.ready,
+            pending=stock.pending,
+            held=self.held,
+            waiting=self.waiting,
+            low=stock.low,
+            high=stock.high,
+            limit=stock.limit,
+            holding=self._holding,
+            ceiling=self.ceiling(),
+            held_back_for=max(0.0, stock.held_back_until() - now),
+        )
+
+    def _tell(self, now: float, cause: str) -> None:
+        self._events.emit(
+            PoolChanged(
+                time=now,
+                ready=self.ready,
+                pending=self.pending,
+                held=self.held,
+                waiting=self.waiting,
+                limit=self.stock.limit,
+                ceiling=self.ceiling(),
+                cause=cause,
+            )
+        )
+
+    # -- the one place of decisions ------------------------------------------------------------------
+
+    def _wake(self, when: float) -> None:
+        if not self._closed and (self._timer.when is None or when < self._timer.when):
+            self._timer.set(when)
+
+    def _work(self, now: float) -> None:
+        self._adopt(self.stock.sync(now))
+        self.stock.age(now)
+        self._serve(now)
+        again = self.stock.fill(now)
+        if self.stock.broken is not None:
+            for shelf in list(self.stock.shelves.values()):
+                for ticket in list(shelf.queue):
+                    self._finish(ticket, self.stock.broken, now)
+        if again < math.inf:
+            self._wake(again)
+
+    def _adopt(self, orphans: list[Ticket]) -> None:
+        for ticket in orphans:
+            ticket.shelf = None
+            self._homeless[ticket] = None
+
+    def _serve(self, now: float) -> None:
+        for ticket in list(self._homeless):
+            shelf = self._shelf_for(ticket.destination, now)
+            if shelf is not None:
+                del self._homeless[ticket]
+                ticket.shelf = shelf
+                shelf.queue[ticket] = None
+        for shelf in list(self.stock.shelves.values()):
+            while shelf.queue:
+                ticket = next(iter(shelf.queue))
+                try:
+                    outcome: Outcome | None = self._give(shelf, ticket.kind, now, ticket.cause)
+                except UnimuxError as error:
+                    outcome = error
+                if outcome is None:
+                    break
+                self._finish(ticket, outcome, now)
+
+    # -- handing over ----------------------------------------------------------------------------------
+
+    def _shelf_for(self, destination: bytes | None, now: float) -> Shelf | None:
+        prefix = self._choose(self.stock.usable(), destination)
+        if prefix is None:
+            return None
+        shelf = self.stock.shelf_of(prefix)
+        if shelf is None:
+            self._adopt(self.stock.sync(now))
+            shelf = self.stock.shelf_of(prefix)
+            self._wake(now)
+        return shelf
+
+    def _give(self, shelf: Shelf, kind: AddressKind, now: float, cause: str) -> AddressEntry | None:
+        """An address of a shelf for its use: minted on a dedicated prefix, the oldest reserved one elsewhere."""
+        if shelf.prefix.dedicated:
+            entry = self.host.reserve(self.stock.fresh(shelf, now), shelf.prefix, now, kind)
+            self._held[entry.address] = now
+            return entry
+        reserved = self.stock.oldest(shelf, now)
+        if reserved is not None:
+            self._held[reserved.address] = now
+            self.stock.held_on_link.add(reserved.address)
+            self.host.addresses.take(reserved, kind, now, cause)
+            if len(shelf.ready) + len(shelf.pending) < self.stock.low:
+                self._wake(now)
+        return reserved
+
+    def _optimistic(self, shelf: Shelf, kind: AddressKind, now: float) -> AddressEntry:
+        address = self.stock.fresh(shelf, now)
+        entry = self.host.addresses.add(address, kind, now, trigger=Trigger.ADD_OPTIMISTIC)
+        self._held[address] = now
+        self.stock.held_on_link.add(address)
+        self._wake(now)
+        return entry
+
+    def _finish(self, ticket: Ticket, outcome: Outcome, now: float) -> None:
+        self._leave(ticket)
+        ticket.timer.cancel()
+        ticket.callback(outcome, now)
+
+    def _leave(self, ticket: Ticket) -> None:
+        self._homeless.pop(ticket, None)
+        if ticket.shelf is not None:
+            ticket.shelf.queue.pop(ticket, None)
+            ticket.shelf = None
+
+    # -- what happens to addresses -----------------------------------------------------------------------
+
+    def _moved(self, entry: AddressEntry, old: AddressState, trigger: Trigger, now: float) -> None:
+        """Take note of a change of state; act on it in `_work`."""
+        if old is AddressState.INVALID:
+            return
+        if self.stock.moved(entry, trigger, now):
+            self._wake(now)
+        elif entry.address in self._held and entry.state in (AddressState.INVALID, AddressState.DUPLICATED):
+            taken = self._held.pop(entry.address)
+            self.stock.held_on_link.discard(entry.address)
+            if trigger is Trigger.RELEASE:
+                self._releases += 1
+                weight = max(1 / self._releases, self.config.holding_weight)
+                self._holding = max(self._holding + (now - taken - self._holding) * weight, 1e-3)
+            elif trigger is Trigger.DAD_FAILED:
+                self.stock.claimed(now)
+            self._wake(now)
+
+    def check(self) -> None:
+        """Raise AssertionError where an invariant of the pool does not hold."""
+        self.stock.check()
+        addresses = self.host.addresses
+        assert self.stock.held_on_link <= self._held.keys()
+        for address in self._held:
+            entry = addresses.get(address)
+            assert entry is not None, address
+            assert entry.kind is not AddressKind.RESERVED, entry
+        for shelf in self.stock.shelves.values():
+            assert all(ticket.shelf is shelf for ticket in shelf.queue)
+        assert all(ticket.shelf is None for ticket in self._homeless)

@@ -1,0 +1,310 @@
+"""The stock of reserved addresses behind the pool: keeps it full, and the link at peace (UM-POOL-1, -2; UM-ADDR-6, -10, -12).
+
+Model.  One `Shelf` per usable prefix.  An on-link shelf below the low mark is filled to the high one, one address per
+`pace` seconds and a bounded number under DAD at a time.  The shelf of a dedicated prefix stays empty (UM-POOL-4).
+
+An address that another node claims, during DAD or after, is replaced.  Claims in a row, with no address in between that was
+used or stood for `settle` seconds, are the work of a broken link or a hostile neighbour: filling stops for 1 minute, then 2,
+up to 60; after each pause one address is tried alone.  A link that does not carry what passed DAD lowers the limit.
+
+The stock is told what happens (`moved`) and takes note; it acts when the pool calls `sync`, `age` and `fill`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from random import Random
+
+from tapstack.ipv6.addresses import AddressEntry, AddressKind, AddressState, Trigger
+from tapstack.ipv6.host import Host
+from tapstack.ipv6.prefixes import Prefix
+
+from .errors import UnimuxError
+from .poolstate import Faults, PoolConfig, Shelf, Ticket
+from .source import AddressSource
+
+_RESERVED = (AddressState.TENTATIVE, AddressState.UNCERTAIN)
+_RETRY = 60.0
+"""Seconds until drawing addresses is tried again after the generator or its state failed."""
+
+
+class Stock:
+    """Reserved addresses by prefix.
+
+    `tell(now, cause)` is called with what people should know.  held_on_link: addresses of on-link prefixes in use, kept
+    by the pool.  limit: the most addresses at a time, now.  broken: why no address can be generated, None when they can.
+    relinking: reservations go because the link came up, not because of a claim.
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        source: AddressSource,
+        random: Random,
+        config: PoolConfig,
+        tell: Callable[[float, str], None],
+    ) -> None:
+        self.host = host
+        self.source = source
+        self.config = config
+        self.shelves: dict[tuple[bytes, int], Shelf] = {}
+        self.held_on_link: set[bytes] = set()
+        self.limit = config.limit
+        self.faults = Faults(config)
+        self.broken: UnimuxError | None = None
+        self.relinking = False
+        self._random = random
+        self._tell = tell
+        self._where: dict[bytes, Shelf] = {}
+        self._next_add = -math.inf
+        self._broken_until = -math.inf
+        self._regrow = math.inf
+
+    # -- figures -----------------------------------------------------------------------------------
+
+    @property
+    def ready(self) -> int:
+        """UNCERTAIN addresses."""
+        return sum(len(shelf.ready) for shelf in self.shelves.values())
+
+    @property
+    def pending(self) -> int:
+        """Addresses under DAD, or waiting for it."""
+        return sum(len(shelf.pending) for shelf in self.shelves.values())
+
+    @property
+    def on_link(self) -> int:
+        """Addresses that the link knows of: reserved or in use."""
+        return len(self._where) + len(self.held_on_link)
+
+    @property
+    def high(self) -> int:
+        """The high water mark that the limit allows."""
+        return min(self.config.high, self.limit)
+
+    @property
+    def low(self) -> int:
+        """The low water mark that the limit allows."""
+        return min(self.config.low, self.limit)
+
+    def pace(self) -> float:
+        """Addresses per second that can pass DAD, by our pace and the host's."""
+        host = self.host.config
+        test = host.dad_transmits * self.host.interface.retrans_timer
+        tests = min(self.config.concurrent, host.dad_concurrent) / test if test else math.inf
+        return min(tests, 1 / max(self.config.pace, host.dad_pace))
+
+    def held_back_until(self) -> float:
+        """When filling goes on after a fault."""
+        return max(self.faults.until, self._broken_until, self.host.dad.held_until or -math.inf)
+
+    # -- prefixes ------------------------------------------------------------------------------------
+
+    def usable(self) -> list[Prefix]:
+        """The prefixes that addresses may be formed in now."""
+        return [p for p in self.host.prefixes if p.preferred and (p.autonomous or p.dedicated)]
+
+    def shelf_of(self, prefix: Prefix) -> Shelf | None:
+        """The shelf of a prefix; None before `sync` has made it."""
+        shelf = self.shelves.get((prefix.prefix, prefix.length))
+        return shelf if shelf is not None and shelf.prefix is prefix else None
+
+    def sync(self, now: float) -> list[Ticket]:
+        """Make one shelf per usable prefix; returns the requests that lost theirs."""
+        orphans: list[Ticket] = []
+        usable = {(prefix.prefix, prefix.length): prefix for prefix in self.usable()}
+        for key, shelf in list(self.shelves.items()):
+            if usable.get(key) is not shelf.prefix:
+                orphans += self.withdraw(shelf, now, f"{shelf.prefix} was withdrawn")
+                self._tell(now, f"{shelf.prefix} can no longer be used")
+        for key, prefix in usable.items():
+            if key not in self.shelves:
+                self.shelves[key] = Shelf(prefix)
+                how = "addresses are minted on demand" if prefix.dedicated else "reserving addresses"
+                self._tell(now, f"{prefix} can be used: {how}")
+        return orphans
+
+    def withdraw(self, shelf: Shelf, now: float, cause: str) -> list[Ticket]:
+        """Give up a shelf and what is on it; returns the requests that waited there."""
+        del self.shelves[shelf.prefix.prefix, shelf.prefix.length]
+        for address in [*shelf.pending, *shelf.ready]:
+            self._discard(shelf, address, now, cause)
+        orphans = list(shelf.queue)
+        shelf.queue.clear()
+        return orphans
+
+    # -- filling -------------------------------------------------------------------------------------
+
+    def age(self, now: float) -> None:
+        """Discard what is too old (UM-POOL-2), believe in what stood long enough, let the limit come back."""
+        for shelf in self.shelves.values():
+            for address, (_, since, until) in list(shelf.ready.items()):
+                if now >= until:
+                    self._discard(shelf, address, now, "its maximum age is over")
+                elif now >= since + self.config.settle:
+                    self._trust(since, now)
+        if now >= self._regrow:
+            self.limit = min(self.config.limit, self.limit + max(1, self.limit // 4))
+            self._regrow = now + self.config.regrow if self.limit < self.config.limit else math.inf
+            self._tell(now, f"trying {self.limit} addresses at a time")
+
+    def fill(self, now: float) -> float:
+        """Start the next address where one is wanted; returns when to come again, unless something happens before."""
+        wanting = min(self._wanting(), key=lambda shelf: (not shelf.queue, len(shelf.ready)), default=None)
+        if wanting is not None and now >= self._next_add:
+            if wanting.queue:
+                self._make_room(wanting, now)
+            if self.may_add(now):
+                self._add(wanting, now)
+        return self._due(now)
+
+    def _due(self, now: float) -> float:
+        due = [self._regrow]
+        for shelf in self.shelves.values():
+            due += [until for _, _, until in shelf.ready.values()]
+            if self.faults.count:
+                due += [since + self.config.settle for _, since, _ in shelf.ready.values()]
+        if self._wanting():
+            # When that time has come already, it waits for a release or a verdict of DAD.
+            due.append(max(self._next_add, self.held_back_until()))
+        return min((when for when in due if when > now), default=math.inf)
+
+    def _wanting(self) -> list[Shelf]:
+        """Shelves that lack addresses: below the low mark until the high one is reached, or with requests to serve."""
+        wanting = []
+        for shelf in self.shelves.values():
+            if shelf.prefix.dedicated:
+                continue
+            stock = len(shelf.ready) + len(shelf.pending)
+            if stock < self.low:
+                shelf.filling = True
+            elif stock >= self.high:
+                shelf.filling = False
+            if shelf.filling or len(shelf.queue) > len(shelf.pending):
+                wanting.append(shelf)
+        return wanting
+
+    def _make_room(self, wanting: Shelf, now: float) -> None:
+        """At the limit, a reservation that nobody asks for gives way to one that somebody waits for."""
+        fullest = max(self.shelves.values(), key=lambda shelf: len(shelf.ready))
+        if self.on_link >= self.limit and fullest.ready and not wanting.pending:
+            self._discard(fullest, next(iter(fullest.ready)), now, "another prefix needs its place")
+
+    def may_add(self, now: float) -> bool:
+        """Whether one more address may be put on the link now."""
+        concurrent = 1 if self.faults.count >= self.config.threshold else self.config.concurrent
+        return now >= self.held_back_until() and self.on_link < self.limit and self.pending < concurrent
+
+    def _add(self, shelf: Shelf, now: float) -> None:
+        try:
+            address = self.fresh(shelf, now)
+        except UnimuxError:
+            return  # told, and kept in `broken`
+        self._where[address] = shelf
+        shelf.pending[address] = self.host.reserve(address, shelf.prefix, now)
+        self._next_add = now + self.config.pace * self._random.uniform(0.5, 1.5)
+
+    def fresh(self, shelf: Shelf, now: float) -> bytes:
+        """A fresh address of a prefix; raises `UnimuxError` when none can be drawn, which is not tried again for a while."""
+        try:
+            address = self.source.draw(shelf.prefix.prefix, shelf.prefix.length)
+        except UnimuxError as error:
+            self.broken = error
+            self._broken_until = now + _RETRY
+            self._tell(now, str(error))
+            raise
+        self.broken = None
+        return address
+
+    def _discard(self, shelf: Shelf, address: bytes, now: float, cause: str) -> None:
+        shelf.ready.pop(address, None)
+        shelf.pending.pop(address, None)
+        self._where.pop(address, None)
+        entry = self.host.addresses.get(address)
+        if entry is not None and entry.state in _RESERVED and entry.kind is AddressKind.RESERVED:
+            self.host.addresses.discard(entry, now, cause)
+
+    # -- taking --------------------------------------------------------------------------------------
+
+    def oldest(self, shelf: Shelf, now: float) -> AddressEntry | None:
+        """Take the oldest good address off a shelf; it is UNCERTAIN still."""
+        while shelf.ready:
+            address, (entry, since, until) = next(iter(shelf.ready.items()))
+            if now >= until:
+                self._discard(shelf, address, now, "its maximum age is over")
+                continue
+            self._trust(since, now)
+            del shelf.ready[address], self._where[address]
+            return entry
+        return None
+
+    # -- what happens ----------------------------------------------------------------------------------
+
+    def moved(self, entry: AddressEntry, trigger: Trigger, now: float) -> bool:
+        """Take note of a change of state; False when the address is not in stock."""
+        address = entry.address
+        shelf = self._where.get(address)
+        if shelf is None:
+            return False
+        if trigger is Trigger.DAD_PASSED_RESERVED:
+            del shelf.pending[address]
+            age = self.config.max_age * self._random.uniform(0.75, 1.0)
+            shelf.ready[address] = entry, now, now + age
+            if len(shelf.ready) == self.high:
+                self._tell(now, f"{shelf.prefix} is filled")
+            return True
+        shelf.ready.pop(address, None)
+        shelf.pending.pop(address, None)
+        del self._where[address]
+        gone = entry.state in (AddressState.INVALID, AddressState.DUPLICATED)
+        if gone and shelf.prefix.preferred and not self.relinking:
+            self.claimed(now)
+        return True
+
+    def claimed(self, now: float) -> None:
+        """Another node has, or says it has, an address of ours."""
+        pause = self.faults.claimed(now)
+        if pause is not None:
+            count = self.faults.count
+            self._tell(now, f"{count} addresses in a row were claimed by another node: no new ones for {pause:g} s")
+
+    def _trust(self, since: float, now: float) -> None:
+        """An address that passed DAD at `since` was not claimed."""
+        if not self.faults.count or since <= self.faults.last:
+            return
+        if self.faults.count >= self.config.threshold:
+            self._tell(now, "addresses are no longer claimed by another node")
+        self.faults.forgive()
+
+    def refused(self, now: float, cause: str) -> None:
+        """The link does not carry an address that passed DAD: use fewer at a time (UM-ADDR-12)."""
+        self.limit = max(1, self.on_link * 3 // 4)
+        self._regrow = now + self.config.regrow
+        for shelf in self.shelves.values():
+            while self.on_link > self.limit and shelf.ready:
+                newest = next(reversed(shelf.ready))
+                self._discard(shelf, newest, now, "the link refuses so many addresses")
+        self._tell(now, f"the link refuses addresses ({cause}): at most {self.limit} at a time")
+
+    def start_afresh(self) -> None:
+        """The link came up: past faults and limits count no more."""
+        self.faults.forgive()
+        self.limit = self.config.limit
+        self._regrow = math.inf
+
+    def check(self) -> None:
+        """Raise AssertionError where an invariant does not hold."""
+        shelved: dict[bytes, Shelf] = {}
+        for shelf in self.shelves.values():
+            for address, entry in shelf.pending.items():
+                assert entry.state is AddressState.TENTATIVE, entry
+                shelved[address] = shelf
+            for address, (entry, _, _) in shelf.ready.items():
+                assert entry.state is AddressState.UNCERTAIN, entry
+                assert address not in shelved, entry
+                shelved[address] = shelf
+        assert shelved == self._where
+        assert all(address in self.host.addresses for address in shelved)
+        assert all(address in shelf.prefix for address, shelf in shelved.items())
+        assert self.on_link <= self.config.limit
