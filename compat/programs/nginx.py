@@ -12,6 +12,8 @@ from pathlib import Path
 from ..kernel import Namespace
 from .process import is_bound, require_port, run_in, until
 
+_GRACE = 0.3  # seconds; it can miss a SIGTERM that arrives while it starts, and has nothing to save
+
 # One process, so that killing it is the end of it; every path relative to a folder of its own.
 _CONFIGURATION = """\
 daemon off;
@@ -65,6 +67,6 @@ async def web_server(where: Namespace, folder: Path, *, port: int = 80) -> Async
         log = prefix / "nginx.log"
         argv = ("nginx", "-p", name, "-c", "nginx.conf", "-e", "stderr")
         with log.open("wb") as errors:
-            async with run_in(where, argv, stderr=errors) as process:
+            async with run_in(where, argv, stderr=errors, grace=_GRACE) as process:
                 await until(process, lambda: is_bound(process, "tcp6", port), log)
                 yield WebServer(where, port, prefix / "access.log")

@@ -63,11 +63,12 @@ async def run_in(
     stderr: int | IO[bytes] = DEVNULL,
     env: Mapping[str, str] | None = None,
     cwd: str | Path | None = None,
+    grace: float = _GRACE,
 ) -> AsyncIterator[Process]:
     """Run a program inside a namespace, without a shell; its process group is gone when the block ends.
 
     argv[0] is looked up by `find_program`.  env: additions to our own environment.  The block's end sends SIGTERM,
-    and SIGKILL two seconds later; to see how a program ends by itself, `await process.wait()` inside.
+    and SIGKILL `grace` seconds later; to see how a program ends by itself, `await process.wait()` inside.
     """
     program = find_program(argv[0])
     process = await asyncio.create_subprocess_exec(
@@ -90,14 +91,14 @@ async def run_in(
     try:
         yield process
     finally:
-        await _end(process)
+        await _end(process, grace)
 
 
-async def _end(process: Process) -> None:
+async def _end(process: Process, grace: float) -> None:
     try:
         if process.returncode is None:
             _signal_group(process, signal.SIGTERM)
-            await asyncio.wait_for(process.wait(), _GRACE)
+            await asyncio.wait_for(process.wait(), grace)
     except TimeoutError:
         pass
     finally:

@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
+from ipaddress import IPv6Address
 from pathlib import Path
 from random import Random
 
@@ -19,6 +20,7 @@ import pytest
 from compat.kernel import (
     NETNS_DIR,
     Interface,
+    KernelError,
     KernelRefused,
     KernelUnavailable,
     Namespace,
@@ -417,3 +419,30 @@ def test_missing_tun_device_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     assert [sentence.split(";")[0] for sentence in found.missing] == [f"There is no {tmp_path}/tun"]
     with pytest.raises(KernelUnavailable, match="modprobe tun"):
         found.require()
+
+
+def test_not_even_the_first_packet_is_lost() -> None:
+    """The kernel brings links and addresses into service in the background; the topology waits for it."""
+    for _ in range(6):
+        with demo_topology() as net:
+            with in_namespace(net.server):
+                receiver = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+            with in_namespace(net.third):
+                sender = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+            with receiver, sender:
+                receiver.settimeout(0.8)  # an address resolution that has to be repeated takes a second
+                receiver.bind((SERVER_ADDRESS, 9))
+                sender.sendto(b"first", (SERVER_ADDRESS, 9))
+                assert receiver.recv(100) == b"first"
+
+
+def test_a_link_without_its_other_end_is_not_waited_for_for_ever(space: Namespace) -> None:
+    with bridge(space, "br") as br, pytest.raises(KernelError, match=r"br in unimux-.* is not operational \(DOWN\)"):
+        br.until_operational(timeout=0.05)
+    with veth(space, "a", space, "b") as (a, _), address(a, "2001:db8::1/64"):
+        a.until_answering()
+        with pytest.raises(KernelError, match=r"a in unimux-.* does not answer for 2001:db8::2"):
+            a.until_answering(IPv6Address("2001:db8::2"), timeout=0.05)
+        a.down()
+        with address(a, "2001:db8::3/64") as third:
+            assert third in a.addresses
