@@ -36,6 +36,7 @@ from .pool import Pool, PoolConfig
 from .server import Server
 from .source import AddressSource
 from .state import MemoryState, State
+from .sticky import StickyAddresses, StickySession
 from .transport import SessionTransport
 
 CONNECT_TIMEOUT = 30.0
@@ -84,6 +85,7 @@ class Node:
             Random(seed) if seed else Random(),
             self.config.pool,
         )
+        self.sticky = StickyAddresses(self)
         self._driver: Driver | None = None
         self._closed = False
 
@@ -126,6 +128,7 @@ class Node:
         self._closed = True
         with suppress(TimeoutError):
             await self.until(self._all_sent, timeout)
+        self.sticky.close(self.now())
         self.pool.close(self.now())
         self.driver.close()
 
@@ -200,13 +203,17 @@ class Node:
         mode: PortMode | None = None,
         timeout: float = CONNECT_TIMEOUT,
         options: SocketOptions | None = None,
+        session: StickySession | None = None,
     ) -> Connection:
         """An established connection from an EA of its own; `host` is a name or an address, `port` None writes RP.
 
+        session: connections of equal sessions share one address, in Aware mode (UM-DAS-4).
         All addresses of a name are tried in order within `timeout` seconds.  Raises an error of `unimux.errors`.
         """
         options = options or self.config.socket
-        if mode is not None:
+        if session is not None:
+            options = replace(options, mode=PortMode.AWARE)
+        elif mode is not None:
             options = replace(options, mode=mode)
         deadline = self.now() + timeout
         failure: Exception | None = None
@@ -214,20 +221,29 @@ class Node:
         for index, remote in enumerate(remotes):
             left = (deadline - self.now()) / (len(remotes) - index)
             try:
-                return await self._connect_one(str(host), remote, port, options, max(left, 0.0), timeout)
+                return await self._connect_one(str(host), remote, port, options, max(left, 0.0), timeout, session)
             except errors.ConnectError as error:
                 failure = error
         assert failure is not None
         raise failure
 
     async def _connect_one(
-        self, host: str, remote: bytes, port: int | None, options: SocketOptions, left: float, timeout: float
+        self,
+        host: str,
+        remote: bytes,
+        port: int | None,
+        options: SocketOptions,
+        left: float,
+        timeout: float,
+        session: StickySession | None,
     ) -> Connection:
         shown = options.reduced_port if port is None else port
         began = self.now()
-        entry = await self.take_address(
-            AddressKind.EPHEMERAL, remote, timeout=left, cause=f"connect to {address_text(remote)}"
-        )
+        cause = f"connect to {address_text(remote)}"
+        if session is None:
+            entry = await self.take_address(AddressKind.EPHEMERAL, remote, timeout=left, cause=cause)
+        else:
+            entry = await self.sticky.address(session, remote, timeout=left)
         now = self.now()
         try:
             connection = self.stack.tcp.connect(entry, remote, port, now, options)
@@ -270,9 +286,10 @@ class Node:
         mode: PortMode | None = None,
         timeout: float = CONNECT_TIMEOUT,
         options: SocketOptions | None = None,
+        session: StickySession | None = None,
     ) -> tuple[SessionTransport, asyncio.BaseProtocol]:
         """As `loop.create_connection`, over a one-time address; the other parameters are those of `connect`."""
-        connection = await self.connect(host, port, mode=mode, timeout=timeout, options=options)
+        connection = await self.connect(host, port, mode=mode, timeout=timeout, options=options, session=session)
         transport = SessionTransport(self.driver, connection)
         protocol = protocol_factory()
         transport.start(protocol)

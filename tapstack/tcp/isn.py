@@ -9,12 +9,17 @@ from .sequence import MASK
 
 
 class SessionNumbers(NamedTuple):
-    """What a new connection writes: ISN, timestamp offset, flow label, and a port where the stack chooses one."""
+    """What a new connection writes: ISN, timestamp offset and flow label."""
 
     isn: int
     timestamp_offset: int
     flow_label: int
-    port: int
+
+
+def ephemeral_port(secret: bytes, attempt: int) -> int:
+    """The `attempt`-th port that the stack chooses by itself, from 49152 on: unpredictable without the secret (RFC 6056 §3)."""
+    digest = hashlib.blake2b(attempt.to_bytes(8, "big"), key=secret, digest_size=2, person=b"port").digest()
+    return 49152 + (int.from_bytes(digest, "big") & 0x3FFF)
 
 
 def session_numbers(secret: bytes, key: bytes, now: float) -> SessionNumbers:
@@ -23,10 +28,9 @@ def session_numbers(secret: bytes, key: bytes, now: float) -> SessionNumbers:
     The ISN is the 4-microsecond clock plus a keyed hash of the key (RFC 6528 §3); the others are parts of the same hash, so
     they are independent from one address pair to the next.
     """
-    digest = hashlib.blake2b(key, key=secret, digest_size=13).digest()
+    digest = hashlib.blake2b(key, key=secret, digest_size=11).digest()
     return SessionNumbers(
         (int.from_bytes(digest[0:4], "big") + int(now * 250_000)) & MASK,
         int.from_bytes(digest[4:8], "big"),
         int.from_bytes(digest[8:11], "big") & 0xFFFFF,
-        49152 + (int.from_bytes(digest[11:13], "big") & 0x3FFF),
     )

@@ -22,7 +22,7 @@ from ..wire.icmpv6 import Type as IcmpType
 from . import arrives, errors
 from .connection import Connection, Signal
 from .demux import Demux, four_key, key_for
-from .isn import session_numbers
+from .isn import ephemeral_port, session_numbers
 from .listener import ArmedAddress, Listener
 from .options import PortMode, SocketOptions
 from .segment import Segment
@@ -33,6 +33,9 @@ from .timewait import TimeWaitRecord, TimeWaitTable
 if TYPE_CHECKING:
     from ..ipv6.host import Host
     from ..ipv6.packet import IcmpError, Packet
+
+_PORT_ATTEMPTS = 64
+"""Ports that are tried for a connection whose mode reads them, before the address counts as full."""
 
 
 class Tcp:
@@ -62,6 +65,7 @@ class Tcp:
         self._secret = secret
         self._ids = count(1)
         self.next_id: Callable[[], int] = self._ids.__next__
+        self._port_attempts = 0
         self._dirty: list[Connection] = []
         self._armed: dict[bytes, ArmedAddress] = {}
         self._armed_on: dict[bytes, list[ArmedAddress]] = {}
@@ -86,22 +90,33 @@ class Tcp:
         path = self.host.path(remote, now)
         if remote_port is None:
             remote_port = options.reduced_port
-        numbers = session_numbers(self._secret, remote + entry.address + remote_port.to_bytes(2, "big"), now)
-        connection = Connection(
-            self, entry, remote, local_port or numbers.port, remote_port, options, path, numbers, now
-        )
-        connection.key = key_for(options.mode, connection, calling=True)
-        try:
-            self.demux.add(connection.key, connection)
-        except errors.ConflictingSocket:
-            self.host.addresses.drop(entry, connection, now, "conflicting socket")
-            raise
+        chosen = local_port if local_port is not None else self._choose_port()
+        attempts = 1 if local_port is not None or options.mode in (PortMode.L0, PortMode.L1) else _PORT_ATTEMPTS
+        while True:
+            attempts -= 1
+            ports = remote_port.to_bytes(2, "big") + chosen.to_bytes(2, "big")
+            numbers = session_numbers(self._secret, remote + entry.address + ports, now)
+            connection = Connection(self, entry, remote, chosen, remote_port, options, path, numbers, now)
+            connection.key = key_for(options.mode, connection, calling=True)
+            try:
+                self.demux.add(connection.key, connection)
+                break
+            except errors.ConflictingSocket:
+                if not attempts:
+                    self.host.addresses.drop(entry, connection, now, "conflicting socket")
+                    raise
+                del entry.users[connection]  # the next attempt holds the address; nobody else need know of this one
+                chosen = self._choose_port()
         connection.sender.snd_nxt += 1
         connection.move(TcpTrigger.ACTIVE_OPEN, now, "connect")
         connection.send_syn(now)
         connection.timers.waiting_since = now
         connection.timers.retransmit.set(now + connection.rtt.rto)
         return connection
+
+    def _choose_port(self) -> int:
+        self._port_attempts += 1
+        return ephemeral_port(self._secret, self._port_attempts)
 
     def listen(self, options: SocketOptions, now: float, port: int | None = None) -> Listener:
         """Passive OPEN without an address: LISTEN_o (UM-LIS-1).  `port` is for Aware mode only, and needed there."""

@@ -1,0 +1,84 @@
+"""Sticky sessions: the one exception to an EA per connection, asked for by name (UM-DAS-4).
+
+Connections of one session share an address, in Aware mode.  The session holds the address like any other user of it, until
+its time is over; the address is released when that hold and the last connection are gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Protocol
+
+from tapstack.ipv6.addresses import AddressEntry, AddressKind, AddressState
+
+if TYPE_CHECKING:
+    from .node import Node
+
+DEFAULT_TTL = 600.0
+"""Seconds that a session id keeps its address, where the user names no time."""
+
+
+class StickySession(Protocol):
+    """What names a session: a hashable value; equal ones share an address."""
+
+    @property
+    def ttl(self) -> float | None:
+        """Seconds from the first connection on; None for the default."""
+
+    def __hash__(self) -> int: ...
+
+
+class Hold:
+    """A session's hold on its address: an `AddressUser` that serves nobody."""
+
+    def __init__(self, entry: AddressEntry) -> None:
+        self.entry = entry
+
+    def serves(self, remote: bytes) -> bool:
+        """A session by itself speaks to nobody; its connections do."""
+        return False
+
+
+class StickyAddresses:
+    """The sessions of one node and their addresses."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._holds: dict[StickySession, Hold] = {}
+        self._being_made: dict[StickySession, asyncio.Lock] = {}
+
+    def __len__(self) -> int:
+        return len(self._holds)
+
+    async def address(self, session: StickySession, destination: bytes, *, timeout: float) -> AddressEntry:
+        """The session's address, taken from the pool for its first connection; raises what `Node.take_address` raises."""
+        lock = self._being_made.setdefault(session, asyncio.Lock())
+        try:
+            async with lock:
+                hold = self._holds.get(session)
+                if hold is not None and hold.entry.state is AddressState.PREFERRED:
+                    return hold.entry
+                return await self._begin(session, destination, timeout)
+        finally:
+            if not lock.locked():
+                self._being_made.pop(session, None)
+
+    async def _begin(self, session: StickySession, destination: bytes, timeout: float) -> AddressEntry:
+        node = self._node
+        entry = await node.take_address(AddressKind.EPHEMERAL, destination, timeout=timeout, cause="sticky session")
+        hold = self._holds[session] = Hold(entry)
+        node.stack.host.addresses.acquire(entry, hold)
+        ttl = DEFAULT_TTL if session.ttl is None else session.ttl
+        node.stack.timers.timer(lambda now: self._end(session, hold, now)).set(node.now() + ttl)
+        return entry
+
+    def _end(self, session: StickySession, hold: Hold, now: float) -> None:
+        if self._holds.get(session) is hold:
+            del self._holds[session]
+        if hold in hold.entry.users:
+            self._node.stack.host.addresses.drop(hold.entry, hold, now, "sticky session is over")
+
+    def close(self, now: float) -> None:
+        """End all sessions: the node stops."""
+        for session, hold in list(self._holds.items()):
+            self._end(session, hold, now)
