@@ -1,0 +1,275 @@
+"""One client of the front end, from its first byte to its relay.
+
+    GREETING ──request──▶ DIALLING ──connected──▶ SERVED (the transport belongs to the relay, or to the UDP association)
+       │                     │
+       └──────refused────────┴──▶ LEAVING (the answer is on its way; what still comes is discarded) ──▶ gone
+
+A client in GREETING or LEAVING waits in the table, with a deadline; in DIALLING a task works for it, bounded by the
+connect time-out, and is cancelled when the client goes.  In SERVED the relay's end, or the association's, is its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+from collections.abc import Coroutine
+from enum import Enum, auto
+from typing import Any, cast
+
+from compat.relay import Relay, RelayResult
+from compat.socks.associate import UdpAssociation
+from compat.socks.handshake import Handshake
+from compat.socks.messages import AddressType, Command, Dialect, Request
+from compat.socks.replies import Cause, cause_of, failure, success
+from compat.socks.services import Binder, DatagramService, Services
+from compat.socks.table import ClientTable
+from unimux.errors import ConnectTimeout, UnimuxError
+
+logger = logging.getLogger(__name__)
+
+_GRACE = 1.0
+"""Seconds beyond the connect time-out after which a dialler that does not keep it is cancelled."""
+
+
+class _State(Enum):
+    GREETING = auto()
+    DIALLING = auto()
+    SERVED = auto()
+    LEAVING = auto()
+    GONE = auto()
+
+
+class SocksClient(asyncio.Protocol):
+    """The protocol of one client's connection."""
+
+    def __init__(self, services: Services, table: ClientTable) -> None:
+        self._services = services
+        self._table = table
+        self._handshake: Handshake | None = Handshake(services.authenticator)
+        self._state = _State.GREETING
+        self._early = bytearray()
+        self._eof = False
+        self._transport: asyncio.Transport | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._relay: Relay | None = None
+        self._association: UdpAssociation | None = None
+
+    @property
+    def transport(self) -> asyncio.Transport:
+        """The client's connection."""
+        assert self._transport is not None
+        return self._transport
+
+    @property
+    def leaving(self) -> bool:
+        """Whether it has been refused and only reads the answer."""
+        return self._state is _State.LEAVING
+
+    def drop(self) -> None:
+        """End this client's connection now, whatever it is doing."""
+        if self._relay is not None:
+            self._relay.abort()
+        elif self._transport is not None:
+            self._transport.abort()
+
+    # -- asyncio.Protocol ------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._table.arrived(self)
+
+    def data_received(self, data: bytes) -> None:
+        if self._state is _State.GREETING:
+            self._greet(data)
+        elif self._state is _State.DIALLING:
+            self._early += data
+            if len(self._early) >= self._services.limits.early_data:
+                self.transport.pause_reading()
+
+    def eof_received(self) -> bool:
+        self._eof = True
+        return self._state is _State.DIALLING
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        if self._state in (_State.GREETING, _State.DIALLING):
+            self._services.counters.gone_early += 1
+        self._state = _State.GONE
+        if self._task is not None:
+            self._task.cancel()
+        if self._association is not None:
+            self._association.close()
+        self._check_gone()
+
+    def _check_gone(self) -> None:
+        if self._state is _State.GONE and self._task is None:
+            self._table.gone(self)
+
+    # -- the way to the request ------------------------------------------------------------------
+
+    def _greet(self, data: bytes) -> None:
+        handshake = self._handshake
+        assert handshake is not None
+        handshake.feed(data)
+        answer = handshake.take_output()
+        if handshake.failure is not None:
+            self._services.counters.rejected[handshake.failure] += 1
+            self._leave(answer)
+            return
+        if answer:
+            self.transport.write(answer)
+        if (request := handshake.request) is not None:
+            self._early += handshake.early_data()
+            self._handshake = None
+            self._begin(request)
+
+    def _begin(self, request: Request) -> None:
+        services = self._services
+        services.counters.requests[request.dialect, request.command] += 1
+        self._state = _State.DIALLING
+        self._table.decided(self)
+        if self._table.full:
+            self._fail(request, Cause.FULL, "Too many connections are open at this front end: try again later.")
+            return
+        work: Coroutine[Any, Any, None]
+        if request.command is Command.CONNECT:
+            work = self._connect(request)
+        elif request.command is Command.BIND and services.binder is not None and request.dialect is Dialect.SOCKS5:
+            work = self._bind(request, services.binder)
+        elif request.command is Command.UDP_ASSOCIATE and services.datagrams is not None:
+            work = self._associate(request, services.datagrams)
+        else:
+            self._fail(request, Cause.COMMAND, f"{request.command.name} is not supported here: use CONNECT.")
+            return
+        self._table.serving(self)
+        self._task = asyncio.get_running_loop().create_task(self._work(request, work))
+
+    async def _work(self, request: Request, work: Coroutine[Any, Any, None]) -> None:
+        """Do the work; whatever goes wrong becomes a reply."""
+        try:
+            await work
+        except (UnimuxError, OSError) as error:
+            self._fail(request, cause_of(error), str(error))
+        except Exception:
+            logger.exception("a SOCKS request failed in an unexpected way")
+            self._fail(request, Cause.FAILURE, "The front end failed: its log says why.")
+        finally:
+            self._task = None
+            self._check_gone()
+
+    # -- the three commands ----------------------------------------------------------------------
+
+    async def _connect(self, request: Request) -> None:
+        limits = self._services.limits
+        relay = Relay(idle_timeout=limits.idle_timeout, on_end=self._relay_ended)
+        try:
+            async with asyncio.timeout(limits.connect_timeout + _GRACE):
+                transport, _ = await self._services.dialler.create_connection(
+                    lambda: relay.far,
+                    request.host,
+                    request.port,
+                    mode=self._services.mode,
+                    timeout=limits.connect_timeout,
+                    session=request.session,
+                )
+            if relay.finished:
+                raise ConnectionResetError(errno.ECONNRESET, "the destination closed the connection at once")
+            host, port = transport.get_extra_info("sockname")[:2]
+            self._join(relay, success(request.dialect, host, port))
+        except TimeoutError as error:
+            if isinstance(error, UnimuxError):
+                raise
+            raise ConnectTimeout(request.host, request.port, seconds=limits.connect_timeout) from None
+        finally:
+            if self._relay is None:
+                relay.abort()
+
+    async def _bind(self, request: Request, binder: Binder) -> None:
+        """RFC 1928 §4: the first reply names the address to connect to, the second the peer that did."""
+        limits = self._services.limits
+        client = request.host if request.address_type is AddressType.IPV6 and request.host != "::" else None
+        arrived: asyncio.Future[asyncio.Transport] = asyncio.get_running_loop().create_future()
+        bound = await binder.bind(lambda: _Arrival(arrived), client=client, lifetime=limits.bind_timeout)
+        try:
+            self.transport.write(success(request.dialect, bound.address, bound.port))
+            async with asyncio.timeout(limits.bind_timeout):
+                transport = await asyncio.shield(arrived)
+            if transport.is_closing():
+                raise ConnectionResetError(errno.ECONNRESET, "the peer left again")
+            host, port = transport.get_extra_info("peername")[:2]
+            relay = Relay(idle_timeout=limits.idle_timeout, on_end=self._relay_ended)
+            relay.far.adopt(transport)
+            self._join(relay, success(request.dialect, host, port))
+        finally:
+            bound.close()
+            if not arrived.done():
+                arrived.cancel()
+            elif self._relay is None:
+                arrived.result().abort()
+
+    def _join(self, relay: Relay, answer: bytes) -> None:
+        """Answer the client and hand it over to the relay, whose far end is connected."""
+        self.transport.write(answer)
+        self._state = _State.SERVED
+        self._relay = relay
+        early = bytes(self._early)
+        self._early.clear()
+        relay.near.adopt(self.transport, early, eof=self._eof)
+
+    def _relay_ended(self, result: RelayResult) -> None:
+        if self._relay is not None:
+            self._services.counters.add_result(result)
+            self._state = _State.GONE
+            self._check_gone()
+
+    async def _associate(self, request: Request, datagrams: DatagramService) -> None:
+        """RFC 1928 §7: the association lives as long as this connection."""
+        services = self._services
+        own, peer = (self.transport.get_extra_info(name) for name in ("sockname", "peername"))
+        association = UdpAssociation(
+            datagrams, services.counters, services.limits, peer[0], request.port, request.session
+        )
+        host, port = await association.start(own[0])
+        self._association = association
+        self._state = _State.SERVED
+        self.transport.write(success(request.dialect, host, port))
+        if self._eof:
+            self.transport.close()
+
+    # -- the way out -----------------------------------------------------------------------------
+
+    def _fail(self, request: Request, cause: Cause, sentence: str) -> None:
+        self._services.counters.failed[cause] += 1
+        logger.debug("%s %s %s:%d: %s", request.dialect, request.command.name, request.host, request.port, sentence)
+        if self._state is _State.DIALLING:
+            self._leave(failure(request, cause, sentence))
+
+    def _leave(self, answer: bytes) -> None:
+        """Send the last answer and go once the client has read it, or soon."""
+        self._state = _State.LEAVING
+        self._handshake = None
+        self._early.clear()
+        self._table.lingers(self)
+        self.transport.write(answer)
+        if not answer or self._eof:
+            self.transport.close()
+        else:
+            with contextlib.suppress(OSError):  # it is gone already; connection_lost is on its way
+                self.transport.write_eof()
+            self.transport.resume_reading()
+
+
+class _Arrival(asyncio.Protocol):
+    """Holds the connection that BIND waits for until its relay takes it over; one more is turned away."""
+
+    def __init__(self, arrived: asyncio.Future[asyncio.Transport]) -> None:
+        self._arrived = arrived
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        stream = cast(asyncio.Transport, transport)
+        if self._arrived.done():
+            stream.abort()
+        else:
+            stream.pause_reading()
+            self._arrived.set_result(stream)

@@ -1,0 +1,130 @@
+"""The listening side of the front end.
+
+Under attack three bounds keep others served.  Clients that have not made their request share a table of their own, in
+which one more displaces the oldest: slow-loris costs its author the slot and honest clients, who ask at once, nothing.
+Requests that are served are counted against another bound, and one more gets an answer that says so.  What a client can
+make us hold before its connection stands is a few kilobytes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import ipaddress
+import resource
+import socket
+from collections.abc import Sequence
+
+from compat.socks.client import SocksClient
+from compat.socks.services import Services
+from compat.socks.settings import DEFAULT_HOST, DEFAULT_PORT, SocksCounters
+from compat.socks.table import ClientTable
+from unimux.errors import SetupError, endpoint_text
+
+_BACKLOG = 128
+_SPARE_FILES = 64 + _BACKLOG
+"""File descriptors left for everything else: what the loop accepts in one go, and the rest of the process."""
+
+
+class SocksServer:
+    """SOCKS5, SOCKS4a and HTTP CONNECT on one port.
+
+    async with SocksServer(Services(dialler=node)) as server:
+        await server.start("127.0.0.1", 1080)
+    """
+
+    def __init__(self, services: Services) -> None:
+        self.services = services
+        self._server: asyncio.Server | None = None
+        self._table: ClientTable | None = None
+
+    @property
+    def counters(self) -> SocksCounters:
+        """What has happened since the start."""
+        return self.services.counters
+
+    @property
+    def addresses(self) -> list[tuple[str, int]]:
+        """Where it listens."""
+        sockets = self._server.sockets if self._server is not None else ()
+        return [listening.getsockname()[:2] for listening in sockets]
+
+    async def start(
+        self,
+        host: str | Sequence[str] = DEFAULT_HOST,
+        port: int = DEFAULT_PORT,
+        *,
+        sock: socket.socket | None = None,
+    ) -> None:
+        """Listen; port 0 lets the kernel choose.  Raises `SetupError` where that cannot be.
+
+        sock: a bound socket to listen on in place of a new one, for instance of another network namespace.
+        """
+        if self._server is not None:
+            raise RuntimeError("this front end has been started already")
+        if sock is not None:
+            host, port = sock.getsockname()[:2]
+        hosts = [host] if isinstance(host, str) else list(host)
+        loop = asyncio.get_running_loop()
+        if self.services.authenticator is None:
+            await _refuse_strangers(hosts, port)
+        table = self._table = ClientTable(self.services.limits, self.services.counters)
+        table.max_active = min(table.max_active, self._file_limit())
+        try:
+            where = {"sock": sock} if sock is not None else {"host": hosts, "port": port}
+            self._server = await loop.create_server(
+                lambda: SocksClient(self.services, table), **where, backlog=_BACKLOG
+            )
+        except (OSError, OverflowError) as error:
+            raise _cannot_listen(hosts, port, error) from error
+
+    def _file_limit(self) -> int:
+        """How many requests the process can open files for: an `accept` that has none left serves nobody."""
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if soft == resource.RLIM_INFINITY:
+            return self.services.limits.max_connections
+        room = soft - _SPARE_FILES - self.services.limits.max_handshakes
+        if room < 1:
+            raise SetupError(f"This process may open only {soft} files: allow it more with `ulimit -n`.")
+        return room
+
+    async def close(self) -> None:
+        """Stop listening and end every connection; returns when all are gone."""
+        if self._server is None or self._table is None:
+            return
+        self._server.close()
+        await self._table.close()
+        await self._server.wait_closed()
+
+    async def __aenter__(self) -> SocksServer:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+
+async def _refuse_strangers(hosts: Sequence[str], port: int) -> None:
+    """Off loopback everybody on the network could use the node: not without authentication."""
+    loop = asyncio.get_running_loop()
+    for host in hosts:
+        try:
+            found = await loop.getaddrinfo(host or "::", port, type=socket.SOCK_STREAM)
+        except (OSError, OverflowError) as error:
+            raise _cannot_listen(hosts, port, error) from error
+        for *_, address in found:
+            if not ipaddress.ip_address(str(address[0]).partition("%")[0]).is_loopback:
+                raise SetupError(
+                    f"On {address[0]} anybody on the network could use this front end: "
+                    "name who may with --user NAME:PASSWORD, or listen on 127.0.0.1."
+                )
+
+
+def _cannot_listen(hosts: Sequence[str], port: int, error: Exception) -> SetupError:
+    where = ", ".join(endpoint_text(host, port) for host in hosts)
+    number = getattr(error, "errno", None)
+    if number == errno.EADDRINUSE:
+        return SetupError(f"{where} is taken by another program: stop it, or choose another port with --port.")
+    if number == errno.EACCES:
+        return SetupError(f"{where} needs a privilege: choose a port above 1023 with --port.")
+    reason = getattr(error, "strerror", None) or str(error)
+    return SetupError(f"The front end cannot listen on {where} ({reason}): choose another address with --host.")

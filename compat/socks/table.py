@@ -1,0 +1,116 @@
+"""Who is connected to the front end, in which phase, and the bounds of each phase.
+
+A client *waits* until it has made its request, and again while it reads a last answer; each wait has a deadline, and where one
+more wait would be too many the oldest is dropped.  It is *active* while its request is served.  Whoever has
+been told of by `arrived` counts as present until `gone`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Protocol
+
+from compat.socks.settings import SocksCounters, SocksLimits
+
+_SWEEP = 0.5
+"""Seconds between two looks at the deadlines: one timer for all instead of one for each."""
+
+
+class TableEntry(Protocol):
+    """A client, as far as the table cares."""
+
+    @property
+    def leaving(self) -> bool:
+        """Whether it has been refused and only reads the answer."""
+
+    def drop(self) -> None:
+        """End its connection now; `gone` follows."""
+
+
+class ClientTable:
+    """All clients of one front end.  `max_active` may be lowered to what the process can open."""
+
+    def __init__(self, limits: SocksLimits, counters: SocksCounters) -> None:
+        self.max_active = limits.max_connections
+        self._limits = limits
+        self._counters = counters
+        self._loop = asyncio.get_running_loop()
+        self._present: set[TableEntry] = set()
+        self._waiting: dict[TableEntry, float] = {}
+        self._active: set[TableEntry] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._empty = asyncio.Event()
+        self._closed = False
+
+    @property
+    def full(self) -> bool:
+        """Whether one more request would be too many."""
+        return len(self._active) >= self.max_active
+
+    def arrived(self, client: TableEntry) -> None:
+        """A new connection: it may take the handshake time-out to say what it wants."""
+        self._present.add(client)
+        self._counters.accepted += 1
+        if self._closed:
+            client.drop()
+            return
+        if len(self._waiting) >= self._limits.max_handshakes:
+            oldest = next(iter(self._waiting))
+            self._counters.evicted += 1
+            self.decided(oldest)
+            oldest.drop()
+        self._wait(client, self._limits.handshake_timeout)
+
+    def decided(self, client: TableEntry) -> None:
+        """It is not waited for any more."""
+        self._waiting.pop(client, None)
+        self._counters.handshaking = len(self._waiting)
+
+    def serving(self, client: TableEntry) -> None:
+        """Its request is being served."""
+        self._active.add(client)
+        self._counters.active = len(self._active)
+
+    def lingers(self, client: TableEntry) -> None:
+        """It has been refused, and may take the linger time to read why."""
+        self._inactive(client)
+        self._waiting.pop(client, None)
+        self._wait(client, self._limits.linger)
+
+    def gone(self, client: TableEntry) -> None:
+        """Nothing of it is left; harmless when told again."""
+        self.decided(client)
+        self._inactive(client)
+        self._present.discard(client)
+        if not self._present:
+            self._empty.set()
+
+    async def close(self) -> None:
+        """Drop everybody, and whoever still comes; returns when all are gone."""
+        self._closed = True
+        for client in list(self._present):
+            client.drop()
+        if self._present:
+            self._empty.clear()
+            await self._empty.wait()
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _inactive(self, client: TableEntry) -> None:
+        self._active.discard(client)
+        self._counters.active = len(self._active)
+
+    def _wait(self, client: TableEntry, seconds: float) -> None:
+        self._waiting[client] = self._loop.time() + seconds
+        self._counters.handshaking = len(self._waiting)
+        if self._timer is None:
+            self._timer = self._loop.call_later(_SWEEP, self._drop_late)
+
+    def _drop_late(self) -> None:
+        now = self._loop.time()
+        for client in [client for client, deadline in self._waiting.items() if deadline <= now]:
+            if not client.leaving:
+                self._counters.handshake_timeouts += 1
+            self.decided(client)
+            client.drop()
+        self._timer = self._loop.call_later(_SWEEP, self._drop_late) if self._waiting else None

@@ -1,0 +1,45 @@
+"""What a demo run leaves: captures, events, who was who, and the facts that the captures cannot show."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from scenarios.witness.setup import CaptureFile, Setup
+
+Say = Callable[[str], None]
+"""Tells the person who watches: one line."""
+
+
+@dataclass(slots=True)
+class Fact:
+    """Something that happened outside the captures: what a program received, what a socket said of itself."""
+
+    title: str
+    sentence: str
+    passed: bool
+    requirements: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class Outcome:
+    """The raw result of the story, before anybody judges it.
+
+    shown: False for facts that this way of running cannot show at all (title → why).
+    """
+
+    folder: Path
+    captures: list[CaptureFile] = field(default_factory=list)
+    setup: Setup | None = None
+    facts: list[Fact] = field(default_factory=list)
+    not_shown: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def events(self) -> Path:
+        """Where the nodes' events are."""
+        return self.folder / "events.jsonl"
+
+    def fact(self, title: str, passed: bool, sentence: str, *requirements: str) -> None:
+        """Note one."""
+        self.facts.append(Fact(title, sentence, passed, requirements))
