@@ -52,4 +52,6 @@ def _text(value: object) -> str:
     """A value as it would be written in the environment."""
     if isinstance(value, list | tuple | set | frozenset):
         return ",".join(str(part) for part in value)
+    if isinstance(value, bool):
+        return str(value).lower()
     return "" if value is None else str(value)

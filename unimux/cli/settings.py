@@ -66,9 +66,14 @@ class Effective(Generic[Table]):
 
 
 def registered() -> dict[str, type[msgspec.Struct]]:
-    """The tables of settings that installed distributions declare, by name."""
-    points = sorted(entry_points(group=GROUP), key=lambda point: point.name)
-    return {point.name: point.load() for point in points}
+    """The tables of settings that installed distributions declare, by name; raises `SetupError`."""
+    tables: dict[str, type[msgspec.Struct]] = {}
+    for point in sorted(entry_points(group=GROUP), key=lambda point: point.name):
+        try:
+            tables[point.name] = point.load()
+        except (ImportError, AttributeError) as error:
+            raise SetupError(f"The settings [{point.name}] are not available in this installation: {error}.") from error
+    return tables
 
 
 def find_file(environ: Mapping[str, str]) -> Path | None:
@@ -180,16 +185,35 @@ def _default(field: msgspec.structs.FieldInfo) -> Any:
 
 def _convert(raw: object, kind: Any, place: str, *, strict: bool) -> Any:
     """A value as the kind that its setting declares; only a file's values come with kinds of their own."""
-    described = msgspec.inspect.type_info(kind)
-    while isinstance(described, msgspec.inspect.Metadata):
-        described = described.type
+    parts = list(_parts(msgspec.inspect.type_info(kind)))
     collections = (msgspec.inspect.ListType, msgspec.inspect.VarTupleType, msgspec.inspect.SetType)
-    if isinstance(raw, str) and not strict and isinstance(described, collections):
-        raw = [part.strip() for part in raw.split(",") if part.strip()]
+    if isinstance(raw, str) and not strict and any(isinstance(part, collections) for part in parts):
+        raw = [word.strip() for word in raw.split(",") if word.strip()]
     try:
         return msgspec.convert(raw, kind, strict=strict)
     except msgspec.ValidationError as error:
-        raise SettingsError(f"{place} is not usable: {str(error)[:1].lower()}{str(error)[1:]}, not {raw!r}.") from error
+        choices = [str(choice) for part in parts for choice in _choices(part)]
+        expected = f"expected one of {', '.join(choices)}" if choices else f"{str(error)[:1].lower()}{str(error)[1:]}"
+        raise SettingsError(f"{place} is not usable: {expected}, not {raw!r}.") from error
+
+
+def _parts(described: msgspec.inspect.Type) -> Iterator[msgspec.inspect.Type]:
+    """The kinds that a value may have, without annotations."""
+    if isinstance(described, msgspec.inspect.Metadata):
+        yield from _parts(described.type)
+    elif isinstance(described, msgspec.inspect.UnionType):
+        for part in described.types:
+            yield from _parts(part)
+    else:
+        yield described
+
+
+def _choices(part: msgspec.inspect.Type) -> Iterator[object]:
+    """The values that an enumeration or a literal allows."""
+    if isinstance(part, msgspec.inspect.EnumType):
+        yield from (member.value for member in part.cls)
+    elif isinstance(part, msgspec.inspect.LiteralType):
+        yield from part.values
 
 
 def _meaning(kind: Any) -> str:

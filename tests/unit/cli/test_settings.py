@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from enum import StrEnum
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Annotated
 
@@ -15,12 +17,18 @@ from unimux.cli.main import run
 from unimux.cli.settings import Configuration, SettingsError, find_file
 
 
+class Mode(StrEnum):
+    ONE = "one"
+    TWO = "two"
+
+
 class Front(msgspec.Struct, kw_only=True, frozen=True):
     listen: Annotated[str, msgspec.Meta(description="where it listens")] = "localhost:1080"
     idle: Annotated[float, msgspec.Meta(gt=0, description="seconds")] = 60.0
     cap: int | None = None
     names: list[str] = msgspec.field(default_factory=list)
     strict: bool = False
+    mode: Mode | None = None
 
 
 def configuration(path: Path | None = None, **environ: str) -> Configuration:
@@ -43,6 +51,7 @@ def test_flag_beats_environment_beats_file_beats_default(file: Path) -> None:
         "cap": str(file),
         "names": "default",
         "strict": "default",
+        "mode": "default",
     }
     assert effective.settings[0].meaning == "where it listens"
 
@@ -56,7 +65,7 @@ def test_environment_is_read_as_the_kind_of_the_setting() -> None:
     ("text", "told"),
     [
         ('[front]\nlistne = "x"\n', "[front] has no setting 'listne'; did you mean 'listen'?"),
-        ("[front]\nzzz = 1\n", "[front] has no setting 'zzz'; known are cap, idle, listen, names, strict."),
+        ("[front]\nzzz = 1\n", "[front] has no setting 'zzz'; known are cap, idle, listen, mode, names, strict."),
         ("[frnot]\n", "there is no table [frnot]; did you mean 'front'?"),
         ("listen = 1\n", "'listen' stands outside a table"),
         ('[front]\nidle = "long"\n', "front.idle is not usable: expected `float`, got `str`"),
@@ -75,6 +84,8 @@ def test_wrong_file_is_an_error_that_names_the_place(file: Path, text: str, told
 def test_wrong_environment_is_an_error_that_names_the_variable() -> None:
     with pytest.raises(SettingsError, match="UNIMUX_FRONT_IDLE is not usable"):
         configuration(UNIMUX_FRONT_IDLE="long").table("front", Front)
+    with pytest.raises(SettingsError, match="UNIMUX_FRONT_MODE is not usable: expected one of one, two, not 'three'"):
+        configuration(UNIMUX_FRONT_MODE="three").table("front", Front)
     with pytest.raises(SettingsError, match="UNIMUX_FRONT_IDEL, which is no setting; did you mean 'UNIMUX_FRONT_IDLE'"):
         configuration(UNIMUX_FRONT_IDEL="1").table("front", Front)
 
@@ -121,3 +132,11 @@ class _Point:
     @staticmethod
     def load() -> type[Front]:
         return Front
+
+
+def test_settings_that_cannot_be_imported_are_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(settings, "entry_points", lambda group: [EntryPoint("gone", "no_such_module:Gone", group)])
+    assert run(["config", "show"]) == ExitCode.MACHINE
+    assert "The settings [gone] are not available" in capsys.readouterr().err
