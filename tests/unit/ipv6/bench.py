@@ -243,7 +243,11 @@ def advertisement(
 ) -> ScapyPacket:
     """A Router Advertisement to all nodes."""
     packet = to_group(source, "ff02::1", mac, hlim=255)
-    packet = packet / ICMPv6ND_RA(routerlifetime=lifetime, **{"chlim": 64, **fields}) / ICMPv6NDOptSrcLLAddr(lladdr=mac)
+    packet = (
+        packet
+        / ICMPv6ND_RA(routerlifetime=lifetime, **{"chlim": 64, "prf": 0, **fields})
+        / ICMPv6NDOptSrcLLAddr(lladdr=mac)
+    )
     if prefix:
         packet = packet / ICMPv6NDOptPrefixInfo(
             prefix=prefix,

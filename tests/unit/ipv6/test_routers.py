@@ -1,0 +1,399 @@
+"""Router discovery, prefixes, lifetimes, servers (RFC 4861 §6, RFC 4862 §5.5, RFC 4191, RFC 7559, RFC 8106)."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Any
+
+import pytest
+from scapy.layers.inet6 import (
+    ICMPv6ND_NS,
+    ICMPv6ND_RA,
+    ICMPv6ND_RS,
+    ICMPv6NDOptPrefixInfo,
+    ICMPv6NDOptRDNSS,
+    ICMPv6NDOptRouteInfo,
+    ICMPv6NDOptSrcLLAddr,
+    IPv6,
+)
+from scapy.layers.l2 import Ether
+from scapy.packet import Packet as ScapyPacket
+from scapy.packet import Raw
+
+from tapstack.events import DropReason, LinkNotice
+from tapstack.ipv6.addresses import AddressKind
+from tapstack.ipv6.config import HostConfig
+from tapstack.ipv6.packet import NoRouteError
+from tapstack.types import address, address_text
+from tests.unit.ipv6.bench import (
+    OFF_LINK,
+    PREFIX,
+    ROUTER,
+    ROUTER_MAC,
+    Bench,
+    advertisement,
+    only,
+    to_group,
+    to_us,
+)
+
+SECOND = "fe80::fd"
+SECOND_MAC = "02:00:00:00:00:fd"
+
+
+@pytest.fixture
+def bench() -> Bench:
+    bench = Bench()
+    bench.settle()
+    return bench
+
+
+def next_hop(bench: Bench, dst: str) -> str:
+    return address_text(bench.host.routes.next_hop(address(dst), bench.now))
+
+
+def solicitations(bench: Bench) -> list[float]:
+    return [when for when, packet in bench.out if ICMPv6ND_RS in packet]
+
+
+@pytest.mark.proves("ST-IP6-5")
+def test_routers_are_asked_with_back_off_until_one_answers() -> None:
+    """RFC 7559 §2.1: 4 s, then doubled each time, jitter a tenth, at most an hour."""
+    bench = Bench()
+    bench.run(8 * 3600)
+    times = solicitations(bench)
+    gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
+    for gap, nominal in zip(gaps, [4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 3600, 3600], strict=False):
+        assert 0.9 * nominal <= gap <= 1.1 * nominal
+    assert len(gaps) > 12
+    bench.feed(advertisement())
+    bench.out.clear()
+    bench.run(1700)
+    assert solicitations(bench) == []
+
+
+@pytest.mark.proves("ST-IP6-5")
+def test_an_advertisement_makes_a_default_router_for_its_lifetime(bench: Bench) -> None:
+    assert next_hop(bench, OFF_LINK) == ROUTER
+    bench.run(1800)
+    with pytest.raises(NoRouteError):
+        next_hop(bench, OFF_LINK)
+    bench.run(5)
+    assert solicitations(bench)  # a new one is looked for
+    causes = [event.cause for event in bench.events if isinstance(event, LinkNotice) and ROUTER in event.subject]
+    assert causes == ["found", "its lifetime is over"]
+
+
+def test_a_router_takes_itself_back(bench: Bench) -> None:
+    bench.feed(advertisement(lifetime=0))
+    with pytest.raises(NoRouteError):
+        bench.host.path(address(OFF_LINK), bench.now)
+
+
+def test_a_kept_path_without_a_router_sends_nothing_and_tells_its_protocol(bench: Bench) -> None:
+    heard: list[Any] = []
+    bench.host.errors[253] = lambda error, now: heard.append((error.type, error.code))
+    path = bench.host.path(address(OFF_LINK), bench.now)
+    bench.feed(advertisement(lifetime=0))
+    bench.out.clear()
+    assert path.ready(bench.now) is None
+    stable = next(entry for entry in bench.host.addresses if entry.kind is AddressKind.STABLE)
+    packet = IPv6(src=address_text(stable.address), dst=OFF_LINK, nh=253) / Raw(bytes(8))
+    bench.host.transmit_queued(path, [bytes(packet)], bench.now)
+    assert heard == []  # not within the call
+    bench.run(0)
+    assert heard == [(1, 0)]
+    assert only([p for _, p in bench.out], lambda p: p[IPv6].nh == 253) == []
+    bench.feed(advertisement())
+    assert path.ready(bench.now) is not None  # and finds the router again
+
+
+@pytest.mark.parametrize(
+    "packet",
+    [
+        advertisement(source=PREFIX + "fe"),
+        to_group(ROUTER, "ff02::1", hlim=254) / ICMPv6ND_RA(routerlifetime=1800),
+        to_group(ROUTER, "ff02::1", hlim=255) / ICMPv6ND_RA(routerlifetime=1800, code=1),
+        advertisement() / Raw(b"\x63\x00aaaaaa"),
+        advertisement() / Raw(b"\x63\x05aaaaaa"),
+        advertisement() / Raw(b"\x63"),
+    ],
+)
+def test_invalid_advertisements_are_ignored_whole(packet: ScapyPacket) -> None:
+    """RFC 4861 §6.1.2."""
+    bench = Bench()
+    bench.settle(router=False)
+    bench.feed(packet)
+    assert bench.host.routes.default_routers == {}
+    assert bench.host.prefixes == []
+
+
+def test_unknown_and_misshapen_options_are_ignored_alone() -> None:
+    bench = Bench()
+    bench.settle(router=False)
+    bench.feed(advertisement(Raw(b"\x63\x01aaaaaa" + b"\x03\x01aaaaaa" + b"\x19\x01aaaaaa")))
+    assert [str(prefix) for prefix in bench.host.prefixes] == ["2001:db8:1::/64"]
+    assert next_hop(bench, OFF_LINK) == ROUTER
+
+
+@pytest.mark.proves("ST-IP6-5")
+def test_variables_of_an_advertisement_are_taken_and_clamped(bench: Bench) -> None:
+    path = bench.host.path(address(OFF_LINK), bench.now)
+    bench.feed(advertisement(chlim=33, reachabletime=20_000, retranstimer=2000, mtu=1400, rdnss=("2001:db8::53",)))
+    interface = bench.host.interface
+    assert (path.hop_limit, path.mtu, bench.host.link_mtu) == (33, 1400, 1400)
+    assert bench.host.path(address(PREFIX + "5"), bench.now).mtu == 1400
+    assert 10 <= interface.reachable_time <= 30
+    assert interface.retrans_timer == 2.0
+    assert bench.host.rdnss == [address("2001:db8::53")]
+    # Values that would cripple the host.
+    bench.feed(advertisement(chlim=0, reachabletime=3_600_001, retranstimer=2**32 - 1, mtu=1279))
+    assert (path.hop_limit, path.mtu, interface.retrans_timer) == (33, 1400, 10.0)
+    bench.feed(advertisement(retranstimer=1, mtu=1501))
+    assert (path.mtu, interface.retrans_timer) == (1400, 0.1)
+    bench.run(601)
+    assert bench.host.rdnss == []
+
+
+def test_servers_are_withdrawn_and_bounded(bench: Bench) -> None:
+    bench.feed(advertisement(rdnss=tuple(f"2001:db8::{number}" for number in range(20))))
+    assert len(bench.host.rdnss) == bench.host.config.rdnss
+    bench.feed(advertisement(ICMPv6NDOptRDNSS(dns=["2001:db8::1"], lifetime=0)))
+    assert address("2001:db8::1") not in bench.host.rdnss
+
+
+@pytest.mark.proves("ST-IP6-5")
+def test_slaac_forms_one_stable_address_per_prefix_after_a_random_delay() -> None:
+    bench = Bench(HostConfig())
+    bench.run(4)
+    bench.feed(advertisement())
+    received = bench.now
+    bench.run(4)
+    ((when, _),) = [(when, p) for when, p in bench.out if ICMPv6ND_NS in p and p[ICMPv6ND_NS].tgt.startswith("2001")]
+    assert received <= when <= received + 1
+    (stable,) = [entry for entry in bench.host.addresses if entry.kind is AddressKind.STABLE]
+    assert stable.state == "PREFERRED"
+    assert stable.address in bench.prefix
+    for _ in range(3):
+        bench.feed(advertisement())
+        bench.run(2)
+    assert len(bench.host.addresses) == 2
+
+
+def test_without_stable_addresses_a_node_has_only_its_link_local_one() -> None:
+    bench = Bench(HostConfig(dad_initial_delay=0.0, stable_addresses=False))
+    bench.settle()
+    assert [entry.kind for entry in bench.host.addresses] == [AddressKind.LINK_LOCAL]
+    assert bench.prefix.preferred
+
+
+@pytest.mark.parametrize(
+    ("valid_before", "advertised", "valid_after"),
+    [
+        (86400, 100_000, 100_000),  # longer than what remains
+        (86400, 7201, 7201),  # more than two hours
+        (86400, 7200, 7200),  # two hours are the least
+        (86400, 1, 7200),
+        (86400, 0, 7200),
+        (3600, 1, 3600),  # what remains is below two hours already: no change
+        (3600, 3601, 3601),
+        (math.inf, 10, 7200),
+        (86400, 0xFFFFFFFF, math.inf),
+    ],
+)
+@pytest.mark.proves("ST-IP6-5")
+def test_the_two_hour_rule(valid_before: float, advertised: int, valid_after: float) -> None:
+    """RFC 4862 §5.5.3 (e)."""
+    bench = Bench()
+    bench.settle(router=False)
+    first = 0xFFFFFFFF if valid_before == math.inf else int(valid_before)
+    bench.feed(advertisement(valid=first, preferred=0))
+    bench.feed(advertisement(valid=advertised, preferred=0))
+    assert bench.prefix.valid_until - bench.now == valid_after
+
+
+def test_on_link_ends_at_once_when_withdrawn(bench: Bench) -> None:
+    """RFC 4861 §6.3.4: the two-hour rule is for addresses only."""
+    assert next_hop(bench, PREFIX + "5") == PREFIX + "5"
+    path = bench.host.path(address(PREFIX + "5"), bench.now)
+    bench.feed(advertisement(valid=0, preferred=0))
+    assert next_hop(bench, PREFIX + "5") == ROUTER
+    assert path.ready(bench.now) is not None
+    assert path.next_hop == address(ROUTER)
+    assert bench.prefix.autonomous
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"prefix": "fe80::"},
+        {"prefix": "ff00::"},
+        {"prefix": "::"},
+        {"valid": 10, "preferred": 20},
+        {"valid": 0, "preferred": 0},
+        {"on_link": 0, "autonomous": 0},
+    ],
+)
+def test_prefixes_that_make_no_sense_are_ignored(fields: dict[str, Any]) -> None:
+    bench = Bench()
+    bench.settle(router=False)
+    bench.feed(advertisement(**fields))
+    assert bench.host.prefixes == []
+
+
+def test_only_a_64_bit_prefix_is_autonomous(bench: Bench) -> None:
+    option = ICMPv6NDOptPrefixInfo(
+        prefix="2001:db8:5::", prefixlen=56, L=1, A=1, validlifetime=1000, preferredlifetime=1000
+    )
+    bench.feed(advertisement(option, prefix=None))
+    found = next(prefix for prefix in bench.host.prefixes if prefix.length == 56)
+    assert (found.on_link, found.autonomous) == (True, False)
+
+
+def test_an_advertisement_without_l_makes_nothing_on_link() -> None:
+    bench = Bench()
+    bench.settle(on_link=0)
+    assert next_hop(bench, PREFIX + "5") == ROUTER
+    assert bench.prefix.preferred
+
+
+@pytest.mark.proves("ST-IP6-5")
+def test_lists_are_bounded_under_a_flood_of_advertisements(bench: Bench) -> None:
+    config = bench.host.config
+    for number in range(300):
+        bench.feed(
+            advertisement(
+                ICMPv6NDOptRouteInfo(prefix=f"2001:db8:{number + 9:x}::", plen=48, rtlifetime=1800),
+                ICMPv6NDOptRDNSS(dns=[f"2001:db8::{number:x}"], lifetime=1800),
+                prefix=f"2001:db8:{number + 9:x}:1::",
+                source=f"fe80::{number + 1000:x}",
+                mac=f"02:00:00:01:{number >> 8:02x}:{number & 255:02x}",
+            )
+        )
+    assert len(bench.host.prefixes) == config.prefixes
+    assert len(bench.host.routes.default_routers) == config.default_routers
+    assert len(bench.host.routes.more_specific) == config.routes
+    assert len(bench.host.rdnss) == config.rdnss
+    assert len(bench.host.addresses) <= 2 + config.prefixes
+    assert len(bench.events) < 300
+    assert bench.prefix.preferred  # what was there first is still there
+
+
+@pytest.mark.proves("ST-IP6-5")
+def test_routes_by_prefix_preference_and_reachability(bench: Bench) -> None:
+    """RFC 4191: the longest prefix, then the preference, and unreachable routers last."""
+    specific = "2001:db8:ffff::"
+    bench.feed(
+        advertisement(
+            ICMPv6NDOptRouteInfo(prefix=specific, plen=48, prf=0, rtlifetime=600),
+            prefix=None,
+            source=SECOND,
+            mac=SECOND_MAC,
+            prf=3,
+        )
+    )
+    assert next_hop(bench, OFF_LINK) == SECOND
+    assert next_hop(bench, "2001:db8:eeee::1") == ROUTER
+    bench.feed(advertisement(prefix=None, source=SECOND, mac=SECOND_MAC, prf=1))
+    assert next_hop(bench, "2001:db8:eeee::1") == SECOND
+    bench.run(601)
+    assert next_hop(bench, OFF_LINK) == SECOND  # by default now
+    bench.feed(advertisement(prefix=None, source=SECOND, mac=SECOND_MAC, lifetime=0))
+    assert next_hop(bench, OFF_LINK) == ROUTER
+
+
+def test_a_route_information_of_length_zero_is_the_default_route(bench: Bench) -> None:
+    bench.feed(advertisement(ICMPv6NDOptRouteInfo(prefix="::", plen=0, prf=3, rtlifetime=60)))
+    assert bench.host.routes.default_routers[address(ROUTER)].preference == -1
+    bench.run(61)
+    with pytest.raises(NoRouteError):
+        next_hop(bench, OFF_LINK)
+
+
+def test_changing_routers_moves_kept_paths(bench: Bench) -> None:
+    path = bench.host.path(address(OFF_LINK), bench.now)
+    assert path.ready(bench.now) is not None
+    bench.feed(advertisement(prefix=None, source=SECOND, mac=SECOND_MAC, prf=1))
+    header = path.ready(bench.now)
+    assert header is not None
+    assert header[:6].hex(":") == SECOND_MAC
+    bench.feed(advertisement(prefix=None, source=SECOND, mac=SECOND_MAC, lifetime=0))
+    header = path.ready(bench.now)
+    assert header is not None
+    assert header[:6].hex(":") == ROUTER_MAC
+
+
+def test_an_advertisement_without_link_layer_address_leads_to_resolution() -> None:
+    bench = Bench()
+    bench.settle(router=False)
+    packet = to_group(ROUTER, "ff02::1", ROUTER_MAC, hlim=255) / ICMPv6ND_RA(routerlifetime=1800)
+    bench.feed(packet)
+    assert ICMPv6NDOptSrcLLAddr not in packet
+    assert bench.host.link_local is not None
+    bench.host.send(bench.host.link_local, address(OFF_LINK), 253, [bytes(8)], bench.now)
+    asked = only([p for _, p in bench.out], ICMPv6ND_NS)
+    assert [p[ICMPv6ND_NS].tgt for p in asked] == [ROUTER]
+    assert asked[0][IPv6].src == bench.link_local
+
+
+@pytest.mark.proves("UM-ADDR-11")
+def test_renumbering(bench: Bench) -> None:
+    """The old prefix is deprecated, the new one used for what starts now; connections on the old one go on."""
+    used = bench.ephemeral(PREFIX + "abcd:1234:5678")
+    new = "2001:db8:2::"
+    bench.feed(advertisement(preferred=0))
+    bench.feed(advertisement(prefix=new))
+    bench.run(3)
+    assert used.state == "DEPRECATED"
+    chosen = bench.host.prefix_for(address(OFF_LINK))
+    assert chosen is not None
+    assert str(chosen) == "2001:db8:2::/64"
+    source = bench.host.source_for(address(OFF_LINK))
+    assert source is not None
+    assert address_text(source).startswith("2001:db8:2:")
+    entry = bench.host.reserve(address(new + "1:2:3"), chosen, bench.now)
+    bench.run(2)
+    assert entry.state == "UNCERTAIN"
+
+
+def test_manual_lifetimes_end_by_themselves(bench: Bench) -> None:
+    entry = bench.host.addresses.add(
+        address("2001:db8:7::1"),
+        AddressKind.STABLE,
+        bench.now,
+        preferred_until=bench.now + 100,
+        valid_until=bench.now + 200,
+    )
+    bench.run(99)
+    assert entry.state == "PREFERRED"
+    bench.run(2)
+    assert entry.state == "DEPRECATED"
+    bench.run(100)
+    assert entry.state == "INVALID"
+
+
+def test_no_router_is_solicited_on_a_point_to_point_link() -> None:
+    bench = Bench(tun=True)
+    bench.run(60)
+    assert bench.out == []
+    dedicated = bench.host.prefix_list.add_dedicated(address("2001:db8:d::"), 64)
+    entry = bench.host.reserve(address("2001:db8:d::1"), dedicated, bench.now, AddressKind.EPHEMERAL)
+    path = bench.host.path(address(OFF_LINK), bench.now)
+    assert path.ready(bench.now) == b""
+    bench.host.send(entry.address, address(OFF_LINK), 253, [b"12345678"], bench.now)
+    (sent,) = [packet for _, packet in bench.out]
+    assert (sent[IPv6].src, sent[IPv6].dst, bytes(sent[IPv6].payload)) == ("2001:db8:d::1", OFF_LINK, b"12345678")
+    assert Ether not in sent
+
+
+def test_what_a_router_says_does_not_come_from_ourselves(bench: Bench) -> None:
+    packet = advertisement(source=bench.link_local, lifetime=9000, prefix="2001:db8:66::")
+    bench.feed(packet)
+    assert bench.drops(DropReason.ND_UNEXPECTED) >= 1
+    assert not any(str(prefix).startswith("2001:db8:66") for prefix in bench.host.prefixes)
+
+
+def test_a_router_solicitation_is_not_for_us(bench: Bench) -> None:
+    assert bench.feed(to_us("fe80::9", bench.link_local, hlim=255) / ICMPv6ND_RS()) == []
+    assert bench.drops(DropReason.ND_UNEXPECTED) == 1
