@@ -105,15 +105,11 @@ class RelayEnd(asyncio.Protocol):
         self.preface: bytes = b""
         """Bytes to write to this end before anything that is relayed; set it before the ends are joined."""
 
-    def adopt(self, transport: asyncio.Transport, early: bytes = b"", *, eof: bool = False) -> None:
-        """Take over a transport that another protocol has used so far.
-
-        `early`: bytes it had received that belong to the stream; `eof`: the stream has already ended.
-        """
+    def adopt(self, transport: asyncio.Transport, early: bytes = b"") -> None:
+        """Take over a transport that another protocol has used so far; `early` it had received, for the stream."""
         if early:
             self.data_received(early)
         transport.set_protocol(self)
-        self._eof = eof
         self.connection_made(transport)
 
     # asyncio's side

@@ -50,7 +50,6 @@ class SocksClient(asyncio.Protocol):
         self._handshake: Handshake | None = Handshake(services.authenticator)
         self._state = _State.GREETING
         self._early = bytearray()
-        self._eof = False
         self._transport: asyncio.Transport | None = None
         self._task: asyncio.Task[None] | None = None
         self._relay: Relay | None = None
@@ -88,9 +87,8 @@ class SocksClient(asyncio.Protocol):
             if len(self._early) >= self._services.limits.early_data:
                 self.transport.pause_reading()
 
-    def eof_received(self) -> bool:
-        self._eof = True
-        return self._state is _State.DIALLING
+    def eof_received(self) -> None:
+        """A client that ends its stream before it is served has given up, so the attempt made for it is too."""
 
     def connection_lost(self, exc: BaseException | None) -> None:
         if self._state in (_State.GREETING, _State.DIALLING):
@@ -215,7 +213,7 @@ class SocksClient(asyncio.Protocol):
         self._relay = relay
         early = bytes(self._early)
         self._early.clear()
-        relay.near.adopt(self.transport, early, eof=self._eof)
+        relay.near.adopt(self.transport, early)
 
     def _relay_ended(self, result: RelayResult) -> None:
         if self._relay is not None:
@@ -234,8 +232,6 @@ class SocksClient(asyncio.Protocol):
         self._association = association
         self._state = _State.SERVED
         self.transport.write(success(request.dialect, host, port))
-        if self._eof:
-            self.transport.close()
 
     # -- the way out -----------------------------------------------------------------------------
 
@@ -252,7 +248,7 @@ class SocksClient(asyncio.Protocol):
         self._early.clear()
         self._table.lingers(self)
         self.transport.write(answer)
-        if not answer or self._eof:
+        if not answer:
             self.transport.close()
         else:
             with contextlib.suppress(OSError):  # it is gone already; connection_lost is on its way
