@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from scenarios.witness.setup import CaptureFile, Setup
+from unimux.node import Node
+
+Watch = Callable[[str, Node], AbstractContextManager[None]]
+"""Lets the person who watches follow a node, by name, while a block runs."""
 
 Say = Callable[[str], None]
 """Tells the person who watches: one line."""
@@ -26,7 +31,8 @@ class Fact:
 class Outcome:
     """The raw result of the story, before anybody judges it.
 
-    shown: False for facts that this way of running cannot show at all (title → why).
+    not_shown: what this way of running cannot show at all (title → why).
+    remarks: what a reader of the report must know.
     """
 
     folder: Path
@@ -34,6 +40,7 @@ class Outcome:
     setup: Setup | None = None
     facts: list[Fact] = field(default_factory=list)
     not_shown: dict[str, str] = field(default_factory=dict)
+    remarks: list[str] = field(default_factory=list)
 
     @property
     def events(self) -> Path:

@@ -51,7 +51,9 @@ def _ping(where: Interface, target: str, count: int, wait: float) -> bool:
     with raw:
         raw.settimeout(wait)
         for sequence in range(count):
-            header = bytes((icmpv6.Type.ECHO_REQUEST, 0, 0, 0)) + (4711).to_bytes(2, "big") + sequence.to_bytes(2, "big")
+            header = (
+                bytes((icmpv6.Type.ECHO_REQUEST, 0, 0, 0)) + (4711).to_bytes(2, "big") + sequence.to_bytes(2, "big")
+            )
             try:
                 raw.sendto(header + b"unimux demo", (target, 0))
                 while True:
@@ -61,5 +63,3 @@ def _ping(where: Interface, target: str, count: int, wait: float) -> bool:
             except OSError:
                 continue
     return False
-
-

@@ -41,7 +41,7 @@ from unimux.events import EventFile
 from unimux.node import Node, NodeConfig
 from unimux.poolstate import PoolConfig
 
-from .outcome import Outcome, Say
+from .outcome import Outcome, Say, Watch
 from .probes import dad_probe, inject, ping, resolution
 from .talk import talk_at_l0
 from .web import FileProtocol
@@ -58,7 +58,7 @@ OPTIONS = SocketOptions(time_wait=TimeWait.SHORT, nodelay=True)
 class Story:
     """One run between namespaces; `tell` fills `outcome`."""
 
-    def __init__(self, outcome: Outcome, say: Say, watch: NodeWatcher, random: Random) -> None:
+    def __init__(self, outcome: Outcome, say: Say, watch: Watch, random: Random) -> None:
         self.outcome = outcome
         self.say = say
         self.watch = watch
@@ -122,12 +122,12 @@ class Story:
                     yield node
 
     @asynccontextmanager
-    async def _captured(
-        self, name: str, interface: kernel.Interface, *, whole: bool
-    ) -> AsyncIterator[None]:
+    async def _captured(self, name: str, interface: kernel.Interface, *, whole: bool) -> AsyncIterator[None]:
         """Capture an interface while the block runs: whole frames on a link without offload, else their beginnings."""
         path = self.outcome.folder / "wire" / f"{name}.pcapng"
-        async with dumpcap(interface, path, snaplen=262144 if whole else 256, buffer_mib=32) as capture:
+        async with dumpcap(
+            interface, path, snaplen=262144 if whole else 1600, buffer_mib=32 if whole else 64
+        ) as capture:
             yield
             await capture.stop()
         self.outcome.fact(
@@ -161,8 +161,10 @@ class Story:
             self._compare("The 100 MB arrived equal", [fetched], [digests["bulk"]])
             if fetched.total_seconds:
                 rate = fetched.size * 8 / fetched.total_seconds / 1e9
-                self.say(f"   {fetched.size:,} bytes in {fetched.total_seconds:.2f} s ({rate:.1f} Gbit/s), SHA-256 equal")
-            await self._all_released(node)
+                self.say(
+                    f"   {fetched.size:,} bytes in {fetched.total_seconds:.2f} s ({rate:.1f} Gbit/s), SHA-256 equal"
+                )
+            await self._all_released("bulk", node)
 
     def _compare(self, title: str, fetched: list[Fetch], digests: list[str]) -> None:
         equal = sum(fetch.ok and fetch.sha256 == digest for fetch, digest in zip(fetched, digests, strict=True))
@@ -187,7 +189,7 @@ class Story:
             await bob.ready(1, READY_TIMEOUT)
             await talk_at_l0(bob, alice, self.random, self.outcome, lambda text: self.say(f"   {text}"))
             self.say("   waiting for the last addresses to be released (TIME-WAIT option: short)")
-            await asyncio.gather(self._all_released(alice), self._all_released(bob))
+            await asyncio.gather(self._all_released("alice", alice), self._all_released("bob", bob))
 
     async def _parallel(self, top: Topology, alice: Node, digests: dict[str, str]) -> None:
         self.say(f"2. Without offload: {SMALL_FILES} files at once, each connection from an EA of its own")
@@ -198,7 +200,9 @@ class Story:
                 *(curl(top.client, f"http://{NAME}/{name}", "--socks5-hostname", proxy) for name in names)
             )
             self._compare("The 20 small files arrived equal", fetched, [digests[name] for name in names])
-            self.say(f"   {sum(f.ok for f in fetched)} of {SMALL_FILES} fetched, {sum(f.size for f in fetched):,} bytes")
+            self.say(
+                f"   {sum(f.ok for f in fetched)} of {SMALL_FILES} fetched, {sum(f.size for f in fetched):,} bytes"
+            )
 
     async def _reserved(self, top: Topology, alice: Node) -> None:
         self.say("3. A neighbour probes a reserved (UNCERTAIN) address: defended against DAD, silent to all else")
@@ -261,7 +265,7 @@ class Story:
             "The third host got nothing", not any(answers), f"{len(answers)} fetches and pings", "UM-LIS-4", "UM-EA-1"
         )
 
-    async def _all_released(self, node: Node) -> None:
+    async def _all_released(self, name: str, node: Node) -> None:
         """Wait until no one-time address is in use."""
 
         def none_held() -> bool:
@@ -270,7 +274,9 @@ class Story:
         with contextlib.suppress(TimeoutError):
             await node.until(none_held, RELEASE_TIMEOUT)
         held = [repr(e) for e in node.stack.host.addresses if e.kind.one_time and e.users]
-        self.outcome.fact("No address is held when all is over", not held, held[0] if held else "none", "UM-REL-1")
+        self.outcome.fact(
+            f"{name} holds no address when all is over", not held, held[0] if held else "none", "UM-REL-1"
+        )
 
     # -- for the judge ---------------------------------------------------------------------------
 
@@ -285,18 +291,16 @@ class Story:
         )
 
 
-EXPLANATIONS: tuple[Explanation, ...] = ()
+EXPLANATIONS = (
+    Explanation(
+        "Previous segment|out-of-order",
+        "with offload two CPUs hand super-segments to the capture, which may record neighbours in exchanged order",
+        "client-bulk",
+    ),
+)
 
 
-class NodeWatcher:
-    """Lets somebody watch a node's events; `__call__` is a context manager."""
-
-    @contextlib.contextmanager
-    def __call__(self, name: str, node: Node):  # type: ignore[no-untyped-def]
-        yield
-
-
-async def tell(outcome: Outcome, say: Say, watch: NodeWatcher, seed: int | None = None) -> None:
+async def tell(outcome: Outcome, say: Say, watch: Watch, seed: int | None = None) -> None:
     """Run the story; raises `SetupError` where the machine lacks something."""
     kernel.capabilities().require()
     kernel.clean_leftovers()

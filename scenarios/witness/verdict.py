@@ -17,13 +17,17 @@ _MARKS = {
 }
 
 
-def table(findings: Sequence[Finding], title: str = "Verdict from the captures") -> Table:
-    """A rich table: verdict, rule, what was found, witness frames."""
+def table(
+    findings: Sequence[Finding], title: str = "Verdict from the captures", subject: str = "what the wire shows"
+) -> Table:
+    """A rich table: verdict, rule, what was found, and witness frames where any finding has some."""
+    framed = any(finding.witnesses for finding in findings)
     shown = Table(title=title, title_justify="left", expand=True)
     shown.add_column("verdict", no_wrap=True)
     shown.add_column("rule", ratio=2)
-    shown.add_column("what the wire shows", ratio=4)
-    shown.add_column("witness frames", ratio=2, overflow="fold")
+    shown.add_column(subject, ratio=4)
+    if framed:
+        shown.add_column("witness frames", ratio=2, overflow="fold")
     for finding in findings:
         mark, style = _MARKS[finding.verdict]
         frames = ", ".join(str(witness) for witness in finding.witnesses[:3])
@@ -32,7 +36,7 @@ def table(findings: Sequence[Finding], title: str = "Verdict from the captures")
             f"[{style}]{mark}[/]",
             _plain(finding.title or finding.rule),
             _plain(finding.sentence),
-            _plain(frames + (f" +{more}" if more > 0 else "")),
+            *([_plain(frames + (f" +{more}" if more > 0 else ""))] if framed else []),
         )
     return shown
 

@@ -1,0 +1,127 @@
+"""The main job in one go: one-time addresses between real kernels, proven from the captures."""
+
+from __future__ import annotations
+
+import asyncio
+import json as json_module
+import sys
+import time
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from unimux.errors import SetupError
+
+
+def demo(
+    memory: Annotated[
+        bool, typer.Option("--memory", help="Tell the story on an in-memory link in virtual time; no privilege needed.")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for captures, events and report.", show_default="out/demo-TIME")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of everything random in the story.", show_default="none")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one object for programs, nothing else.")] = False,
+) -> None:
+    """Build a network, let unmodified programs talk over one-time addresses, and judge the captures.
+
+    Exit status 0 only if every line of the verdict holds.
+    """
+    from rich.console import Console
+
+    from .live import LiveView
+    from .outcome import Outcome
+
+    began = time.monotonic()
+    folder = _folder(out)
+    console = Console(stderr=True, quiet=True) if json else Console()
+    outcome = Outcome(folder)
+    with LiveView(console) as live:
+        live.say("unimux demo – an address of its own for every connection; TIME-WAIT option: short")
+        if memory:
+            from . import memory as story_in_memory
+
+            story_in_memory.tell(outcome, live.say, live.watch, seed)
+        else:
+            _tell_real(outcome, live, seed)
+        live.say("Judging the captures" if outcome.captures else "Judging")
+    status = _conclude(outcome, console, time.monotonic() - began, memory=memory, json=json)
+    raise typer.Exit(status)
+
+
+def _folder(out: Path | None) -> Path:
+    folder = out or Path("out") / f"demo-{datetime.now():%Y%m%d-%H%M%S}"
+    if folder.exists() and any(folder.iterdir()):
+        raise SetupError(f"{folder} is not empty: name another folder with --out.")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SetupError(f"{folder} cannot be made: {error.strerror}; name another folder with --out.") from error
+    return folder
+
+
+def _tell_real(outcome: Any, live: Any, seed: int | None) -> None:
+    from compat import kernel
+
+    from . import real
+
+    missing = kernel.capabilities().missing
+    if missing:
+        raise SetupError(f"{missing[0].rstrip('.')}; or run the story in memory with `unimux demo --memory`.")
+    asyncio.run(real.tell(outcome, live.say, live.watch, seed))
+
+
+def _conclude(outcome: Any, console: Any, elapsed: float, *, memory: bool, json: bool) -> int:
+    """Judge, write the folder, print the table; returns the exit status."""
+    from scenarios.report import Report, write_report
+    from scenarios.witness.finding import Finding, Verdict
+    from scenarios.witness.judge import judge
+    from scenarios.witness.verdict import as_json, exit_status, summary, table
+
+    judgement = judge(outcome.captures, outcome.setup, [outcome.events])
+    facts = [
+        Finding(
+            "observed",
+            fact.requirements,
+            Verdict.PASSED if fact.passed else Verdict.FAILED,
+            fact.sentence,
+            title=fact.title,
+        )
+        for fact in outcome.facts
+    ]
+    facts += [
+        Finding("needs-kernel", (), Verdict.NOT_SHOWN, why, title=title) for title, why in outcome.not_shown.items()
+    ]
+    findings = [*judgement.findings, *facts]
+    excused = {"needs-kernel"} if memory else set()
+    status = exit_status(findings, excused)
+    write_report(
+        outcome.folder,
+        Report(
+            title="unimux demo",
+            judgement=judgement,
+            lead="One-time addresses in use, told in five chapters and judged from what was captured on the router's links.",
+            versions={"unimux": version("unimux"), "Python": sys.version.split()[0]},
+            remarks=["TIME-WAIT option: short.", *outcome.remarks],
+            other_findings=facts,
+        ),
+    )
+    if json:
+        result = {
+            "passed": status == 0,
+            "seconds": round(elapsed, 1),
+            "memory": memory,
+            "folder": str(outcome.folder),
+            "findings": as_json(findings),
+        }
+        typer.echo(json_module.dumps(result, ensure_ascii=False))
+        return status
+    console.print(table(judgement.findings))
+    console.print(table(facts, "Seen by the programs", "what they saw"))
+    console.print(f"{summary(findings)} in {elapsed:.0f} s.  The folder: {outcome.folder} – begin with report.html.")
+    return status
