@@ -110,7 +110,7 @@ class HostConfig:
     reassemblies_per_source: int = 16
     fragments_per_packet: int = 64
     extension_headers: int = 64
-    options: int = 256
+    options: int = 64
 
     icmp_error_rate: float = 100.0
     icmp_error_burst: int = 50

@@ -19,10 +19,11 @@ from scapy.layers.inet6 import (
     ICMPv6NDOptRDNSS,
     ICMPv6NDOptSrcLLAddr,
     IPv6,
+    _IPv6ExtHdr,
+    in6_chksum,
 )
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet as ScapyPacket
-from scapy.packet import Raw
 
 from tapstack.events import AddressChanged, Counters, DropReason, Event, EventStream
 from tapstack.ipv6.addresses import AddressEntry, AddressKind
@@ -297,16 +298,11 @@ def records(packets: list[ScapyPacket]) -> list[tuple[int, str]]:
 
 
 def checksum_is_right(packet: ScapyPacket) -> bool:
-    """Whether scapy computes the same upper-layer checksum as the packet carries."""
-    again = IPv6(bytes(packet[IPv6]))
-    upper = again.lastlayer() if not isinstance(again.lastlayer(), Raw) else again.lastlayer().underlayer
-    while upper is not None and "cksum" not in upper.fields and "chksum" not in upper.fields:
-        upper = upper.underlayer
-    assert upper is not None
-    name = "cksum" if "cksum" in upper.fields else "chksum"
-    there = upper.fields[name]
-    delattr(upper, name)
-    return bool(there == getattr(IPv6(bytes(again)).getlayer(type(upper)), name))
+    """Whether the upper-layer checksum is right, as scapy sums it up; for packets of which it is the last header."""
+    layer = packet[IPv6]
+    while isinstance(layer.payload, _IPv6ExtHdr):
+        layer = layer.payload
+    return bool(in6_chksum(layer.nh, packet[IPv6], bytes(layer.payload)) in (0, 0xFFFF))
 
 
 __all__ = [
