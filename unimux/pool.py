@@ -62,6 +62,7 @@ class Pool:
         self._choose = choose
         self._timer = timers.timer(self._work)
         self._held: dict[bytes, float] = {}
+        self._foreign: dict[bytes, Callable[[Trigger, float], None]] = {}
         self._homeless: dict[Ticket, None] = {}
         self._closed = False
         self._holding = self.config.holding
@@ -167,6 +168,34 @@ class Pool:
         if not self.stock.usable():
             return NoPrefix(waited)
         return PoolExhausted(waited, self.ceiling())
+
+    # -- addresses made elsewhere (`unimux.adoption`) ----------------------------------------------------
+
+    @property
+    def full(self) -> bool:
+        """Whether the link has as many addresses of this node as it should."""
+        return self.stock.on_link >= self.stock.limit
+
+    def reserve(
+        self, address: bytes, prefix: Prefix, now: float, moved: Callable[[Trigger, float], None]
+    ) -> AddressEntry:
+        """Put a given address under DAD, beside the stock; `moved(trigger, now)` with each change of its state."""
+        entry = self.host.reserve(address, prefix, now)
+        self._foreign[address] = moved
+        self.stock.held_on_link.add(address)
+        return entry
+
+    def promote(self, entry: AddressEntry, kind: AddressKind, now: float, cause: str) -> None:
+        """Put an address that was so reserved, UNCERTAIN now, to its use."""
+        del self._foreign[entry.address]
+        self._held[entry.address] = now
+        self.host.addresses.take(entry, kind, now, cause)
+
+    def mint(self, address: bytes, prefix: Prefix, kind: AddressKind, now: float) -> AddressEntry:
+        """Add a given address of a dedicated prefix, PREFERRED at once."""
+        entry = self.host.reserve(address, prefix, now, kind)
+        self._held[address] = now
+        return entry
 
     # -- figures -----------------------------------------------------------------------------------
 
@@ -294,9 +323,7 @@ class Pool:
     def _give(self, shelf: Shelf, kind: AddressKind, now: float, cause: str) -> AddressEntry | None:
         """An address of a shelf for its use: minted on a dedicated prefix, the oldest reserved one elsewhere."""
         if shelf.prefix.dedicated:
-            entry = self.host.reserve(self.stock.fresh(shelf, now), shelf.prefix, now, kind)
-            self._held[entry.address] = now
-            return entry
+            return self.mint(self.stock.fresh(shelf, now), shelf.prefix, kind, now)
         reserved = self.stock.oldest(shelf, now)
         if reserved is not None:
             self._held[reserved.address] = now
@@ -331,9 +358,15 @@ class Pool:
         """Take note of a change of state; act on it in `_work`."""
         if old is AddressState.INVALID:
             return
+        gone = entry.state in (AddressState.INVALID, AddressState.DUPLICATED)
         if self.stock.moved(entry, trigger, now):
             self._wake(now)
-        elif entry.address in self._held and entry.state in (AddressState.INVALID, AddressState.DUPLICATED):
+        elif (moved := self._foreign.get(entry.address)) is not None:
+            if gone:
+                del self._foreign[entry.address]
+                self.stock.held_on_link.discard(entry.address)
+            moved(trigger, now)
+        elif gone and entry.address in self._held:
             taken = self._held.pop(entry.address)
             self.stock.held_on_link.discard(entry.address)
             if trigger is Trigger.RELEASE:
@@ -348,7 +381,8 @@ class Pool:
         """Raise AssertionError where an invariant of the pool does not hold."""
         self.stock.check()
         addresses = self.host.addresses
-        assert self.stock.held_on_link <= self._held.keys()
+        assert not self._held.keys() & self._foreign.keys()
+        assert self.stock.held_on_link <= self._held.keys() | self._foreign.keys()
         for address in self._held:
             entry = addresses.get(address)
             assert entry is not None, address

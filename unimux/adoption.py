@@ -1,0 +1,152 @@
+"""Taking in an address that was made elsewhere: by an agent, from a shared secret, with a tag (UM-DAS-3, UM-GEN-4, UM-GEN-5).
+
+Model.  `adopt` checks what can be seen at once and then lets DAD run: RESERVED and TENTATIVE, then UNCERTAIN, then promoted to
+its use.  On a dedicated prefix there is nothing to wait for.  From the moment it is claimed the address counts as used
+by this node for ever, also when DAD then fails: another node has it, and it is no longer a secret.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+from tapstack.ipv6.addresses import AddressEntry, AddressKind, AddressState, Trigger
+from tapstack.ipv6.prefixes import Prefix
+from tapstack.types import address_text, is_link_local, is_multicast
+
+from .errors import UnimuxError
+from .pool import Pool
+from .source import AddressUsed, is_usable
+
+
+class AddressRefused(UnimuxError):
+    """An address that was supplied cannot be set; `reason` is a clause.
+
+    >>> str(AddressRefused(bytes(16), "it is reserved"))
+    'The address :: cannot be set: it is reserved.'
+    """
+
+    def __init__(self, address: bytes, reason: str) -> None:
+        super().__init__(address, reason)
+        self.address = address
+        self.reason = reason
+
+    @property
+    def clause(self) -> str:
+        """The refusal as part of another sentence."""
+        return f"{address_text(self.address)} was refused ({self.reason})"
+
+    def __str__(self) -> str:
+        return f"The address {address_text(self.address)} cannot be set: {self.reason}."
+
+
+Verdict = Callable[[AddressEntry | AddressRefused, float], None]
+
+
+class Adoption(ABC):
+    """An address on its way."""
+
+    def __init__(self, pool: Pool, address: bytes, done: Verdict) -> None:
+        self.address = address
+        self._pool = pool
+        self._done: Verdict | None = done
+        self._timer = pool.timers.timer(self._finish)
+
+    def cancel(self, now: float) -> None:
+        """Give the address up; the verdict is not told.  Harmless when it was."""
+        if self._done is not None:
+            self._done = None
+            self._timer.cancel()
+            self._give_up(now)
+
+    def _finish(self, now: float) -> None:
+        done, self._done = self._done, None
+        if done is not None:
+            done(self._verdict(now), now)
+
+    @abstractmethod
+    def _give_up(self, now: float) -> None: ...
+
+    @abstractmethod
+    def _verdict(self, now: float) -> AddressEntry | AddressRefused: ...
+
+
+class _Testing(Adoption):
+    """DAD runs."""
+
+    def __init__(
+        self, pool: Pool, address: bytes, prefix: Prefix, kind: AddressKind, now: float, done: Verdict, cause: str
+    ) -> None:
+        super().__init__(pool, address, done)
+        self._kind = kind
+        self._cause = cause
+        self._duplicate = False
+        self._entry = pool.reserve(address, prefix, now, self._moved)
+
+    def _moved(self, trigger: Trigger, now: float) -> None:
+        """Take note; act when the address table has told everybody."""
+        self._duplicate = trigger is Trigger.DAD_FAILED
+        self._timer.set(now)
+
+    def _give_up(self, now: float) -> None:
+        if self._entry.state in (AddressState.TENTATIVE, AddressState.UNCERTAIN):
+            self._pool.host.addresses.discard(self._entry, now, "no longer wanted")
+
+    def _verdict(self, now: float) -> AddressEntry | AddressRefused:
+        if self._entry.state is AddressState.UNCERTAIN:
+            self._pool.promote(self._entry, self._kind, now, self._cause)
+            return self._entry
+        if self._duplicate:
+            return AddressRefused(self.address, "another node on the link has it")
+        return AddressRefused(
+            self.address, "its prefix was withdrawn, the link came up again, or another node claimed it"
+        )
+
+
+class _Set(Adoption):
+    """An address of a dedicated prefix, usable already; told in the next turn."""
+
+    def __init__(
+        self, pool: Pool, address: bytes, prefix: Prefix, kind: AddressKind, now: float, done: Verdict
+    ) -> None:
+        super().__init__(pool, address, done)
+        self._entry = pool.mint(address, prefix, kind, now)
+        self._timer.set(now)
+
+    def _alive(self) -> bool:
+        return self._pool.host.addresses.get(self.address) is self._entry
+
+    def _give_up(self, now: float) -> None:
+        if self._alive() and not self._entry.users:
+            self._pool.host.addresses.release(self._entry, now, "no longer wanted")
+
+    def _verdict(self, now: float) -> AddressEntry | AddressRefused:
+        return self._entry if self._alive() else AddressRefused(self.address, "its prefix was withdrawn")
+
+
+def adopt(pool: Pool, address: bytes, kind: AddressKind, now: float, done: Verdict, cause: str = "set") -> Adoption:
+    """Take in an address for one use: `done(entry, now)` when it is set, `done(refusal, now)` when DAD fails.
+
+    Raises `AddressRefused` for an address that lies in no usable prefix of this node, is reserved, or is or ever was in
+    use here; `StateError` when the claim cannot be made durable.
+    """
+    if is_multicast(address) or is_link_local(address):
+        raise AddressRefused(address, "it is not a unicast address of a prefix")
+    prefix = pool.host.prefix_list.of(address)
+    if prefix is None:
+        raise AddressRefused(address, "it lies in no prefix of this node")
+    if not prefix.preferred:
+        raise AddressRefused(address, f"nothing new starts in {prefix}, whose preferred lifetime is over")
+    if not is_usable(address, prefix.length):
+        raise AddressRefused(address, "its interface identifier is reserved (RFC 5453)")
+    if address in pool.host.addresses:
+        raise AddressRefused(address, "it is in use on this node")
+    if not prefix.dedicated and pool.full:
+        raise AddressRefused(address, f"this node has {pool.stock.limit} addresses on the link already")
+    try:
+        pool.source.claim(address)
+    except AddressUsed:
+        raise AddressRefused(address, "it was used on this node before") from None
+    if prefix.dedicated:
+        return _Set(pool, address, prefix, kind, now, done)
+    return _Testing(pool, address, prefix, kind, now, done, cause)

@@ -1,0 +1,401 @@
+"""Delayed address setting: which address a socket gets, decided after bind() and before the first packet (unified-multiplex §4).
+
+Model.  A socket that needs its address states a `Want` and asks a *policy*:
+
+* `AutoSet` takes one from the pool (UM-DAS-2);
+* `DasRequired` waits until somebody outside the stack supplies one, which must lie in a prefix of this node, be new to it,
+  and pass DAD (UM-DAS-3);
+* `ChosenAddress` gives the ordinary address that the application named (UM-DAS-5).
+
+`ask` answers with an entry at once, or with something to cancel; then `done(entry or error, now)` is called later, once, never
+from within `ask`.  Every want has a deadline, so the absence of a pool, of an agent or of an answer is an error, never a
+hang.  `obtain` is the asyncio side of the same.
+
+An entry that was handed out belongs to the caller, who acquires it at once, or releases it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from ipaddress import IPv6Address
+from typing import Protocol
+
+from tapstack.events import Event, EventStream
+from tapstack.ipv6.addresses import AddressEntry, AddressKind, AddressState, AddressTable
+from tapstack.timers import TimerQueue
+from tapstack.types import address as to_bytes
+from tapstack.types import address_text
+
+from .adoption import AddressRefused, Adoption, adopt
+from .errors import UnimuxError
+from .pool import Outcome, Pool
+
+__all__ = [
+    "AddressNotSet",
+    "AddressRefused",
+    "AddressUnavailable",
+    "AddressWanted",
+    "Agent",
+    "AgentCaller",
+    "AutoSet",
+    "ChosenAddress",
+    "DasRequired",
+    "Need",
+    "Policy",
+    "Want",
+    "obtain",
+]
+
+Done = Callable[[Outcome, float], None]
+
+MAX_NEEDS = 1024
+"""Sockets that may wait for an outside agent at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Want:
+    """What a socket needs.
+
+    kind: EPHEMERAL or SERVICE.  destination: the peer's address where it is known.  deadline: time of the stack's clock after
+    which nothing is wanted any more.  application, service: who asks, for an agent and for the journal.
+    """
+
+    kind: AddressKind
+    destination: bytes | None
+    deadline: float
+    cause: str = "taken"
+    application: str | None = None
+    service: str | None = None
+
+
+class Pending(Protocol):
+    """An address that is being waited for."""
+
+    def cancel(self, now: float) -> None:
+        """Stop waiting; there will be no answer.  Harmless when there was one."""
+
+
+class Policy(ABC):
+    """Decides which address a socket gets, and when."""
+
+    @abstractmethod
+    def ask(self, want: Want, now: float, done: Done) -> AddressEntry | Pending:
+        """An entry at once, or what to cancel; then `done` is called with an entry or an error, later and once.
+
+        Raises `UnimuxError` when there is nothing to wait for.
+        """
+
+
+class AutoSet(Policy):
+    """The default: an address from the pool; applications need no change (UM-DAS-2)."""
+
+    def __init__(self, pool: Pool) -> None:
+        self.pool = pool
+
+    def ask(self, want: Want, now: float, done: Done) -> AddressEntry | Pending:
+        entry = self.pool.take(want.kind, want.destination, now, want.cause)
+        if entry is not None:
+            return entry
+        return self.pool.request(want.kind, want.destination, now, done, deadline=want.deadline, cause=want.cause)
+
+
+class AddressUnavailable(UnimuxError, OSError):
+    """An application named a source address that is not to be had."""
+
+    def __init__(self, address: str, reason: str) -> None:
+        self.address = address
+        self.reason = reason
+        OSError.__init__(self, errno.EADDRNOTAVAIL, f"{address} cannot be used as source address: {reason}.")
+
+    def __str__(self) -> str:
+        return str(self.strerror)
+
+
+class ChosenAddress(Policy):
+    """The application's own choice of an ordinary address of this node (UM-DAS-5).
+
+    One-time addresses cannot be chosen: each belongs to one connection (UM-DAS-4).
+    """
+
+    def __init__(self, addresses: AddressTable, address: bytes) -> None:
+        self._addresses = addresses
+        self.address = address
+
+    def ask(self, want: Want, now: float, done: Done) -> AddressEntry | Pending:
+        entry = self._addresses.get(self.address)
+        text = address_text(self.address)
+        if entry is None:
+            raise AddressUnavailable(text, "it is not an address of this node")
+        if entry.kind.one_time:
+            raise AddressUnavailable(text, "it is a one-time address, which serves one connection only")
+        if entry.state not in (AddressState.PREFERRED, AddressState.DEPRECATED):
+            raise AddressUnavailable(text, f"it is {entry.state} still: wait for duplicate address detection")
+        return entry
+
+
+# -- DAS required --------------------------------------------------------------------------------------
+
+
+class AddressNotSet(UnimuxError, TimeoutError):
+    """Nobody supplied an address in time (UM-DAS-3).  `waited`: seconds; `reason`: what happened to those supplied.
+
+    >>> str(AddressNotSet(5.0))
+    'No address was set within 5 s: check that the agent that sets addresses is running.'
+    """
+
+    def __init__(self, waited: float, reason: str = "") -> None:
+        self.waited = waited
+        self.reason = reason
+        remedy = reason or "check that the agent that sets addresses is running"
+        TimeoutError.__init__(self, errno.ETIMEDOUT, f"No address was set within {waited:g} s: {remedy}.")
+
+    def __str__(self) -> str:
+        return str(self.strerror)
+
+
+class AddressWanted(Event, kw_only=True, frozen=True, tag="wanted"):
+    """A socket waits for an address from outside, or no longer does; `outcome` is "wanted", "set", or why not."""
+
+    need: int
+    kind: str
+    destination: str | None
+    application: str | None
+    service: str | None
+    outcome: str
+
+    def text(self) -> str:
+        towards = f" towards {self.destination}" if self.destination else ""
+        return f"need {self.need}: {self.kind} address{towards}: {self.outcome}"
+
+
+class Need:
+    """One socket that waits; `number` names it to an agent."""
+
+    def __init__(
+        self, policy: DasRequired, number: int, want: Want, now: float, done: Done, timers: TimerQueue
+    ) -> None:
+        self.number = number
+        self.want = want
+        self.since = now
+        self.done = done
+        self.adoption: Adoption | None = None
+        self.last_refusal: AddressRefused | None = None
+        self._policy = policy
+        self.timer = timers.timer(self._late)
+
+    def cancel(self, now: float) -> None:
+        """The socket needs no address any more."""
+        self._policy.remove(self, now, "no longer wanted")
+
+    def _late(self, now: float) -> None:
+        reason = "" if self.last_refusal is None else self.last_refusal.clause
+        error = AddressNotSet(now - self.since, reason)
+        if self._policy.remove(self, now, "not set in time"):
+            self.done(error, now)
+
+
+class DasRequired(Policy):
+    """The application, or an agent outside the stack, sets the address (UM-DAS-3).
+
+    Needs are told as `AddressWanted` events and through `on_need`, and listed in `needs`; `supply` answers one.
+    """
+
+    def __init__(self, pool: Pool, events: EventStream, on_need: Callable[[Need], None] | None = None) -> None:
+        self.pool = pool
+        self.needs: dict[int, Need] = {}
+        self.on_need = on_need
+        self._events = events
+        self._count = 0
+
+    def ask(self, want: Want, now: float, done: Done) -> AddressEntry | Pending:
+        if len(self.needs) >= MAX_NEEDS:
+            raise AddressNotSet(0.0, f"{MAX_NEEDS} sockets wait for an agent already")
+        self._count += 1
+        need = Need(self, self._count, want, now, done, self.pool.timers)
+        need.timer.set(max(want.deadline, now))
+        self.needs[need.number] = need
+        self._tell(need, now, "wanted")
+        if self.on_need is not None:
+            self.on_need(need)
+        return need
+
+    def supply(
+        self, number: int, address: bytes, now: float, verdict: Callable[[AddressRefused | None, float], None]
+    ) -> None:
+        """Set the address of a need.  `verdict(None, now)` when it was set, or why it was refused; the need stays open then.
+
+        Raises `AddressRefused` at once for what can be seen at once: no such need, an address of no prefix of this node, one
+        that is or was in use, one that is reserved.
+        """
+        need = self.needs.get(number)
+        if need is None:
+            raise AddressRefused(address, "nobody waits for it (any more)")
+        if need.adoption is not None:
+            raise AddressRefused(address, f"{address_text(need.adoption.address)} is being tested for the same socket")
+
+        def tested(outcome: AddressEntry | AddressRefused, now: float) -> None:
+            need.adoption = None
+            if isinstance(outcome, AddressRefused):
+                need.last_refusal = outcome
+                verdict(outcome, now)
+            elif self.remove(need, now, "set"):
+                need.done(outcome, now)
+                verdict(None, now)
+
+        try:
+            need.adoption = adopt(self.pool, address, need.want.kind, now, tested, need.want.cause)
+        except AddressRefused as refusal:
+            need.last_refusal = refusal
+            raise
+
+    def give_up(self, number: int, error: UnimuxError, now: float) -> None:
+        """The agent cannot serve a need: its socket gets the error now.  Harmless when nobody waits."""
+        need = self.needs.get(number)
+        if need is not None and self.remove(need, now, str(error)):
+            need.done(error, now)
+
+    def remove(self, need: Need, now: float, outcome: str) -> bool:
+        """Close a need, whatever is under way for it; False when it was closed before."""
+        if self.needs.pop(need.number, None) is None:
+            return False
+        need.timer.cancel()
+        if need.adoption is not None:
+            need.adoption.cancel(now)
+            need.adoption = None
+        self._tell(need, now, outcome)
+        return True
+
+    def _tell(self, need: Need, now: float, outcome: str) -> None:
+        want = need.want
+        self._events.emit(
+            AddressWanted(
+                time=now,
+                need=need.number,
+                kind=want.kind.value,
+                destination=None if want.destination is None else address_text(want.destination),
+                application=want.application,
+                service=want.service,
+                outcome=outcome,
+            )
+        )
+
+
+# -- asyncio -------------------------------------------------------------------------------------------
+
+Agent = Callable[[Want], Awaitable[str | bytes | IPv6Address]]
+"""Supplies an address for a want; an exception means that it cannot."""
+
+
+class AgentCaller:
+    """Joins `DasRequired` to an awaitable agent: asks it for every need, again when an address was refused.
+
+        das = DasRequired(pool, events)
+        das.on_need = AgentCaller(das, agent, node.now, node.driver.kick)
+
+    attempts: how often the agent is asked for one need; after the last refusal the socket gets it as its error.
+    """
+
+    def __init__(
+        self,
+        policy: DasRequired,
+        agent: Agent,
+        now: Callable[[], float],
+        kick: Callable[[], None],
+        attempts: int = 3,
+    ) -> None:
+        self._policy = policy
+        self._agent = agent
+        self._now = now
+        self._kick = kick
+        self._attempts = attempts
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def __call__(self, need: Need) -> None:
+        """Begin to ask for a need; the running loop does the rest."""
+        task = asyncio.get_running_loop().create_task(self._serve(need))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _serve(self, need: Need) -> None:
+        failure: UnimuxError = AddressNotSet(0.0)
+        for _ in range(self._attempts):
+            if need.number not in self._policy.needs:
+                return
+            refusal = await self._ask_once(need)
+            if refusal is None:
+                return
+            failure = refusal
+        self._policy.give_up(need.number, failure, self._now())
+        self._kick()
+
+    async def _ask_once(self, need: Need) -> UnimuxError | None:
+        """One answer of the agent, tested; why it does not serve, None when it was set or nobody waits any more."""
+        remaining = need.want.deadline - self._now()
+        try:
+            async with asyncio.timeout(max(remaining, 0.0)):
+                supplied = await self._agent(need.want)
+        except TimeoutError:
+            return None  # the need ends by its own deadline
+        except Exception as error:  # an agent is code of others: whatever it raises is its refusal
+            return AddressNotSet(self._now() - need.since, f"the agent failed ({str(error) or type(error).__name__})")
+        try:
+            address = to_bytes(supplied)
+        except ValueError as error:
+            return AddressNotSet(self._now() - need.since, f"the agent gave no IPv6 address ({error})")
+        verdict: asyncio.Future[AddressRefused | None] = asyncio.get_running_loop().create_future()
+
+        def judged(refusal: AddressRefused | None, now: float) -> None:
+            if not verdict.done():
+                verdict.set_result(refusal)
+
+        try:
+            self._policy.supply(need.number, address, self._now(), judged)
+        except AddressRefused as refusal:
+            return refusal
+        self._kick()
+        try:
+            async with asyncio.timeout(max(need.want.deadline - self._now(), 0.0)):
+                return await verdict
+        except TimeoutError:
+            return None
+
+
+async def obtain(
+    policy: Policy, want: Want, addresses: AddressTable, now: Callable[[], float], kick: Callable[[], None]
+) -> AddressEntry:
+    """The address for a want; the caller acquires or releases it before it waits for anything else.
+
+    `now` is the stack's clock, `kick` the driver's.  Cancelling gives back whatever was on its way.
+    Raises what the policy's error is, at the want's deadline at the latest.
+    """
+    answer: asyncio.Future[AddressEntry] = asyncio.get_running_loop().create_future()
+
+    def give_back(entry: AddressEntry, at: float) -> None:
+        if entry.kind.one_time and not entry.users and addresses.get(entry.address) is entry:
+            addresses.release(entry, at, "nobody waits for it any more")
+
+    def done(outcome: Outcome, at: float) -> None:
+        if answer.done():
+            if isinstance(outcome, AddressEntry):
+                give_back(outcome, at)
+        elif isinstance(outcome, AddressEntry):
+            answer.set_result(outcome)
+        else:
+            answer.set_exception(outcome)
+
+    begun = policy.ask(want, now(), done)
+    kick()
+    if isinstance(begun, AddressEntry):
+        return begun
+    try:
+        return await answer
+    except asyncio.CancelledError:
+        begun.cancel(now())
+        if answer.done() and not answer.cancelled() and answer.exception() is None:
+            give_back(answer.result(), now())
+        kick()
+        raise
