@@ -1,0 +1,64 @@
+"""A LAN in memory under virtual time: unified nodes on one switch, with an on-link prefix set by hand or routed ones."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+from tapstack.clock import run_virtual
+from tapstack.link.memory import MemorySwitch
+from tapstack.tcp.options import SocketOptions, TimeWait
+from tapstack.types import address
+from unimux.node import Node, NodeConfig
+from unimux.poolstate import PoolConfig
+
+PREFIX = "2001:db8:1::"
+OPTIONS = SocketOptions(time_wait=TimeWait.SHORT, nodelay=True)
+
+
+class Lan:
+    """A switch and what went over it, as (time, frame)."""
+
+    def __init__(self, latency: float = 0.001) -> None:
+        self.switch = MemorySwitch(latency=latency)
+        self.frames: list[tuple[float, bytes]] = []
+        self.switch.observe(lambda when, port, frame: self.frames.append((when, bytes(frame))))
+        self._stack = AsyncExitStack()
+        self._count = 0
+
+    async def node(self, *, dedicated: str | None = None, pool: PoolConfig | None = None, **config: Any) -> Node:
+        """One more node, running."""
+        self._count += 1
+        link = self.switch.connect(bytes([2, 0, 0, 0, 0, self._count]))
+        settings = NodeConfig(pool=pool or PoolConfig(low=4, high=8), socket=OPTIONS, **config)
+        node = Node(link, settings, seed=bytes([self._count]) * 32)
+        await self._stack.enter_async_context(node)
+        prefixes = node.stack.host.prefix_list
+        if dedicated is None:
+            prefixes.add_static(address(PREFIX), 64, autonomous=True, now=node.now())
+        else:
+            prefixes.add_static(address(PREFIX), 64, autonomous=False, now=node.now())
+            prefixes.add_dedicated(address(dedicated), 64)
+        node.pool.start(node.now())
+        node.driver.kick()
+        return node
+
+    async def close(self) -> None:
+        """Stop all nodes."""
+        await self._stack.aclose()
+
+
+@asynccontextmanager
+async def lan(latency: float = 0.001) -> AsyncIterator[Lan]:
+    """A LAN; its nodes are stopped at the end, and must leave nothing."""
+    made = Lan(latency)
+    try:
+        yield made
+    finally:
+        await made.close()
+
+
+def virtual(main: Coroutine[Any, Any, None]) -> None:
+    """Run to the end in virtual time."""
+    run_virtual(main)

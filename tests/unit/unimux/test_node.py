@@ -1,0 +1,331 @@
+"""A node: an own address for every connection, set before the SYN, released with the last PCB."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from dataclasses import dataclass
+
+import pytest
+
+from tapstack.events import AddressChanged, ConnectionChanged, Event
+from tapstack.ipv6.addresses import AddressKind, AddressState
+from tapstack.tcp.connection import Connection
+from tapstack.tcp.options import PortMode
+from tapstack.tcp.states import TcpState
+from tests.unit.unimux.lan import lan, virtual
+from unimux import errors
+from unimux.aio import open_connection, start_server
+from unimux.node import Node
+from unimux.poolstate import NoPrefix, PoolConfig, WhenEmpty
+from unimux.server import Server
+
+
+def echo_server(node: Node, **options: object) -> Server:
+    async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            writer.write(data)
+            await writer.drain()
+        writer.close()
+
+    return start_server(node, echo, **options)
+
+
+async def exchange(node: Node, host: object, data: bytes, **options: object) -> tuple[bytes, str]:
+    """Send, read everything back; returns it and the address it went from."""
+    reader, writer = await open_connection(node, host, None, **options)  # type: ignore[arg-type]
+    writer.write(data)
+    writer.write_eof()
+    received = await reader.read()
+    writer.close()
+    return received, writer.get_extra_info("sockname")[0]
+
+
+def one_time(node: Node) -> list[AddressState]:
+    """The states of the node's addresses that are in use or were."""
+    return [e.state for e in node.stack.host.addresses if e.kind in (AddressKind.EPHEMERAL, AddressKind.SERVICE)]
+
+
+async def settle(node: Node) -> None:
+    await node.until(lambda: not one_time(node), 30)
+
+
+@pytest.mark.proves("UM-DAS-1", "UM-DAS-2", "UM-LIS-2", "UM-REL-1")
+@pytest.mark.parametrize("mode", [PortMode.L0, PortMode.L1, PortMode.L2])
+def test_a_connection_lives_and_leaves_nothing(mode: PortMode) -> None:
+    async def main() -> None:
+        async with lan() as net:
+            alice, bob = await net.node(), await net.node()
+            server = echo_server(bob, mode=mode)
+            states = [server.state]
+            ssa = await server.issue()
+            states.append(server.state)
+            data = bytes(range(256)) * 500
+            received, source = await exchange(alice, ssa.address, data, mode=mode)
+            assert received == data
+            assert source.startswith("2001:db8:1:")
+            states.append(server.state)
+            assert states == [TcpState.LISTEN_O, TcpState.LISTEN, TcpState.LISTEN_O]
+            await settle(alice)
+            await settle(bob)
+            for node in (alice, bob):
+                node.stack.check()
+                node.pool.check()
+                assert len(node.stack.tcp.demux) == 0
+
+    virtual(main())
+
+
+@pytest.mark.proves("UM-NODE-3", "UM-DAS-4")
+def test_parallel_sessions_each_have_their_own_pair() -> None:
+    async def main() -> None:
+        async with lan() as net:
+            pool = PoolConfig(low=32, high=64)
+            alice, bob = await net.node(pool=pool), await net.node(pool=pool)
+            server = echo_server(bob)
+            issued = [await server.issue() for _ in range(40)]
+            results = await asyncio.gather(
+                *(exchange(alice, ssa.address, b"%d" % n * 1000) for n, ssa in enumerate(issued))
+            )
+            assert [received for received, _ in results] == [b"%d" % n * 1000 for n in range(40)]
+            assert len({source for _, source in results}) == 40
+            assert len({ssa.address for ssa in issued}) == 40
+
+    virtual(main())
+
+
+@pytest.mark.proves("UM-ADDR-1", "UM-DAS-1")
+def test_the_address_is_set_before_the_syn_and_no_second_dad_is_made() -> None:
+    async def main() -> None:
+        async with lan() as net:
+            alice, bob = await net.node(), await net.node()
+            seen: list[Event] = []
+            alice.watch(seen.append)
+            ssa = await echo_server(bob).issue()
+            await alice.ready(1)
+            _, source = await exchange(alice, ssa.address, b"x")
+            mine = [e for e in seen if isinstance(e, AddressChanged) and e.address == source]
+            assert [e.new for e in mine] == ["TENTATIVE", "UNCERTAIN", "PREFERRED"]
+            syn = next(e for e in seen if isinstance(e, ConnectionChanged) and e.new == "SYN-SENT")
+            assert seen.index(mine[2]) < seen.index(syn)
+            assert mine[2].time == syn.time, "promotion takes no time"
+
+    virtual(main())
+
+
+@pytest.mark.proves("UM-DAS-4")
+def test_a_sticky_session_shares_one_address_until_it_ends() -> None:
+    @dataclass(frozen=True)
+    class Session:
+        name: str
+        ttl: float | None = 5.0
+
+    async def main() -> None:
+        async with lan() as net:
+            alice, bob = await net.node(), await net.node()
+            server = echo_server(bob, mode=PortMode.L2)
+            ssa = await server.issue(sessions=3)
+            first, second = await asyncio.gather(
+                *(exchange(alice, ssa.address, b"x", session=Session("s")) for _ in range(2))
+            )
+            assert first[1] == second[1]
+            other = await exchange(alice, ssa.address, b"y", session=Session("t"))
+            assert other[1] != first[1]
+            began = alice.now()
+            await settle(alice)
+            assert 4 < alice.now() - began <= 6, "the session's time bounds it, not its connections"
+
+    virtual(main())
+
+
+@pytest.mark.proves("UM-POOL-3", "UM-POOL-5")
+def test_an_empty_pool_waits_within_the_time_out_and_says_what_it_sustains() -> None:
+    async def main() -> None:
+        async with lan() as net:
+            alice, bob = await net.node(pool=PoolConfig(low=0, high=1, limit=1)), await net.node()
+            server = echo_server(bob)
+            one, two = await server.issue(), await server.issue()
+            held_reader, held_writer = await open_connection(alice, one.address, None)
+            with pytest.raises(errors.PoolExhausted, match="sustains"):
+                await open_connection(alice, two.address, None, timeout=3.0)
+            held_writer.write_eof()
+            await held_reader.read()
+            held_writer.close()
+            received, _ = await exchange(alice, two.address, b"later", timeout=30)
+            assert received == b"later"
+
+    virtual(main())
+
+
+@pytest.mark.proves("UM-POOL-3")
+def test_a_pool_that_fails_at_once_does() -> None:
+    async def main() -> None:
+        async with lan() as net:
+            pool = PoolConfig(low=0, high=1, limit=1, when_empty=WhenEmpty.FAIL)
+            alice = await net.node(pool=pool)
+            began = alice.now()
+            with pytest.raises(errors.PoolExhausted):
+                await open_connection(alice, "2001:db8:1::99", 80)
+            assert alice.now() == began
+
+    virtual(main())
+
+
+def test_without_a_prefix_the_error_says_so() -> None:
+    async def main() -> None:
+        async with lan() as net:
+            alice = await net.node()
+            host = alice.stack.host
+            for prefix in host.prefixes:
+                host.prefix_list.remove(prefix, alice.now())
+            with pytest.raises(NoPrefix):
+                await open_connection(alice, "2001:db8:1::99", 80, timeout=2)
+
+    virtual(main())
+
+
+@pytest.mark.proves("UM-REL-1")
+def test_a_connect_that_gets_no_answer_times_out_and_releases() -> None:
+    async def main() -> None:
+        async with lan() as net:
+            alice = await net.node()
+            await alice.ready(2)
+            for timeout, error in ((0.5, errors.ConnectTimeout), (20.0, errors.HostUnreachable)):
+                began = alice.now()
+                with pytest.raises(error):
+                    await open_connection(alice, "2001:db8:1::99", 80, timeout=timeout)
+                assert alice.now() - began <= timeout + 1.1
+                await settle(alice)
+
+    virtual(main())
+
+
+@pytest.mark.proves("UM-REL-1")
+def test_a_cancelled_connect_releases_whatever_it_was_waiting_for() -> None:
+    async def main() -> None:
+        async with lan() as net:
+            alice = await net.node(pool=PoolConfig(low=0, high=2, limit=2))
+            for n, delay in enumerate((0.0, 0.3, 1.2, 2.0), 1):
+                attempt = asyncio.ensure_future(open_connection(alice, f"2001:db8:1::{n}", 80))
+                await asyncio.sleep(delay)
+                attempt.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await attempt
+                await settle(alice)
+                alice.pool.check()
+                assert alice.pool.waiting == 0
+
+    virtual(main())
+
+
+@pytest.mark.proves("UM-POOL-4")
+def test_a_dedicated_prefix_needs_no_dad_and_no_group() -> None:
+    async def main() -> None:
+        async with lan() as net:
+            bob = await net.node()
+            alice = await net.node(dedicated="2001:db8:d::")
+            await alice.ready()
+            await alice.until(lambda: alice.stack.host.link_local is not None)
+            bob.stack.host.routes.more_specific.clear()
+            before = len(net.frames)
+            entry = await alice.take_address(AddressKind.EPHEMERAL, None, timeout=1)
+            alice.stack.host.addresses.release(entry, alice.now(), "test")
+            await asyncio.sleep(5)
+            about = [f for _, f in net.frames[before:] if entry.address in f or entry.address[13:] in f]
+            assert about == []
+
+    virtual(main())
+
+
+def test_close_lets_written_data_arrive() -> None:
+    async def main() -> None:
+        async with lan(latency=0.05) as net:
+            alice, bob = await net.node(), await net.node()
+            got: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+            async def sink(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+                got.set_result(await reader.read())
+                writer.close()
+
+            ssa = await start_server(bob, sink).issue()
+            _, writer = await open_connection(alice, ssa.address, None)
+            writer.write(b"z" * 300_000)
+            writer.close()
+            await alice.close()
+            assert await got == b"z" * 300_000
+
+    virtual(main())
+
+
+def test_back_pressure_stops_the_writer() -> None:
+    async def main() -> None:
+        async with lan() as net:
+            alice, bob = await net.node(), await net.node()
+            release = asyncio.Event()
+
+            async def slow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+                await release.wait()
+                total = 0
+                while data := await reader.read(1 << 20):
+                    total += len(data)
+                writer.write(b"%d" % total)
+                writer.close()
+
+            ssa = await start_server(bob, slow).issue()
+            reader, writer = await open_connection(alice, ssa.address, None)
+            transport = writer.transport
+            transport.set_write_buffer_limits(high=1 << 20)
+            piece = bytes(1 << 18)
+            written = 0
+            blocked = False
+            for _ in range(400):
+                writer.write(piece)
+                written += len(piece)
+                try:
+                    await asyncio.wait_for(writer.drain(), 5)
+                except TimeoutError:
+                    blocked = True
+                    break
+            assert blocked, "nobody reads, and the writer was never stopped"
+            connection: Connection = writer.get_extra_info("connection")
+            assert connection.sender.buffered < 4 << 20
+            release.set()
+            writer.write_eof()
+            assert await reader.read() == b"%d" % written
+            writer.close()
+
+    virtual(main())
+
+
+@pytest.mark.parametrize("ending", ["close", "abort", "peer-abort", "both-close"])
+@pytest.mark.proves("UM-REL-1")
+def test_every_ending_releases_both_addresses(ending: str) -> None:
+    async def main() -> None:
+        async with lan() as net:
+            alice, bob = await net.node(), await net.node()
+            accepted: asyncio.Future[asyncio.StreamWriter] = asyncio.get_running_loop().create_future()
+
+            async def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+                accepted.set_result(writer)
+                with contextlib.suppress(ConnectionError):
+                    await reader.read()
+                writer.close()
+
+            ssa = await start_server(bob, take).issue()
+            reader, mine = await open_connection(alice, ssa.address, None)
+            mine.write(b"x")
+            theirs = await accepted
+            if ending == "abort":
+                mine.transport.abort()
+            elif ending == "peer-abort":
+                theirs.transport.abort()
+            else:
+                mine.close()
+                if ending == "both-close":
+                    theirs.close()
+            await settle(alice)
+            await settle(bob)
+            with pytest.raises((ConnectionError, EOFError)):
+                await reader.readexactly(10)
+
+    virtual(main())
