@@ -1,0 +1,1 @@
+"""What runs scenarios, whatever they are about."""
