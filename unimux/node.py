@@ -32,6 +32,7 @@ from tapstack.tcp.options import PortMode, SocketOptions
 from tapstack.types import address, address_text
 
 from . import errors
+from .das import AutoSet, Policy, Want, obtain
 from .pool import Pool, PoolConfig
 from .server import Server
 from .source import AddressSource
@@ -67,6 +68,7 @@ class Node:
     state: where counters and keys live; in memory by default, which makes every start a new key epoch.
     seed: the secret that everything unpredictable on the wire comes from; from the system by default.  A simulation
     that gives it, and a state made from it, is repeatable.
+    das: the policy that sets addresses, from the pool unless it is replaced (UM-DAS-2, UM-DAS-3).
     """
 
     def __init__(
@@ -85,6 +87,7 @@ class Node:
             Random(seed) if seed else Random(),
             self.config.pool,
         )
+        self.das: Policy = AutoSet(self.pool)
         self.sticky = StickyAddresses(self)
         self._driver: Driver | None = None
         self._closed = False
@@ -163,35 +166,13 @@ class Node:
     async def take_address(
         self, kind: AddressKind, destination: bytes | None, *, timeout: float, cause: str = "taken"
     ) -> AddressEntry:
-        """An address for one use (UM-DAS-2), waited for at most `timeout` seconds; the caller acquires or releases it at once.
+        """An address for one use, from the node's policy (UM-DAS-1), waited for at most `timeout` seconds.
 
-        Raises `PoolExhausted`, or `NoPrefix` where no router has announced one.
+        The caller acquires or releases it before it waits for anything else.  Raises what the policy's error is:
+        `PoolExhausted`, or `NoPrefix` where no router has announced one; `AddressNotSet` where an agent sets addresses.
         """
-        now = self.now()
-        entry = self.pool.take(kind, destination, now, cause)
-        if entry is not None:
-            self.driver.kick()
-            return entry
-        answer: asyncio.Future[AddressEntry] = asyncio.get_running_loop().create_future()
-
-        def served(outcome: AddressEntry | errors.UnimuxError, at: float) -> None:
-            if answer.cancelled():
-                if isinstance(outcome, AddressEntry):
-                    self.stack.host.addresses.release(outcome, at, "nobody waits for it any more")
-            elif isinstance(outcome, AddressEntry):
-                answer.set_result(outcome)
-            else:
-                answer.set_exception(outcome)
-
-        ticket = self.pool.request(kind, destination, now, served, deadline=now + timeout, cause=cause)
-        self.driver.kick()
-        try:
-            return await answer
-        except asyncio.CancelledError:
-            ticket.cancel(self.now())
-            if answer.done() and not answer.cancelled() and answer.exception() is None:
-                self.stack.host.addresses.release(answer.result(), self.now(), "nobody waits for it any more")
-            raise
+        want = Want(kind, destination, self.now() + timeout, cause)
+        return await obtain(self.das, want, self.stack.host.addresses, self.now, self.driver.kick)
 
     # -- connections -----------------------------------------------------------------------------
 

@@ -4,56 +4,46 @@
     ssa = await server.issue(client="2001:db8::/32", lifetime=60)
     print(ssa.address)               # tell the client, by whatever means
 
-Issuing arms the address before it is disclosed (UM-LIS-2).
+Issuing arms the address before it is disclosed (UM-LIS-2); see `ssa.issue`.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
-from ipaddress import IPv6Address, IPv6Network
+from ipaddress import IPv6Address
 from typing import TYPE_CHECKING
 
-from tapstack.ipv6.addresses import AddressKind
 from tapstack.tcp.connection import Signal
 from tapstack.tcp.listener import Listener
 from tapstack.tcp.options import SocketOptions
 from tapstack.tcp.states import TcpState
-from tapstack.types import address_text
 
+from .errors import UnimuxError
+from .ssa.issue import DEFAULT_LIFETIME, Client, Issuer, ServiceAddress
 from .transport import SessionTransport
 
 if TYPE_CHECKING:
     from .node import Node
 
-DEFAULT_LIFETIME = 300.0
 ISSUE_TIMEOUT = 30.0
-
-
-@dataclass(frozen=True, slots=True)
-class ServiceAddress:
-    """An SSA that was issued: `sessions` sessions until `expires` (the node's clock, seconds), None for no end."""
-
-    address: IPv6Address
-    sessions: int
-    expires: float | None
-    client: IPv6Network | None
-
-    def __str__(self) -> str:
-        return str(self.address)
 
 
 class Server:
     """A service of a node.  Made by `Node.listen`."""
 
     def __init__(
-        self, node: Node, protocol_factory: Callable[[], asyncio.BaseProtocol], options: SocketOptions
+        self,
+        node: Node,
+        protocol_factory: Callable[[], asyncio.BaseProtocol],
+        options: SocketOptions,
+        service: str | None = None,
     ) -> None:
         self._node = node
         self._factory = protocol_factory
         self._listener: Listener = node.stack.tcp.listen(options, node.now())
         self._listener.owner = self._on_signals
+        self._issuer = Issuer(self._listener, node.das, node.stack.host.addresses, service)
 
     @property
     def state(self) -> TcpState:
@@ -65,30 +55,53 @@ class Server:
         """The SSAs that can be connected to now."""
         return [IPv6Address(address) for address in self._listener.armed]
 
+    @property
+    def outstanding(self) -> list[ServiceAddress]:
+        """The SSAs that live: armed, or in use by their last session."""
+        return self._issuer.outstanding
+
     async def issue(
         self,
         *,
         sessions: int = 1,
-        client: str | IPv6Network | IPv6Address | None = None,
+        client: Client | None = None,
         lifetime: float | None = DEFAULT_LIFETIME,
         timeout: float = ISSUE_TIMEOUT,
     ) -> ServiceAddress:
         """A fresh SSA, armed for `sessions` sessions of `client` (an address or prefix; None for anybody) for `lifetime` seconds.
 
-        Waits at most `timeout` seconds for an address; raises `PoolExhausted` or `NoPrefix`.
+        Waits at most `timeout` seconds for an address; raises `IssueError`, and what the node's policy raises.
         """
-        only = None if client is None else IPv6Network(client)
-        entry = await self._node.take_address(AddressKind.SERVICE, None, timeout=timeout, cause="issued")
-        now = self._node.now()
-        expires = None if lifetime is None else now + lifetime
-        named = None if only is None else (only.network_address.packed, only.prefixlen)
-        self._listener.arm(entry, now, sessions=sessions, client=named, expires=expires)
-        self._node.driver.kick()
-        return ServiceAddress(IPv6Address(entry.address), sessions, expires, only)
+        node = self._node
+        answer: asyncio.Future[ServiceAddress] = asyncio.get_running_loop().create_future()
+
+        def issued(outcome: ServiceAddress | UnimuxError, at: float) -> None:
+            if isinstance(outcome, ServiceAddress):
+                if answer.done():
+                    self._issuer.withdraw(outcome, at)  # cancelled meanwhile: nobody will ever be told of it
+                else:
+                    answer.set_result(outcome)
+            elif not answer.done():
+                answer.set_exception(outcome)
+
+        now = node.now()
+        begun = self._issuer.issue(
+            now, issued, deadline=now + timeout, sessions=sessions, client=client, lifetime=lifetime
+        )
+        node.driver.kick()
+        if isinstance(begun, ServiceAddress):
+            return begun
+        try:
+            return await answer
+        except asyncio.CancelledError:
+            begun.cancel(node.now())
+            if answer.done() and not answer.cancelled() and answer.exception() is None:
+                self.withdraw(answer.result())
+            raise
 
     def withdraw(self, ssa: ServiceAddress) -> None:
         """Disarm an SSA that is no longer wanted; harmless when it was used up."""
-        self._listener.disarm(ssa.address.packed, self._node.now(), "withdrawn")
+        self._issuer.withdraw(ssa, self._node.now())
         self._node.driver.kick()
 
     def close(self) -> None:
@@ -103,4 +116,4 @@ class Server:
             SessionTransport(self._node.driver, connection).start(self._factory())
 
     def __repr__(self) -> str:
-        return f"<Server {self.state} {[address_text(a.packed) for a in self.armed]}>"
+        return f"<Server {self.state} {[str(address) for address in self.armed]}>"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
@@ -21,7 +22,7 @@ from unimux.poolstate import NoPrefix, PoolConfig, WhenEmpty
 from unimux.server import Server
 
 
-def echo_server(node: Node, **options: object) -> Server:
+def echo_server(node: Node, **options: Any) -> Server:
     async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(65536):
             writer.write(data)
@@ -31,9 +32,9 @@ def echo_server(node: Node, **options: object) -> Server:
     return start_server(node, echo, **options)
 
 
-async def exchange(node: Node, host: object, data: bytes, **options: object) -> tuple[bytes, str]:
+async def exchange(node: Node, host: Any, data: bytes, **options: Any) -> tuple[bytes, str]:
     """Send, read everything back; returns it and the address it went from."""
-    reader, writer = await open_connection(node, host, None, **options)  # type: ignore[arg-type]
+    reader, writer = await open_connection(node, host, None, **options)
     writer.write(data)
     writer.write_eof()
     received = await reader.read()
