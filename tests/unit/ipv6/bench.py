@@ -26,7 +26,7 @@ from scapy.layers.l2 import Ether
 from scapy.packet import Packet as ScapyPacket
 
 from tapstack.events import AddressChanged, Counters, DropReason, Event, EventStream
-from tapstack.ipv6.addresses import AddressEntry, AddressKind
+from tapstack.ipv6.addresses import AddressEntry, AddressKind, Answers
 from tapstack.ipv6.config import HostConfig
 from tapstack.ipv6.host import Host
 from tapstack.ipv6.prefixes import Prefix
@@ -84,6 +84,12 @@ class Bench:
         if self.vnet:
             assert data[:10] == bytes(10)
             data = data[10:]
+        src = data[8:24] if self.host.interface.mac is None else data[22:38]
+        entry = self.host.addresses.get(src)
+        assert src == bytes(16) or (entry is not None and entry.answers & Answers.TRAFFIC), (
+            "a source outside its lifetime"
+        )
+        assert len(data) <= self.host.properties.mtu + 14
         packet = IPv6(data) if self.host.interface.mac is None else Ether(data)
         self.out.append((self.now, packet))
 
