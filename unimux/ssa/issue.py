@@ -5,8 +5,8 @@ returns the `ServiceAddress`: whoever has one to tell can be connected to alread
 disarms the address when its last session is established, or when it expires, and disarming releases it.  It has been
 disclosed, so it never goes back to the pool (UM-LIS-5); no path leads from SERVICE to RESERVED.
 
-What happens to an address that was armed is seen from the address table alone, so `outstanding` is right whatever
-ended it.  Further ways to deliver an SSA (shared secret, DNS, signalling) are rooms beside this one that call `Issuer`.
+Whether an SSA still lives is asked of the address table, so `outstanding` is right whatever ended it.  Further ways to
+deliver an SSA (shared secret, DNS, signalling) are rooms beside this one that call `Issuer`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from ipaddress import IPv6Address, IPv6Network
 from typing import Any, Protocol
 
-from tapstack.ipv6.addresses import AddressEntry, AddressKind, AddressState, AddressTable, Trigger
+from tapstack.ipv6.addresses import AddressEntry, AddressKind, AddressTable
 
 from ..das import Pending, Policy, Want
 from ..errors import UnimuxError
@@ -108,13 +108,14 @@ class Issuer:
         self._listener = listener
         self._policy = policy
         self._addresses = addresses
-        self._outstanding: dict[bytes, ServiceAddress] = {}
-        addresses.observe(self._moved)
+        self._issued: dict[bytes, tuple[AddressEntry, ServiceAddress]] = {}
+        self._prune_at = 64
 
     @property
     def outstanding(self) -> list[ServiceAddress]:
         """The SSAs whose addresses live: armed, or in use by their last session; in order of issue."""
-        return list(self._outstanding.values())
+        self._prune()
+        return [ssa for _, ssa in self._issued.values()]
 
     def issue(
         self,
@@ -176,9 +177,13 @@ class Issuer:
                 raise
             raise IssueError(f"The listener cannot be armed on {IPv6Address(entry.address)}: {error}") from error
         ssa = ServiceAddress(IPv6Address(entry.address), sessions, expires, client, self.service)
-        self._outstanding[entry.address] = ssa
+        self._issued[entry.address] = entry, ssa
+        if len(self._issued) >= self._prune_at:
+            self._prune()
+            self._prune_at = max(64, 2 * len(self._issued))
         return ssa
 
-    def _moved(self, entry: AddressEntry, old: AddressState, trigger: Trigger, now: float) -> None:
-        if entry.state in (AddressState.INVALID, AddressState.DUPLICATED):
-            self._outstanding.pop(entry.address, None)
+    def _prune(self) -> None:
+        """Forget the SSAs whose addresses are gone, whatever ended them: the table knows."""
+        get = self._addresses.get
+        self._issued = {key: pair for key, pair in self._issued.items() if get(key) is pair[0]}

@@ -88,7 +88,7 @@ def test_with_an_empty_pool_it_is_armed_when_it_is_told() -> None:
 
     bed.issuer.issue(bed.bench.now, issued, deadline=bed.bench.now + 10.0)
     bed.bench.run(0.5)
-    assert told.outcome is None
+    assert armed_when_told == []
     bed.bench.run(5.0)
     assert isinstance(told.outcome, ServiceAddress)
     assert armed_when_told == [True]
@@ -168,6 +168,16 @@ def test_withdrawing_disarms_and_releases() -> None:
     bed.issuer.withdraw(first, bed.bench.now)
     assert bed.state_of(first) is AddressState.INVALID
     assert bed.issuer.outstanding == [second]
+
+
+def test_what_is_over_is_forgotten_without_being_asked() -> None:
+    bed = Bed(PoolConfig(low=4, high=8, limit=20))
+    for _ in range(300):
+        ssa = bed.issue()
+        bed.issuer.withdraw(ssa, bed.bench.now)
+        bed.bench.run(1.0)
+    assert len(bed.issuer._issued) <= 64
+    assert bed.issuer.outstanding == []
 
 
 @pytest.mark.proves("UM-LIS-4")
