@@ -14,7 +14,6 @@ Captures are taken on the router's two links, where everything passes, by dumpca
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import os
 import socket
@@ -35,7 +34,6 @@ from compat.socks.server import SocksServer
 from compat.socks.services import Services
 from scenarios.witness.setup import CaptureFile, Explanation, Setup, UnifiedNode
 from tapstack.ipv6.addresses import AddressState
-from tapstack.tcp.options import SocketOptions, TimeWait
 from tapstack.types import address_text
 from unimux.events import EventFile
 from unimux.node import Node, NodeConfig
@@ -43,16 +41,12 @@ from unimux.poolstate import PoolConfig
 
 from .outcome import Outcome, Say, Watch
 from .probes import dad_probe, inject, ping, resolution
+from .story import OPTIONS, READY_TIMEOUT, RELEASE_TIMEOUT, SMALL_BYTES, SMALL_FILES, all_released
 from .talk import talk_at_l0
 from .web import FileProtocol
 
 BULK_BYTES = 100_000_000
-SMALL_BYTES = 64 * 1024
-SMALL_FILES = 20
 NAME = "www.example"
-READY_TIMEOUT = 15.0
-RELEASE_TIMEOUT = 20.0
-OPTIONS = SocketOptions(time_wait=TimeWait.SHORT, nodelay=True)
 
 
 class Story:
@@ -164,7 +158,7 @@ class Story:
                 self.say(
                     f"   {fetched.size:,} bytes in {fetched.total_seconds:.2f} s ({rate:.1f} Gbit/s), SHA-256 equal"
                 )
-            await self._all_released("bulk", node)
+            await all_released("bulk", node, self.outcome)
 
     def _compare(self, title: str, fetched: list[Fetch], digests: list[str]) -> None:
         equal = sum(fetch.ok and fetch.sha256 == digest for fetch, digest in zip(fetched, digests, strict=True))
@@ -189,7 +183,7 @@ class Story:
             await bob.ready(1, READY_TIMEOUT)
             await talk_at_l0(bob, alice, self.random, self.outcome, lambda text: self.say(f"   {text}"))
             self.say("   waiting for the last addresses to be released (TIME-WAIT option: short)")
-            await asyncio.gather(self._all_released("alice", alice), self._all_released("bob", bob))
+            await asyncio.gather(all_released("alice", alice, self.outcome), all_released("bob", bob, self.outcome))
 
     async def _parallel(self, top: Topology, alice: Node, digests: dict[str, str]) -> None:
         self.say(f"2. Without offload: {SMALL_FILES} files at once, each connection from an EA of its own")
@@ -263,19 +257,6 @@ class Story:
             answers.append(fetched.ok or fetched.size > 0 or pinged)
         self.outcome.fact(
             "The third host got nothing", not any(answers), f"{len(answers)} fetches and pings", "UM-LIS-4", "UM-EA-1"
-        )
-
-    async def _all_released(self, name: str, node: Node) -> None:
-        """Wait until no one-time address is in use."""
-
-        def none_held() -> bool:
-            return not any(e.kind.one_time and e.users for e in node.stack.host.addresses)
-
-        with contextlib.suppress(TimeoutError):
-            await node.until(none_held, RELEASE_TIMEOUT)
-        held = [repr(e) for e in node.stack.host.addresses if e.kind.one_time and e.users]
-        self.outcome.fact(
-            f"{name} holds no address when all is over", not held, held[0] if held else "none", "UM-REL-1"
         )
 
     # -- for the judge ---------------------------------------------------------------------------
