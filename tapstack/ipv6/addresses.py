@@ -208,10 +208,12 @@ class AddressTable:
         """Add an address: TENTATIVE by default, without DAD or optimistic by `trigger`.
 
         `per_address_nd` is False on a dedicated prefix, where no group is joined and nothing announced (UM-POOL-4).
-        Raises `AddressError` when the node has the address already.
+        Raises `AddressError` when the node has the address already, or nothing begins with the trigger.
         """
         if address in self._entries:
             raise AddressError(f"{address_text(address)} is in use on this node")
+        if (AddressState.INVALID, trigger) not in TRANSITIONS:
+            raise AddressError(f"no address begins with {trigger.name}")
         entry = AddressEntry(address, kind, now)
         entry.valid_until = valid_until
         entry.preferred_until = preferred_until
