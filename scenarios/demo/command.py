@@ -38,6 +38,8 @@ def demo(
     from .outcome import Outcome
 
     began = time.monotonic()
+    if not memory:
+        _require_kernel()
     folder = _folder(out)
     console = Console(stderr=True, quiet=True) if json else Console()
     outcome = Outcome(folder)
@@ -65,14 +67,17 @@ def _folder(out: Path | None) -> Path:
     return folder
 
 
-def _tell_real(outcome: Any, live: Any, seed: int | None) -> None:
+def _require_kernel() -> None:
     from compat import kernel
-
-    from . import real
 
     missing = kernel.capabilities().missing
     if missing:
         raise SetupError(f"{missing[0].rstrip('.')}; or run the story in memory with `unimux demo --memory`.")
+
+
+def _tell_real(outcome: Any, live: Any, seed: int | None) -> None:
+    from . import real
+
     asyncio.run(real.tell(outcome, live.say, live.watch, seed))
 
 

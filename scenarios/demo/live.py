@@ -53,7 +53,9 @@ class LiveView:
 
     def say(self, text: str) -> None:
         """One line of the story."""
-        self._console.print(text, markup=False, highlight=False, style=None if text.startswith(" ") else "bold")
+        self._console.print(
+            text, markup=False, highlight=False, style=None if text.startswith(" ") else "bold", soft_wrap=True
+        )
 
     @contextmanager
     def watch(self, name: str, node: Node) -> Iterator[None]:
