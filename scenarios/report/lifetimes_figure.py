@@ -1,7 +1,8 @@
 """The figure of address lifetimes: one bar per address over time, each state with its colour, pattern and name.
 
-Up to `MOST_ROWS` addresses have a bar each.  More are bundled into about `BUNDLES` taller bars, neighbours in time with the
-same node and role together: such a bar shows how many of its addresses were in which state, stacked.
+Up to `MOST_ROWS` addresses have a bar each.  Where there are more, those that were never taken are bundled into one taller
+bar per node; where even the taken ones are more, all are bundled into about `BUNDLES` bars, neighbours in time with the
+same node and role together.  Such a bar shows how many of its addresses were in which state, stacked.
 """
 
 from __future__ import annotations
@@ -63,12 +64,19 @@ def identifier(address: bytes) -> str:
 
 
 def rows_of(judgement: Judgement, most: int = MOST_ROWS) -> list[tuple[str, list[Row]]]:
-    """The rows under a heading per node, bundled where there are more addresses than `most`."""
+    """The rows under a heading per node.
+
+    Where there are more addresses than `most`, those that were never taken are bundled, one bar per node; where even the
+    taken ones are more, all are.
+    """
     lives = judgement.lifetimes
     opened = {c.client.address for c in judgement.connections}
     served = {c.server.address for c in judgement.connections if c.syn_ack is not None}
+    taken = sum(life.taken is not None for life in lives)
+    sizes = {True: 1, False: 1 if len(lives) <= most else len(lives)}
+    if taken > most:
+        sizes = dict.fromkeys(sizes, math.ceil(len(lives) / BUNDLES))
     groups: dict[str, list[Row]] = {}
-    per_row = 1 if len(lives) <= most else math.ceil(len(lives) / BUNDLES)
     for life in lives:
         role = (
             "EA"
@@ -79,16 +87,16 @@ def rows_of(judgement: Judgement, most: int = MOST_ROWS) -> list[tuple[str, list
             if life.taken
             else "reserved"
         )
-        heading = f"{life.node.name} · {', '.join(life.node.prefixes)}"
-        rows = groups.setdefault(heading, [])
-        open_row = next((row for row in reversed(rows) if row.role == role and len(row.lives) < per_row), None)
-        if open_row is not None:
-            open_row.lives.append(life)
+        rows = groups.setdefault(f"{life.node.name} · {', '.join(life.node.prefixes)}", [])
+        size = sizes[life.taken is not None]
+        unfilled = next((row for row in reversed(rows) if row.role == role and len(row.lives) < size), None)
+        if unfilled is not None:
+            unfilled.lives.append(life)
         else:
             rows.append(Row(identifier(life.address), role, str(IPv6Address(life.address)), [life]))
     for rows in groups.values():
-        if per_row > 1:
-            rows.sort(key=lambda row: row.role)
+        if len(lives) > most:
+            rows.sort(key=lambda row: (row.role == "reserved", row.role if taken > most else ""))
         for row in rows:
             if len(row.lives) > 1:
                 row.hint = f"{len(row.lives)} addresses from {row.hint} to {IPv6Address(row.lives[-1].address)}"

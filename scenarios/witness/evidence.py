@@ -32,7 +32,6 @@ class NodeStory:
     lifetimes: dict[bytes, Lifetime]
     connections: list[Connection]
     alive: list[Answered]
-    stray_leaves: list[Frame]
 
     def nearest_sign_of_life(self, frame: Frame) -> Answered | None:
         """The answered permitted probe closest in time to `frame`."""
@@ -123,7 +122,7 @@ def _story(node: UnifiedNode, point: Point, setup: Setup) -> NodeStory:
                 if address in lifetimes:
                     close_dedicated(lifetimes[address], connection.closed.time, setup.time_wait)
     alive = list(_signs_of_life(point, tracer, setup.answer_within))
-    return NodeStory(node, point, tracer.member, lifetimes, connections, alive, tracer.stray_leaves)
+    return NodeStory(node, point, tracer.member, lifetimes, connections, alive)
 
 
 def _each_once(stories: list[NodeStory]) -> Iterator[Connection]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
@@ -56,6 +56,21 @@ def witnesses(frames: Iterable[Frame | None]) -> tuple[Witness, ...]:
             if len(found) == MOST_WITNESSES:
                 break
     return tuple(found)
+
+
+def frames_text(found: Sequence[Witness], most: int = 3) -> str:
+    """Witness frames in short, by file.
+
+    >>> frames_text([Witness("lan", "lan.pcapng", 3), Witness("lan", "lan.pcapng", 7), Witness("far", "far.pcapng", 1)], 2)
+    'lan #3 #7, +1'
+    """
+    by_file: dict[str, list[str]] = {}
+    for witness in found[:most]:
+        by_file.setdefault(witness.file.removesuffix(".pcapng"), []).append(f"#{witness.number}")
+    parts = [" ".join((file, *numbers)) for file, numbers in by_file.items()]
+    if len(found) > most:
+        parts.append(f"+{len(found) - most}")
+    return ", ".join(parts)
 
 
 def count(number: int, singular: str, plural: str = "") -> str:

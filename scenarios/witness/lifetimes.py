@@ -190,8 +190,6 @@ class Tracer:
         self.member = Membership(node)
         self.node = node
         self.lifetimes: dict[bytes, Lifetime] = {}
-        self.stray_leaves: list[Frame] = []
-        """leaves of groups that this capture never saw joined"""
         self._wait = setup.retrans_timer
         self._transmits = max(1, setup.dad_transmits)
         self._joined: dict[bytes, Frame] = {}
@@ -242,8 +240,7 @@ class Tracer:
             if record.type in (IS_EXCLUDE, TO_EXCLUDE):
                 self._joined.setdefault(record.group, frame)
             elif record.type == TO_INCLUDE and record.sources == 0:
-                if self._joined.pop(record.group, None) is None:
-                    self.stray_leaves.append(frame)
+                self._joined.pop(record.group, None)
                 alive = [life for life in self._groups.get(record.group, []) if life.leave is None]
                 for life in alive:
                     life.leave = frame

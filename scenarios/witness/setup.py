@@ -64,7 +64,7 @@ class Setup:
     second_fetch: tuple[str, ...] = ()
     """SSAs that the scenario tries again after their last permitted session"""
     sessions: Mapping[str, int] = field(default_factory=dict)
-    """how many sessions an SSA was issued for; 1 where not named"""
+    """how many sessions an SSA was issued for, or an EA may open (a sticky session); 1 where not named"""
     connections: int = 1
     """how many complete connections there must be at least"""
     port_changes: int = 1

@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.table import Table
 
-from .finding import Finding, Verdict
+from .finding import Finding, Verdict, frames_text
 
 _MARKS = {
     Verdict.PASSED: ("✔ passed", "green"),
@@ -30,13 +30,11 @@ def table(
         shown.add_column("witness frames", ratio=2, overflow="fold")
     for finding in findings:
         mark, style = _MARKS[finding.verdict]
-        frames = ", ".join(str(witness) for witness in finding.witnesses[:3])
-        more = len(finding.witnesses) - 3
         shown.add_row(
             f"[{style}]{mark}[/]",
             _plain(finding.title or finding.rule),
             _plain(finding.sentence),
-            *([_plain(frames + (f" +{more}" if more > 0 else ""))] if framed else []),
+            *([_plain(frames_text(finding.witnesses))] if framed else []),
         )
     return shown
 

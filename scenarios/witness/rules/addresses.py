@@ -11,6 +11,8 @@ from ..lifetimes import Lifetime, Phase, is_defence
 from ..setup import packed
 
 Problem = tuple[str, Frame | None]
+IN_FLIGHT = 0.05
+"""seconds within which a probe and the release of its target may have crossed"""
 
 
 def shared_link(evidence: Evidence) -> Iterator[tuple[NodeStory, Lifetime]]:
@@ -104,10 +106,6 @@ def group_held(evidence: Evidence) -> Finding:
             if late:
                 name = text(life.address)
                 problems.append((f"{name}: its group was left while it still spoke ({describe(late[0])})", late[0]))
-    for story in evidence.stories:
-        for frame in story.stray_leaves[:1]:
-            if not joined:
-                problems.append((f"{story.node.name} left a group that it never joined", frame))
     left = sum(life.leave is not None for life in joined)
     return evidence.finding(
         "group-held",
@@ -263,7 +261,7 @@ def defended(evidence: Evidence) -> Finding:
             until = probe.time + evidence.setup.answer_within
             answers = [f for f in life.emissions if is_defence(f) and f.order > probe.order and f.time <= until]
             if not answers:
-                if life.leave is None or life.leave.time > until:
+                if life.leave is None or life.leave.time > probe.time + IN_FLIGHT:
                     problems.append((f"{text(life.address)} ({phase}) did not answer a DAD probe", probe))
                 continue
             answered += [probe, answers[0]]

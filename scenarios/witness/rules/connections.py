@@ -23,7 +23,7 @@ def own_pair(evidence: Evidence) -> Finding:
     (UM-DAS-4, UM-NODE-3, UM-LIS-3; slides 12, 17.)
     """
     problems: list[Problem] = []
-    opened: dict[bytes, Connection] = {}
+    opened: dict[bytes, list[Connection]] = {}
     served: dict[bytes, list[Connection]] = {}
     pairs: dict[frozenset[bytes], Connection] = {}
     one_time = {address for story in evidence.stories for address in story.lifetimes}
@@ -31,16 +31,19 @@ def own_pair(evidence: Evidence) -> Finding:
     for connection in evidence.connections:
         client, server = connection.pair
         if client in one_time:
-            first = opened.setdefault(client, connection)
-            if first is not connection:
-                problems.append((f"{text(client)} opened a second connection, to {text(server)}", connection.syn))
+            own = opened.setdefault(client, [])
+            own.append(connection)
+            if len(own) > evidence.setup.sessions.get(text(client), 1):
+                nth = "a second" if len(own) == 2 else "one more"
+                problems.append((f"{text(client)} opened {nth} connection, to {text(server)}", connection.syn))
             if client in served:
                 problems.append((f"{text(client)} served a connection and then opened one", connection.syn))
         if connection.established is None:
             continue
         established += 1
         pair = frozenset(connection.pair)
-        if pairs.setdefault(pair, connection) is not connection and evidence.setup.sessions.get(text(server), 1) == 1:
+        shared = any(evidence.setup.sessions.get(text(address), 1) > 1 for address in pair)
+        if pairs.setdefault(pair, connection) is not connection and not shared:
             problems.append((f"the pair {name(connection)} was used for a second connection", connection.established))
         if server in one_time:
             problems += _served(evidence, connection, served, opened)
@@ -61,7 +64,7 @@ def _served(
     evidence: Evidence,
     connection: Connection,
     served: dict[bytes, list[Connection]],
-    opened: dict[bytes, Connection],
+    opened: dict[bytes, list[Connection]],
 ) -> Iterator[Problem]:
     server = connection.server.address
     sessions = served.setdefault(server, [])

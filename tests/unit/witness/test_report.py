@@ -163,15 +163,17 @@ def test_figures_on_one_page_share_no_ids(judgement: Judgement) -> None:
 
 
 def test_sixty_addresses_have_a_bar_each_and_more_are_bundled(tmp_path: Path) -> None:
-    few, many = crowd(tmp_path, MOST_ROWS), crowd(tmp_path, MOST_ROWS + 1)
+    few, more, many = crowd(tmp_path, MOST_ROWS), crowd(tmp_path, MOST_ROWS + 2), crowd(tmp_path, 2 * MOST_ROWS + 2)
     assert [len(rows) for _, rows in rows_of(few)] == [MOST_ROWS]
-    ((heading, rows),) = rows_of(many)
+    ((heading, rows),) = rows_of(more)  # half of them were never taken: one bar for those
     assert heading == "N · 2001:db8:a::/64"
+    assert [len(row.lives) for row in rows] == [1] * 31 + [31]
+    ((_, rows),) = rows_of(many)
     assert len(rows) <= BUNDLES + 2
-    assert sum(len(row.lives) for row in rows) == MOST_ROWS + 1
-    figure = lifetimes_figure(many)
-    ElementTree.fromstring(figure)
-    assert "5 addresses" in figure
+    assert sum(len(row.lives) for row in rows) == 2 * MOST_ROWS + 2
+    for judged in (few, more, many):
+        ElementTree.fromstring(lifetimes_figure(judged))
+    assert ">31 addresses<" in lifetimes_figure(more)
 
 
 def test_the_diagram_shows_births_segments_and_the_port_change(judgement: Judgement) -> None:
