@@ -272,6 +272,19 @@ def test_who_comes_later_does_not_overtake() -> None:
     assert first.entry.state is AddressState.PREFERRED
 
 
+def test_nobody_overtakes_between_the_verdict_and_the_next_turn() -> None:
+    """A callback that runs after DAD has passed, but before the queue is served, must not take what others wait for."""
+    bench = filled(PoolConfig(low=0, high=0))
+    answer = bench.ask()
+    bench.run(0.1)
+    passes = bench.probes[-1][0] + bench.host.interface.retrans_timer
+    seen: list[tuple[int, object]] = []
+    bench.timers.timer(lambda now: seen.append((bench.pool.ready, bench.pool.take(EA, PEER, now)))).set(passes)
+    bench.run(2.0)
+    assert seen == [(1, None)]
+    assert answer.entry.state is AddressState.PREFERRED
+
+
 def test_a_cancelled_request_is_not_answered() -> None:
     bench = filled()
     while bench.take():
@@ -597,6 +610,22 @@ def test_a_neighbour_that_claims_after_dad_is_backed_off_from_too() -> None:
     answer = bench.ask(wait=5.0)
     bench.run(6.0)
     assert isinstance(answer.error, PoolExhausted)
+
+
+@pytest.mark.proves("UM-ADDR-10")
+def test_old_reservations_do_not_excuse_a_neighbour_that_claims_new_ones() -> None:
+    bench = filled(PoolConfig(low=8, high=8, limit=20))
+    bench.run(60.0)
+    bench.take()
+    old = {entry.address for entry in bench.host.addresses}
+    before = len(bench.probes)
+    for _ in range(600):
+        for entry in bench.host.addresses:
+            if entry.state is AddressState.UNCERTAIN and entry.address not in old:
+                bench.claim(entry.address)
+        bench.run(1.0)
+    assert len(bench.probes) - before <= 10
+    assert bench.pool.ready == 7
 
 
 @pytest.mark.proves("UM-ADDR-10")
