@@ -10,6 +10,7 @@ import sys
 from random import Random
 
 import pytest
+import pytun
 from scapy.layers.inet6 import ICMPv6EchoReply, ICMPv6EchoRequest, IPv6
 from scapy.layers.l2 import Ether
 
@@ -227,6 +228,15 @@ def test_a_taken_name_is_refused_in_one_sentence() -> None:
         with pytest.raises(LinkUnavailable, match="'link-name' exists already"):
             open_tun("link-name")
         assert link.send([bytes(60)])  # the first owner is not disturbed
+
+
+def test_an_idle_device_of_somebody_else_is_not_taken_over() -> None:
+    with namespace("link") as space, in_namespace(space):
+        persistent = pytun.TunTapDevice(name="link-old", flags=pytun.IFF_TAP | pytun.IFF_NO_PI)
+        persistent.persist(True)
+        persistent.close()
+        with pytest.raises(LinkUnavailable, match="exists already"):
+            open_tap("link-old", mac=Random(1))
 
 
 def test_without_privilege_it_says_so() -> None:

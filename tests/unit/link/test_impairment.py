@@ -143,6 +143,12 @@ def test_reordering_holds_back_the_given_share_by_the_given_time() -> None:
     assert order != sorted(order)
 
 
+def test_frames_due_at_one_moment_keep_their_order() -> None:
+    arrivals, impaired = run(Impairment(reorder=0.5, reorder_delay=0.25), spacing=0.25, count=1000)
+    assert impaired.outgoing.held_back > 0
+    assert arrivals == sorted(arrivals, key=lambda arrival: (arrival[0], number_of(arrival[1])))
+
+
 def test_duplicates_follow_their_original() -> None:
     arrivals, impaired = run(Impairment(delay=0.5, duplicate=0.2))
     copies = Counter(number_of(f) for _, f in arrivals)

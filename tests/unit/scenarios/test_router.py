@@ -251,6 +251,10 @@ def test_it_does_not_answer_for_others_or_to_bad_discovery() -> None:
     for wrong in (ns(A, ROUTER_A, hlim=254), ns("::", ROUTER_A), ns("::", ROUTER_A, dst=ROUTER_A, lladdr=None)):
         assert bench.put(wrong, dst=group_mac(ns(A, ROUTER_A))) == []
     assert bench.drops == {RouterDrop.BAD_ND: 3}
+    broken = ns(A, ROUTER_A)
+    broken[ICMPv6ND_NS].cksum = 0x1234
+    assert bench.put(broken, dst=group_mac(broken)) == []
+    assert bench.drops == {RouterDrop.BAD_ND: 3, RouterDrop.CHECKSUM: 1}
 
 
 def test_it_answers_echo_and_refuses_udp() -> None:
@@ -420,6 +424,10 @@ def test_a_neighbour_in_use_is_probed_and_fails_when_silent() -> None:
     bench.put(ping(), 160.0)
     bench.run(200)
     assert bench.state_of_b() is NudState.FAILED
+    bench.resolve_b(200.0)
+    assert bench.state_of_b() is NudState.FAILED  # Linux takes no news of a failed neighbour but a question from it
+    bench.put(ns(B, ROUTER_B, lladdr=MAC_B), 201.0, port=1, src=MAC_B, dst=group_mac(ns(B, ROUTER_B)))
+    assert bench.state_of_b() is NudState.DELAY  # the answer has been sent to it
     assert bench.router.neighbors.created == 1
 
 
