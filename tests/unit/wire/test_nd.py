@@ -206,9 +206,10 @@ def test_the_lifetime_of_a_nat64_prefix_has_steps_of_eight_seconds(lifetime: int
         "1f02" + "00" * 6 + "08" + "61" * 7,  # … with a label that runs over the end
         "1f02" + "00" * 6 + "07" + "61" * 7,  # … with a name that does not end
         "1f02" + "00" * 6 + "c0" + "61" * 7,  # … with a compressed name
+        "1f0a" + "00" * 6 + "40" + "61" * 64 + "00" * 7,  # … with a label of 64 bytes
         "1f02" + "00" * 6 + "01ff" + "00" * 6,  # … with a byte that is not ASCII
         "1f02" + "00" * 6 + "03612e62" + "00" * 4,  # … with a dot in a label
-        "1f23" + "00" * 6 + ("3f" + "61" * 63) * 4 + "00" * 16,  # … with a name of 257 bytes
+        "1f21" + "00" * 6 + ("3f" + "61" * 63) * 3 + "3e" + "61" * 62 + "00",  # … with a name of 256 bytes
         "2602" + "0006" + "00" * 12,  # PREF64 with a reserved length code
         "2601" + "00" * 6,  # … too short
         "fd01" + "00" * 6,  # no known type
@@ -255,7 +256,7 @@ def test_other_types_are_not_neighbor_discovery() -> None:
         nd.Pref64(bytes(16), 95, 0),
         nd.Dnssl(0, ("a..b",)),
         nd.Dnssl(0, ("a" * 64,)),
-        nd.Dnssl(0, (".".join(["a" * 63] * 4),)),
+        nd.Dnssl(0, (".".join(["a" * 63] * 3 + ["a" * 62]),)),
         nd.Dnssl(0, ("bücher.example",)),
     ],
     ids=repr,
