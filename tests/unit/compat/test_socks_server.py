@@ -260,6 +260,29 @@ async def test_a_destination_that_resets_at_once() -> None:
         await end.until(lambda: services.counters.active == services.counters.handshaking == 0, "nothing is left")
 
 
+@asynchronous
+async def test_a_connection_that_is_lost_before_it_could_be_answered_is_a_failure() -> None:
+    async with EchoServer() as echo:
+        dialler = LoopbackDialler({"echo": ("::1", echo.port)})
+        direct = dialler.create_connection
+
+        async def lost(*args: object, **options: object) -> object:
+            transport, protocol = await direct(*args, **options)  # type: ignore[arg-type]
+            transport.abort()
+            for _ in range(3):
+                await asyncio.sleep(0)
+            return transport, protocol
+
+        dialler.create_connection = lost  # type: ignore[method-assign, assignment]
+        services = Services(dialler=dialler, limits=SocksLimits(linger=0.1))
+        async with front_end(services) as end:
+            client = await end.connect()
+            await client.send(GREETING + connect_request("echo", 7))
+            assert await client.rest() == b"\x05\x00" + reply(5)
+            assert services.counters.ended.total() == 0
+            await end.until(lambda: services.counters.active == services.counters.handshaking == 0, "nothing is left")
+
+
 # -- BIND and UDP ASSOCIATE -----------------------------------------------------------------------
 
 
@@ -422,9 +445,11 @@ async def test_slow_loris_displaces_only_itself() -> None:
         )
         async with front_end(services) as end:
             old = await established(end)
+            crowd = []
             for n in range(500):
                 loris = await end.connect()
                 loris.writer.write((b"\x05", b"CONN", b"\x04\x01\x00")[n % 3])
+                crowd.append(loris)
                 if n % 50 == 49:
                     await established(end)
             await old.send(b"still here")
@@ -432,6 +457,9 @@ async def test_slow_loris_displaces_only_itself() -> None:
             counters = services.counters
             assert counters.evicted >= 450 and counters.handshaking <= 50
             assert counters.active == 11
+            for loris in crowd[:450]:
+                with pytest.raises((ConnectionResetError, asyncio.IncompleteReadError)):
+                    await loris.read(1)
 
 
 @asynchronous

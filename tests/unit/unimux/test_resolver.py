@@ -1,0 +1,584 @@
+"""The resolver against name servers that are right, old, slow, forged, or out of their mind; in virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import random
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any
+
+import dns.flags
+import dns.message
+import dns.rcode
+import dns.rrset
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tapstack.clock import run_virtual
+from unimux.errors import ConnectRefused, NameNotResolved, NoIpv6Address, PoolExhausted
+from unimux.lookup import MAX_HOPS, MAX_TTL, UDP_PAYLOAD, Ask, Lookup, NotAName, Outcome, host_name
+from unimux.resolver import Cache, Resolver, literal, parse_hosts
+
+
+def packed(text: str) -> bytes:
+    return ipaddress.IPv6Address(text).packed
+
+
+S1, S2 = packed("2001:db8::53"), packed("2001:db8::54")
+SOA = "example. 300 IN SOA ns.example. admin.example. 1 2 3 4 60"
+Reply = Callable[[dns.message.Message, bytes], "dns.message.Message | bytes | Exception | None"]
+
+
+def rrset(text: str) -> dns.rrset.RRset:
+    name, ttl, kind, *data = text.split()
+    return dns.rrset.from_text(name, int(ttl), "IN", kind, " ".join(data))
+
+
+def respond(
+    query: dns.message.Message, answer: Iterable[str] = (), *, rcode: int = 0, soa: bool = False
+) -> dns.message.Message:
+    """A response with records written "name ttl type data"."""
+    response = dns.message.make_response(query)
+    response.set_rcode(dns.rcode.Rcode(rcode))
+    response.answer = [rrset(text) for text in answer]
+    if soa:
+        response.authority = [rrset(SOA.replace(" IN", ""))]
+    return response
+
+
+def zone(records: dict[tuple[str, str], list[str]], *, soa: bool = True) -> Reply:
+    """A server that knows these records by (name, type), follows its aliases, and denies the rest."""
+
+    def reply(query: dns.message.Message, server: bytes) -> dns.message.Message:
+        (question,) = query.question
+        name, kind = str(question.name), question.rdtype.name
+        answer: list[str] = []
+        while ("CNAME" not in (kind,)) and (name, "CNAME") in records:
+            line = records[name, "CNAME"][0]
+            answer.append(line)
+            name = line.split()[-1]
+        answer += records.get((name, kind), [])
+        known = any(owner == name for owner, _ in records)
+        found = bool(answer) and answer[-1].split()[2] == kind
+        return respond(query, answer, rcode=0 if known else dns.rcode.NXDOMAIN, soa=soa and not found)
+
+    return reply
+
+
+class Servers:
+    """The transports of a node, with `reply` at the other end; also keeps what was asked."""
+
+    def __init__(self, reply: Reply, *, delay: float = 0.01) -> None:
+        self.reply = reply
+        self.delay = delay
+        self.asked: list[tuple[bytes, dns.message.Message, str]] = []
+
+    async def exchange(self, server: bytes, payload: bytes, timeout: float) -> bytes:
+        got = self._answer(server, payload, "udp")
+        if got is None:
+            await asyncio.sleep(timeout)
+            raise TimeoutError
+        await asyncio.sleep(self.delay)
+        return got
+
+    def _answer(self, server: bytes, payload: bytes, way: str) -> bytes | None:
+        query = dns.message.from_wire(payload)
+        self.asked.append((server, query, way))
+        got = self.reply(query, server)
+        if isinstance(got, Exception):
+            raise got
+        if isinstance(got, dns.message.Message):
+            return got.to_wire(max_size=65535)
+        return got
+
+    async def create_connection(
+        self, protocol_factory: Callable[[], asyncio.BaseProtocol], host: str, port: int, *, timeout: float
+    ) -> tuple[asyncio.Transport, Any]:
+        assert port == 53
+        protocol = protocol_factory()
+        assert isinstance(protocol, asyncio.Protocol)
+        transport = _Stream(self, packed(host), protocol)
+        protocol.connection_made(transport)
+        return transport, protocol
+
+
+class _Stream(asyncio.Transport):
+    def __init__(self, servers: Servers, server: bytes, protocol: asyncio.Protocol) -> None:
+        super().__init__()
+        self._servers, self._server, self._protocol = servers, server, protocol
+
+    def write(self, data: bytes | bytearray | memoryview[Any]) -> None:
+        assert int.from_bytes(data[:2]) == len(data) - 2
+        loop = asyncio.get_running_loop()
+        got = self._servers._answer(self._server, bytes(data[2:]), "tcp")
+        if got is None:
+            loop.call_later(0.1, self._protocol.connection_lost, None)
+            return
+        for index, byte in enumerate(len(got).to_bytes(2) + got):
+            loop.call_later(0.001 * index, self._protocol.data_received, bytes([byte]))
+
+    def close(self) -> None:
+        asyncio.get_running_loop().call_soon(self._protocol.connection_lost, None)
+
+
+def make(reply: Reply, servers: tuple[bytes, ...] = (S1, S2), **options: Any) -> tuple[Resolver, Servers]:
+    transports = Servers(reply)
+    return Resolver(transports, transports, lambda: servers, random=random.Random(1), **options), transports
+
+
+def virtual(test: Callable[[], Awaitable[None]]) -> Callable[[], None]:
+    def run() -> None:
+        run_virtual(test())  # type: ignore[arg-type]
+
+    run.__name__ = test.__name__
+    return run
+
+
+WWW = {
+    ("www.example.", "AAAA"): ["www.example. 60 AAAA 2001:db8::1", "www.example. 60 AAAA 2001:db8::2"],
+    ("alias.example.", "CNAME"): ["alias.example. 30 CNAME second.example."],
+    ("second.example.", "CNAME"): ["second.example. 90 CNAME www.example."],
+    ("old.example.", "A"): ["old.example. 60 A 192.0.2.1"],
+    ("mail.example.", "MX"): [],
+    ("once.example.", "AAAA"): ["once.example. 0 AAAA 2001:db8::77"],
+}
+
+
+@virtual
+async def test_addresses_in_the_order_of_the_answer() -> None:
+    resolver, servers = make(zone({key: value[:1] for key, value in WWW.items()}))
+    assert await resolver.resolve("WWW.Example") == [packed("2001:db8::1")]
+    ((server, query, way),) = servers.asked
+    assert (server, way) == (S1, "udp")
+    assert query.edns == 0 and query.payload == UDP_PAYLOAD
+    assert str(query.question[0]) == "www.example. IN AAAA"
+
+
+@virtual
+async def test_several_addresses_each_once() -> None:
+    def reply(query: dns.message.Message, server: bytes) -> dns.message.Message:
+        response = respond(query)
+        response.answer = [dns.rrset.from_text("www.example.", 60, "IN", "AAAA", "2001:db8::2", "2001:db8::1")]
+        return response
+
+    resolver, _ = make(reply)
+    assert set(await resolver.resolve("www.example.")) == {packed("2001:db8::1"), packed("2001:db8::2")}
+
+
+@virtual
+async def test_aliases_inside_the_answer_and_their_least_ttl() -> None:
+    resolver, servers = make(zone({key: value[:1] for key, value in WWW.items()}))
+    loop = asyncio.get_running_loop()
+    assert await resolver.resolve("alias.example") == [packed("2001:db8::1")]
+    assert len(servers.asked) == 1
+    await asyncio.sleep(29)
+    await resolver.resolve("alias.example")
+    assert len(servers.asked) == 1, "30 s, the least of the chain"
+    await asyncio.sleep(2)
+    await resolver.resolve("alias.example")
+    assert len(servers.asked) == 2
+    assert loop.time() < 60
+
+
+@virtual
+async def test_an_alias_that_leaves_the_answer_is_asked_on() -> None:
+    def reply(query: dns.message.Message, server: bytes) -> dns.message.Message:
+        if str(query.question[0].name) == "a.example.":
+            return respond(query, ["a.example. 20 CNAME b.other."])
+        return respond(query, ["b.other. 50 AAAA 2001:db8::5"])
+
+    resolver, servers = make(reply)
+    assert await resolver.resolve("a.example") == [packed("2001:db8::5")]
+    assert [str(query.question[0].name) for _, query, _ in servers.asked] == ["a.example.", "b.other."]
+
+
+@virtual
+async def test_aliases_without_end_end() -> None:
+    def reply(query: dns.message.Message, server: bytes) -> dns.message.Message:
+        name = str(query.question[0].name)
+        return respond(query, [f"{name} 20 CNAME x{name}"])
+
+    resolver, servers = make(reply)
+    with pytest.raises(NameNotResolved, match="does not end"):
+        await resolver.resolve("a.example")
+    assert len(servers.asked) == MAX_HOPS + 1
+    resolver, servers = make(
+        lambda q, s: respond(q, ["a.example. 9 CNAME b.example.", "b.example. 9 CNAME a.example."])
+    )
+    with pytest.raises(NameNotResolved, match="malformed"):
+        await resolver.resolve("a.example")
+
+
+@virtual
+async def test_ipv4_only_no_address_and_no_such_name_are_told_apart() -> None:
+    resolver, servers = make(zone(WWW))
+    with pytest.raises(NoIpv6Address, match=r"old\.example has no IPv6 address \(IPv4 only\)"):
+        await resolver.resolve("old.example")
+    assert [query.question[0].rdtype.name for _, query, _ in servers.asked] == ["AAAA", "A"]
+    with pytest.raises(NameNotResolved, match="it has no address") as caught:
+        await resolver.resolve("mail.example")
+    assert type(caught.value) is NameNotResolved
+    before = len(servers.asked)
+    with pytest.raises(NameNotResolved, match="no such name"):
+        await resolver.resolve("nowhere.example")
+    assert len(servers.asked) == before + 1, "a name that does not exist is not asked for A"
+
+
+@virtual
+async def test_negative_answers_are_remembered_as_long_as_the_soa_says() -> None:
+    resolver, servers = make(zone(WWW))
+    for host in ("nowhere.example", "old.example"):
+        asked = len(servers.asked)
+        with pytest.raises(NameNotResolved):
+            await resolver.resolve(host)
+        per_lookup = len(servers.asked) - asked
+        await asyncio.sleep(58)
+        with pytest.raises(NameNotResolved, match=host.upper()):
+            await resolver.resolve(host.upper())
+        assert len(servers.asked) == asked + per_lookup, "60 s: the SOA's minimum"
+        await asyncio.sleep(3)
+        with pytest.raises(NameNotResolved):
+            await resolver.resolve(host)
+        assert len(servers.asked) == asked + 2 * per_lookup
+
+
+@virtual
+async def test_a_denial_without_soa_is_not_remembered() -> None:
+    resolver, servers = make(zone(WWW, soa=False))
+    for _ in range(2):
+        with pytest.raises(NameNotResolved, match="no such name"):
+            await resolver.resolve("nowhere.example")
+    assert len(servers.asked) == 2
+
+
+@virtual
+async def test_ttl_zero_is_for_one_asker_only() -> None:
+    count = 0
+
+    def reply(query: dns.message.Message, server: bytes) -> dns.message.Message:
+        nonlocal count
+        count += 1
+        return respond(query, [f"once.example. 0 AAAA 2001:db8::{count}"])
+
+    resolver, _ = make(reply)
+    got = await asyncio.gather(*(resolver.resolve("once.example") for _ in range(5)))
+    assert {addresses[0] for addresses in got} == {packed(f"2001:db8::{n}") for n in range(1, 6)}
+    assert len(resolver.cache) == 0
+    await resolver.resolve("once.example")
+    assert count == 6
+
+
+@virtual
+async def test_equal_questions_at_one_time_are_one() -> None:
+    resolver, servers = make(zone({key: value[:1] for key, value in WWW.items()}))
+    got = await asyncio.gather(
+        *(resolver.resolve(host) for host in ("www.example", "WWW.EXAMPLE", "www.example.") * 10)
+    )
+    assert got == [[packed("2001:db8::1")]] * 30
+    assert len(servers.asked) == 1
+
+
+@virtual
+async def test_who_gives_up_does_not_spoil_it_for_others_and_the_last_one_ends_it() -> None:
+    resolver, servers = make(zone({key: value[:1] for key, value in WWW.items()}))
+    servers.delay = 1.0
+    first, second = (asyncio.ensure_future(resolver.resolve("www.example")) for _ in range(2))
+    await asyncio.sleep(0.5)
+    first.cancel()
+    assert await second == [packed("2001:db8::1")]
+    resolver.cache.clear()
+    third = asyncio.ensure_future(resolver.resolve("www.example"))
+    await asyncio.sleep(0.5)
+    third.cancel()
+    await asyncio.sleep(5)
+    assert len(resolver.cache) == 0, "nobody waited for it any more"
+    assert third.cancelled()
+
+
+@virtual
+async def test_closing_tells_those_who_wait() -> None:
+    resolver, _ = make(lambda query, server: None)
+    waiting = asyncio.ensure_future(resolver.resolve("www.example"))
+    await asyncio.sleep(0.1)
+    await resolver.close()
+    with pytest.raises(NameNotResolved, match="stopped"):
+        await waiting
+
+
+# -- servers that fail ------------------------------------------------------------------------------
+
+
+@virtual
+async def test_rounds_of_servers_with_new_ids_and_longer_waits() -> None:
+    resolver, servers = make(lambda query, server: None)
+    loop = asyncio.get_running_loop()
+    with pytest.raises(NameNotResolved, match="no name server answered"):
+        await resolver.resolve("www.example", timeout=60)
+    assert [server for server, _, _ in servers.asked] == [S1, S2, S1, S2]
+    assert len({query.id for _, query, _ in servers.asked}) == 4
+    assert loop.time() == pytest.approx(2 + 2 + 4 + 4)
+    assert len(resolver.cache) == 0
+
+
+@virtual
+async def test_the_callers_time_out_comes_first() -> None:
+    resolver, _ = make(lambda query, server: None)
+    with pytest.raises(NameNotResolved, match="no answer within 3 s"):
+        await resolver.resolve("www.example", timeout=3)
+    assert asyncio.get_running_loop().time() == 3
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        ConnectRefused("2001:db8::53", 53),
+        OSError("unreachable"),
+        b"",
+        b"rubbish",
+        dns.rcode.SERVFAIL,
+        dns.rcode.REFUSED,
+        "other id",
+        "other question",
+        "query",
+        "two questions",
+    ],
+    ids=str,
+)
+def test_the_second_server_where_the_first_is_of_no_use(bad: object) -> None:
+    good = zone({key: value[:1] for key, value in WWW.items()})
+
+    def reply(query: dns.message.Message, server: bytes) -> dns.message.Message | bytes | Exception | None:
+        if server != S1:
+            return good(query, server)
+        if isinstance(bad, (bytes, Exception)):
+            return bad
+        if isinstance(bad, int):
+            return respond(query, rcode=bad)
+        response = respond(query, ["www.example. 60 AAAA 2001:db8::bad"])
+        if bad == "other id":
+            response.id ^= 1
+        elif bad == "other question":
+            other = dns.message.make_query("evil.example.", "AAAA", id=query.id)
+            response = respond(other, ["www.example. 60 AAAA 2001:db8::bad"])
+        elif bad == "query":
+            response.flags &= ~dns.flags.QR
+        else:
+            response.question *= 2
+            response.question[1] = dns.rrset.from_text("evil.example.", 0, "IN", "AAAA")
+        return response
+
+    async def body() -> None:
+        resolver, servers = make(reply)
+        assert await resolver.resolve("www.example") == [packed("2001:db8::1")]
+        assert [server for server, _, _ in servers.asked] == [S1, S2]
+
+    run_virtual(body())
+
+
+@virtual
+async def test_every_server_fails_in_its_way() -> None:
+    resolver, _ = make(lambda query, server: respond(query, rcode=dns.rcode.SERVFAIL))
+    with pytest.raises(NameNotResolved, match="SERVFAIL"):
+        await resolver.resolve("www.example")
+
+
+@virtual
+async def test_an_old_server_is_asked_again_without_edns() -> None:
+    def reply(query: dns.message.Message, server: bytes) -> dns.message.Message:
+        if query.edns >= 0:
+            return respond(query, rcode=dns.rcode.FORMERR)
+        return respond(query, ["www.example. 60 AAAA 2001:db8::1"])
+
+    resolver, servers = make(reply)
+    assert await resolver.resolve("www.example") == [packed("2001:db8::1")]
+    assert [(server, query.edns) for server, query, _ in servers.asked] == [(S1, 0), (S1, -1)]
+
+
+@virtual
+async def test_truncated_means_tcp() -> None:
+    def reply(query: dns.message.Message, server: bytes) -> dns.message.Message:
+        if len(servers.asked) == 1:
+            response = respond(query)
+            response.flags |= dns.flags.TC
+            return response
+        return respond(query, ["www.example. 60 AAAA 2001:db8::1"])
+
+    resolver, servers = make(reply)
+    assert await resolver.resolve("www.example") == [packed("2001:db8::1")]
+    assert [(server, way) for server, _, way in servers.asked] == [(S1, "udp"), (S1, "tcp")]
+    assert resolver.counters.streams == 1
+
+
+@virtual
+async def test_truncated_in_the_middle_of_a_record_means_tcp_too() -> None:
+    def reply(query: dns.message.Message, server: bytes) -> dns.message.Message | bytes:
+        response = respond(query, ["www.example. 60 AAAA 2001:db8::1"])
+        if len(servers.asked) > 1:
+            return response
+        response.flags |= dns.flags.TC
+        return response.to_wire()[:-20]
+
+    resolver, servers = make(reply)
+    assert await resolver.resolve("www.example") == [packed("2001:db8::1")]
+    assert servers.asked[1][2] == "tcp"
+
+
+@virtual
+async def test_a_stream_that_closes_is_a_server_that_failed() -> None:
+    def reply(query: dns.message.Message, server: bytes) -> dns.message.Message | None:
+        response = respond(query, ["www.example. 60 AAAA 2001:db8::1"])
+        if server == S1:
+            response.flags |= dns.flags.TC
+            return None if servers.asked[-1][2] == "tcp" else response
+        return response
+
+    resolver, servers = make(reply)
+    assert await resolver.resolve("www.example") == [packed("2001:db8::1")]
+    assert [(server, way) for server, _, way in servers.asked] == [(S1, "udp"), (S1, "tcp"), (S2, "udp")]
+
+
+@virtual
+async def test_an_empty_pool_is_reported_as_that() -> None:
+    resolver, servers = make(lambda query, server: PoolExhausted(1.0))
+    with pytest.raises(PoolExhausted):
+        await resolver.resolve("www.example")
+    assert len(servers.asked) == 1
+
+
+@virtual
+async def test_without_a_name_server() -> None:
+    resolver, servers = make(zone(WWW), servers=())
+    with pytest.raises(NameNotResolved, match="no name server is known"):
+        await resolver.resolve("www.example")
+    assert servers.asked == []
+
+
+@pytest.mark.parametrize("useless", ["::", "::1", "ff02::1", "fe80::1", "::ffff:192.0.2.1"])
+def test_addresses_that_no_connection_can_go_to_are_left_out(useless: str) -> None:
+    async def body() -> None:
+        resolver, _ = make(lambda query, server: respond(query, [f"www.example. 60 AAAA {useless}"]))
+        with pytest.raises(NameNotResolved, match="not ones to connect to"):
+            await resolver.resolve("www.example")
+
+    run_virtual(body())
+
+
+# -- names that are not asked for -------------------------------------------------------------------
+
+
+@virtual
+async def test_static_names_first_and_literal_addresses() -> None:
+    hosts = parse_hosts(
+        "# mine\n2001:db8::aa  My.Example other # x\n192.0.2.1 my.example\nnonsense\n2001:db8::bb other\n"
+    )
+    resolver, servers = make(zone(WWW), hosts=hosts)
+    assert await resolver.resolve("my.example.") == [packed("2001:db8::aa")]
+    assert await resolver.resolve("OTHER") == [packed("2001:db8::aa"), packed("2001:db8::bb")]
+    assert await resolver.resolve("2001:db8::9") == [packed("2001:db8::9")]
+    for host in ("192.0.2.1", "::ffff:192.0.2.1"):
+        with pytest.raises(NoIpv6Address):
+            await resolver.resolve(host)
+    assert servers.asked == []
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "",
+        ".",
+        "a b",
+        "a..b",
+        "x" * 64 + ".example",
+        ("x" * 60 + ".") * 5,
+        "a\\.b",
+        "@",
+        "localhost",
+        "www.localhost",
+        "a.invalid",
+        "x.onion",
+        "a\x00b",
+        "\udcff",
+    ],
+)
+def test_names_that_are_none_or_not_in_the_dns(host: str) -> None:
+    async def body() -> None:
+        resolver, servers = make(zone(WWW))
+        with pytest.raises(NameNotResolved):
+            await resolver.resolve(host)
+        assert servers.asked == []
+
+    run_virtual(body())
+
+
+@given(st.text(max_size=80))
+def test_any_text_is_a_name_or_none(text: str) -> None:
+    try:
+        name = host_name(text)
+    except NotAName:
+        return
+    assert name.is_absolute() and name == name.canonicalize()
+    assert literal("2001:db8::1") == packed("2001:db8::1")
+
+
+# -- the cache ---------------------------------------------------------------------------------------
+
+
+def test_cache_is_bounded_and_forgets_the_least_recently_used() -> None:
+    cache = Cache(entries=3)
+    outcome = Outcome((S1,), ttl=10)
+    for name in "abc":
+        cache.put(name, outcome, 0.0)
+    assert cache.get("a", 1.0) == outcome
+    cache.put("d", outcome, 1.0)
+    assert [cache.get(name, 1.0) is not None for name in "abcd"] == [True, False, True, True]
+    assert cache.get("a", 10.0) is None
+    assert len(cache) == 2
+    cache.put("z", Outcome((S1,), ttl=0), 1.0)
+    assert cache.get("z", 1.0) is None
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_ttl_is_capped(ttl: int) -> None:
+    lookup = Lookup(host_name("www.example"), [S1], random.Random(1))
+    ask = lookup.step()
+    assert isinstance(ask, Ask)
+    wire = bytearray(respond(dns.message.from_wire(ask.payload), ["www.example. 60 AAAA 2001:db8::1"]).to_wire())
+    at = wire.rindex(b"\x00\x00\x00\x3c\x00\x10")
+    wire[at : at + 4] = ttl.to_bytes(4)
+    lookup.received(bytes(wire))
+    outcome = lookup.step()
+    assert isinstance(outcome, Outcome)
+    assert outcome.addresses == (packed("2001:db8::1"),)
+    assert 0 <= outcome.ttl <= min(ttl, MAX_TTL)
+
+
+@settings(max_examples=300)
+@given(st.data())
+def test_whatever_the_servers_say_a_lookup_ends_and_nothing_raises(data: st.DataObject) -> None:
+    lookup = Lookup(host_name("www.example"), [S1, S2], random.Random(data.draw(st.integers(0, 99))))
+    asks = 0
+    while isinstance(step := lookup.step(), Ask):
+        asks += 1
+        assert asks < 200
+        kind = data.draw(st.sampled_from(["fail", "bytes", "mutated", "chain", "denied"]))
+        query = dns.message.from_wire(step.payload)
+        name = str(query.question[0].name)
+        if kind == "fail":
+            lookup.failed()
+        elif kind == "bytes":
+            lookup.received(data.draw(st.binary(max_size=100)))
+        elif kind == "chain":
+            lookup.received(respond(query, [f"{name} 5 CNAME x{name}"]).to_wire())
+        elif kind == "denied":
+            lookup.received(respond(query, soa=data.draw(st.booleans())).to_wire())
+        else:
+            wire = bytearray(respond(query, [f"{name} 5 CNAME b.", "b. 5 AAAA 2001:db8::1"], soa=True).to_wire())
+            for place, value in data.draw(
+                st.lists(st.tuples(st.integers(2, len(wire) - 1), st.integers(0, 255)), max_size=4)
+            ):
+                wire[place] = value
+            lookup.received(bytes(wire))
+    assert step.addresses or step.reason or step.ipv4
+    assert all(len(address) == 16 for address in step.addresses)
