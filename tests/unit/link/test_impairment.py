@@ -143,10 +143,21 @@ def test_reordering_holds_back_the_given_share_by_the_given_time() -> None:
     assert order != sorted(order)
 
 
-def test_frames_due_at_one_moment_keep_their_order() -> None:
-    arrivals, impaired = run(Impairment(reorder=0.5, reorder_delay=0.25), spacing=0.25, count=1000)
-    assert impaired.outgoing.held_back > 0
-    assert arrivals == sorted(arrivals, key=lambda arrival: (arrival[0], number_of(arrival[1])))
+def test_a_frame_sent_as_another_falls_due_does_not_overtake_it() -> None:
+    async def main(seed: int) -> list[tuple[float, int]]:
+        loop = asyncio.get_running_loop()
+        wire = MemoryWire(*MACS)
+        arrivals: list[Arrival] = []
+        wire.b.attach(loop, lambda: arrivals.extend((loop.time(), frame) for frame in iter(wire.b.receive, None)))
+        impaired = ImpairedLink(wire.a, seed=seed, outgoing=Impairment(reorder=0.5, reorder_delay=0.25))
+        loop.call_at(0.25, lambda: impaired.send([numbered(1)]))  # made first, so it runs before the delivery of 0
+        impaired.send([numbered(0)])
+        await asyncio.sleep(1)
+        return [(when, number_of(frame)) for when, frame in arrivals]
+
+    outcomes = [run_virtual(main(seed)) for seed in range(20)]
+    assert [(0.25, 0), (0.25, 1)] in outcomes  # the first held back, the second not
+    assert all([number for _, number in outcome] == [0, 1] for outcome in outcomes)
 
 
 def test_duplicates_follow_their_original() -> None:
