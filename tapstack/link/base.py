@@ -2,6 +2,7 @@
 
 A link is pulled: `attach` names a function to call when frames may be waiting, `receive` returns them one
 by one until it returns None.  Sending never waits; what a link cannot take is dropped and counted, as on a wire.
+The one error that `receive` and `send` raise is `LinkLost` (errors.py): the device below has gone for good.
 """
 
 from __future__ import annotations
