@@ -9,7 +9,18 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from scenarios.witness import CaptureFile, Finding, Verdict, Witness, as_json, exit_status, judge, summary, table
+from scenarios.witness import (
+    TITLES,
+    CaptureFile,
+    Finding,
+    Verdict,
+    Witness,
+    as_json,
+    exit_status,
+    judge,
+    summary,
+    table,
+)
 
 from .story import SETUP, examine, good
 from .wire import Wire
@@ -67,3 +78,10 @@ def test_no_capture_no_file_and_an_empty_file_all_fail(tmp_path: Path) -> None:
 
 def test_all_rules_of_a_good_run_pass_in_both_oracles(tmp_path: Path) -> None:
     assert exit_status(examine(tmp_path, *good(), tshark=True).findings) == 0
+
+
+def test_the_document_names_every_rule_and_no_other() -> None:
+    text = (Path(__file__).parents[3] / "docs" / "reading-the-report.md").read_text()
+    table = text.split("## The rules")[1].split("\n\n")[0]
+    named = [line.split("`")[1] for line in table.splitlines() if line.startswith("| `")]
+    assert named == list(TITLES)
