@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from tapstack.link.errors import LinkLost
 from unimux.cli.settings import Configuration
 from unimux.node import Node
 
@@ -45,10 +46,15 @@ def run_node(settings: NodeSettings, work: Callable[[Node], Awaitable[None]]) ->
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, task.cancel)
         with suppress(asyncio.CancelledError):
-            async with attached_node(settings) as node:
+            async with attached_node(settings) as node, asyncio.TaskGroup() as group:
+                watching = group.create_task(node.failed())
                 await work(node)
+                watching.cancel()
 
-    asyncio.run(main())
+    try:
+        asyncio.run(main())
+    except* LinkLost as lost:
+        raise lost.exceptions[0] from None
 
 
 def up(

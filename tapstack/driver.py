@@ -8,9 +8,11 @@ flush, and acknowledgements are per batch, not per frame.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from .events import DropReason
 from .link.base import Link
+from .link.errors import LinkLost
 from .stack import Stack
 
 BATCH = 64
@@ -22,11 +24,14 @@ class Driver:
 
     `kick()` must follow every call on the stack from outside that may have something to send; calls in one loop iteration
     share one flush.
+
+    A link that is lost ends the host as `close` does, without a goodbye: every socket's owner hears of it, then `on_lost`.
     """
 
-    def __init__(self, stack: Stack, link: Link) -> None:
+    def __init__(self, stack: Stack, link: Link, on_lost: Callable[[LinkLost], None] | None = None) -> None:
         self.stack = stack
         self.link = link
+        self._on_lost = on_lost
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
@@ -52,7 +57,22 @@ class Driver:
         if self._closed:
             return
         self.stack.stop(self.now())
-        self._transmit(self.now())
+        try:
+            self._transmit(self.now())
+        except LinkLost:
+            pass  # it is being closed anyway
+        self._end()
+
+    def _lose(self, error: LinkLost) -> None:
+        """The link is gone: nobody is left to say goodbye to."""
+        self._closed = True
+        self.stack.stop(self.now())
+        self.stack.output(self.now())
+        self._end()
+        if self._on_lost is not None:
+            self._on_lost(error)
+
+    def _end(self) -> None:
         self._closed = True
         if self._timer is not None:
             self._timer.cancel()
@@ -65,13 +85,17 @@ class Driver:
             return
         link, stack = self.link, self.stack
         now = self.now()
-        for _ in range(BATCH):
-            frame = link.receive()
-            if frame is None:
-                break
-            stack.input(frame, now)
-        else:
-            self._loop.call_soon(self._wake)
+        try:
+            for _ in range(BATCH):
+                frame = link.receive()
+                if frame is None:
+                    break
+                stack.input(frame, now)
+            else:
+                self._loop.call_soon(self._wake)
+        except LinkLost as error:
+            self._lose(error)
+            return
         self._finish()
 
     def _flush_kicked(self) -> None:
@@ -92,7 +116,11 @@ class Driver:
         if deadline is not None and deadline <= now:
             stack.advance(now)
         self._notify()
-        self._transmit(now)
+        try:
+            self._transmit(now)
+        except LinkLost as error:
+            self._lose(error)
+            return
         self._schedule()
 
     def _transmit(self, now: float) -> None:

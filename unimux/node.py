@@ -26,6 +26,7 @@ from tapstack.events import Event
 from tapstack.ipv6.addresses import AddressEntry, AddressKind
 from tapstack.ipv6.host import HostConfig, NoRouteError
 from tapstack.link.base import Link
+from tapstack.link.errors import LinkLost
 from tapstack.stack import Stack
 from tapstack.tcp.connection import Connection, Signal
 from tapstack.tcp.options import PortMode, SocketOptions
@@ -91,6 +92,8 @@ class Node:
         self.sticky = StickyAddresses(self)
         self._driver: Driver | None = None
         self._closed = False
+        self.failure: LinkLost | None = None
+        self._failed = asyncio.Event()
 
     @classmethod
     async def start(
@@ -102,7 +105,7 @@ class Node:
         return node
 
     async def __aenter__(self) -> Node:
-        self._driver = Driver(self.stack, self.link)
+        self._driver = Driver(self.stack, self.link, self._link_lost)
         self._driver.start()
         self.pool.start(self.now())
         self._driver.kick()
@@ -119,6 +122,17 @@ class Node:
         if self._driver is None:
             raise RuntimeError("the node has not been started: use 'async with' or Node.start")
         return self._driver
+
+    def _link_lost(self, error: LinkLost) -> None:
+        self._closed = True
+        self.failure = error
+        self._failed.set()
+
+    async def failed(self) -> None:
+        """Wait until the node's link is lost, if it ever is; raises why."""
+        await self._failed.wait()
+        assert self.failure is not None
+        raise self.failure
 
     def now(self) -> float:
         """The stack's clock, seconds."""
@@ -282,10 +296,14 @@ class Node:
         *,
         mode: PortMode | None = None,
         options: SocketOptions | None = None,
+        port: int | None = None,
     ) -> Server:
-        """A service in LISTEN_o; `Server.issue` arms SSAs for it, and every connection gets a protocol of the factory."""
+        """A service in LISTEN_o; `Server.issue` arms SSAs for it, and every connection gets a protocol of the factory.
+
+        port: for Aware mode only, RP where it is None.
+        """
         options = options or self.config.socket
-        return Server(self, protocol_factory, options if mode is None else replace(options, mode=mode))
+        return Server(self, protocol_factory, options if mode is None else replace(options, mode=mode), port=port)
 
     # -- names -----------------------------------------------------------------------------------
 

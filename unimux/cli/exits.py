@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from enum import IntEnum
 
+from tapstack.link.errors import LinkUnavailable
 from unimux.errors import ConnectError, NameNotResolved, PoolExhausted, SetupError
 
 OWN_PACKAGES = ("tapstack", "unimux", "compat", "scenarios")
@@ -38,6 +39,7 @@ class ExitCode(IntEnum):
 _STATUS_BY_TYPE: tuple[tuple[type[BaseException], ExitCode], ...] = (
     (KeyboardInterrupt, ExitCode.INTERRUPTED),
     (SetupError, ExitCode.MACHINE),
+    (LinkUnavailable, ExitCode.MACHINE),
     (ConnectError, ExitCode.NETWORK),
     (NameNotResolved, ExitCode.NETWORK),
     (PoolExhausted, ExitCode.NETWORK),
