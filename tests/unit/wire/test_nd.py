@@ -201,6 +201,7 @@ def test_the_lifetime_of_a_nat64_prefix_has_steps_of_eight_seconds(lifetime: int
         "1804" + "00" * 30,  # … has a length of its own
         "1901" + "00" * 6,  # RDNSS without a server
         "1902" + "00" * 14,  # … with half of one
+        "1904" + "00" * 30,  # … with one and a half
         "1f01" + "00" * 6,  # DNSSL without a name
         "1f02" + "00" * 14,  # … with only padding
         "1f02" + "00" * 6 + "08" + "61" * 7,  # … with a label that runs over the end
