@@ -65,8 +65,8 @@ class AddressSource:
     >>> address[:8] == prefix[:8], source.locate(address).counter
     (True, 0)
 
-    `block` is how many counters one write to disk leases.  Raises `GeneratorError` where the generator that the state
-    names cannot be loaded.
+    `block` is how many counters one write to disk leases.  Raises `GeneratorError` where the generator of an epoch that has
+    issued addresses cannot be loaded: without it nothing could be held against them.
     """
 
     def __init__(self, state: State, *, block: int = DEFAULT_BLOCK) -> None:
@@ -76,7 +76,9 @@ class AddressSource:
         self._epoch = state.epoch.number
         self._ready: dict[int, list[int]] = {}
         self._leased: dict[int, range] = {}
-        self._classes = {epoch.generator: load_generator(epoch.generator) for epoch in state.epochs}
+        self._classes: dict[str, type[Generator]] = {}
+        for epoch in self._epochs():
+            self._classes[epoch.generator] = load_generator(epoch.generator)
 
     # -- drawing -----------------------------------------------------------------------------------
 
@@ -130,7 +132,7 @@ class AddressSource:
         The prefix is not looked at.  Among addresses of prefixes longer than /64 an address that is not ours is taken
         for one that is with the odds of (counters leased) / 2**(128 - prefix length).
         """
-        for epoch in reversed(self.state.epochs):
+        for epoch in reversed(self._epochs()):
             for bits in self._widths(epoch):
                 counter = self._generator(epoch, bits).locate(address)
                 if counter is not None and counter < epoch.reached(str(bits)):
@@ -141,7 +143,7 @@ class AddressSource:
         """Whether this node has issued or claimed the address before, or may have."""
         if address in self.state.claimed:
             return True
-        for epoch in self.state.epochs:
+        for epoch in self._epochs():
             for bits in self._widths(epoch):
                 counter = self._generator(epoch, bits).locate(address)
                 if counter is not None and counter < self._horizon(epoch, bits):
@@ -149,6 +151,11 @@ class AddressSource:
         return False
 
     # -- inside ------------------------------------------------------------------------------------
+
+    def _epochs(self) -> list[Epoch]:
+        """All epochs that matter: the present one, and those that have issued anything, or may have."""
+        *past, present = self.state.epochs
+        return [epoch for epoch in past if epoch.leased or epoch.generator == present.generator] + [present]
 
     def _begin(self) -> None:
         self.state.guard()
@@ -208,7 +215,7 @@ class AddressSource:
         counters = self._counters(bits, count, generator.capacity)
         identifiers = generator.identifiers(counters.start, len(counters))
         passed_over = reserved_mask(identifiers, bits)
-        for epoch in self.state.epochs[:-1]:
+        for epoch in self._epochs()[:-1]:
             passed_over |= self._generator(epoch, bits).counters_below(identifiers, self._horizon(epoch, bits))
         return identifiers[~passed_over] if passed_over.any() else identifiers
 

@@ -21,7 +21,8 @@ small *witness* file on another file system, by default under /run, which forget
 * Disk rolled back, then a restart: nothing on the machine remembers.  Therefore *every* restart of the machine begins
   an epoch, unless the witness is kept on storage that outlives the machine (`witness_lasts`).
 * Running machine resumed from a snapshot of its memory: **not seen**, this process is rolled back too.  Whoever resumes
-  it calls `rekey`.  Two machines resumed from one snapshot: not seen either; on one link DAD tells them apart.
+  it calls `rekey`.  Two machines resumed from one snapshot: not seen either; on one link DAD keeps them from using one
+  address, at the price of failed attempts until one of them is rekeyed.
 * The process forked: seen, by the process id; the child is refused.
 
 Two processes on one directory are refused by a lock (flock, which ends with the process, so no stale lock is left).
@@ -42,6 +43,7 @@ from typing import Protocol
 import msgspec
 
 from .errors import UnimuxError
+from .generators import load_generator
 from .prp import KEY_LENGTH
 
 VERSION = 1
@@ -205,7 +207,8 @@ class DiskState:
     begins a new epoch.  `witness_lasts` says that it survives restarts and is never rolled back with the state.
     `wall` gives seconds since 1970, for the record only.
 
-    Raises `StateLocked` when another process has the state, `StateError` when the directory cannot be used.
+    Raises `StateLocked` when another process has the state, `StateError` when the directory cannot be used,
+    `GeneratorError` when the generator cannot be loaded.
     """
 
     def __init__(
@@ -219,6 +222,7 @@ class DiskState:
         entropy: Callable[[int], bytes] = os.urandom,
         wall: Callable[[], float] = time.time,
     ) -> None:
+        load_generator(generator)  # a name that leads nowhere must not become an epoch
         self.directory = directory
         self._entropy = entropy
         self._wall = wall
@@ -284,6 +288,8 @@ class DiskState:
         """Begin a new key epoch, for instance after this machine was resumed from a snapshot; durable on return."""
         self.guard()
         last = self.epoch
+        if generator is not None:
+            load_generator(generator)
         self._stored.epochs.append(self._new_epoch(last.number + 1, generator or last.generator, cause))
         self._write()
         return self.epoch

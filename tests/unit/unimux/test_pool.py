@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
+from contextlib import AsyncExitStack
 from random import Random
 from typing import Any
 
@@ -12,14 +14,17 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from scapy.layers.inet6 import IPv6
 
+from tapstack.clock import run_virtual
 from tapstack.events import DropReason
 from tapstack.ipv6.addresses import AddressKind, AddressState
 from tapstack.ipv6.config import HostConfig
 from tapstack.ipv6.prefixes import Prefix
+from tapstack.link.memory import MemorySwitch
 from tapstack.types import address, address_text
 from tests.unit.ipv6.bench import PREFIX, ICMPv6ND_RS, User, advertisement, probe, records, solicitation
 from tests.unit.unimux.poolbench import EA, PEER, PoolBench
 from unimux.errors import PoolExhausted, SetupError
+from unimux.node import Node, NodeConfig
 from unimux.pool import NoPrefix, PoolConfig, WhenEmpty
 from unimux.prefix import choose_prefix
 from unimux.state import MemoryState
@@ -560,6 +565,51 @@ def test_a_duplicate_is_replaced_by_a_fresh_address() -> None:
     assert len(claimed) == 2
     assert bench.pool_figures() == (8, 0, 0)
     assert all(address(target) not in bench.host.addresses for target in claimed)
+
+
+@pytest.mark.proves("UM-POOL-3")
+def test_an_optimistic_address_that_turns_out_a_duplicate_is_no_longer_held() -> None:
+    hostile = [False]
+    config = PoolConfig(low=2, high=2, when_empty=WhenEmpty.OPTIMISTIC)
+    bench = filled(config, claims=lambda target: hostile[0])
+    hostile[0] = True
+    entries = [entry for entry in (bench.take() for _ in range(3)) if entry]
+    assert [entry.state for entry in entries] == [AddressState.PREFERRED] * 2 + [AddressState.OPTIMISTIC]
+    bench.run(2.0)
+    assert entries[2].state is AddressState.DUPLICATED
+    assert bench.pool.held == 2
+
+
+@pytest.mark.proves("UM-ADDR-10")
+def test_two_nodes_with_the_same_key_never_have_the_same_address() -> None:
+    """A clone that nothing gave away: the addresses come in the same order on both, and DAD keeps them apart."""
+
+    async def main() -> None:
+        switch = MemorySwitch(latency=0.001)
+        async with AsyncExitStack() as stack:
+            nodes = []
+            for number in (1, 2):
+                link = switch.connect(bytes([2, 0, 0, 0, 0, number]))
+                state = MemoryState(Random(9).randbytes)
+                node = Node(link, NodeConfig(pool=SMALL), state=state, seed=bytes([number]) * 32)
+                await stack.enter_async_context(node)
+                node.stack.host.prefix_list.add_static(address(PREFIX), 64, autonomous=True, now=node.now())
+                node.pool.start(node.now())
+                node.driver.kick()
+                nodes.append(node)
+                await asyncio.sleep(5.0)
+            first, second = ({entry.address for entry in node.stack.host.addresses} for node in nodes)
+            assert len(first & second) == 0
+            assert nodes[0].pool.ready == 8
+            held_back = nodes[1].pool.status(nodes[1].now()).held_back_for
+            assert held_back > 0, "the clone's attempts met the other's defence"
+            nodes[1].source.state.rekey("it was a clone")
+            nodes[1].pool.link_up(nodes[1].now())
+            nodes[1].driver.kick()
+            await asyncio.sleep(5.0)
+            assert nodes[1].pool.ready == 8
+
+    run_virtual(main())
 
 
 @pytest.mark.proves("UM-ADDR-6")

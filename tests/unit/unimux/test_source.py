@@ -248,6 +248,16 @@ def test_rekeying_drops_what_was_prepared_under_the_old_key() -> None:
     assert [(origin.epoch, origin.counter) for origin in origins if origin] == [(1, 0), (1, 1), (1, 2)]
 
 
+def test_an_old_generator_that_is_gone_matters_only_if_it_issued_something() -> None:
+    state = memory()
+    state.rekey("test")
+    state.epochs[0].generator = "no.such.module:Class"
+    assert AddressSource(state).draw(PREFIX)[:8] == PREFIX[:8]
+    state.epochs[0].leased["64"] = 100
+    with pytest.raises(GeneratorError, match="cannot be imported"):
+        AddressSource(state)
+
+
 def test_a_closed_state_gives_no_addresses(tmp_path: Path) -> None:
     with DiskState(tmp_path / "state", witness=tmp_path / "witness") as state:
         source = AddressSource(state)

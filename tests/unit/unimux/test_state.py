@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from unimux import state as state_module
+from unimux.generators import GeneratorError
 from unimux.state import DiskState, MemoryState, Stamp, State, StateError, StateLocked, Stored, Surroundings, doubts
 
 HERE = Surroundings("machine-1/host", "boot-1")
@@ -277,8 +278,21 @@ def test_state_of_a_later_version_is_left_alone(machine: Machine, monkeypatch: p
 
 def test_another_generator_starts_a_new_key(machine: Machine) -> None:
     machine.open().close()
-    with machine.open(generator="a.module:Class") as state:
-        assert (state.epoch.generator, state.epoch.cause) == ("a.module:Class", "the generator is now a.module:Class")
+    name = "unimux.generators:PermutationGenerator"
+    with machine.open(generator=name) as state:
+        assert (state.epoch.generator, state.epoch.cause) == (name, f"the generator is now {name}")
+
+
+def test_a_generator_that_cannot_be_loaded_leaves_the_state_as_it_was(machine: Machine) -> None:
+    machine.open().close()
+    before = (machine.directory / "state.json").read_bytes()
+    with pytest.raises(GeneratorError, match="cannot be imported"):
+        machine.open(generator="no.such.module:Class")
+    assert (machine.directory / "state.json").read_bytes() == before
+    with machine.open() as state:
+        with pytest.raises(GeneratorError, match="cannot be imported"):
+            state.rekey("why not", "no.such.module:Class")
+        assert len(state.epochs) == 1
 
 
 @pytest.mark.proves("UM-GEN-6")
@@ -370,8 +384,9 @@ def test_both_kinds_of_state_behave_alike(either: State) -> None:
     either.forget("64")
     assert either.epoch.reached("64") == 0
     first = either.epoch
-    either.rekey("why not", "a:B")
-    assert (either.epoch.generator, either.epoch.number, either.epoch.cause) == ("a:B", 1, "why not")
+    name = "unimux.generators:PermutationGenerator"
+    either.rekey("why not", name)
+    assert (either.epoch.generator, either.epoch.number, either.epoch.cause) == (name, 1, "why not")
     assert either.epoch.key != first.key
     assert either.lease("64", 3) == range(3)
     either.claim(bytes(16))
