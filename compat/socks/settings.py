@@ -1,14 +1,18 @@
-"""Limits of the front end, and what it has counted."""
+"""Settings and limits of the front end, and what it has counted."""
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import Annotated
+
+import msgspec
 
 from compat.relay import IDLE_TIMEOUT, EndReason, RelayResult
 from compat.socks.handshake import Failure
 from compat.socks.messages import Command, Dialect
 from compat.socks.replies import Cause
+from unimux.errors import SetupError
 
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 1080
@@ -52,6 +56,47 @@ class SocksLimits:
                 raise ValueError(f"{name} is a time above 0")
         if self.idle_timeout is not None and not self.idle_timeout > 0:
             raise ValueError("idle_timeout is a time above 0, or None for never")
+
+
+class SocksSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """The table `[socks]`: see `unimux.cli.settings`.  Times in seconds."""
+
+    host: Annotated[str, msgspec.Meta(description="address to listen on; others than loopback need users")] = (
+        DEFAULT_HOST
+    )
+    port: Annotated[int, msgspec.Meta(description="port to listen on; 0 lets the kernel choose", ge=0, le=65535)] = (
+        DEFAULT_PORT
+    )
+    users: Annotated[list[str], msgspec.Meta(description="who may use it, each as NAME:PASSWORD; empty: anybody")] = []
+    max_connections: Annotated[int, msgspec.Meta(description="requests served at once", ge=1)] = 4096
+    max_handshakes: Annotated[int, msgspec.Meta(description="clients that have not made their request", ge=1)] = 512
+    handshake_timeout: Annotated[float, msgspec.Meta(description="seconds a client may take to make it", gt=0)] = 10.0
+    connect_timeout: Annotated[float, msgspec.Meta(description="seconds to reach a destination", gt=0)] = 30.0
+    idle_timeout: Annotated[float, msgspec.Meta(description="seconds after which a still connection ends", gt=0)] = (
+        IDLE_TIMEOUT
+    )
+
+    def limits(self) -> SocksLimits:
+        """The bounds that follow from the settings."""
+        return SocksLimits(
+            max_connections=self.max_connections,
+            max_handshakes=self.max_handshakes,
+            handshake_timeout=self.handshake_timeout,
+            connect_timeout=self.connect_timeout,
+            idle_timeout=self.idle_timeout,
+        )
+
+    def passwords(self) -> dict[str, str] | None:
+        """Password by user, None where anybody may; raises `SetupError` for an entry that is not NAME:PASSWORD."""
+        if not self.users:
+            return None
+        table = {}
+        for entry in self.users:
+            user, colon, password = entry.partition(":")
+            if not user or not colon:
+                raise SetupError("A user of the front end has no name or no password: write --user NAME:PASSWORD.")
+            table[user] = password
+        return table
 
 
 @dataclass(slots=True)

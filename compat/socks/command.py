@@ -1,0 +1,117 @@
+"""SOCKS5, SOCKS4a and HTTP CONNECT for unmodified programs, each connection from its own one-time address."""
+
+from __future__ import annotations
+
+import asyncio
+import json as json_format
+import resource
+import socket
+from collections.abc import Mapping
+from typing import Annotated
+
+import typer
+
+from compat.socks.node import NodeBinder, NodeDatagrams
+from compat.socks.server import SocksServer
+from compat.socks.services import Services
+from compat.socks.session import PasswordTable
+from compat.socks.settings import DEFAULT_HOST, DEFAULT_PORT, SocksLimits, SocksSettings
+from compat.up import BridgeOption, EventsOption, NetnsOption, PrefixOption, StateOption, node_settings, run_node
+from tapstack.tcp.options import PortMode
+from unimux.cli.settings import Configuration
+from unimux.errors import endpoint_text
+from unimux.node import Node
+
+_FILES = 65_536
+"""Open files that the command allows itself, where the system lets it."""
+
+
+async def serve_socks(
+    node: Node,
+    host: str = DEFAULT_HOST,
+    port: int = DEFAULT_PORT,
+    *,
+    users: Mapping[str, str] | None = None,
+    limits: SocksLimits | None = None,
+    mode: PortMode | None = None,
+    sock: socket.socket | None = None,
+) -> SocksServer:
+    """A running front end of `node`; the caller closes it.
+
+    users: passwords by user, None for everybody (loopback only).  mode: of its connections, None for the node's default.
+    sock: a bound socket in place of host and port.  Raises `SetupError` where it cannot listen.
+    """
+    services = Services(
+        dialler=node,
+        binder=NodeBinder(node),
+        datagrams=NodeDatagrams(node),
+        authenticator=None if users is None else PasswordTable(users),
+        limits=limits or SocksLimits(),
+        mode=mode,
+    )
+    server = SocksServer(services)
+    await server.start(host, port, sock=sock)
+    return server
+
+
+def socks(
+    host: Annotated[str | None, typer.Option(help="Address to listen on.", show_default=DEFAULT_HOST)] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on.", show_default=str(DEFAULT_PORT))] = None,
+    user: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME:PASSWORD", help="Who may use it; may be given several times.", show_default=False),
+    ] = None,
+    bridge: BridgeOption = None,
+    prefix: PrefixOption = None,
+    netns: NetnsOption = None,
+    state: StateOption = None,
+    events: EventsOption = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one object when it listens and one at the end.")] = False,
+) -> None:
+    """Attach a node and serve SOCKS5, SOCKS4a and HTTP CONNECT with it until stopped.
+
+    A user name of the form NAME-session-ID, or NAME-session-ID-ttl-SECONDS, keeps one address for that session.
+    """
+    settings = Configuration.here().table("socks", SocksSettings, {"host": host, "port": port, "users": user}).value
+    users = settings.passwords()
+    attachment = node_settings(bridge=bridge, prefix=prefix, netns=netns, state=state, events=events)
+    _allow_files()
+
+    async def serve(node: Node) -> None:
+        async with await serve_socks(
+            node, settings.host, settings.port, users=users, limits=settings.limits()
+        ) as server:
+            _tell_begin(server, json)
+            try:
+                await asyncio.Event().wait()
+            finally:
+                _tell_end(server, json)
+
+    run_node(attachment, serve)
+
+
+def _allow_files() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _FILES if hard == resource.RLIM_INFINITY else min(_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def _tell_begin(server: SocksServer, json: bool) -> None:
+    if json:
+        typer.echo(json_format.dumps({"listening": [{"host": host, "port": port} for host, port in server.addresses]}))
+        return
+    for host, port in server.addresses:
+        where = endpoint_text(host, port)
+        typer.echo(f"SOCKS5, SOCKS4a and HTTP CONNECT on {where}; try: curl --socks5-hostname {where} URL")
+
+
+def _tell_end(server: SocksServer, json: bool) -> None:
+    counts = server.counters.as_dict()
+    if json:
+        typer.echo(json_format.dumps(counts))
+    else:
+        typer.echo(
+            f"{counts['accepted']} clients, {server.counters.requests.total()} requests, "
+            f"{server.counters.failed.total()} failed, {counts['bytes_up']} bytes up, {counts['bytes_down']} down."
+        )
