@@ -30,8 +30,7 @@ from compat.programs.curl import Fetch, curl
 from compat.programs.dumpcap import dumpcap
 from compat.programs.nginx import WebServer, web_server
 from compat.programs.radvd import Advertisement, router_advertiser
-from compat.socks.server import SocksServer
-from compat.socks.services import Services
+from compat.socks.command import serve_socks
 from scenarios.witness.setup import CaptureFile, Explanation, Setup, UnifiedNode
 from tapstack.ipv6.addresses import AddressState
 from tapstack.types import address_text
@@ -137,8 +136,7 @@ class Story:
         with kernel.in_namespace(where):
             sock = socket.socket(socket.AF_INET6, socket.SOCK_STREAM)
         sock.bind(("::1", 0))
-        async with SocksServer(Services(dialler=node)) as server:
-            await server.start(sock=sock)
+        async with await serve_socks(node, sock=sock):
             yield f"[::1]:{sock.getsockname()[1]}"
 
     # -- chapters --------------------------------------------------------------------------------
