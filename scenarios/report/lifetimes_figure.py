@@ -20,6 +20,7 @@ from .svg import figure, line, nice_step, path, rect, seconds, words
 MOST_ROWS = 60
 BUNDLES = 14
 _BAR, _BUNDLE, _GAP, _HEAD = 16, 40, 7, 24
+_THINNEST = 3
 _CHARACTER = 6.4
 """width of a character of the labels, roughly"""
 
@@ -202,6 +203,7 @@ def _bar(life: Lifetime, scale: Scale, y: float, prefix: str, capture_end: float
     name = str(IPv6Address(life.address))
     for interval in intervals:
         x, until = scale.x(interval.begin), scale.x(interval.end)
+        until = max(until, x + _THINNEST)  # however short, it was there
         hint = f"{name} {interval.phase} for {interval.end - interval.begin:.3f} s"
         yield rect(x, y, until - x, _BAR, hint, fill=fill(prefix, interval.phase), class_="edge")
         yield from _name(interval, x, until, y)

@@ -17,8 +17,10 @@ from .palette import STYLE
 from .svg import figure, line, path, rect, words
 
 _ROW = 30
-_SHOWN_AT_EACH_END = 3
-"""segments of a run of data that keep a row of their own at its beginning"""
+_SHOWN = 6
+"""segments of a run of data that keep a row of their own, at its beginning"""
+_CHANGES_SHOWN = 4
+"""port changes that keep a row of their own"""
 
 
 @dataclass(slots=True)
@@ -66,19 +68,20 @@ def _notes(life: Lifetime, of_client: bool) -> Iterator[Step]:
 
 def _segments(connection: Connection) -> Iterator[Step]:
     changes = {id(frame) for frame in connection.changes}
+    told = {id(frame) for frame in connection.changes[:_CHANGES_SHOWN]}
     run: list[Frame] = []
     alone = 0
     for frame in connection.frames:
-        marked = bool(frame.flags & (SYN | FIN | RST)) or id(frame) in changes or frame is connection.established
+        marked = bool(frame.flags & (SYN | FIN | RST)) or id(frame) in told or frame is connection.established
         marked = marked or frame is connection.closed
-        if marked or (alone < 2 * _SHOWN_AT_EACH_END and not run):
-            yield from _run(run, connection)
+        if marked or (alone < _SHOWN and not run):
+            yield from _run(run, connection, changes)
             run = []
             alone = 0 if marked else alone + 1
             yield _segment(frame, connection, id(frame) in changes)
         else:
             run.append(frame)
-    yield from _run(run, connection)
+    yield from _run(run, connection, changes)
 
 
 def _segment(frame: Frame, connection: Connection, changed: bool) -> Step:
@@ -96,14 +99,17 @@ def _segment(frame: Frame, connection: Connection, changed: bool) -> Step:
     return Step(frame.time, "segment", " · ".join(parts), ports, sender is connection.server, frames=[frame])
 
 
-def _run(frames: list[Frame], connection: Connection) -> Iterator[Step]:
+def _run(frames: list[Frame], connection: Connection, changes: set[int]) -> Iterator[Step]:
     if len(frames) == 1:
-        yield _segment(frames[0], connection, False)
+        yield _segment(frames[0], connection, id(frames[0]) in changes)
     elif frames:
-        up = [frame for frame in frames if frame.src == connection.client.address]
-        down = [frame for frame in frames if frame.src != connection.client.address]
-        label = f"{len(frames):,} more segments in {frames[-1].time - frames[0].time:.3f} s"
-        carried = f"→ {sum(f.payload for f in up):,} bytes   ← {sum(f.payload for f in down):,} bytes"
+        up = sum(frame.payload for frame in frames if frame.src == connection.client.address)
+        down = sum(frame.payload for frame in frames) - up
+        changed = sum(id(frame) in changes for frame in frames)
+        label = f"{len(frames):,} more segments"
+        if changed:
+            label += f", {changed:,} on other ports"
+        carried = f"→ {up:,} and ← {down:,} bytes in {frames[-1].time - frames[0].time:.3f} s"
         yield Step(frames[0].time, "run", label, carried, frames=frames)
 
 

@@ -62,9 +62,11 @@ def _silence(
                     probes.append(probe)
                     signs += [sign.probe, sign.answer]
     addresses = {frame.message.target if isinstance(frame.message, Solicitation) else frame.dst for frame in probes}
-    missing = f"no probe reached an address {when}"
+    missing = f"no probe reached an address that was {when}"
     if dead:
-        missing = f"{count(len(dead), 'probe')} {when} met silence, but nothing shows that the node was alive"
+        missing = (
+            f"{count(len(dead), 'probe')} to addresses {when} met silence, but nothing shows that the node was alive"
+        )
     return evidence.finding(
         rule,
         requirements,
@@ -98,7 +100,7 @@ def silence_before(evidence: Evidence) -> Finding:
         frozenset((Phase.TENTATIVE, Phase.UNCERTAIN)),
         lambda frame: not (isinstance(frame.message, Solicitation) and frame.src == UNSPECIFIED),
         is_defence,
-        "before they were taken",
+        "not taken yet",
     )
 
 
@@ -111,7 +113,7 @@ def silence_after(evidence: Evidence) -> Finding:
         frozenset((Phase.GONE,)),
         lambda frame: True,
         lambda frame: False,
-        "after release",
+        "already released",
     )
 
 
@@ -221,7 +223,7 @@ def third_host(evidence: Evidence) -> Finding:
         ("UM-EA-1", "UM-LIS-6"),
         problems,
         f"{count(len(here), 'probe')} on behalf of {count(len(strangers), 'third host')} reached the node "
-        f"({_kinds(here)}), none answered; permitted peers were",
+        f"({_kinds(here)}), none answered; permitted peers were answered",
         here[:6] + signs[:6],
         bool(here) and bool(signs),
         missing,
