@@ -314,8 +314,8 @@ class Tcp:
         self.host.addresses.drop(connection.entry, connection, now, cause)
 
     def _address_moved(self, entry: AddressEntry, old: AddressState, trigger: Trigger, now: float) -> None:
-        """The valid lifetime of an address is over: whatever stood on it ends (UM-ADDR-11)."""
-        if trigger is not Trigger.EXPIRE:
+        """The valid lifetime of an address is over, or an optimistic one is another's: whatever stood on it ends (UM-ADDR-11)."""
+        if trigger not in (Trigger.EXPIRE, Trigger.DAD_FAILED):
             return
         for user in list(entry.users):
             if isinstance(user, Connection):
@@ -373,7 +373,7 @@ class Tcp:
         connection.set_segment_size()
         sender = connection.sender
         sender.congestion.mss_changed(sender.mss)
-        sender.mark_lost()
+        sender.mark_all_lost()
         self.mark_dirty(connection)
 
     # -- invariants ------------------------------------------------------------------------------
