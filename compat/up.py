@@ -10,7 +10,6 @@ from typing import Annotated, Any
 
 import typer
 
-from tapstack.link.errors import LinkLost
 from unimux.cli.settings import Configuration
 from unimux.node import Node
 
@@ -53,8 +52,8 @@ def run_node(settings: NodeSettings, work: Callable[[Node], Awaitable[None]]) ->
 
     try:
         asyncio.run(main())
-    except* LinkLost as lost:
-        raise lost.exceptions[0] from None
+    except* Exception as failed:  # of the link as of the work: a sentence is told for what went wrong first
+        raise failed.exceptions[0] from failed.exceptions[0].__cause__
 
 
 def up(

@@ -12,7 +12,7 @@ from compat.relay import IDLE_TIMEOUT, EndReason, RelayResult
 from compat.socks.handshake import Failure
 from compat.socks.messages import Command, Dialect
 from compat.socks.replies import Cause
-from unimux.errors import SetupError
+from unimux.cli.settings import SettingsError
 
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 1080
@@ -87,14 +87,14 @@ class SocksSettings(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     def passwords(self) -> dict[str, str] | None:
-        """Password by user, None where anybody may; raises `SetupError` for an entry that is not NAME:PASSWORD."""
+        """Password by user, None where anybody may; raises `SettingsError` for an entry that is not NAME:PASSWORD."""
         if not self.users:
             return None
         table = {}
         for entry in self.users:
             user, colon, password = entry.partition(":")
             if not user or not colon:
-                raise SetupError("A user of the front end has no name or no password: write --user NAME:PASSWORD.")
+                raise SettingsError("A user of the front end has no name or no password: write --user NAME:PASSWORD.")
             table[user] = password
         return table
 

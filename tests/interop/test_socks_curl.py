@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import random
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -33,13 +34,19 @@ PROXY_ERROR = 97
 
 
 class PageServer:
-    """An HTTP server of one page, on the kernel's loopback; a PUT is answered with the digest of what was put."""
+    """An HTTP server of one page, on the kernel's loopback; a PUT is answered with the digest of what was put.
 
-    def __init__(self) -> None:
+    listening: a socket to serve on instead.  peers: who came.
+    """
+
+    def __init__(self, listening: socket.socket | None = None) -> None:
         self.requests: list[str] = []
+        self.peers: list[str] = []
         self.port = 0
+        self._listening = listening
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.peers.append(writer.get_extra_info("peername")[0])
         try:
             head = (await reader.readuntil(b"\r\n\r\n")).decode()
             self.requests.append(head.splitlines()[0])
@@ -56,7 +63,10 @@ class PageServer:
             writer.close()
 
     async def __aenter__(self) -> PageServer:
-        self._server = await asyncio.start_server(self._serve, "::1", 0)
+        if self._listening is None:
+            self._server = await asyncio.start_server(self._serve, "::1", 0)
+        else:
+            self._server = await asyncio.start_server(self._serve, sock=self._listening)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 
