@@ -126,15 +126,20 @@ class ChosenAddress(Policy):
         self.address = address
 
     def ask(self, want: Want, now: float, done: Done) -> AddressEntry | Pending:
-        entry = self._addresses.get(self.address)
-        text = address_text(self.address)
-        if entry is None:
-            raise AddressUnavailable(text, "it is not an address of this node")
-        if entry.kind.one_time:
-            raise AddressUnavailable(text, "it is a one-time address, which serves one connection only")
-        if entry.state not in (AddressState.PREFERRED, AddressState.DEPRECATED):
-            raise AddressUnavailable(text, f"it is {entry.state} still: wait for duplicate address detection")
-        return entry
+        return chosen_address(self._addresses, self.address)
+
+
+def chosen_address(addresses: AddressTable, wanted: bytes) -> AddressEntry:
+    """The ordinary address that an application named; raises `AddressUnavailable` with the reason."""
+    entry = addresses.get(wanted)
+    text = address_text(wanted)
+    if entry is None:
+        raise AddressUnavailable(text, "it is not an address of this node")
+    if entry.kind.one_time:
+        raise AddressUnavailable(text, "it is a one-time address, which serves one connection only")
+    if entry.state not in (AddressState.PREFERRED, AddressState.DEPRECATED):
+        raise AddressUnavailable(text, f"it is {entry.state} still: wait for duplicate address detection")
+    return entry
 
 
 # -- DAS required --------------------------------------------------------------------------------------

@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING
 
 from tapstack.tcp.connection import Signal
 from tapstack.tcp.listener import Listener
-from tapstack.tcp.options import SocketOptions
+from tapstack.tcp.options import PortMode, SocketOptions
 from tapstack.tcp.states import TcpState
+from tapstack.types import address
 
+from .das import chosen_address
 from .errors import UnimuxError
 from .ssa.issue import DEFAULT_LIFETIME, Client, Issuer, ServiceAddress
 from .transport import SessionTransport
@@ -38,10 +40,13 @@ class Server:
         protocol_factory: Callable[[], asyncio.BaseProtocol],
         options: SocketOptions,
         service: str | None = None,
+        port: int | None = None,
     ) -> None:
         self._node = node
         self._factory = protocol_factory
-        self._listener: Listener = node.stack.tcp.listen(options, node.now())
+        if options.mode is PortMode.AWARE and port is None:
+            port = options.reduced_port  # unified-multiplex §6: RP where the application names no port
+        self._listener: Listener = node.stack.tcp.listen(options, node.now(), port)
         self._listener.owner = self._on_signals
         self._issuer = Issuer(self._listener, node.das, node.stack.host.addresses, service)
 
@@ -103,6 +108,16 @@ class Server:
         """Disarm an SSA that is no longer wanted; harmless when it was used up."""
         self._issuer.withdraw(ssa, self._node.now())
         self._node.driver.kick()
+
+    def bind(self, where: str | IPv6Address | bytes) -> None:
+        """Accept at an ordinary address of this node, for any number of sessions, until `close` (UM-DAS-5, UM-PORT-5).
+
+        Raises `AddressUnavailable` for an address that is not to be had, `ConflictingSocket` where another listener has it.
+        """
+        node = self._node
+        entry = chosen_address(node.stack.host.addresses, address(where))
+        self._listener.arm(entry, node.now(), sessions=None)
+        node.driver.kick()
 
     def close(self) -> None:
         """Stop listening; established connections go on."""

@@ -1,0 +1,296 @@
+"""The interoperability matrix of unified-multiplex §6, every row with 1 and with 100 parallel sessions, judged from captures
+on the peer's interface; and the rows that must fail."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from compat.kernel.topology import SERVER_ADDRESS
+from tapstack.ipv6.addresses import AddressKind, Trigger
+from tapstack.tcp import arrives
+from tapstack.tcp.connection import Connection
+from tapstack.tcp.errors import ConflictingSocket
+from tapstack.tcp.options import PortMode, SocketOptions
+from tapstack.tcp.segment import Segment
+from tapstack.types import address
+from unimux.aio import start_server
+
+from . import legacy, talk
+from .cells import PROPERTY, WP, Cell, judge_cell, play, row_of, rows
+from .judge import ACK, RST, segments, sessions, sound
+from .room import BOUND, PROGRAMS, Room, room
+from .talk import answer_to, ask, end, respond
+
+pytestmark = pytest.mark.real(*PROGRAMS)
+
+PROOF = {PortMode.L0: "UM-PORT-1", PortMode.L1: "UM-PORT-2", PortMode.L2: "UM-PORT-5", PortMode.AWARE: "UM-PORT-6"}
+
+
+@pytest.fixture(scope="module")
+def net() -> Iterator[Room]:
+    with room("alice", "bob", "dora", "boris") as made:
+        dora = made.node("dora")
+        dora.stack.host.addresses.add(
+            address(BOUND), AddressKind.STABLE, dora.now(), trigger=Trigger.ADD_WITHOUT_DAD, per_address_nd=False
+        )
+        yield made
+
+
+def cells() -> Sequence[object]:
+    found = []
+    for cell in rows():
+        ids = {PROOF[cell.mode], "UM-NODE-1"}
+        if cell.parallel > 1:
+            ids |= {"UM-NODE-3", "UM-PORT-7"}
+        if cell.client.endswith("RP)") or cell.server.endswith("RP)"):
+            ids.add("UM-PORT-11")
+        found.append(pytest.param(cell, id=cell.name, marks=pytest.mark.proves(*sorted(ids))))
+    return found
+
+
+@pytest.mark.parametrize("cell", cells())
+def test_row(
+    net: Room, cell: Cell, artefacts: Path, rng: Random, record_property: Callable[[str, object], None]
+) -> None:
+    capture = artefacts / "peer.pcapng"
+    verdict, said = "FAILED", ""
+    try:
+        played = net.run(play(net, cell, capture, rng))
+        said = judge_cell(cell, capture, played.requests)
+        verdict = "passed"
+    finally:
+        record_property(PROPERTY, row_of(cell, verdict, capture, said))
+        record_property("capture", str(capture))
+    assert played.answers == [answer_to(request) for request in played.requests]
+
+
+# -- rows that must fail ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A row in which a second session of one legacy host must not come about."""
+
+    mode: PortMode
+    where: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.mode}.{self.where.replace(' ', '_')}"
+
+
+async def knock_twice(net: Room, row: Refused, capture: Path, requests: tuple[bytes, bytes]) -> str:
+    """A legacy host holds a session, opens a second one, and goes on with the first; returns the server's address."""
+    server = start_server(net.node("dora"), respond, mode=row.mode)
+    try:
+        if row.where == "a bound address":
+            server.bind(BOUND)
+            target = BOUND
+        else:
+            target = str(await server.issue(sessions=2 if row.where == "an SSA for two" else 1))
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(net.captured(net.top.server_bridge, capture))
+            first = await legacy.connect(net.legacy, target, WP)
+            stack.callback(first[1].transport.abort)
+            assert await ask(first, requests[0]) == answer_to(requests[0])
+            with pytest.raises(TimeoutError):
+                await legacy.connect(net.legacy, target, WP, timeout=1.6)
+            assert await ask(first, requests[1]) == answer_to(requests[1])
+            await end(first)
+    finally:
+        server.close()
+    return target
+
+
+def judge_refused(capture: Path, target: str, requests: tuple[bytes, bytes]) -> None:
+    """The second SYN got no SYN-ACK and no RST, but a challenge ACK at the first session's port; the first went on."""
+    sound(capture)
+    found = segments(capture)
+    first, *others = (session for session in sessions(found, by_ports=True) if session.server == target)
+    assert first.request == b"".join(requests), "the first session did not carry what was said"
+    assert first.answer == answer_to(first.request)
+    assert first.syn_ack is not None
+    assert first.ended is not None
+    assert len(others) == 1, "no second attempt was seen"
+    attempts = [segment for segment in others[0].sent if segment.is_syn]
+    assert len(attempts) >= 2, "the kernel did not repeat its SYN"
+    assert not others[0].answered, f"the second attempt was answered at its own port: {others[0].answered[0]}"
+    assert not [segment for segment in found if segment.flags & RST], "somebody reset"
+    said = len(requests[0])
+    for attempt in attempts:
+        after = [s for s in first.answered if 0 <= s.time - attempt.time < 0.3 and not s.data]
+        assert after, f"no challenge ACK after {attempt}"
+        challenge = after[0]
+        assert challenge.flags == ACK
+        assert challenge.dport == first.syn.sport != attempt.sport
+        assert (challenge.seq - first.syn_ack.seq) % (1 << 32) == 1 + said
+        assert (challenge.ack - first.syn.seq) % (1 << 32) == 1 + said
+    later = [s for s in (*first.sent, *first.answered) if s.data and s.time > attempts[-1].time]
+    assert {s.src for s in later} == {first.client, target}, "no life in both directions after the second attempt"
+
+
+REFUSED = [
+    Refused(PortMode.L1, "an SSA"),
+    Refused(PortMode.L1, "an SSA for two"),
+    Refused(PortMode.L0, "an SSA for two"),
+    Refused(PortMode.L0, "a bound address"),
+]
+
+
+@pytest.mark.proves("UM-PORT-4", "UM-PORT-10")
+@pytest.mark.parametrize("row", REFUSED, ids=lambda row: row.name)
+def test_refused(
+    net: Room, row: Refused, artefacts: Path, rng: Random, record_property: Callable[[str, object], None]
+) -> None:
+    capture = artefacts / "peer.pcapng"
+    requests = rng.randbytes(3000), rng.randbytes(3000)
+    cell = Cell(row.mode, "U(SSA,*)" if "SSA" in row.where else "U(*,*)", "L(LA,EP) twice", 2, row.where)
+    verdict = "FAILED"
+    try:
+        target = net.run(knock_twice(net, row, capture, requests))
+        judge_refused(capture, target, requests)
+        verdict = "refused"
+    finally:
+        record_property(PROPERTY, row_of(cell, verdict, capture, "challenge ACK at the established port"))
+        record_property("capture", str(capture))
+
+
+@pytest.mark.proves("UM-LIS-3", "UM-PORT-4")
+def test_of_two_syns_at_once_one_becomes_the_session(net: Room, artefacts: Path, rng: Random) -> None:
+    """Both handshakes stand on the SSA; the completed one takes it, and the other's segments do it no harm."""
+    capture = artefacts / "peer.pcapng"
+    request = rng.randbytes(3000)
+
+    async def race() -> str:
+        server = start_server(net.node("dora"), respond, mode=PortMode.L1)
+        target = str(await server.issue())
+        async with net.captured(net.top.server_bridge, capture):
+            both = await asyncio.gather(
+                *(legacy.connect(net.legacy, target, WP, timeout=2) for _ in range(2)), return_exceptions=True
+            )
+            open_ones = [each for each in both if not isinstance(each, BaseException)]
+            answers = await asyncio.gather(
+                *(asyncio.wait_for(ask(each, request), 2) for each in open_ones), return_exceptions=True
+            )
+            for each, answer in zip(open_ones, answers, strict=True):
+                if isinstance(answer, bytes):
+                    await end(each)
+                else:
+                    each[1].transport.abort()
+        server.close()
+        return target
+
+    target = net.run(race())
+    sound(capture)
+    found = [each for each in sessions(segments(capture), by_ports=True) if each.server == target]
+    assert len(found) == 2
+    served = [each for each in found if each.answer]
+    assert [(each.request, each.answer) for each in served] == [(request, answer_to(request))]
+    assert not [s for s in served[0].answered if s.flags & RST]
+    assert served[0].ended is not None
+
+
+@pytest.mark.proves("UM-PORT-5", "UM-LIS-6")
+def test_l2_serves_as_many_sessions_as_it_was_issued_for(net: Room, artefacts: Path, rng: Random) -> None:
+    """The fourth connection to an SSA for three: refused while the three live, and silence once they are over."""
+    capture = artefacts / "peer.pcapng"
+    request = rng.randbytes(500)
+
+    async def main() -> str:
+        dora = net.node("dora")
+        server = start_server(dora, respond, mode=PortMode.L2)
+        target = str(await server.issue(sessions=3))
+        async with net.captured(net.top.server_bridge, capture):
+            three = [await legacy.connect(net.legacy, target, WP) for _ in range(3)]
+            with pytest.raises((ConnectionRefusedError, TimeoutError)):
+                await legacy.connect(net.legacy, target, WP, timeout=1.5)
+            for each in three:
+                assert await ask(each, request) == answer_to(request)
+            await asyncio.gather(*(end(each) for each in three))
+            await dora.until(lambda: address(target) not in dora.stack.host.addresses, 10)
+            with pytest.raises(TimeoutError):
+                await legacy.connect(net.legacy, target, WP, timeout=1.5)
+            other = await server.issue()
+            alive = await legacy.connect(net.legacy, str(other), WP)
+            assert await ask(alive, request) == answer_to(request)
+            await end(alive)
+        server.close()
+        return target
+
+    target = net.run(main())
+    sound(capture)
+    found = [each for each in sessions(segments(capture), by_ports=True) if each.server == target]
+    served = [each for each in found if each.syn_ack]
+    assert [each.request for each in served] == [request] * 3
+    assert len(found) == 5
+    refused, silent = (each for each in found if each.syn_ack is None)
+    assert all(s.flags & RST for s in refused.answered)
+    assert not silent.answered, "a released address answered"
+    assert len({each.syn.sport for each in served}) == 3
+
+
+@pytest.mark.proves("UM-PORT-7")
+def test_a_second_session_of_one_pair_is_refused_by_name_at_the_unified_end(net: Room) -> None:
+    """What would be a second session at L0 or L1 between two addresses does not even leave as a SYN."""
+    dora = net.node("dora")
+
+    async def main() -> str:
+        entry = await dora.take_address(AddressKind.EPHEMERAL, None, timeout=1)
+        options = SocketOptions(mode=PortMode.L0)
+        one = dora.stack.tcp.connect(entry, address(SERVER_ADDRESS), WP, dora.now(), options)
+        with pytest.raises(ConflictingSocket) as caught:
+            dora.stack.tcp.connect(entry, address(SERVER_ADDRESS), WP + 1, dora.now(), options)
+        one.abort(dora.now())
+        return str(caught.value)
+
+    message = net.run(main())
+    assert message.count("connection ") == 2
+    assert message.count(SERVER_ADDRESS) == 2
+
+
+# -- negative controls: the checks can fail -------------------------------------------------------------
+
+
+def test_control_moving_ports_fail_a_row_with_constant_ports(net: Room, artefacts: Path, rng: Random) -> None:
+    moving = Cell(PortMode.L1, "U(SSA,*)", "U(EA,*)", 1, ports_vary=True)
+    capture = artefacts / "peer.pcapng"
+    played = net.run(play(net, moving, capture, rng))
+    assert "ports changed" in judge_cell(moving, capture, played.requests)
+    with pytest.raises(AssertionError):
+        judge_cell(replace(moving, ports_vary=False), capture, played.requests)
+    with pytest.raises(AssertionError, match="another request"):
+        judge_cell(moving, capture, [b"something else"])
+
+
+@pytest.mark.parametrize("answer", ["at the SYN's port", "with a reset", "not at all"])
+def test_control_a_wrong_answer_to_the_second_syn_is_seen(
+    net: Room, answer: str, artefacts: Path, rng: Random, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stack that answers the second SYN wrongly breaks the first session, or is seen to be silent."""
+
+    def wrong(connection: Connection, segment: Segment, now: float) -> None:
+        if answer == "at the SYN's port":
+            connection.remote_port = segment.source_port
+            connection.send_ack(now)
+        elif answer == "with a reset":
+            connection.tcp.reset(segment, connection.entry, now)
+
+    monkeypatch.setattr(arrives, "_check_syn", wrong)
+    monkeypatch.setattr(talk, "PATIENCE", 1.0)
+    capture = artefacts / "peer.pcapng"
+    requests = rng.randbytes(3000), rng.randbytes(3000)
+    row = Refused(PortMode.L1, "an SSA")
+
+    def attempt() -> None:
+        target = net.run(knock_twice(net, row, capture, requests))
+        judge_refused(capture, target, requests)
+
+    with pytest.raises((AssertionError, OSError, EOFError, pytest.fail.Exception)):
+        attempt()
