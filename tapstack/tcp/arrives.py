@@ -14,7 +14,6 @@ from ..wire.tcp import ACK, FIN, RST, SYN
 from . import errors
 from .connection import Connection, Signal
 from .options import PortMode
-from .recovery import newreno
 from .sequence import unwrap
 from .states import TcpState, TcpTrigger
 
@@ -86,7 +85,6 @@ def establish(connection: Connection, segment: Segment, ack: int, now: float) ->
     else:
         connection.rtt.rto = 3.0  # RFC 6298 (5.7): a SYN was lost and there is no sample
     sender.snd_una = ack
-    sender.recover = ack - 1
     connection.timers.retransmit.cancel()
     connection.start_congestion()
     if connection.syn_retransmitted:
@@ -257,39 +255,64 @@ def acknowledge(connection: Connection, segment: Segment, sequence: int, ack: in
     """SND.UNA, window, round-trip time, congestion control."""
     sender = connection.sender
     window = segment.window << sender.scale
-    if ack > sender.snd_una:
-        new_data_acknowledged(connection, ack, segment.options.timestamp, now)
+    options = segment.options
+    if ack > sender.snd_una or (options.sack and ack == sender.snd_una and connection.sack_permitted):
+        new_data_acknowledged(connection, ack, options.timestamp, now, options.sack)
     elif ack == sender.snd_una and sender.in_flight:
         unchanged = sender.snd_wnd == window
         if unchanged and not segment.payload and not segment.flags & FIN:
-            newreno.on_duplicate_ack(sender, now)
+            sender.recovery.on_duplicate_ack(now)
     if ack >= sender.snd_una:
         opened = sender.snd_wnd == 0 and window > 0
         _set_window(connection, segment, sequence, ack, window)
         if opened and sender.in_flight and connection.timers.persisting:
-            sender.mark_lost()
+            sender.mark_all_lost()
             connection.timers.restart_retransmit(now)
 
 
-def new_data_acknowledged(connection: Connection, ack: int, stamp: tuple[int, int] | None, now: float) -> None:
-    """The acknowledgement moved SND.UNA to `ack`: shared by the fast path and the slow."""
+def new_data_acknowledged(
+    connection: Connection,
+    ack: int,
+    stamp: tuple[int, int] | None,
+    now: float,
+    sack: list[tuple[int, int]] | None = None,
+) -> None:
+    """The acknowledgement moves SND.UNA to `ack`, or SACKs something: shared by the fast path and the slow."""
     sender = connection.sender
-    in_flight = sender.pipe
-    acked = ack - sender.snd_una
-    sample = sender.acknowledge(ack, now)
-    rtt = connection.rtt
-    if sample is not None:
-        rtt.sample(sample)
-    elif stamp is not None and connection.timestamps:
-        elapsed = (int(now * 1000) + connection.timestamp_offset - stamp[1]) & 0xFFFFFFFF
+    news = sender.news
+    advanced = ack > sender.snd_una
+    news.begin(sender.pipe, sender.snd_una)
+    if stamp is not None and connection.timestamps:
+        clock = int(now * 1000)
+        elapsed = (clock + connection.timestamp_offset - stamp[1]) & 0xFFFFFFFF
         if elapsed < 0x7FFFFFFF:
-            rtt.sample(elapsed / 1000)
-    else:
-        rtt.forget_back_off()
-    if newreno.on_new_ack(sender, acked, now):
-        sender.congestion.on_ack(acked, in_flight, now, rtt.srtt or rtt.rto)
-    connection.timers.restart_retransmit(now)
-    connection.path.confirm(now)
+            news.echo = clock - elapsed
+    recovery = sender.recovery
+    if advanced:
+        sender.acknowledge(ack, now)
+    if sack:
+        recovery.read_sack(sack)
+    sender.finish_news(now)
+    rtt = connection.rtt
+    if advanced:
+        if news.clean is not None and not news.ambiguous:
+            news.rtt = now - news.clean.sent_at
+        elif news.echo is not None:
+            news.rtt = now - news.echo / 1000
+        if news.rtt is not None:
+            rtt.sample(news.rtt)
+        else:
+            rtt.forget_back_off()
+    news.srtt = rtt.srtt or rtt.rto
+    news.minimum_rtt = rtt.minimum_rtt
+    recovery.on_ack(now)
+    congestion = sender.congestion
+    if advanced and recovery.growing:
+        congestion.on_ack(news, now)
+    congestion.on_delivery(news, now)
+    if advanced:
+        connection.timers.restart_retransmit(now)
+        connection.path.confirm(now)
 
 
 def _set_window(connection: Connection, segment: Segment, sequence: int, ack: int, window: int) -> None:

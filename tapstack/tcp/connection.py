@@ -24,6 +24,7 @@ from .emitter import Emitter
 from .isn import SessionNumbers
 from .options import PortMode, SocketOptions
 from .receiver import Receiver
+from .recovery import NewRenoRecovery, SelectiveRecovery
 from .recovery.rto import RttEstimator
 from .sender import Sender
 from .sequence import MASK
@@ -286,7 +287,12 @@ class Connection:
     def start_congestion(self) -> None:
         """Both SYNs are known: segment size and congestion window."""
         self.set_segment_size()
-        self.sender.congestion = create(self.options.congestion, self.sender.mss)
+        sender = self.sender
+        sender.congestion = create(self.options.congestion, sender.mss, self.options.pacing)
+        if self.sack_permitted:
+            sender.recovery = SelectiveRecovery(sender, self.rtt, self.timers.recovery, self.timers.retransmit)
+        else:
+            sender.recovery = NewRenoRecovery(sender, self.rtt, self.timers.recovery)
 
     def set_segment_size(self) -> None:
         """Effective send MSS (RFC 9293 §3.7.1) and the largest super-segment."""
@@ -317,10 +323,12 @@ class Connection:
             self.send_ack(now)
         if state in SYNCHRONIZED:
             sender = self.sender
-            if sender.unsent or sender.pipe != sender.snd_nxt - sender.snd_una or sender.fin_queued:
+            if sender.something_to_send:
                 if now - sender.last_sent > self.rtt.rto and not sender.in_flight:
-                    sender.congestion.on_idle()
+                    sender.congestion.on_idle(now - sender.last_sent)
                 sender.transmit(now)
+                if sender.paced_until > now and sender.something_to_send:
+                    self.timers.pace.set(sender.paced_until)
             self.timers.ensure_retransmit(now)
         if receiver.ack_now or receiver.unacked >= 2 * self.advertised_mss():
             self.send_ack(now)

@@ -58,7 +58,6 @@ def receive(connection: Connection, frame: Buffer, at: int, length: int, trusted
         flags & ~PSH != ACK
         or sequence != receiver.rcv_nxt & MASK
         or source != connection.remote_port
-        or sender.in_recovery
         or not receiver.orderly
         or connection.emitter.transform is not None
     ):

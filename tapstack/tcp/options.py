@@ -39,6 +39,7 @@ class SocketOptions:
     fin_wait_2_timeout: how long a fully closed socket waits for the peer's FIN.
     keep_alive: idle time before the first probe; None for no probes (RFC 9293 MUST-25: off by default).
     receive_buffer, receive_buffer_maximum: where autotuning starts and ends.
+    congestion: the controller's name (`congestion.known`); pacing: spread its window over the round trip.
     """
 
     mode: PortMode = PortMode.L1
@@ -53,5 +54,6 @@ class SocketOptions:
     send_buffer: int = 4 * 1024 * 1024
     receive_buffer: int = 1024 * 1024
     receive_buffer_maximum: int = 8 * 1024 * 1024
-    congestion: str = "newreno"
+    congestion: str = "cubic"
+    pacing: bool = False
     backlog: int = 128

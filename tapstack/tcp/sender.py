@@ -7,63 +7,37 @@ Model.  Bytes of the application wait in `_unsent`, a queue of buffers.  Each tr
        |  in_flight     |   _unsent …
        +----+----+------+-----------------+ FIN when `fin_queued`
 
-`pipe` is the number of bytes believed to be in the network: in flight, less what is marked lost and
-not yet sent again.  Loss recovery (`recovery/`) only marks segments; `transmit` is the one place that sends:
-lost segments first, then new data, as far as cwnd and the peer's window allow.
+A segment in flight has one of three marks: IN_NETWORK, SACKED (the peer reported it) or LOST (to be sent again).
+`pipe` is the number of bytes with the mark IN_NETWORK.  Loss recovery (`recovery/`) only moves marks; `transmit` is the one place
+that sends: lost segments first, then new data, as far as the window of congestion control (or of recovery, while
+it lasts), the peer's window and the pace allow.
 
-Invariants, checked by `check`: the in-flight segments are contiguous from `snd_una` to `snd_nxt`;
-`pipe` is the sum over them; a segment that is lost was not sent again since.
+`lost` queues the segments with the mark LOST in order of sequence; `by_time` all segments in order of their last transmission,
+which is what RACK asks for.  Both may hold entries whose mark has moved on; readers skip them.
+
+Invariants, checked by `check`: the in-flight segments are contiguous from `snd_una` to `snd_nxt`; `pipe` is the sum
+over those IN_NETWORK; every LOST segment is in `lost`.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from ..types import Buffer, Frame
 from ..wire.tcp import ACK, FIN, PSH
-from .congestion import CongestionControl
+from .acknowledged import Acknowledged
+from .segments import ACKED, IN_NETWORK, LOST, SACKED, SentSegment, split_pieces
+
+if TYPE_CHECKING:
+    from .congestion import CongestionControl
+    from .recovery.base import Recovery
 
 _MAXIMUM_PIECES = 256
-
-
-class SentSegment:
-    """A run of the sequence space that was sent as one; `end - start` counts a SYN or FIN as one."""
-
-    __slots__ = ("end", "fin", "lost", "pieces", "retransmitted", "sent_at", "start")
-
-    def __init__(self, start: int, end: int, pieces: Frame, fin: bool, sent_at: float) -> None:
-        self.start = start
-        self.end = end
-        self.pieces = pieces
-        self.fin = fin
-        self.sent_at = sent_at
-        self.lost = False
-        self.retransmitted = False
-
-    @property
-    def payload_length(self) -> int:
-        """Bytes of payload, without the FIN."""
-        return self.end - self.start - self.fin
-
-    def __repr__(self) -> str:
-        return f"<{self.start}–{self.end}{' lost' if self.lost else ''}{' again' if self.retransmitted else ''}>"
-
-
-def split_pieces(pieces: Frame, length: int) -> tuple[Frame, Frame]:
-    """`pieces` cut after `length` bytes, without copying."""
-    head: Frame = []
-    for index, piece in enumerate(pieces):
-        if length < len(piece):
-            view = memoryview(piece)
-            if length:
-                head.append(view[:length])
-            return head, [view[length:], *pieces[index + 1 :]]
-        head.append(piece)
-        length -= len(piece)
-        if not length:
-            return head, pieces[index + 1 :]
-    return head, []
+_PACING_QUANTUM = 0.001
+"""Seconds of the pacing rate that may leave at once: timers are not finer than that."""
 
 
 class Sender:
@@ -75,20 +49,26 @@ class Sender:
     __slots__ = (
         "_emit",
         "_unsent",
+        "by_time",
         "congestion",
-        "dup_credit",
-        "duplicate_acks",
+        "delivered",
+        "delivered_at",
         "fin_queued",
         "fin_sent",
+        "first_sent_at",
         "in_flight",
-        "in_recovery",
         "last_sent",
+        "limited_until",
+        "lost",
         "maximum_window",
         "mss",
+        "news",
         "nodelay",
+        "paced_until",
         "pipe",
-        "recover",
+        "recovery",
         "retransmissions",
+        "retransmitted_bytes",
         "scale",
         "segment_limit",
         "snd_nxt",
@@ -112,18 +92,24 @@ class Sender:
         self.segment_limit = 0
         self.nodelay = False
         self.congestion: CongestionControl
+        self.recovery: Recovery
+        self.news = Acknowledged()
         self._unsent: deque[Buffer] = deque()
         self.unsent = 0
         self.fin_queued = False
         self.fin_sent = False
         self.in_flight: deque[SentSegment] = deque()
+        self.lost: deque[SentSegment] = deque()
+        self.by_time: deque[SentSegment] = deque()
         self.pipe = 0
-        self.duplicate_acks = 0
-        self.dup_credit = 0
-        self.in_recovery = False
-        self.recover = iss
         self.retransmissions = 0
+        self.retransmitted_bytes = 0
         self.last_sent = 0.0
+        self.delivered = 0
+        self.delivered_at = 0.0
+        self.first_sent_at = 0.0
+        self.limited_until = 0
+        self.paced_until = 0.0
 
     # -- the application's side ------------------------------------------------------------------
 
@@ -144,21 +130,40 @@ class Sender:
         """Whether nothing waits and nothing is in flight."""
         return not self.in_flight and not self.unsent and not (self.fin_queued and not self.fin_sent)
 
+    @property
+    def something_to_send(self) -> bool:
+        """Whether data, a FIN or something lost waits for `transmit`."""
+        return bool(self.unsent or self.lost or (self.fin_queued and not self.fin_sent))
+
     # -- sending ---------------------------------------------------------------------------------
 
     def transmit(self, now: float) -> int:
         """Send what the windows allow; returns how many frames went out."""
-        sent = self._retransmit_lost(now) if self.pipe < self.snd_nxt - self.snd_una else 0
-        congestion = self.congestion
+        rate = self.congestion.pacing_rate
+        if rate is not None and self.paced_until > now:
+            return 0
+        recovery = self.recovery
+        sent = self._retransmit_lost(now, rate) if self.lost else 0
         while self.unsent or (self.fin_queued and not self.fin_sent):
+            if rate is not None and self.paced_until > now:
+                break
+            window = self.congestion.cwnd if recovery.window is None else recovery.window
             room = self.snd_una + self.snd_wnd - self.snd_nxt
-            size = min(self.unsent, room, congestion.cwnd - self.pipe + self.dup_credit, self.segment_limit)
+            size = min(self.unsent, room, window - self.pipe, self.segment_limit)
             if size < self.unsent and size > self.mss:
+                if rate is not None:
+                    size = min(size, max(int(rate * _PACING_QUANTUM), 2 * self.mss))
                 size -= size % self.mss  # a super-segment is cut into whole segments unless it is the last
             if not self._worth_sending(size):
                 break
             self._send_new(size, now)
             sent += 1
+            if rate is not None:
+                self.paced_until = max(self.paced_until, now) + size / rate
+        if not self.unsent and self.pipe < self.congestion.cwnd:
+            self.limited_until = self.delivered + self.pipe or 1
+        if sent:
+            recovery.on_sent(now)
         return sent
 
     def _worth_sending(self, size: int) -> bool:
@@ -177,15 +182,26 @@ class Sender:
         pieces = self._take(size)
         last = not self.unsent
         fin = last and self.fin_queued
-        segment = SentSegment(self.snd_nxt, self.snd_nxt + size + fin, pieces, fin, now)
+        segment = SentSegment(self.snd_nxt, self.snd_nxt + size + fin, pieces, fin)
         self.snd_nxt = segment.end
-        self.pipe += size + fin
         self.in_flight.append(segment)
         if fin:
             self.fin_sent = True
+        self._put(segment, ACK | (PSH if last and size else 0) | (FIN if fin else 0), size, now)
+
+    def _put(self, segment: SentSegment, flags: int, size: int, now: float) -> None:
+        """Put a segment on the link and into the books."""
+        if not self.pipe:
+            self.first_sent_at = self.delivered_at = now
+        segment.sent_at = now
+        segment.delivered = self.delivered
+        segment.delivered_at = self.delivered_at
+        segment.first_sent_at = self.first_sent_at
+        segment.limited = self.limited_until > self.delivered
+        self.pipe += segment.end - segment.start
+        self.by_time.append(segment)
         self.last_sent = now
-        flags = ACK | (PSH if last and size else 0) | (FIN if fin else 0)
-        self._emit(segment.start, flags, pieces, size)
+        self._emit(segment.start, flags, segment.pieces, size)
 
     def _take(self, size: int) -> Frame:
         """The next `size` unsent bytes as pieces."""
@@ -205,70 +221,93 @@ class Sender:
                 size = 0
         return [b"".join(pieces)] if len(pieces) > _MAXIMUM_PIECES else pieces
 
-    def _retransmit_lost(self, now: float) -> int:
-        """Send again what is marked lost, oldest first, as far as cwnd allows."""
+    def _retransmit_lost(self, now: float, rate: float | None) -> int:
+        """Send again what is marked lost, oldest first, as far as the window allows."""
         sent = 0
-        for index, segment in enumerate(self.in_flight):
-            if not segment.lost:
+        lost = self.lost
+        while lost:
+            segment = lost[0]
+            if segment.mark != LOST:
+                lost.popleft()
                 continue
-            room = self.congestion.cwnd - self.pipe + self.dup_credit
-            if room <= 0:
+            window = self.congestion.cwnd if self.recovery.window is None else self.recovery.window
+            room = window - self.pipe
+            if room <= 0 or (rate is not None and self.paced_until > now):
                 break
             size = max(room - room % self.mss, self.mss)
             if segment.payload_length > size:
-                self._split(index, size)
+                self.split(segment, size)
+            lost.popleft()
             self.resend(segment, now)
+            if rate is not None:
+                self.paced_until = max(self.paced_until, now) + (segment.end - segment.start) / rate
             sent += 1
         return sent
 
     def resend(self, segment: SentSegment, now: float) -> None:
-        """Put one segment in flight again."""
-        if segment.lost:
-            segment.lost = False
-            self.pipe += segment.end - segment.start
+        """Put one segment in flight again, whatever the windows say."""
+        length = segment.end - segment.start
+        if segment.mark == IN_NETWORK:
+            self.pipe -= length
+            self.by_time.remove(segment)  # a probe or a guess of NewReno: rare
+        segment.mark = IN_NETWORK
         segment.retransmitted = True
-        segment.sent_at = self.last_sent = now
         self.retransmissions += 1
-        length = segment.payload_length
-        self._emit(segment.start, ACK | (PSH if length else 0) | (FIN if segment.fin else 0), segment.pieces, length)
+        self.retransmitted_bytes += length
+        self.recovery.on_retransmission(segment, now)
+        size = segment.payload_length
+        self._put(segment, ACK | (PSH if size else 0) | (FIN if segment.fin else 0), size, now)
 
-    def _split(self, index: int, size: int) -> SentSegment:
-        """Cut the in-flight segment at `index` after `size` bytes; returns its first part."""
-        segment = self.in_flight[index]
+    def split(self, segment: SentSegment, size: int) -> SentSegment:
+        """Cut an in-flight segment after `size` bytes; it keeps the first part, the rest is returned."""
         head, tail = split_pieces(segment.pieces, size)
-        rest = SentSegment(segment.start + size, segment.end, tail, segment.fin, segment.sent_at)
-        rest.lost, rest.retransmitted = segment.lost, segment.retransmitted
+        rest = SentSegment(segment.start + size, segment.end, tail, segment.fin)
+        rest.copy_history(segment)
         segment.end, segment.pieces, segment.fin = rest.start, head, False
-        self.in_flight.insert(index + 1, rest)
-        return segment
+        self.in_flight.insert(self.find(segment.start) + 1, rest)
+        if segment.mark == LOST:
+            self.lost.insert(self.lost.index(segment) + 1, rest)
+        elif segment.mark == IN_NETWORK:
+            self.by_time.insert(self.by_time.index(segment) + 1, rest)
+        return rest
 
-    def probe(self, now: float) -> None:
+    def find(self, sequence: int) -> int:
+        """The index of the in-flight segment that holds `sequence`."""
+        return bisect_right(self.in_flight, sequence, key=_start) - 1
+
+    def probe_window(self, now: float) -> None:
         """Send one byte into a closed window (RFC 9293 §3.8.6.1): the oldest in flight, or the next that waits."""
         if not self.in_flight:
             if self.unsent:
-                pieces = self._take(1)
-                self.in_flight.append(SentSegment(self.snd_nxt, self.snd_nxt + 1, pieces, False, now))
+                segment = SentSegment(self.snd_nxt, self.snd_nxt + 1, self._take(1), False)
             elif self.fin_queued and not self.fin_sent:
-                self.in_flight.append(SentSegment(self.snd_nxt, self.snd_nxt + 1, [], True, now))
+                segment = SentSegment(self.snd_nxt, self.snd_nxt + 1, [], True)
                 self.fin_sent = True
             else:
                 return
             self.snd_nxt += 1
-            self.pipe += 1
-        elif self.in_flight[0].payload_length > 1:
-            self._split(0, 1)
-        self.resend(self.in_flight[0], now)
+            self.in_flight.append(segment)
+            self._put(segment, ACK | (FIN if segment.fin else PSH), segment.payload_length, now)
+            return
+        first = self.in_flight[0]
+        if first.payload_length > 1:
+            self.split(first, 1)
+        self.resend(first, now)
+
+    def send_one(self, now: float) -> bool:
+        """One new segment of at most MSS beyond what congestion control allows (RFC 8985 §7.3); False if there is none."""
+        size = min(self.unsent, self.mss, self.snd_una + self.snd_wnd - self.snd_nxt)
+        if size <= 0:
+            return False
+        self._send_new(size, now)
+        return True
 
     # -- acknowledgements ------------------------------------------------------------------------
 
-    def acknowledge(self, ack: int, now: float) -> float | None:
-        """Remove everything before `ack`; returns a round-trip sample, None where there is none.
-
-        Karn's rule: an acknowledgement that covers anything sent twice gives none; what was delivered before the hole was
-        filled has only been waiting for it.
-        """
-        sample: float | None = None
-        ambiguous = False
+    def acknowledge(self, ack: int, now: float) -> None:
+        """Remove everything before `ack` and tell `news` of it."""
+        news = self.news
+        news.acked = ack - self.snd_una
         in_flight = self.in_flight
         while in_flight:
             segment = in_flight[0]
@@ -277,12 +316,22 @@ class Sender:
                     self._trim(segment, ack)
                 break
             in_flight.popleft()
-            if not segment.lost:
-                self.pipe -= segment.end - segment.start
-            ambiguous = ambiguous or segment.retransmitted
-            sample = now - segment.sent_at
+            mark = segment.mark
+            segment.mark = ACKED
+            if mark != SACKED:
+                if mark == IN_NETWORK:
+                    self.pipe -= segment.end - segment.start
+                news.take(segment, segment.end - segment.start)
+                if segment.retransmitted:
+                    news.ambiguous = True
+                else:
+                    news.clean = segment
         self.snd_una = ack
-        return None if ambiguous else sample
+        by_time = self.by_time
+        while by_time and by_time[0].mark != IN_NETWORK:
+            by_time.popleft()
+        if not in_flight:
+            self.lost.clear()
 
     def _trim(self, segment: SentSegment, ack: int) -> None:
         """Drop the acknowledged front of a segment."""
@@ -291,35 +340,120 @@ class Sender:
             segment.pieces = []
         else:
             segment.pieces = split_pieces(segment.pieces, gone)[1]
-        if not segment.lost:
-            self.pipe -= gone
+        if segment.mark != SACKED:
+            if segment.mark == IN_NETWORK:
+                self.pipe -= gone
+            self.news.take(segment, gone)
+            self.news.ambiguous = self.news.ambiguous or segment.retransmitted
         segment.start = ack
 
-    def mark_lost(self, count: int | None = None) -> None:
-        """Mark the first `count` bytes in flight lost, all when None."""
-        limit = None if count is None else self.snd_una + count
-        index = 0
-        while index < len(self.in_flight):
-            segment = self.in_flight[index]
-            if limit is not None:
-                if segment.start >= limit:
-                    return
-                if segment.start + segment.payload_length > limit:
-                    self._split(index, limit - segment.start)
-            if not segment.lost:
-                segment.lost = True
+    def finish_news(self, now: float) -> None:
+        """Everything that the acknowledgement says is marked: settle what was delivered, and how fast."""
+        news = self.news
+        self.delivered += news.delivered
+        news.acknowledged = self.snd_una
+        news.next = self.snd_nxt
+        newest = news.newest
+        if news.delivered:
+            self.delivered_at = now
+        if newest is not None:
+            news.prior_delivered = newest.delivered
+            news.rate_bytes = self.delivered - newest.delivered
+            news.interval = max(now - newest.delivered_at, newest.sent_at - newest.first_sent_at)
+            news.limited = newest.limited
+            self.first_sent_at = newest.sent_at
+
+    # -- marks -----------------------------------------------------------------------------------
+
+    def mark_lost(self, segment: SentSegment) -> None:
+        """One segment in the network is lost; the caller keeps `lost` in order of sequence."""
+        if segment.mark == IN_NETWORK:
+            segment.mark = LOST
+            self.pipe -= segment.end - segment.start
+            self.recovery.losses += 1
+            lost = self.lost
+            if lost and lost[-1].start > segment.start:
+                at = len(lost)
+                while at and lost[at - 1].start > segment.start:
+                    at -= 1
+                lost.insert(at, segment)
+            else:
+                lost.append(segment)
+
+    def mark_all_lost(self) -> None:
+        """Everything that is not SACKED is lost: after a change of path MTU, or when a closed window opens."""
+        for segment in self.in_flight:
+            if segment.mark == IN_NETWORK:
+                segment.mark = LOST
                 self.pipe -= segment.end - segment.start
+        self.relist()
+
+    def unmark_lost(self) -> None:
+        """Nothing was lost after all."""
+        for segment in self.in_flight:
+            if segment.mark == LOST:
+                segment.mark = IN_NETWORK
+                self.pipe += segment.end - segment.start
+        self.relist()
+
+    def relist(self) -> None:
+        """Make `lost` and `by_time` anew from the marks."""
+        self.lost = deque(segment for segment in self.in_flight if segment.mark == LOST)
+        self.by_time = deque(
+            sorted((s for s in self.in_flight if s.mark == IN_NETWORK), key=lambda s: (s.sent_at, s.end))
+        )
+
+    def mark_sacked(self, start: int, end: int) -> None:
+        """The peer holds `start` to `end`, which no SACK block covered before."""
+        index = self.find(start)
+        in_flight = self.in_flight
+        if in_flight[index].start < start:
+            if not self._may_split():
+                index += 1
+            else:
+                self.split(in_flight[index], start - in_flight[index].start)
+                index += 1
+        while index < len(in_flight):
+            segment = in_flight[index]
+            if segment.end > end:
+                if segment.start >= end or end - segment.start >= segment.payload_length or not self._may_split():
+                    return
+                self.split(segment, end - segment.start)
+            if segment.mark != SACKED:
+                if segment.mark == IN_NETWORK:
+                    self.pipe -= segment.end - segment.start
+                segment.mark = SACKED
+                self.news.take(segment, segment.end - segment.start)
+                self.news.sacked += 1
             index += 1
+
+    def _may_split(self) -> bool:
+        """Whether another cut is affordable: a peer that SACKs single bytes must not cost memory without bound."""
+        return len(self.in_flight) <= 64 + 4 * ((self.snd_nxt - self.snd_una) // self.mss)
+
+    def forget_sacks(self) -> None:
+        """The peer took back what it had reported (RFC 2018 §8): all of it is lost."""
+        for segment in self.in_flight:
+            if segment.mark == SACKED:
+                segment.mark = LOST
+        self.relist()
 
     def check(self) -> None:
         """Raise AssertionError where an invariant does not hold."""
         position = self.snd_una
         pipe = 0
+        lost = set(map(id, self.lost))
         for segment in self.in_flight:
             assert segment.start == position, (segment, position)
             assert sum(map(len, segment.pieces)) == segment.payload_length, segment
+            assert segment.mark in (IN_NETWORK, SACKED, LOST), segment
+            assert segment.mark != LOST or id(segment) in lost, segment
             position = segment.end
-            pipe += 0 if segment.lost else segment.end - segment.start
+            pipe += segment.end - segment.start if segment.mark == IN_NETWORK else 0
         assert position == self.snd_nxt or not self.in_flight, (position, self.snd_nxt)
         assert pipe == self.pipe, (pipe, self.pipe)
         assert self.unsent == sum(map(len, self._unsent))
+
+
+def _start(segment: SentSegment) -> int:
+    return segment.start

@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from . import errors
-from .recovery import newreno
 from .recovery.rto import MAXIMUM as MAXIMUM_RTO
 from .states import TcpState, TcpTrigger
 
@@ -22,16 +21,19 @@ KEEP_ALIVE_INTERVAL = 75.0
 
 
 class ConnectionTimers:
-    """Retransmission or persist, delayed ACK, and one slow timer for keep-alive and FIN-WAIT-2."""
+    """Retransmission or persist, recovery (RACK and probe), delayed ACK, pace, keep-alive or FIN-WAIT-2 (`slow`)."""
 
     __slots__ = (
         "_connection",
         "delayed_ack",
         "keep_alive_probes",
+        "pace",
         "persist_backoff",
         "persisting",
+        "recovery",
         "retransmit",
         "slow",
+        "timeouts",
         "waiting_since",
     )
 
@@ -41,6 +43,9 @@ class ConnectionTimers:
         self.retransmit = queue.timer(self._on_retransmit)
         self.delayed_ack = queue.timer(self._on_delayed_ack)
         self.slow = queue.timer(self._on_slow)
+        self.recovery = queue.timer(self._on_recovery)
+        self.pace = queue.timer(self._on_pace)
+        self.timeouts = 0
         self.persisting = False
         self.persist_backoff = 0
         self.keep_alive_probes = 0
@@ -52,6 +57,8 @@ class ConnectionTimers:
         self.retransmit.cancel()
         self.delayed_ack.cancel()
         self.slow.cancel()
+        self.recovery.cancel()
+        self.pace.cancel()
 
     # -- retransmission and persist --------------------------------------------------------------
 
@@ -96,14 +103,29 @@ class ConnectionTimers:
             connection.fail(errors.timed_out(), now, "user time-out")
             return
         if self.persisting:
-            connection.sender.probe(now)
+            connection.sender.probe_window(now)
             self.persist_backoff += 1
             self.retransmit.set(now + self._persist_interval())
             return
-        newreno.on_timeout(connection.sender, now)
+        if self.recovery.when is not None and self.recovery.when <= now:
+            self.recovery.cancel()
+            self._on_recovery(now)  # a probe is due at the same moment: it comes first, and the time-out starts over
+            return
+        sender = connection.sender
+        sender.recovery.on_timeout(now)
+        self.timeouts += 1
         connection.rtt.back_off()
-        connection.sender.transmit(now)
+        sender.transmit(now)
         self.retransmit.set(now + connection.rtt.rto)
+
+    def _on_recovery(self, now: float) -> None:
+        connection = self._connection
+        if connection.sender.recovery.on_timer(now):
+            self.retransmit.set(now + connection.rtt.rto)
+        connection.tcp.mark_dirty(connection)
+
+    def _on_pace(self, now: float) -> None:
+        self._connection.tcp.mark_dirty(self._connection)
 
     def _on_handshake_timeout(self, now: float) -> None:
         connection = self._connection

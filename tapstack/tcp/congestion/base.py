@@ -1,28 +1,59 @@
-"""The interface of a congestion controller: how many bytes may be in flight.
+"""The interface of a congestion controller: how many bytes may be in the network, and how fast they may leave.
 
 A controller keeps `cwnd` and `ssthresh` in bytes and is told what happened; it never sees a packet.  Write one in
 a file of your own by deriving from `CongestionControl`, and name it in `SocketOptions.congestion` after
-`register`.
+`register`.  Window-based controllers implement `on_ack` and `on_congestion`; a rate-based one also reads every
+`on_delivery`, sets `pacing_rate`, and declares `sets_own_window` so that recovery does not meter it.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from ..acknowledged import Acknowledged
 
 INITIAL_WINDOW_SEGMENTS = 10
 """RFC 6928."""
+_PACING_IN_SLOW_START = 2.0
+_PACING_IN_AVOIDANCE = 1.2
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """What a controller knew before it reduced, for `restore`; `inner` is its own."""
+
+    cwnd: int
+    ssthresh: int
+    inner: tuple[float, ...] = ()
 
 
 class CongestionControl(ABC):
-    """How fast one connection may send.  `mss` is the sender's segment size in bytes."""
+    """How fast one connection may send.  `mss` is the sender's segment size in bytes.
 
-    __slots__ = ("cwnd", "mss", "ssthresh")
+    pacing_rate: bytes per second, None where the window alone limits.  paced: whether a window-based controller spreads its
+    window over the round trip.
+    """
 
-    def __init__(self, mss: int) -> None:
+    __slots__ = ("cwnd", "mss", "paced", "pacing_rate", "ssthresh")
+
+    sets_own_window: ClassVar[bool] = False
+    """Whether `cwnd` also holds while losses are repaired, instead of proportional rate reduction."""
+
+    def __init__(self, mss: int, paced: bool = False) -> None:
         self.mss = mss
         self.cwnd = INITIAL_WINDOW_SEGMENTS * mss
         self.ssthresh = 1 << 62
+        self.paced = paced
+        self.pacing_rate: float | None = None
+
+    @property
+    def phase(self) -> str:
+        """Where the controller stands, in a word, for statistics."""
+        return "slow start" if self.cwnd < self.ssthresh else "avoidance"
 
     def mss_changed(self, mss: int) -> None:
         """The path MTU changed."""
@@ -30,38 +61,60 @@ class CongestionControl(ABC):
         self.cwnd = max(self.cwnd, 2 * mss)
 
     @abstractmethod
-    def on_ack(self, acked: int, in_flight: int, now: float, srtt: float) -> None:
-        """`acked` bytes were newly acknowledged outside loss recovery; `in_flight` was before the ACK."""
+    def on_ack(self, news: Acknowledged, now: float) -> None:
+        """An acknowledgement outside of recovery; cwnd may grow."""
+
+    def on_delivery(self, news: Acknowledged, now: float) -> None:
+        """Any acknowledgement that delivered something, in recovery too."""
+        if self.paced and news.srtt:
+            gain = _PACING_IN_SLOW_START if self.cwnd < self.ssthresh else _PACING_IN_AVOIDANCE
+            self.pacing_rate = gain * self.cwnd / news.srtt
 
     @abstractmethod
     def on_congestion(self, in_flight: int, now: float) -> None:
-        """Loss or a mark was noticed: reduce `ssthresh` and set `cwnd` to it."""
+        """Loss or a mark was noticed with `in_flight` bytes outstanding: reduce `ssthresh` and set `cwnd` to it."""
 
     def on_timeout(self, in_flight: int, now: float) -> None:
         """The retransmission timer fired for the first time for this data (RFC 5681 §3.1, equation 4)."""
         self.on_congestion(in_flight, now)
         self.cwnd = self.mss
 
-    def on_idle(self) -> None:
-        """Nothing was sent for longer than an RTO (RFC 5681 §4.1)."""
+    def on_idle(self, idle: float) -> None:
+        """Nothing was sent for `idle` seconds, longer than an RTO (RFC 5681 §4.1)."""
         self.cwnd = min(self.cwnd, INITIAL_WINDOW_SEGMENTS * self.mss)
 
-    def pacing_rate(self) -> float | None:
-        """Bytes per second to pace at; None where the window alone limits."""
-        return None
+    def save(self) -> Saved:
+        """What `restore` needs to take back a reduction."""
+        return Saved(self.cwnd, self.ssthresh)
+
+    def restore(self, saved: Saved) -> None:
+        """The reduction was a mistake (RFC 4015 §3.2)."""
+        self.cwnd = max(self.cwnd, saved.cwnd)
+        self.ssthresh = max(self.ssthresh, saved.ssthresh)
 
 
-_REGISTRY: dict[str, Callable[[int], CongestionControl]] = {}
+def used_up(news: Acknowledged, cwnd: int) -> bool:
+    """Whether the window was in use when this was acknowledged: one that is not used must not grow (RFC 9438 §4.2, RFC 7661)."""
+    return news.in_flight + news.acked >= cwnd or news.in_flight * 2 >= cwnd
 
 
-def register(name: str, factory: Callable[[int], CongestionControl]) -> None:
-    """Make a controller known under `name`; `factory(mss)` makes one."""
+Factory = Callable[[int, bool], CongestionControl]
+_REGISTRY: dict[str, Factory] = {}
+
+
+def register(name: str, factory: Factory) -> None:
+    """Make a controller known under `name`; `factory(mss, paced)` makes one."""
     _REGISTRY[name] = factory
 
 
-def create(name: str, mss: int) -> CongestionControl:
+def known() -> list[str]:
+    """The names of all controllers."""
+    return sorted(_REGISTRY)
+
+
+def create(name: str, mss: int, paced: bool = False) -> CongestionControl:
     """A controller by name; ValueError names the known ones."""
     try:
-        return _REGISTRY[name](mss)
+        return _REGISTRY[name](mss, paced)
     except KeyError:
-        raise ValueError(f"no congestion controller {name!r}; known: {', '.join(sorted(_REGISTRY))}") from None
+        raise ValueError(f"no congestion controller {name!r}; known: {', '.join(known())}") from None

@@ -1,8 +1,13 @@
-"""Slow start and congestion avoidance of RFC 5681, with appropriate byte counting (RFC 3465, L=2)."""
+"""Slow start and congestion avoidance of RFC 5681, with appropriate byte counting (RFC 3465)."""
 
 from __future__ import annotations
 
-from .base import CongestionControl, register
+from typing import TYPE_CHECKING
+
+from .base import CongestionControl, register, used_up
+
+if TYPE_CHECKING:
+    from ..acknowledged import Acknowledged
 
 
 class NewReno(CongestionControl):
@@ -10,15 +15,16 @@ class NewReno(CongestionControl):
 
     __slots__ = ("_avoidance_bytes",)
 
-    def __init__(self, mss: int) -> None:
-        super().__init__(mss)
+    def __init__(self, mss: int, paced: bool = False) -> None:
+        super().__init__(mss, paced)
         self._avoidance_bytes = 0
 
-    def on_ack(self, acked: int, in_flight: int, now: float, srtt: float) -> None:
-        if in_flight + acked < self.cwnd and in_flight * 2 < self.cwnd:
-            return  # application limited: the window was not used, so it does not grow (RFC 9002 §7.8 states the rule)
+    def on_ack(self, news: Acknowledged, now: float) -> None:
+        acked = news.acked
+        if not used_up(news, self.cwnd):
+            return
         if self.cwnd < self.ssthresh:
-            # A GRO'd ACK covers many segments; growth per ACK is bounded by what was acknowledged (RFC 5681 SHOULD).
+            # One ACK may cover a super-segment: growth is bounded by what was acknowledged, not by segments.
             self.cwnd += min(acked, self.ssthresh - self.cwnd)
             return
         self._avoidance_bytes += acked

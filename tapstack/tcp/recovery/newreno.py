@@ -1,59 +1,117 @@
-"""Loss recovery without SACK: fast retransmit and NewReno (RFC 5681 §3.2, RFC 6582).
+"""Loss recovery without SACK: fast retransmit and NewReno (RFC 5681 §3.2, RFC 6582), limited transmit (RFC 3042).
 
 Three duplicate acknowledgements mean that the segment at `snd_una` is lost.  Each duplicate also means that one
-segment left the network: that is `dup_credit`, RFC 5681's "inflation" kept apart from cwnd.  A partial
-acknowledgement, one that stops before `recover`, shows the next hole.
+segment left the network: that is `_credit`, RFC 5681's "inflation", kept apart from cwnd.  A partial
+acknowledgement, one that stops before `point`, shows the next hole.  After a time-out everything counts as lost.
 """
 
 from __future__ import annotations
 
-from ..sender import Sender
+from typing import TYPE_CHECKING
+
+from ..segments import LOST, SentSegment
+from .base import Phase, Recovery
+from .rto import RttEstimator
+from .spurious import Undo
+
+if TYPE_CHECKING:
+    from ...timers import Timer
+    from ..sender import Sender
 
 DUPLICATE_THRESHOLD = 3
 
 
-def on_duplicate_ack(sender: Sender, now: float) -> None:
-    """An acknowledgement that moved nothing while data is in flight."""
-    sender.duplicate_acks += 1
-    if sender.in_recovery:
-        sender.dup_credit += sender.mss
-    elif sender.duplicate_acks == DUPLICATE_THRESHOLD and sender.snd_una > sender.recover:
-        sender.in_recovery = True
-        sender.recover = sender.snd_nxt
-        sender.congestion.on_congestion(sender.snd_nxt - sender.snd_una, now)
-        sender.mark_lost(sender.mss)
-        sender.dup_credit = DUPLICATE_THRESHOLD * sender.mss
-        sender.resend(sender.in_flight[0], now)
+class NewRenoRecovery(Recovery):
+    """Recovery for peers without SACK."""
 
+    __slots__ = ("_credit", "_duplicates", "_undo")
 
-def on_new_ack(sender: Sender, acked: int, now: float) -> bool:
-    """`snd_una` has just moved by `acked`; True when cwnd may grow (no recovery is under way)."""
-    sender.duplicate_acks = 0
-    if not sender.in_recovery:
-        return True
-    if sender.snd_una >= sender.recover:
-        sender.in_recovery = False
-        sender.dup_credit = 0
+    def __init__(self, sender: Sender, rtt: RttEstimator, timer: Timer) -> None:
+        super().__init__(sender, rtt, timer)
+        self._duplicates = 0
+        self._credit = 0
+        self._undo = Undo()
+
+    def on_duplicate_ack(self, now: float) -> None:
+        sender = self.sender
         congestion = sender.congestion
-        congestion.cwnd = min(congestion.ssthresh, max(sender.pipe, sender.mss) + sender.mss)
-        return False
-    sender.dup_credit = max(0, sender.dup_credit - acked + sender.mss)
-    first = sender.in_flight[0]
-    if not first.lost and not first.retransmitted:
-        sender.mark_lost(sender.mss)
-    if first.lost:
-        sender.resend(sender.in_flight[0], now)
-    return False
+        self._duplicates += 1
+        if self.phase is Phase.RECOVERY:
+            self._credit += sender.mss
+            self.window = congestion.cwnd + self._credit
+        elif self.phase is Phase.OPEN:
+            if self._duplicates < DUPLICATE_THRESHOLD:
+                self.window = congestion.cwnd + self._duplicates * sender.mss
+            elif self._duplicates == DUPLICATE_THRESHOLD and sender.snd_una > self.point:
+                self._enter(now)
 
+    def _enter(self, now: float) -> None:
+        sender = self.sender
+        self._undo.begin(sender.congestion)
+        self.phase = Phase.RECOVERY
+        self.point = sender.snd_nxt
+        sender.congestion.on_congestion(sender.snd_nxt - sender.snd_una, now)
+        self._credit = DUPLICATE_THRESHOLD * sender.mss
+        self.window = sender.congestion.cwnd + self._credit
+        self._resend_first(now)
 
-def on_timeout(sender: Sender, now: float) -> None:
-    """The retransmission timer fired: everything in flight counts as lost, and cwnd restarts from one segment."""
-    if sender.in_recovery or sender.snd_una > sender.recover:
-        sender.congestion.on_timeout(sender.snd_nxt - sender.snd_una, now)
-    else:
-        sender.congestion.cwnd = sender.congestion.mss
-    sender.recover = sender.snd_nxt
-    sender.in_recovery = False
-    sender.duplicate_acks = 0
-    sender.dup_credit = 0
-    sender.mark_lost()
+    def _resend_first(self, now: float) -> None:
+        """The segment at `snd_una` is lost: at most MSS of it goes again."""
+        sender = self.sender
+        first = sender.in_flight[0]
+        if first.payload_length > sender.mss:
+            sender.split(first, sender.mss)
+        sender.mark_lost(first)
+        sender.resend(first, now)
+
+    def on_ack(self, now: float) -> None:
+        sender = self.sender
+        news = sender.news
+        if not news.acked:
+            return
+        self._duplicates = 0
+        if self.phase is Phase.OPEN:
+            self.window = None
+        elif self._undo.proven(news):
+            self._take_back()
+        elif sender.snd_una >= self.point:
+            if self.phase is Phase.RECOVERY:
+                congestion = sender.congestion
+                congestion.cwnd = min(congestion.ssthresh, max(sender.pipe, sender.mss) + sender.mss)
+            self._open()
+        elif self.phase is Phase.RECOVERY:
+            self._credit = max(0, self._credit - news.acked + sender.mss)
+            self.window = sender.congestion.cwnd + self._credit
+            first = sender.in_flight[0]
+            if not first.retransmitted or first.mark == LOST:
+                self._resend_first(now)
+
+    def _open(self) -> None:
+        self.phase = Phase.OPEN
+        self.window = None
+        self._credit = 0
+
+    def _take_back(self) -> None:
+        sender = self.sender
+        self._undo.take_back(sender.congestion)
+        self.undone += 1
+        sender.unmark_lost()
+        self._open()
+
+    def on_retransmission(self, segment: SentSegment, now: float) -> None:
+        self._undo.retransmitted(now)
+
+    def on_timeout(self, now: float) -> None:
+        sender = self.sender
+        if self.phase is Phase.LOSS:
+            sender.congestion.cwnd = sender.mss
+        else:
+            self._undo.begin(sender.congestion)
+            sender.congestion.on_timeout(sender.snd_nxt - sender.snd_una, now)
+        self._open()
+        self.phase = Phase.LOSS
+        self.point = sender.snd_nxt
+        self._duplicates = 0
+        sender.mark_all_lost()
+        self._resend_first(now)
+        sender.relist()

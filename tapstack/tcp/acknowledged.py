@@ -1,0 +1,94 @@
+"""What one acknowledgement says: filled while the marks move, read by recovery and by congestion control."""
+
+from __future__ import annotations
+
+from .segments import SentSegment
+
+
+class Acknowledged:
+    """The news of one acknowledgement.  There is one object per connection, emptied by `begin` each time.
+
+    acked: bytes by which SND.UNA moved.  sacked: how many segments were newly reported by SACK.  delivered: bytes that
+    newly left the network either way.  in_flight: `pipe` before.
+    newest: the most recently sent of the segments delivered; clean: the last one acknowledged that was sent once;
+    ambiguous: whether one acknowledged had been sent twice.
+    fack: the highest sequence number delivered so far; reordered: whether something below it came that was sent once;
+    original: the highest end of a newly delivered segment that was sent once (0 if none).
+    rtt: this acknowledgement's sample, seconds; srtt and minimum_rtt: the estimates after it.
+    rate_bytes, interval, prior_delivered, limited: the delivery-rate sample: bytes in seconds, `delivered` when `newest` was
+    sent, whether the application was the limit then.
+    una, acknowledged, next: SND.UNA before and after, and SND.NXT.
+    echo: when the transmission that the peer echoes was made, in whole milliseconds of this clock; None without timestamps.
+    duplicate_sack: whether the peer reported a range that it had already (RFC 2883).
+    ece: the peer saw congestion marks (RFC 3168).
+    """
+
+    __slots__ = (
+        "acked",
+        "acknowledged",
+        "ambiguous",
+        "clean",
+        "delivered",
+        "duplicate_sack",
+        "ece",
+        "echo",
+        "fack",
+        "in_flight",
+        "interval",
+        "limited",
+        "minimum_rtt",
+        "newest",
+        "next",
+        "original",
+        "prior_delivered",
+        "rate_bytes",
+        "reordered",
+        "rtt",
+        "sacked",
+        "srtt",
+        "una",
+    )
+
+    def __init__(self) -> None:
+        self.fack = 0
+        self.srtt = 0.0
+        self.minimum_rtt = 0.0
+        self.una = 0
+        self.acknowledged = 0
+        self.next = 0
+        self.begin(0, 0)
+
+    def begin(self, in_flight: int, una: int) -> None:
+        """A new acknowledgement arrives."""
+        self.acked = 0
+        self.sacked = 0
+        self.delivered = 0
+        self.in_flight = in_flight
+        self.una = una
+        self.newest: SentSegment | None = None
+        self.clean: SentSegment | None = None
+        self.ambiguous = False
+        self.reordered = False
+        self.original = 0
+        self.rtt: float | None = None
+        self.rate_bytes = 0
+        self.interval = 0.0
+        self.prior_delivered = 0
+        self.limited = False
+        self.echo: int | None = None
+        self.duplicate_sack = False
+        self.ece = False
+
+    def take(self, segment: SentSegment, size: int) -> None:
+        """`size` bytes of `segment` are newly delivered."""
+        self.delivered += size
+        newest = self.newest
+        if newest is None or segment.sent_at >= newest.sent_at:
+            self.newest = segment
+        end = segment.end
+        if not segment.retransmitted:
+            self.original = end
+            if end < self.fack:
+                self.reordered = True
+        if end > self.fack:
+            self.fack = end
