@@ -30,17 +30,6 @@ class Claims:
     events: list[dict[str, Any]] = field(default_factory=list)
     unreadable: int = 0
 
-    def moves(self, address: bytes) -> Iterator[tuple[float, str, str, str]]:
-        """(wall time, old, new, cause) of every claimed state change of an address."""
-        for event in self.events:
-            if event.get("event") == "address" and packed_or_none(event.get("address")) == address:
-                yield float(event["wall"]), str(event.get("old")), str(event.get("new")), str(event.get("cause", ""))
-
-    def addresses(self) -> set[bytes]:
-        """The addresses of which anything is claimed."""
-        found = {packed_or_none(event.get("address")) for event in self.events if event.get("event") == "address"}
-        return {address for address in found if address is not None}
-
 
 def packed_or_none(name: object) -> bytes | None:
     """The bytes of an address, None for text that is none."""

@@ -28,7 +28,6 @@ from typing import NamedTuple
 
 from .capture import Point
 from .frames import (
-    ACK,
     ALL_NODES,
     ALL_ROUTERS,
     IS_EXCLUDE,
@@ -274,8 +273,3 @@ def close_dedicated(life: Lifetime, closed_at: float, time_wait: float) -> None:
     """End the life of an address on a dedicated prefix: its connection closed at `closed_at` (Unix seconds)."""
     if life.node.dedicated:
         life.closed_at = closed_at + time_wait
-
-
-def unanswered_syn(frame: Frame) -> bool:
-    """Whether a segment opens a connection: SYN without ACK."""
-    return frame.kind is Kind.TCP and frame.flags & (SYN | ACK) == SYN

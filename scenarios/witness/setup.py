@@ -114,10 +114,6 @@ class Membership:
             self._known[address] = known
         return known
 
-    def is_stable(self, address: bytes) -> bool:
-        """Whether the scenario named the address as a stable one of the node."""
-        return address in self._stable
-
     def sent(self, frame: Frame) -> bool:
         """Whether the node put the frame on its link (on a link without Ethernet: by its source address)."""
         if frame.eth_src:

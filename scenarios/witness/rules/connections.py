@@ -102,12 +102,14 @@ def complete(evidence: Evidence) -> Finding:
     if len(whole) < evidence.setup.connections and not problems:
         expected = evidence.setup.connections
         problems.append((f"{count(len(whole), 'complete connection')}, {expected} expected", None))
+    again = sum(connection.client.repeated + connection.server.repeated for connection in whole)
     carried = sum(connection.client.data + connection.server.data for connection in whole)
     return evidence.finding(
         "complete",
         ("ST-TCP-1",),
         problems,
         f"{count(len(whole), 'connection')} complete, {carried:,} bytes carried and acknowledged"
+        + (f", {again:,} of them sent again" if again else "")
         + (f"; {excused} broken on purpose" if excused else "")
         + (f"; {count(attempts, 'attempt')} never answered" if attempts else ""),
         (connection.closed for connection in whole),

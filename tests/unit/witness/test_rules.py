@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from scenarios.witness import TITLES, Finding, Judgement, Setup, Verdict
+from scenarios.witness import TITLES, CaptureFile, Finding, Judgement, Setup, Verdict, judge
 from scenarios.witness.rules import RULES
 
 from .story import CLIENT, EA, EA0, IDLE, SERVER, SETUP, SSA, SSA0, THIRD, birth, end, examine, good, session
@@ -26,10 +26,12 @@ from .wire import (
     defence,
     echo_reply,
     listener_report,
+    packet_block,
     probe,
     promotion,
     resolved,
     solicitation,
+    statistics_block,
     tcp,
     unreachable,
 )
@@ -421,6 +423,33 @@ def test_offload_exempts_from_checksum_and_size_only(right: tuple[Wire, Wire], t
     assert found(judgement, "checksums").verdict is Verdict.NOT_SHOWN
     assert found(judgement, "within-mtu").verdict is Verdict.NOT_SHOWN
     assert found(judgement, "complete").verdict is Verdict.PASSED
+
+
+def test_frames_lost_while_capturing_and_malformed_frames_of_a_node_fail(
+    right: tuple[Wire, Wire], tmp_path: Path
+) -> None:
+    lan, far = right
+    path = tmp_path / "lan.pcapng"
+    files = [CaptureFile(path, "lan"), CaptureFile(far.save(tmp_path / "far.pcapng"), "far")]
+    whole = lan.save(path).read_bytes()
+    path.write_bytes(whole + statistics_block(3))
+    assert "lost 3 frames" in found(judge(files, SETUP, consult_tshark=False), "captures-whole").sentence
+    broken = bytes(lan.packet("syn:ea"))[:60]
+    path.write_bytes(whole + packet_block(lan.now + 1, broken))
+    finding = found(judge(files, SETUP, consult_tshark=False), "captures-whole")
+    assert finding.verdict is Verdict.FAILED
+    assert finding.witnesses[0].number == len(lan.frames) + 1
+    path.write_bytes(whole + packet_block(lan.now + 1, b"\x33\x33" + bytes(10) + broken[12:]))
+    finding = found(judge(files, SETUP, consult_tshark=False), "captures-whole")
+    assert finding.verdict is Verdict.PASSED
+    assert "1 malformed frame of other nodes" in finding.sentence
+
+
+def test_retransmissions_are_counted_once(right: tuple[Wire, Wire], tmp_path: Path) -> None:
+    lan, far = right
+    again = lan.after("reply1:ea", lan.packet("reply1:ea"))
+    finding = found(examine(tmp_path, again, far), "complete")
+    assert "3,300 bytes carried and acknowledged, 500 of them sent again" in finding.sentence
 
 
 def test_cut_frames_are_judged_as_far_as_they_go(right: tuple[Wire, Wire], tmp_path: Path) -> None:
