@@ -336,7 +336,6 @@ def _is_kernel_socket(transport: asyncio.Transport) -> bool:
 
 def _reset(transport: asyncio.Transport) -> None:
     """Abort; on a kernel TCP socket so that the peer sees a RST and not an orderly end."""
-    if _is_kernel_socket(transport):
-        with contextlib.suppress(OSError):
-            transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+    with contextlib.suppress(OSError, AttributeError):  # not a socket, or one that is gone
+        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
     transport.abort()
