@@ -1,10 +1,19 @@
 """`@pytest.mark.proves("UM-ADDR-2", …)`: which requirement a test proves, and the table that comes of it.
 
-Ids are checked against `tests/requirements.toml` when tests are collected, so a misspelt id fails at once.  Every
-session ends by writing `out/proves.json`, an array of one object per requirement in the order of the specification:
-`spec`, `id`, `text`, `verdict`, `reason`, `tests` (pytest node ids), `captures` (paths).  The verdicts: `failed` if any
-test of the id failed, else `untested` if none ran (with the reason, where one was skipped), else `passed`.  An id without a test
-is listed, never left out.
+The tables are `tests/requirements.toml` (UM and ST) and one file per RFC, `tests/rfc*.toml`.  A row has `id`, `spec`, `section`
+and `text`, and may have
+
+    not_applicable   why the rule does not concern this stack; such a row needs no test
+    deviation        the UM id that asks for another behaviour, and in `reason` what it is; the tests show that behaviour
+    through          ids whose tests prove this row too
+
+Ids are checked against the tables when tests are collected, so a misspelt id fails at once.  Every session ends by
+writing `out/proves.json` (`--proves FILE` names another), an array of one object per requirement in the order of the
+specifications: `spec`, `id`, `text`, `verdict`, `reason`, `tests` (pytest node ids), `captures` (paths).  The verdicts: `failed`
+if any test of the id failed; else `not-applicable` or, if a test passed, `deviation`, where the table says so; else `untested`
+if none ran (with the reason, where one was skipped); else `passed`.  An id without a test is listed, never left out.
+
+`--requirements ID,…` runs only tests that prove one of these ids; `--requirements all`, those that prove any.
 """
 
 from __future__ import annotations
@@ -13,16 +22,22 @@ import difflib
 import json
 import os
 import tomllib
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import pytest
 
 TABLE = Path(__file__).parents[1] / "requirements.toml"
+Row: TypeAlias = dict[str, Any]
 PROPERTY = "proves"
 CAPTURE = "capture"
 """`record_property(CAPTURE, path)` in a test adds a capture to the rows of the ids that it proves."""
 
+VERDICTS = ("passed", "failed", "untested", "deviation", "not-applicable")
+_ALWAYS = VERDICTS[:3]  # told even where there is none
 _RANK = {"passed": 0, "skipped": 1, "failed": 2}
 
 
@@ -36,60 +51,104 @@ class Outcome:
     captures: list[str] = field(default_factory=list)
 
 
-def load_table(path: Path = TABLE) -> list[dict[str, str]]:
-    """The requirements, in the order of the specification."""
-    table: list[dict[str, str]] = tomllib.loads(path.read_text(encoding="utf-8"))["requirement"]
+def load_table(path: Path = TABLE) -> list[Row]:
+    """The requirements of one file, in the order of the specification."""
+    table: list[Row] = tomllib.loads(path.read_text(encoding="utf-8"))["requirement"]
     return table
 
 
-def verdicts(table: list[dict[str, str]], outcomes: dict[str, Outcome]) -> list[dict[str, object]]:
+def load_tables() -> list[Row]:
+    """The requirements of all files: UM and ST, then the RFCs by number, newest first."""
+    files = [TABLE, *sorted(TABLE.parent.glob("rfc*.toml"), reverse=True)]
+    return [requirement for path in files for requirement in load_table(path)]
+
+
+def ids_of(requirement: Row) -> set[str]:
+    """The id of a row, and those whose tests prove it too."""
+    return {requirement["id"], *requirement.get("through", ())}
+
+
+def verdicts(table: Sequence[Row], outcomes: dict[str, Outcome]) -> list[Row]:
     """One row per requirement from the outcome of each test."""
-    rows: list[dict[str, object]] = []
-    for requirement in table:
-        tests = {name: outcome for name, outcome in outcomes.items() if requirement["id"] in outcome.ids}
-        results = {outcome.result for outcome in tests.values()}
-        if "failed" in results:
-            verdict = "failed"
-        elif "passed" in results:
-            verdict = "passed"
-        else:
-            verdict = "untested"
-        reasons = [outcome.reason for outcome in tests.values() if outcome.reason]
-        rows.append(
-            {
-                "spec": requirement["spec"],
-                "id": requirement["id"],
-                "text": requirement["text"],
-                "verdict": verdict,
-                "reason": "; ".join(dict.fromkeys(reasons)) if tests else "no test of this run names it",
-                "tests": sorted(tests),
-                "captures": sorted(capture for outcome in tests.values() for capture in outcome.captures),
-            }
-        )
-    return rows
+    return [_row(requirement, outcomes) for requirement in table]
+
+
+def _row(requirement: Row, outcomes: dict[str, Outcome]) -> Row:
+    wanted = ids_of(requirement)
+    tests = {name: outcome for name, outcome in outcomes.items() if not wanted.isdisjoint(outcome.ids)}
+    reasons = list(dict.fromkeys(outcome.reason for outcome in tests.values() if outcome.reason))
+    verdict = _verdict(requirement, {outcome.result for outcome in tests.values()})
+    match verdict:
+        case "not-applicable":
+            reasons = [requirement["not_applicable"]]
+        case "deviation":
+            reasons = [f"{requirement['deviation']}: {requirement.get('reason', 'asked for')}"]
+        case "untested" if not tests:
+            reasons = ["no test of this run names it"]
+    return {
+        "spec": requirement["spec"],
+        "id": requirement["id"],
+        "text": requirement["text"],
+        "verdict": verdict,
+        "reason": "; ".join(reasons),
+        "tests": sorted(tests),
+        "captures": sorted({capture for outcome in tests.values() for capture in outcome.captures}),
+    }
+
+
+def _verdict(requirement: Row, results: set[str]) -> str:
+    if "failed" in results:
+        return "failed"
+    if "not_applicable" in requirement:
+        return "not-applicable"
+    if "passed" in results:
+        return "deviation" if "deviation" in requirement else "passed"
+    return "untested"
 
 
 class Requirements:
     """Collects the outcome of every test that carries the marker; one per session."""
 
-    def __init__(self, summary: Path | None) -> None:
-        self.table = load_table()
+    def __init__(self, summary: Path | None, asked: str | None = None) -> None:
+        self.table = load_tables()
         self.known = {requirement["id"] for requirement in self.table}
+        self.asked = self._asked(asked)
         self.outcomes: dict[str, Outcome] = {}
         self.summary = summary
 
-    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+    def _asked(self, names: str | None) -> set[str] | None:
+        """The ids whose tests are to run; None for all tests, those that prove nothing included."""
+        if names is None:
+            return None
+        if names == "all":
+            return self.known
+        wanted = {name for name in names.split(",") if name}
+        if wrong := sorted(wanted - self.known):
+            raise pytest.UsageError(f"--requirements {wrong[0]}: no table has this id{self._hint(wrong[0])}")
+        return {name for row in self.table if row["id"] in wanted for name in ids_of(row)}
+
+    def _hint(self, wrong: str) -> str:
+        near = difflib.get_close_matches(wrong, self.known, n=1)
+        return f"; did you mean {near[0]}?" if near else ""
+
+    def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
+        left_out: list[pytest.Item] = []
         for item in items:
             ids: list[str] = []
             for marker in item.iter_markers(PROPERTY):
                 ids.extend(marker.args)
             for wrong in [name for name in ids if name not in self.known]:
-                near = difflib.get_close_matches(str(wrong), self.known, n=1)
-                hint = f"; did you mean {near[0]}?" if near else ""
+                hint = self._hint(str(wrong))
                 raise pytest.UsageError(f"{item.nodeid} proves {wrong!r}, which is not in {TABLE.name}{hint}")
             if ids:
                 # Properties travel with the report, so this works under xdist too.
                 item.user_properties.append((PROPERTY, " ".join(dict.fromkeys(ids))))
+            if self.asked is not None and self.asked.isdisjoint(ids):
+                left_out.append(item)
+        if left_out:
+            config.hook.pytest_deselected(items=left_out)
+            chosen = set(map(id, left_out))
+            items[:] = [item for item in items if id(item) not in chosen]
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         properties = dict(report.user_properties)
@@ -104,7 +163,7 @@ class Requirements:
     def pytest_sessionfinish(self) -> None:
         if self.summary is None:
             return
-        self.summary.parent.mkdir(exist_ok=True)
+        self.summary.parent.mkdir(parents=True, exist_ok=True)
         partial = self.summary.with_name(f"{self.summary.name}.{os.getpid()}")
         partial.write_text(json.dumps(verdicts(self.table, self.outcomes), ensure_ascii=False, indent=1) + "\n")
         partial.replace(self.summary)
@@ -113,13 +172,9 @@ class Requirements:
         if not self.outcomes or self.summary is None:
             return
         rows = verdicts(self.table, self.outcomes)
-        count = {
-            verdict: sum(row["verdict"] == verdict for row in rows) for verdict in ("passed", "failed", "untested")
-        }
-        terminalreporter.write_line(
-            f"requirements: {count['passed']} passed, {count['failed']} failed, {count['untested']} untested"
-            f" of {len(rows)} ({self.summary})"
-        )
+        count = Counter(row["verdict"] for row in rows)
+        told = ", ".join(f"{count[verdict]} {verdict}" for verdict in VERDICTS if count[verdict] or verdict in _ALWAYS)
+        terminalreporter.write_line(f"requirements: {told} of {len(rows)} ({self.summary})")
 
 
 def _reason(report: pytest.TestReport) -> str:
@@ -131,7 +186,14 @@ def _reason(report: pytest.TestReport) -> str:
     return text.splitlines()[0] if text else report.outcome
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("requirements")
+    group.addoption("--requirements", metavar="ID,…", help="only tests that prove one of these ids; `all` for any id")
+    group.addoption("--proves", metavar="FILE", help="the file of the verdicts (default: out/proves.json)")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     # An xdist worker reports to its controller, which writes the one summary.
-    summary = None if hasattr(config, "workerinput") else config.rootpath / "out" / "proves.json"
-    config.pluginmanager.register(Requirements(summary), "unimux-requirements")
+    name = config.getoption("--proves") or config.rootpath / "out" / "proves.json"
+    summary = None if hasattr(config, "workerinput") else Path(name)
+    config.pluginmanager.register(Requirements(summary, config.getoption("--requirements")), "unimux-requirements")

@@ -55,7 +55,7 @@ def test_summary_names_tests_verdicts_and_captures(session: pytest.Pytester) -> 
     )
     run(session).assert_outcomes(passed=1, failed=1, skipped=1)
     rows = {row["id"]: row for row in json.loads((session.path / "out/proves.json").read_text())}
-    assert list(rows) == [requirement["id"] for requirement in requirements.load_table()]
+    assert list(rows) == [requirement["id"] for requirement in requirements.load_tables()]
     assert rows["UM-ADDR-1"]["verdict"] == "passed"
     assert rows["UM-ADDR-1"]["captures"] == ["out/a.pcapng"]
     assert rows["UM-ADDR-2"]["verdict"] == "failed"
@@ -63,6 +63,48 @@ def test_summary_names_tests_verdicts_and_captures(session: pytest.Pytester) -> 
     assert rows["UM-ADDR-3"]["verdict"] == "untested"
     assert rows["UM-ADDR-3"]["reason"] == "no time"
     assert rows["UM-ADDR-4"]["verdict"] == "untested"
+
+
+def test_only_tests_of_the_ids_asked_for_run(session: pytest.Pytester) -> None:
+    session.makepyfile(
+        """
+        import pytest
+
+        @pytest.mark.proves("UM-ADDR-1")
+        def test_one(): pass
+
+        @pytest.mark.proves("UM-ADDR-2")
+        def test_two(): pass
+
+        def test_of_nothing(): pass
+        """
+    )
+    elsewhere = session.path / "deep" / "rows.json"
+    run(session, "--requirements", "UM-ADDR-2", "--proves", str(elsewhere)).assert_outcomes(passed=1, deselected=2)
+    passed = [row["id"] for row in json.loads(elsewhere.read_text()) if row["verdict"] == "passed"]
+    assert passed[0] == "UM-ADDR-2"
+    run(session, "--requirements", "all").assert_outcomes(passed=2, deselected=1)
+    wrong = run(session, "--requirements", "UM-ADR-2")
+    assert wrong.ret == pytest.ExitCode.USAGE_ERROR
+    wrong.stderr.fnmatch_lines(["*UM-ADR-2*did you mean UM-ADDR-2?*"])
+
+
+def test_rows_that_deviate_do_not_apply_or_are_proved_through_others() -> None:
+    table: list[requirements.Row] = [
+        {"id": "R-1", "spec": "r", "text": "", "not_applicable": "it is a router's"},
+        {"id": "R-2", "spec": "r", "text": "", "deviation": "UM-EA-1", "reason": "silence"},
+        {"id": "R-3", "spec": "r", "text": "", "through": ["R-2"]},
+        {"id": "R-4", "spec": "r", "text": "", "deviation": "UM-EA-1"},
+    ]
+    passed = requirements.Outcome(("R-2",), captures=["a", "a"])
+    rows = {row["id"]: row for row in requirements.verdicts(table, {"t": passed})}
+    assert [row["verdict"] for row in rows.values()] == ["not-applicable", "deviation", "passed", "untested"]
+    assert rows["R-1"]["reason"] == "it is a router's"
+    assert rows["R-2"]["reason"] == "UM-EA-1: silence"
+    assert rows["R-3"]["tests"] == ["t"] and rows["R-3"]["captures"] == ["a"]
+    failed = requirements.Outcome(("R-1", "R-2"), "failed", "why")
+    rows = {row["id"]: row for row in requirements.verdicts(table, {"t": failed})}
+    assert [row["verdict"] for row in rows.values()] == ["failed", "failed", "failed", "untested"]
 
 
 def test_summary_is_the_same_under_xdist(session: pytest.Pytester) -> None:
