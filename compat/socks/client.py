@@ -71,6 +71,7 @@ class SocksClient(asyncio.Protocol):
         if self._relay is not None:
             self._relay.abort()
         elif self._transport is not None:
+            self._state = _State.LEAVING
             self._transport.abort()
 
     # -- asyncio.Protocol ------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import ipaddress
+import os
 import resource
 import socket
 from collections.abc import Sequence
@@ -21,8 +22,13 @@ from compat.socks.settings import DEFAULT_HOST, DEFAULT_PORT, SocksCounters
 from compat.socks.table import ClientTable
 from unimux.errors import SetupError, endpoint_text
 
-_BACKLOG = 128
-_SPARE_FILES = 64 + _BACKLOG
+_ACCEPTS = 128
+"""Connections accepted in one go, so that those which stand get their turn."""
+
+_QUEUE = 4096
+"""Connections that may wait in the kernel: with a short queue a burst costs honest clients a SYN retransmission of 1 s."""
+
+_SPARE_FILES = 64 + _ACCEPTS
 """File descriptors left for everything else: what the loop accepts in one go, and the rest of the process."""
 
 
@@ -73,10 +79,13 @@ class SocksServer:
         try:
             where = {"sock": sock} if sock is not None else {"host": hosts, "port": port}
             self._server = await loop.create_server(
-                lambda: SocksClient(self.services, table), **where, backlog=_BACKLOG
+                lambda: SocksClient(self.services, table), **where, backlog=_ACCEPTS
             )
         except (OSError, OverflowError) as error:
             raise _cannot_listen(hosts, port, error) from error
+        for listening in self._server.sockets:  # asyncio takes one number for both
+            with socket.socket(fileno=os.dup(listening.fileno())) as same:
+                same.listen(_QUEUE)
 
     def _file_limit(self) -> int:
         """How many requests the process can open files for: an `accept` that has none left serves nobody."""

@@ -456,6 +456,7 @@ async def test_slow_loris_displaces_only_itself() -> None:
             await old.expect(b"still here")
             counters = services.counters
             assert counters.evicted >= 450 and counters.handshaking <= 50
+            assert counters.gone_early == 0, "it was us who ended them"
             assert counters.active == 11
             for loris in crowd[:450]:
                 with pytest.raises((ConnectionResetError, asyncio.IncompleteReadError)):
