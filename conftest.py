@@ -6,6 +6,7 @@ pytest_plugins = (
     "tests.plugins.real",
     "tests.plugins.requirements",
     "tests.plugins.artefacts",
+    "tests.plugins.captures",
     "tests.plugins.seed",
     "tests.plugins.skips",
     "pytester",

@@ -52,6 +52,9 @@ def artefacts(request: pytest.FixtureRequest) -> Iterator[Path]:
     folder.mkdir(parents=True)
     request.node.stash[_FOLDER] = folder
     yield folder
+    captures = request.config.pluginmanager.get_plugin("unimux-captures")
+    if captures is not None:
+        captures.keep(request.node, folder)
     keep = request.node.stash.get(_FAILED, False) or request.config.getoption("--keep-artefacts")
     if not keep:
         shutil.rmtree(folder)

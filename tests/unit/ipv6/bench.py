@@ -33,6 +33,7 @@ from tapstack.ipv6.prefixes import Prefix
 from tapstack.link.base import LinkProperties
 from tapstack.timers import TimerQueue
 from tapstack.types import Frame, address, address_text, solicited_node
+from tests.plugins import taps
 
 OUR_MAC = "02:00:00:00:00:01"
 ROUTER_MAC = "02:00:00:00:00:fe"
@@ -63,6 +64,8 @@ class Bench:
         self.events: list[Event] = []
         stream = EventStream()
         stream.subscribe(self.events.append)
+        self.tap = taps.world("bench", taps.RAW_IP if tun else taps.ETHERNET)
+        stream.subscribe(lambda event: self.tap.say(f"host says: {event.text()}"))
         self.counters = Counters()
         self.vnet = vnet
         self.out: list[tuple[float, ScapyPacket]] = []
@@ -84,6 +87,7 @@ class Bench:
         if self.vnet:
             assert data[:10] == bytes(10)
             data = data[10:]
+        self.tap.sent(self.now, "host", data)
         src = data[8:24] if self.host.interface.mac is None else data[22:38]
         entry = self.host.addresses.get(src)
         assert src == bytes(16) or (entry is not None and entry.answers & Answers.TRAFFIC), (
@@ -120,6 +124,7 @@ class Bench:
         """Give the host one frame; returns what it sends at once, timers of this very moment included."""
         before = len(self.out)
         data = bytes(packet)
+        self.tap.arrived(self.now, data)
         self.host.input((virtio + data) if self.vnet else data, self.now)
         self.timers.run(self.now)
         self.check()

@@ -21,6 +21,7 @@ from tapstack.tcp.options import SocketOptions
 from tapstack.timers import TimerQueue
 from tapstack.types import Frame, address
 from tapstack.wire import ipv6
+from tests.plugins import taps
 
 
 class OpenPath:
@@ -71,6 +72,7 @@ class End:
         self.events.subscribe(self.log.append)
         self.counters = Counters()
         self.out: list[Frame] = []
+        self.tap = taps.FORGETFUL
         self.host = OpenHost(mtu, self.events, self.out.append)
         self.tcp = Tcp(self.host, self.timers, self.events, self.counters, secret, self.out.append)  # type: ignore[arg-type]
 
@@ -82,6 +84,7 @@ class End:
 
     def input(self, packet: bytes, now: float) -> None:
         """One IPv6 packet with TCP in it, as `Stack.input` would treat it."""
+        self.tap.arrived(now, packet)
         pcb = self.tcp.demux.pairs.get(packet[8:40]) or self.tcp.demux.fours.get(packet[8:44])
         length = int.from_bytes(packet[4:6], "big")
         if isinstance(pcb, Connection) and fastpath.receive(pcb, packet, 0, length, False, now):
@@ -103,6 +106,9 @@ class Pair:
         self.a = End("a", "2001:db8:a::1", bytes(range(32)), mtu)
         self.b = End("b", "2001:db8:b::1", bytes(range(32, 64)), mtu)
         self.packets: list[tuple[float, str, bytes]] = []
+        self.tap = self.a.tap = self.b.tap = taps.world("pair", taps.RAW_IP)
+        for end in (self.a, self.b):
+            end.events.subscribe(lambda event, name=end.name: self.tap.say(f"{name} says: {event.text()}"))  # type: ignore[misc]
         self.meddle: Callable[[End, bytes], list[bytes | tuple[float, bytes]]] | None = None
         self._flying: list[tuple[float, int, End, bytes]] = []
         self._order = count()
@@ -119,7 +125,9 @@ class Pair:
             for frame in frames:
                 packet = b"".join(frame)
                 self.packets.append((self.now, end.name, packet))
-                for item in self.meddle(end, packet) if self.meddle else [packet]:
+                delivered: list[bytes | tuple[float, bytes]] = self.meddle(end, packet) if self.meddle else [packet]
+                self.tap.sent(self.now, end.name, packet, delivered)
+                for item in delivered:
                     extra, data = item if isinstance(item, tuple) else (0.0, item)
                     arrival = self.now + self.delay + extra
                     heapq.heappush(self._flying, (arrival, next(self._order), self.other(end), data))

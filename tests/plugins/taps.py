@@ -1,0 +1,173 @@
+"""Taps: what a test's stacks put on their wire, written down by the harness that carries it, as pcapng.
+
+A harness asks `world(name)` for a tap, and tells it what passes.  Without `--captures` (`tests.plugins.captures`) that is a tap
+that forgets; with it, each world becomes one file with an interface per sender:
+
+    stack names (`a`, `alice`, `host`)   frames that a stack under test sent
+    `by hand`                            frames that the test made, or changed on their way
+
+so that a reader, and the oracle, can tell what the stack answers for.  A frame that the test lost or held back says so in a
+comment, as do the stack's events, beside the frame after which they came.  Nothing here uses the stack's own code.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ETHERNET, RAW_IP = 1, 101
+BY_HAND = "by hand"
+EPOCH = 1_700_000_000.0
+"""Virtual time 0 as unix time."""
+MOST_BYTES = 600_000
+"""Of one file; what follows is counted and named in the file's comment."""
+MOST_WORLDS = 3
+"""Of one test: one that makes hundreds (property tests) leaves its first ones."""
+LOST, LATE, CHANGED = "lost on the way", "held back", "arrives changed"
+DISTURBED = "disturbed"
+"""Stands in the comment of a file in which the test made, changed, lost or delayed TCP segments."""
+
+
+@dataclass(slots=True)
+class _Record:
+    time: float
+    who: str
+    frame: bytes
+    remarks: list[str] = field(default_factory=list)
+
+
+class Tap:
+    """One wire of one test.  This one forgets; `Recorder` keeps."""
+
+    def sent(
+        self, now: float, who: str, frame: bytes, delivered: list[bytes | tuple[float, bytes]] | None = None
+    ) -> None:
+        """A stack sent `frame`; `delivered` is what the wire makes of it, with extra delays, where that may differ."""
+
+    def arrived(self, now: float, frame: bytes) -> None:
+        """A stack is given `frame`: what was `sent` before, or something that the test made."""
+
+    def say(self, remark: str) -> None:
+        """A remark on the last frame."""
+
+    def disturb(self) -> None:
+        """The wire loses, delays, changes or repeats frames out of this tap's sight."""
+
+
+class Recorder(Tap):
+    """A tap that keeps."""
+
+    def __init__(self, name: str, link_type: int) -> None:
+        self.name = name
+        self.link_type = link_type
+        self.disturbed = False
+        self.left_out = 0
+        self._records: list[_Record] = []
+        self._bytes = 0
+        self._flying: Counter[bytes] = Counter()
+
+    def __bool__(self) -> bool:
+        return bool(self._records)
+
+    def sent(
+        self, now: float, who: str, frame: bytes, delivered: list[bytes | tuple[float, bytes]] | None = None
+    ) -> None:
+        """See `Tap.sent`."""
+        record = self._add(now, who, frame)
+        if delivered is None:
+            return
+        pieces = [item if isinstance(item, tuple) else (0.0, item) for item in delivered]
+        self._flying.update(data for _, data in pieces if data == frame)
+        remark = ""
+        if not pieces:
+            remark = LOST
+        elif all(data != frame for _, data in pieces):
+            remark = CHANGED
+        elif any(delay for delay, _ in pieces):
+            remark = LATE
+        if remark or len(pieces) > 1:
+            self.disturb()
+        if remark and record is not None:
+            record.remarks.append(remark)
+
+    def arrived(self, now: float, frame: bytes) -> None:
+        """See `Tap.arrived`."""
+        if self._flying[frame]:
+            self._flying[frame] -= 1
+        else:
+            self._add(now, BY_HAND, frame)
+            self.disturb()
+
+    def say(self, remark: str) -> None:
+        """See `Tap.say`."""
+        if self._records and not self.left_out:
+            self._records[-1].remarks.append(remark)
+
+    def disturb(self) -> None:
+        """See `Tap.disturb`."""
+        self.disturbed = True
+
+    def _add(self, now: float, who: str, frame: bytes) -> _Record | None:
+        if self.left_out or self._bytes + len(frame) > MOST_BYTES:
+            self.left_out += 1
+            return None
+        self._bytes += len(frame)
+        self._records.append(_Record(now, who, bytes(frame)))
+        return self._records[-1]
+
+    def write(self, path: Path, comment: str) -> None:
+        """Write the file."""
+        if self.left_out:
+            comment += f"; the test sent {self.left_out} frames more"
+        if self.disturbed:
+            comment += f"; {DISTURBED}"
+        senders = list(dict.fromkeys(record.who for record in self._records))
+        blocks = [_block(0x0A0D0D0A, struct.pack("<IHHq", 0x1A2B3C4D, 1, 0, -1) + _options((1, comment.encode())))]
+        for who in senders:
+            options = _options((2, who.encode()), (9, b"\x09"))
+            blocks.append(_block(1, struct.pack("<HHI", self.link_type, 0, 0) + options))
+        for record in self._records:
+            ticks = round((EPOCH + record.time) * 1e6) * 1000
+            head = struct.pack(
+                "<IIIII",
+                senders.index(record.who),
+                ticks >> 32,
+                ticks & 0xFFFFFFFF,
+                len(record.frame),
+                len(record.frame),
+            )
+            options = _options(*((1, remark.encode()) for remark in record.remarks))
+            blocks.append(_block(6, head + _padded(record.frame) + options))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"".join(blocks))
+
+
+def _padded(data: bytes) -> bytes:
+    return data + bytes(-len(data) % 4)
+
+
+def _options(*options: tuple[int, bytes]) -> bytes:
+    if not options:
+        return b""
+    return b"".join(struct.pack("<HH", code, len(data)) + _padded(data) for code, data in options) + bytes(4)
+
+
+def _block(kind: int, body: bytes) -> bytes:
+    length = struct.pack("<I", len(body) + 12)
+    return struct.pack("<I", kind) + length + body + length
+
+
+FORGETFUL = Tap()
+recording: list[Recorder] | None = None
+"""The worlds of the test that runs; None when nothing is kept."""
+
+
+def world(name: str, link_type: int = ETHERNET) -> Tap:
+    """A tap for one wire; `name` tells the worlds of one test apart."""
+    if recording is None or len(recording) >= MOST_WORLDS:
+        return FORGETFUL
+    recorder = Recorder(name, link_type)
+    recording.append(recorder)
+    return recorder
