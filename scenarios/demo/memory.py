@@ -28,7 +28,7 @@ from unimux.poolstate import PoolConfig
 
 from .outcome import Outcome, Say, Watch
 from .peer import SimulatedPeer
-from .probes import dad_probe, resolution
+from .probes import dad_probe, knocks, resolution
 from .story import OPTIONS, READY_TIMEOUT, RELEASE_TIMEOUT, SMALL_BYTES, SMALL_FILES, all_released
 from .talk import talk_at_l0
 from .web import FileProtocol
@@ -160,7 +160,10 @@ class Story:
         mac = self._mac()
         curious = lan.connect(mac)
         source = bytes.fromhex("20010db8000000010000000000000bad")
-        for frame in (dad_probe(mac, target, self.random), resolution(mac, source, target)):
+        node_mac = alice.link.properties.mac
+        assert node_mac is not None
+        probes = [dad_probe(mac, target, self.random), resolution(mac, source, target)]
+        for frame in [*probes, *knocks(mac, node_mac, source, target)]:
             curious.send([frame])
         answered = await third.ping(address_text(target), wait=1.0)
         curious.close()

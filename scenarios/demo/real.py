@@ -39,7 +39,7 @@ from unimux.node import Node, NodeConfig
 from unimux.poolstate import PoolConfig
 
 from .outcome import Outcome, Say, Watch
-from .probes import dad_probe, inject, ping, resolution
+from .probes import dad_probe, inject, knocks, ping, resolution
 from .story import OPTIONS, READY_TIMEOUT, RELEASE_TIMEOUT, SMALL_BYTES, SMALL_FILES, all_released
 from .talk import talk_at_l0
 from .web import FileProtocol
@@ -200,9 +200,12 @@ class Story:
         self.say("3. A neighbour probes a reserved (UNCERTAIN) address: defended against DAD, silent to all else")
         await alice.ready(2, READY_TIMEOUT)
         target = next(e.address for e in alice.stack.host.addresses if e.state is AddressState.UNCERTAIN)
-        mac = top.client_bridge.mac
-        source = socket.inet_pton(socket.AF_INET6, topology.CLIENT_ADDRESS)
-        inject(top.client_bridge, [dad_probe(mac, target, self.random), resolution(mac, source, target)])
+        mac = top.router_client.mac
+        source = socket.inet_pton(socket.AF_INET6, topology.CLIENT_ROUTER)
+        node_mac = alice.link.properties.mac
+        assert node_mac is not None
+        probes = [dad_probe(mac, target, self.random), resolution(mac, source, target)]
+        inject(top.router_client, [*probes, *knocks(mac, node_mac, source, target)])
         answered = await ping(top.third_link, address_text(target), wait=1.0)
         self.outcome.fact(
             "An UNCERTAIN address does not answer a ping",
