@@ -28,6 +28,7 @@ _ACCEPTS = 128
 _QUEUE = 4096
 """Connections that may wait in the kernel: with a short queue a burst costs honest clients a SYN retransmission of 1 s."""
 
+_DRAIN_POLL = 0.02
 _SPARE_FILES = 64 + _ACCEPTS
 """File descriptors left for everything else: what the loop accepts in one go, and the rest of the process."""
 
@@ -96,6 +97,16 @@ class SocksServer:
         if room < 1:
             raise SetupError(f"This process may open only {soft} files: allow it more with `ulimit -n`.")
         return room
+
+    async def drain(self, timeout: float) -> bool:
+        """Stop listening, and let what is being served end by itself for at most `timeout` seconds; whether all of it did."""
+        if self._server is None or self._table is None:
+            return True
+        self._server.close()
+        deadline = asyncio.get_running_loop().time() + timeout
+        while self.counters.active and asyncio.get_running_loop().time() < deadline:
+            await asyncio.sleep(_DRAIN_POLL)
+        return not self.counters.active
 
     async def close(self) -> None:
         """Stop listening and end every connection; returns when all are gone."""

@@ -136,8 +136,9 @@ class Story:
         with kernel.in_namespace(where):
             sock = socket.socket(socket.AF_INET6, socket.SOCK_STREAM)
         sock.bind(("::1", 0))
-        async with await serve_socks(node, sock=sock):
+        async with await serve_socks(node, sock=sock) as server:
             yield f"[::1]:{sock.getsockname()[1]}"
+            await server.drain(RELEASE_TIMEOUT)  # curl is done when it has the file; the connections close after that
 
     # -- chapters --------------------------------------------------------------------------------
 
