@@ -366,12 +366,14 @@ class Tcp:
 
     def _packet_too_big(self, connection: Connection, report: IcmpError, now: float) -> None:
         """RFC 8201 §5.3: send smaller, and again what was lost to size, without reducing cwnd."""
-        old = connection.path.mtu
         self.host.accept_path_mtu(report, now)
-        if connection.path.mtu >= old or connection.state not in SYNCHRONIZED:
+        sender = connection.sender
+        old = sender.mss
+        if connection.state not in SYNCHRONIZED:
             return
         connection.set_segment_size()
-        sender = connection.sender
+        if sender.mss >= old:  # asked of the connection: another one to the same destination may have heard first
+            return
         sender.congestion.mss_changed(sender.mss)
         sender.mark_all_lost()
         self.mark_dirty(connection)
