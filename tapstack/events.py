@@ -73,6 +73,27 @@ class ConnectionChanged(Event, kw_only=True, frozen=True, tag="connection"):
         )
 
 
+class CongestionTrace(Event, kw_only=True, frozen=True, tag="congestion"):
+    """Where a connection's congestion control stands; only for connections that ask for it (`SocketOptions.trace`).
+
+    cwnd, ssthresh, pipe: bytes (ssthresh None while unlimited); srtt: seconds; phase: the controller's and recovery's.
+    """
+
+    connection: int
+    controller: str
+    phase: str
+    cwnd: int
+    ssthresh: int | None
+    pipe: int
+    srtt: float
+
+    def text(self) -> str:
+        return (
+            f"connection {self.connection} {self.controller} {self.phase} cwnd {self.cwnd} "
+            f"ssthresh {self.ssthresh if self.ssthresh is not None else '∞'} pipe {self.pipe}"
+        )
+
+
 class LinkNotice(Event, kw_only=True, frozen=True, tag="link"):
     """The host learnt something of its link: a router, a prefix, a neighbour fault."""
 

@@ -83,7 +83,7 @@ class Acknowledged:
         """`size` bytes of `segment` are newly delivered."""
         self.delivered += size
         newest = self.newest
-        if newest is None or segment.sent_at >= newest.sent_at:
+        if newest is None or segment.order >= newest.order:
             self.newest = segment
         end = segment.end
         if not segment.retransmitted:

@@ -185,6 +185,8 @@ def _check_sequence(connection: Connection, segment: Segment, sequence: int, now
             connection.send_syn(now)  # the peer repeats its SYN: our answer was lost
         return False
     if end <= left or window == 0:
+        if window and segment.payload:
+            receiver.note_duplicate(sequence, sequence + len(segment.payload))
         receiver.ack_now = True  # a repetition, or a probe of our closed window: the peer must hear where we are
         connection.tcp.mark_dirty(connection)
         _check_ack_only(connection, segment, sequence, now)
@@ -310,6 +312,8 @@ def new_data_acknowledged(
     if advanced and recovery.growing:
         congestion.on_ack(news, now)
     congestion.on_delivery(news, now)
+    if connection.trace is not None:
+        connection.trace.point(connection, now)
     if advanced:
         connection.timers.restart_retransmit(now)
         connection.path.confirm(now)
@@ -359,6 +363,8 @@ def _text_and_fin(connection: Connection, segment: Segment, sequence: int, now: 
     before = receiver.rcv_nxt
     if not receiver.accept(sequence, payload, fin):
         connection.tcp.counters.drop(DropReason.TCP_REASSEMBLY_LIMIT)
+    if sequence > before and not connection.sack_permitted:
+        connection.send_ack(now)  # without SACK the peer counts duplicates: each out-of-order segment gets its own
     if receiver.rcv_nxt > before and receiver.queued:
         connection.signal(Signal.READABLE)
     if receiver.fin_taken():

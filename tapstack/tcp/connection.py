@@ -30,6 +30,7 @@ from .sender import Sender
 from .sequence import MASK
 from .states import SYNCHRONIZED, TRANSITIONS, TcpState, TcpTrigger
 from .timers import DELAYED_ACK, ConnectionTimers
+from .trace import Trace
 
 if TYPE_CHECKING:
     from ..ipv6.host import Path
@@ -97,6 +98,7 @@ class Connection:
         "timers",
         "timestamp_offset",
         "timestamps",
+        "trace",
         "write_blocked",
     )
 
@@ -150,6 +152,7 @@ class Connection:
         self.receiver.scale = _scale_for(options.receive_buffer_maximum)
         self.rtt = RttEstimator()
         self.timers = ConnectionTimers(self)
+        self.trace = Trace() if options.trace else None
         tcp.host.addresses.acquire(entry, self)
 
     def __repr__(self) -> str:
@@ -273,6 +276,7 @@ class Connection:
 
     def negotiate(self, options: Options) -> None:
         """Take the options of the peer's SYN."""
+        wanted = self.options
         if options.mss is not None:
             self.peer_mss = max(options.mss, 64)
         else:
@@ -281,8 +285,8 @@ class Connection:
             self.sender.scale = min(options.window_scale, MAXIMUM_WINDOW_SCALE)
         else:
             self.sender.scale = self.receiver.scale = 0
-        self.timestamps = options.timestamp is not None
-        self.sack_permitted = options.sack_permitted
+        self.timestamps = options.timestamp is not None and wanted.timestamps
+        self.sack_permitted = options.sack_permitted and wanted.sack
 
     def start_congestion(self) -> None:
         """Both SYNs are known: segment size and congestion window."""
@@ -363,8 +367,10 @@ class Connection:
         """A segment without payload in a synchronized state."""
         receiver = self.receiver
         options = b""
-        if self.sack_permitted and not receiver.orderly:
-            options = Options(sack=receiver.sack_blocks()).pack()
+        if self.sack_permitted and (receiver.duplicate is not None or not receiver.orderly):
+            blocks = receiver.sack_blocks(3 if self.timestamps else 4)
+            receiver.duplicate = None
+            options = Options(sack=[(left & MASK, right & MASK) for left, right in blocks]).pack()
         window = receiver.advertise(self.sender.mss)
         self._acknowledged()
         self.emitter.emit(
@@ -379,9 +385,9 @@ class Connection:
         options = Options(
             mss=self.advertised_mss(),
             window_scale=receiver.scale if not answering or self.sender.scale or receiver.scale else None,
-            sack_permitted=self.sack_permitted or not answering,
+            sack_permitted=self.sack_permitted if answering else self.options.sack,
         )
-        if self.timestamps or not answering:
+        if self.timestamps if answering else self.options.timestamps:
             options.timestamp = (
                 (int(now * 1000) + self.timestamp_offset) & MASK,
                 (receiver.ts_recent or 0) if answering else 0,

@@ -388,6 +388,7 @@ class Tcp:
             if isinstance(pcb, Connection):
                 assert pcb.state not in (TcpState.CLOSED, TcpState.TIME_WAIT), pcb
                 pcb.sender.check()
+                pcb.receiver.check()
         for half_open in self.demux.half_open():
             assert half_open.key == four_key(half_open)
             assert half_open.armed is not None and half_open in half_open.armed.half_open

@@ -39,7 +39,9 @@ class SocketOptions:
     fin_wait_2_timeout: how long a fully closed socket waits for the peer's FIN.
     keep_alive: idle time before the first probe; None for no probes (RFC 9293 MUST-25: off by default).
     receive_buffer, receive_buffer_maximum: where autotuning starts and ends.
-    congestion: the controller's name (`congestion.known`); pacing: spread its window over the round trip.
+    sack, timestamps: offer and accept these TCP options (RFC 2018, RFC 7323).
+    congestion: the controller's name (`congestion.known`); pacing: spread its window over the round trip;
+    trace: emit `CongestionTrace` events.
     """
 
     mode: PortMode = PortMode.L1
@@ -56,4 +58,7 @@ class SocketOptions:
     receive_buffer_maximum: int = 8 * 1024 * 1024
     congestion: str = "cubic"
     pacing: bool = False
+    trace: bool = False
+    sack: bool = True
+    timestamps: bool = True
     backlog: int = 128

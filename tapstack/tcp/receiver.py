@@ -1,34 +1,64 @@
 """The receiving half of a connection: reassembly, window, what to acknowledge when.
 
 Model.  `rcv_nxt` is the next byte expected.  Bytes before it stand in `_ready` until the application takes
-them; bytes after it stand in `_beyond`, sorted, disjoint ranges.  The advertised right edge `rcv_adv` never
-moves left (RFC 9293 SHLD-14), and moves right only in steps worth a segment (SWS avoidance, MUST-39).
-Payload is kept as views of the received frames; nothing is copied here but very small pieces, which would
-pin a large frame each.
+them; bytes after it stand in *runs*, each a contiguous range with its pieces, sorted and disjoint, with a hole before
+each.  A SACK block is a run.  The advertised right edge `rcv_adv` never moves left (RFC 9293 SHLD-14), and moves
+right only in steps worth a segment (SWS avoidance, MUST-39).
+
+Payload is kept as views of the received frames; nothing is copied here but small pieces, which would pin a frame
+and an object each: those are gathered in buffers of up to `_GATHER` bytes.  So what is kept costs at most a few times
+its length, whatever the segments' sizes.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_right
 from collections import deque
 
 from ..types import Buffer
 
 MAXIMUM_WINDOW = 65535 << 14
 _SMALL = 256
-_MAXIMUM_RANGES = 512
-_MAXIMUM_SACK_BLOCKS = 3
+_GATHER = 4096
+_MAXIMUM_RUNS = 512
+_RECENT = 4
+
+
+class Run:
+    """A contiguous range beyond a hole."""
+
+    __slots__ = ("end", "pieces", "start")
+
+    def __init__(self, start: int, end: int, pieces: deque[Buffer]) -> None:
+        self.start = start
+        self.end = end
+        self.pieces = pieces
+
+
+def gather(pieces: deque[Buffer], piece: Buffer) -> None:
+    """Append a piece, a small one to the gathering buffer at the end."""
+    if len(piece) >= _SMALL:
+        pieces.append(piece)
+        return
+    last = pieces[-1] if pieces else None
+    if isinstance(last, bytearray) and len(last) < _GATHER:
+        last += piece
+    else:
+        pieces.append(bytearray(piece))
 
 
 class Receiver:
     """State of the receive sequence space (RFC 9293 §3.3.1); sequence numbers are unwrapped."""
 
     __slots__ = (
-        "_beyond",
         "_ready",
+        "_recent",
+        "_runs",
         "ack_now",
+        "beyond",
         "capacity",
         "capacity_maximum",
+        "duplicate",
         "fin",
         "last_ack_sent",
         "measured_at",
@@ -50,6 +80,7 @@ class Receiver:
         self.rcv_adv = 0
         self.fin: int | None = None
         self.queued = 0
+        self.beyond = 0
         self.unacked = 0
         self.ack_now = False
         self.last_ack_sent = 0
@@ -57,8 +88,10 @@ class Receiver:
         self.ts_recent_at = 0.0
         self.measured_at = 0.0
         self.measured_bytes = 0
+        self.duplicate: tuple[int, int] | None = None
         self._ready: deque[Buffer] = deque()
-        self._beyond: list[tuple[int, int, Buffer]] = []
+        self._runs: list[Run] = []
+        self._recent: deque[int] = deque(maxlen=_RECENT)
 
     def start(self, irs: int) -> None:
         """Begin after the peer's SYN."""
@@ -68,7 +101,7 @@ class Receiver:
     @property
     def orderly(self) -> bool:
         """Whether no hole is waiting to be filled."""
-        return not self._beyond
+        return not self._runs
 
     # -- window ----------------------------------------------------------------------------------
 
@@ -110,7 +143,10 @@ class Receiver:
     def append(self, payload: Buffer) -> None:
         """Take in-order payload that begins at `rcv_nxt` and lies in the window."""
         size = len(payload)
-        self._ready.append(bytes(payload) if size < _SMALL else payload)
+        if size >= _SMALL:
+            self._ready.append(payload)
+        else:
+            gather(self._ready, payload)
         self.rcv_nxt += size
         self.queued += size
         self.unacked += size
@@ -124,6 +160,7 @@ class Receiver:
         if fin:
             self.fin = end
         if sequence < self.rcv_nxt:
+            self.note_duplicate(sequence, min(end, self.rcv_nxt))
             payload = payload[self.rcv_nxt - sequence :]
             sequence = self.rcv_nxt
         if sequence > self.rcv_nxt:
@@ -131,7 +168,7 @@ class Receiver:
             return self._insert(sequence, payload) if end > sequence else True
         if payload:
             self.append(payload)
-        if self._beyond:
+        if self._runs:
             self._drain()
             self.ack_now = True  # RFC 5681 §4.2: a segment that fills a gap is acknowledged at once
         if self.fin is not None and self.rcv_nxt == self.fin:
@@ -139,54 +176,111 @@ class Receiver:
             self.ack_now = True
         return True
 
+    def note_duplicate(self, start: int, end: int) -> None:
+        """Bytes came that were here already: the next acknowledgement says so (RFC 2883)."""
+        if end > start:
+            self.duplicate = (start, end)
+            self.ack_now = True
+
     def fin_taken(self) -> bool:
         """Whether the peer's FIN and all before it has been received."""
         return self.fin is not None and self.rcv_nxt > self.fin
 
     def _drain(self) -> None:
-        while self._beyond and self._beyond[0][0] <= self.rcv_nxt:
-            start, end, piece = self._beyond.pop(0)
-            if end > self.rcv_nxt:
-                self.append(piece[self.rcv_nxt - start :])
+        """Move the runs that have become contiguous."""
+        runs = self._runs
+        while runs and runs[0].start <= self.rcv_nxt:
+            run = runs.pop(0)
+            self.beyond -= run.end - run.start
+            if run.start < self.rcv_nxt:
+                self.note_duplicate(run.start, min(self.rcv_nxt, run.end))
+            position = run.start
+            for piece in run.pieces:
+                size = len(piece)
+                if position >= self.rcv_nxt:
+                    self.append(piece)
+                elif position + size > self.rcv_nxt:
+                    self.append(piece[self.rcv_nxt - position :])
+                position += size
 
     def _insert(self, start: int, piece: Buffer) -> bool:
         """Keep an out-of-order piece, without the parts that are there already."""
-        beyond = self._beyond
-        if len(beyond) >= _MAXIMUM_RANGES:
-            return False
-        if len(piece) < _SMALL:
-            piece = bytes(piece)
-        index = bisect_left(beyond, start, key=lambda entry: entry[0])
-        if index and beyond[index - 1][1] > start:
-            covered = beyond[index - 1][1] - start
-            piece = piece[covered:]
-            start += covered
-        while piece and index < len(beyond):
-            following = beyond[index]
-            room = following[0] - start
-            if room >= len(piece):
+        runs = self._runs
+        end = start + len(piece)
+        self._recent.append(start)
+        if runs and start == runs[-1].end:  # by far the most frequent: the last run goes on
+            run = runs[-1]
+            gather(run.pieces, piece)
+            run.end = end
+            self.beyond += end - start
+            return True
+        index = bisect_right(runs, start, key=_run_start)
+        if index and runs[index - 1].end > start:
+            covered = min(runs[index - 1].end, end)
+            self.duplicate = (start, covered)
+            piece = piece[covered - start :]
+            start = covered
+        while start < end:
+            following = runs[index] if index < len(runs) else None
+            stop = end if following is None else min(end, following.start)
+            if stop > start:
+                if not self._put(index, start, stop, piece[: stop - start]):
+                    return False
+                index = bisect_right(runs, start, key=_run_start)
+                following = runs[index] if index < len(runs) else None
+            if following is None or stop == end:
                 break
-            if room > 0:
-                beyond.insert(index, (start, following[0], piece[:room]))
-                index += 1
-            piece = piece[following[1] - start :]
-            start = following[1]
-            index += 1
-        if piece:
-            beyond.insert(index, (start, start + len(piece), piece))
+            covered = min(end, following.end)
+            self.duplicate = (following.start, covered)
+            piece = piece[covered - start :]
+            start = covered
+            index = bisect_right(runs, start, key=_run_start)
         return True
 
-    def sack_blocks(self, latest: int | None = None) -> list[tuple[int, int]]:
-        """Up to three blocks of data beyond `rcv_nxt` (RFC 2018 §4); the one that holds `latest` comes first."""
-        merged: list[tuple[int, int]] = []
-        for start, end, _ in self._beyond:
-            if merged and merged[-1][1] == start:
-                merged[-1] = (merged[-1][0], end)
+    def _put(self, index: int, start: int, end: int, piece: Buffer) -> bool:
+        """Put a piece that overlaps nothing before the run at `index`, joined to its neighbours where they touch."""
+        runs = self._runs
+        before = runs[index - 1] if index and runs[index - 1].end == start else None
+        after = runs[index] if index < len(runs) and runs[index].start == end else None
+        if before is not None:
+            gather(before.pieces, piece)
+            before.end = end
+            if after is not None:
+                before.pieces.extend(after.pieces)
+                before.end = after.end
+                del runs[index]
+        elif len(runs) >= _MAXIMUM_RUNS:
+            return False
+        else:
+            pieces: deque[Buffer] = deque()
+            gather(pieces, piece)
+            if after is not None:
+                pieces.extend(after.pieces)
+                after.pieces = pieces
+                after.start = start
             else:
-                merged.append((start, end))
-        if latest is not None:
-            merged.sort(key=lambda block: not block[0] <= latest < block[1])
-        return merged[:_MAXIMUM_SACK_BLOCKS]
+                runs.insert(index, Run(start, end, pieces))
+        self.beyond += end - start
+        return True
+
+    def sack_blocks(self, limit: int) -> list[tuple[int, int]]:
+        """Up to `limit` blocks: a duplicate first (RFC 2883 §4), then runs, the most recently changed first (RFC 2018 §4)."""
+        blocks: list[tuple[int, int]] = []
+        if self.duplicate is not None:
+            blocks.append(self.duplicate)
+        runs = self._runs
+        for sequence in reversed(self._recent):
+            index = bisect_right(runs, sequence, key=_run_start) - 1
+            if len(blocks) < limit and index >= 0 and runs[index].end > sequence:
+                block = (runs[index].start, runs[index].end)
+                if block not in blocks[self.duplicate is not None :]:
+                    blocks.append(block)
+        for run in runs:
+            if len(blocks) >= limit:
+                break
+            if (run.start, run.end) not in blocks:
+                blocks.append((run.start, run.end))
+        return blocks
 
     def read(self) -> list[Buffer]:
         """Everything that is in order, in pieces; the buffer is free afterwards."""
@@ -195,3 +289,17 @@ class Receiver:
         self.measured_bytes += self.queued
         self.queued = 0
         return pieces
+
+    def check(self) -> None:
+        """Raise AssertionError where an invariant does not hold."""
+        assert self.queued == sum(map(len, self._ready))
+        position = self.rcv_nxt
+        for run in self._runs:
+            assert position < run.start < run.end, (position, run.start, run.end)
+            assert sum(map(len, run.pieces)) == run.end - run.start
+            position = run.end
+        assert self.beyond == sum(run.end - run.start for run in self._runs)
+
+
+def _run_start(run: Run) -> int:
+    return run.start

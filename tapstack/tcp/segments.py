@@ -11,8 +11,9 @@ IN_NETWORK, SACKED, LOST, ACKED = range(4)
 class SentSegment:
     """A run of the sequence space that was sent as one; `end - start` counts a SYN or FIN as one.
 
-    sent_at: time of the last transmission.  delivered, delivered_at, first_sent_at, limited: the state of the connection
-    then, from which a delivery rate is computed when the segment is acknowledged (see `congestion.bbr`).
+    sent_at: time of the last transmission; order: its number among all transmissions.
+    delivered, delivered_at, first_sent_at, limited: the state of the connection at that time, from which a delivery rate is
+    computed when the segment is acknowledged (see `congestion.bbr`).
     """
 
     __slots__ = (
@@ -23,6 +24,7 @@ class SentSegment:
         "first_sent_at",
         "limited",
         "mark",
+        "order",
         "pieces",
         "retransmitted",
         "sent_at",
@@ -37,6 +39,7 @@ class SentSegment:
         self.mark = IN_NETWORK
         self.retransmitted = False
         self.sent_at = 0.0
+        self.order = 0
         self.delivered = 0
         self.delivered_at = 0.0
         self.first_sent_at = 0.0
@@ -52,6 +55,7 @@ class SentSegment:
         self.mark = other.mark
         self.retransmitted = other.retransmitted
         self.sent_at = other.sent_at
+        self.order = other.order
         self.delivered = other.delivered
         self.delivered_at = other.delivered_at
         self.first_sent_at = other.first_sent_at

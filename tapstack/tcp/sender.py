@@ -76,6 +76,7 @@ class Sender:
         "snd_wl1",
         "snd_wl2",
         "snd_wnd",
+        "transmissions",
         "unsent",
     )
 
@@ -102,6 +103,7 @@ class Sender:
         self.lost: deque[SentSegment] = deque()
         self.by_time: deque[SentSegment] = deque()
         self.pipe = 0
+        self.transmissions = 0
         self.retransmissions = 0
         self.retransmitted_bytes = 0
         self.last_sent = 0.0
@@ -194,6 +196,8 @@ class Sender:
         if not self.pipe:
             self.first_sent_at = self.delivered_at = now
         segment.sent_at = now
+        self.transmissions += 1
+        segment.order = self.transmissions
         segment.delivered = self.delivered
         segment.delivered_at = self.delivered_at
         segment.first_sent_at = self.first_sent_at
@@ -400,7 +404,7 @@ class Sender:
         """Make `lost` and `by_time` anew from the marks."""
         self.lost = deque(segment for segment in self.in_flight if segment.mark == LOST)
         self.by_time = deque(
-            sorted((s for s in self.in_flight if s.mark == IN_NETWORK), key=lambda s: (s.sent_at, s.end))
+            sorted((s for s in self.in_flight if s.mark == IN_NETWORK), key=lambda s: (s.order, s.end))
         )
 
     def mark_sacked(self, start: int, end: int) -> None:

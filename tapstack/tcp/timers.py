@@ -115,6 +115,8 @@ class ConnectionTimers:
         sender.recovery.on_timeout(now)
         self.timeouts += 1
         connection.rtt.back_off()
+        if connection.trace is not None:
+            connection.trace.point(connection, now)
         sender.transmit(now)
         self.retransmit.set(now + connection.rtt.rto)
 

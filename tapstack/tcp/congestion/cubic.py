@@ -52,13 +52,11 @@ class Cubic(CongestionControl):
         if self.cwnd >= self.ssthresh:
             self._avoid(news, now)
             return
-        growth = news.acked
-        if not self._hystart.over:
-            growth = self._hystart.growth(news)
-            if self._hystart.over:
-                self.ssthresh = self.cwnd
-                return
-        self.cwnd = min(self.cwnd + growth, max(self.ssthresh, self.cwnd))
+        growth = news.acked if self._hystart.over else self._hystart.growth(news)
+        if growth is None:
+            self.ssthresh = self.cwnd
+        else:
+            self.cwnd = min(self.cwnd + growth, self.ssthresh)
 
     def _avoid(self, news: Acknowledged, now: float) -> None:
         mss = self.mss

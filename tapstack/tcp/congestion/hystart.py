@@ -48,8 +48,8 @@ class HyStart:
         self._css_baseline = math.inf
         self._css_rounds = 0
 
-    def growth(self, news: Acknowledged) -> int:
-        """By how many bytes cwnd may grow for this acknowledgement; `over` is set when it was the last."""
+    def growth(self, news: Acknowledged) -> int | None:
+        """By how many bytes cwnd may grow for this acknowledgement; None when slow start is over with it."""
         if news.acknowledged > self._window_end:
             self._begin_round(news)
         if news.rtt is not None:
@@ -66,6 +66,8 @@ class HyStart:
                     self._css_baseline = self._current_min
                     self.active = True
                     self._css_rounds = 0
+        if self.over:
+            return None
         return news.acked // CSS_GROWTH_DIVISOR if self.active else news.acked
 
     def _begin_round(self, news: Acknowledged) -> None:

@@ -4,6 +4,9 @@ Model.  Something that was sent *later* than a segment has been delivered; so th
 `reo_wnd` has passed.  The segments stand in `sender.by_time` in order of transmission, so detection looks only at those it
 marks, and at one more: the first that is not due yet says when to look again.
 
+"Later" is decided by the number of the transmission, which is exact where times are equal (RFC 8985 breaks such ties by
+sequence number, which fails when a repetition follows new data within one tick of the clock).
+
 `reo_wnd` is zero while no reordering has been seen and three segments have been SACKed (RFC 6675's rule) or recovery is under
 way; else a quarter of the minimum RTT, times one more for every round trip in which the peer reported a
 needless retransmission, at most SRTT.
@@ -12,7 +15,7 @@ needless retransmission, at most SRTT.
 from __future__ import annotations
 
 from ..acknowledged import Acknowledged
-from ..segments import IN_NETWORK
+from ..segments import ACKED, IN_NETWORK
 from ..sender import Sender
 from .rto import RttEstimator
 
@@ -21,26 +24,24 @@ _PERSIST = 16
 
 
 class Rack:
-    """State of RACK (RFC 8985 §5.2), names as there."""
+    """State of RACK (RFC 8985 §5.2), names as there; `_latest` stands for RACK.xmit_ts and RACK.end_seq."""
 
     __slots__ = (
         "_dsack_round",
+        "_latest",
         "_persist",
         "_rtt_estimate",
         "_sender",
-        "end_seq",
         "multiplier",
         "reordering_seen",
         "rtt",
         "segs_sacked",
-        "xmit_ts",
     )
 
     def __init__(self, sender: Sender, rtt: RttEstimator) -> None:
         self._sender = sender
         self._rtt_estimate = rtt
-        self.xmit_ts = -1.0
-        self.end_seq = 0
+        self._latest = (0, 0)
         self.rtt = 0.0
         self.segs_sacked = 0
         self.reordering_seen = False
@@ -57,14 +58,14 @@ class Rack:
             return
         rtt = now - newest.sent_at
         if newest.retransmitted:
-            if news.echo is not None and news.echo < int(newest.sent_at * 1000):
+            # A SACK echoes the last segment in order (RFC 7323 §4.3), so only a cumulative acknowledgement tells by its echo.
+            if newest.mark == ACKED and news.echo is not None and news.echo < int(newest.sent_at * 1000):
                 return
             if rtt < self._rtt_estimate.minimum_rtt:
                 return
         self.rtt = rtt
-        if (newest.sent_at, newest.end) > (self.xmit_ts, self.end_seq):
-            self.xmit_ts = newest.sent_at
-            self.end_seq = newest.end
+        if (newest.order, newest.end) > self._latest:
+            self._latest = (newest.order, newest.end)
 
     def adapt(self, duplicate: bool) -> None:
         """Step 4: a D-SACK widens the window, once per round trip."""
@@ -92,15 +93,13 @@ class Rack:
 
     def detect(self, now: float, recovering: bool) -> float | None:
         """Step 5: mark what is lost; returns when to look again, None when nothing waits for its time."""
-        if self.xmit_ts < 0:
-            return None
         sender = self._sender
         by_time = sender.by_time
         allowance = self.rtt + self.reordering_window(recovering)
         while by_time:
             segment = by_time[0]
             if segment.mark == IN_NETWORK:
-                if (segment.sent_at, segment.end) >= (self.xmit_ts, self.end_seq):
+                if (segment.order, segment.end) >= self._latest:
                     return None
                 due = segment.sent_at + allowance
                 if due > now:

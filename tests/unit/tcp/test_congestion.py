@@ -1,0 +1,204 @@
+"""Controllers by the numbers of their documents, and each of them on a path."""
+
+from __future__ import annotations
+
+import pytest
+
+from tapstack.events import CongestionTrace
+from tapstack.tcp.acknowledged import Acknowledged
+from tapstack.tcp.congestion import CongestionControl, create, known
+from tapstack.tcp.congestion.bbr import Bbr
+from tapstack.tcp.congestion.cubic import Cubic
+from tapstack.tcp.congestion.hystart import CSS_ROUNDS, HyStart
+
+from .pair import Pair
+from .path import established, transfer
+
+MSS = 1000
+
+
+def news(acked: int, in_flight: int, rtt: float = 0.1, una: int = 0, nxt: int = 0) -> Acknowledged:
+    made = Acknowledged()
+    made.begin(in_flight, una)
+    made.acked = made.delivered = acked
+    made.rtt = made.srtt = made.minimum_rtt = rtt
+    made.acknowledged, made.next = una + acked, nxt
+    return made
+
+
+def rounds(controller: CongestionControl, count: int, now: float, rtt: float) -> float:
+    """Acknowledge whole windows, segment by segment, over `count` round trips."""
+    for _ in range(count):
+        window = controller.cwnd
+        for n in range(window // MSS):
+            controller.on_ack(news(MSS, window, rtt), now + rtt * n / (window // MSS))
+        now += rtt
+    return now
+
+
+@pytest.mark.proves("ST-TCP-5")
+@pytest.mark.parametrize("name", known())
+def test_the_initial_window_is_ten_segments(name: str) -> None:
+    assert create(name, MSS).cwnd == 10 * MSS
+
+
+@pytest.mark.proves("ST-TCP-5")
+@pytest.mark.parametrize("name", ["newreno", "cubic"])
+def test_slow_start_doubles_and_a_timeout_leaves_one_segment(name: str) -> None:
+    controller = create(name, MSS)
+    rounds(controller, 2, 0.0, 0.1)
+    assert controller.cwnd == 40 * MSS
+    controller.on_timeout(40 * MSS, 1.0)
+    assert controller.cwnd == MSS
+    assert controller.ssthresh == {"newreno": 20 * MSS, "cubic": int(40 * MSS * 0.7)}[name]
+
+
+@pytest.mark.proves("ST-TCP-5")
+def test_newreno_adds_one_segment_per_round_trip() -> None:
+    controller = create("newreno", MSS)
+    controller.on_congestion(40 * MSS, 0.0)
+    assert controller.cwnd == controller.ssthresh == 20 * MSS
+    rounds(controller, 5, 0.0, 0.1)
+    assert controller.cwnd == 25 * MSS
+
+
+@pytest.mark.proves("ST-TCP-5")
+def test_a_window_that_is_not_used_does_not_grow() -> None:
+    for name in ("newreno", "cubic"):
+        controller = create(name, MSS)
+        controller.on_ack(news(MSS, 2 * MSS), 0.0)
+        assert controller.cwnd == 10 * MSS
+
+
+@pytest.mark.proves("ST-TCP-5")
+def test_cubic_is_back_at_its_maximum_after_k() -> None:
+    controller = create("cubic", MSS)
+    assert isinstance(controller, Cubic)
+    controller.cwnd = 1000 * MSS
+    controller.on_congestion(1000 * MSS, 0.0)
+    assert controller.cwnd == 700 * MSS
+    k = ((1000 - 700) / 0.4) ** (1 / 3)
+    now = rounds(controller, 1, 0.0, 0.1)
+    while now < k:
+        now = rounds(controller, 1, now, 0.1)
+    assert controller.cwnd / MSS == pytest.approx(1000, rel=0.01)
+    plateau = controller.cwnd
+    rounds(controller, 3, now, 0.1)
+    assert controller.cwnd - plateau < 5 * MSS, "flat around the old maximum"
+    while now < 2 * k:
+        now = rounds(controller, 1, now, 0.1)
+    assert controller.cwnd / MSS == pytest.approx(1300, rel=0.03), "the curve is symmetric about K"
+
+
+@pytest.mark.proves("ST-TCP-5")
+def test_cubic_on_a_short_path_is_no_slower_than_reno() -> None:
+    cubic, reno = create("cubic", MSS), create("newreno", MSS)
+    for controller in (cubic, reno):
+        controller.cwnd = 20 * MSS
+        controller.on_congestion(20 * MSS, 0.0)
+        rounds(controller, 100, 0.0, 0.001)
+    assert cubic.cwnd > 14 * MSS + 40 * MSS  # alpha is 0.53 up to the old window, one beyond
+
+
+@pytest.mark.proves("ST-TCP-5")
+def test_fast_convergence_lowers_the_maximum() -> None:
+    controller = create("cubic", MSS)
+    assert isinstance(controller, Cubic)
+    controller.cwnd = 100 * MSS
+    controller.on_congestion(100 * MSS, 0.0)
+    controller.on_congestion(70 * MSS, 1.0)
+    assert controller._w_max == pytest.approx(70 * 1.7 / 2)
+
+
+@pytest.mark.proves("ST-TCP-5")
+@pytest.mark.parametrize("name", ["newreno", "cubic"])
+def test_a_reduction_can_be_taken_back(name: str) -> None:
+    controller = create(name, MSS)
+    rounds(controller, 2, 0.0, 0.1)
+    before = (controller.cwnd, controller.ssthresh)
+    saved = controller.save()
+    controller.on_timeout(40 * MSS, 1.0)
+    controller.restore(saved)
+    assert (controller.cwnd, controller.ssthresh) == before
+
+
+@pytest.mark.proves("ST-TCP-5")
+def test_hystart_slows_down_when_the_round_trip_rises_and_ends_after_five_rounds() -> None:
+    hystart = HyStart()
+    end = 0
+    ended: int | None = None
+    for number in range(12):
+        rtt = 0.1 if number < 3 else 0.1 + 0.02
+        una, end = end, end + 10 * MSS
+        for n in range(10):
+            grown = hystart.growth(news(MSS, 10 * MSS, rtt, una + n * MSS, end + n * MSS))
+            if grown is None:
+                ended = number
+                break
+            if number == 3 and n == 9:
+                assert hystart.active and grown == MSS // 4
+        if ended is not None:
+            break
+    assert ended == 3 + CSS_ROUNDS
+
+
+@pytest.mark.proves("ST-TCP-5")
+def test_hystart_resumes_when_the_rise_was_noise() -> None:
+    hystart = HyStart()
+    for number, rtt in enumerate((0.1, 0.1, 0.13, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1)):
+        for n in range(10):
+            grown = hystart.growth(news(MSS, 10 * MSS, rtt, (number * 10 + n) * MSS, ((number + 1) * 10 + n) * MSS))
+            assert grown is not None
+    assert not hystart.active and not hystart.over
+
+
+@pytest.mark.proves("ST-TCP-5")
+@pytest.mark.parametrize("name", known())
+def test_each_controller_fills_a_bottleneck(name: str) -> None:
+    pair = Pair()
+    client, server, path = established(pair, congestion=name, receive_buffer=4 << 20)
+    path.gap = 0.0005  # 2,000 packets per second: a bandwidth-delay product of 40
+    took = transfer(pair, client, server, 3_000_000)
+    best = 3_000_000 / 1428 * path.gap
+    assert took < 1.25 * best
+    assert client.timers.timeouts == 0
+
+
+@pytest.mark.proves("ST-TCP-5")
+def test_the_rate_based_controller_finds_the_path_and_keeps_its_queue_short() -> None:
+    pair = Pair()
+    client, server, path = established(pair, congestion="bbr", receive_buffer=4 << 20)
+    path.gap = 0.0005
+    transfer(pair, client, server, 3_500_000)
+    bbr = client.sender.congestion
+    assert isinstance(bbr, Bbr)
+    assert bbr.bandwidth == pytest.approx(1428 / path.gap, rel=0.1)
+    assert bbr.phase == "probe bandwidth"
+    assert client.rtt.srtt is not None and client.rtt.srtt < 0.06
+
+
+@pytest.mark.proves("ST-TCP-5")
+def test_pacing_spreads_a_window_over_the_round_trip() -> None:
+    pair = Pair()
+    client, server, _ = established(pair, pacing=True)
+    transfer(pair, client, server, 500_000)
+    before = len(pair.packets)
+    transfer(pair, client, server, 500_000)
+    times = [when for when, who, p in pair.packets[before:] if who == "a" and len(p) > 200]
+    burst = max(sum(1 for other in times if when <= other < when + 0.001) for when in times)
+    paced = client.sender.congestion.pacing_rate
+    assert paced is not None
+    assert burst * 1428 <= 2 * paced * 0.001 + 3 * 1428
+
+
+@pytest.mark.proves("ST-TCP-5")
+def test_the_window_is_traced_when_asked_for() -> None:
+    pair = Pair()
+    client, server, _ = established(pair, trace=True)
+    transfer(pair, client, server, 500_000)
+    traced = [event for event in pair.a.log if isinstance(event, CongestionTrace)]
+    assert len(traced) > 3
+    assert traced[-1].cwnd > 10 * 1428
+    assert traced[0].ssthresh is None
+    assert [event.time for event in traced] == sorted(event.time for event in traced)
+    assert "cwnd" in traced[0].text()

@@ -1,0 +1,264 @@
+"""Loss recovery as a whole: what is lost is repaired in time, and what is only late costs nothing."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from random import Random
+
+import pytest
+
+from tapstack.tcp.recovery import Phase, SelectiveRecovery
+
+from . import wire
+from .pair import Pair
+from .path import DATA, Path, established, lose, transfer
+
+RTT = 0.02
+MSS = 1428
+
+
+def selective(connection: object) -> SelectiveRecovery:
+    recovery = connection.sender.recovery  # type: ignore[attr-defined]
+    assert isinstance(recovery, SelectiveRecovery)
+    return recovery
+
+
+@pytest.mark.proves("ST-TCP-3", "ST-TCP-6")
+@pytest.mark.parametrize("lost", [(1,), (5,), (5, 6, 7), (2, 4, 6), tuple(range(3, 9))])
+def test_holes_are_filled_without_a_time_out(lost: tuple[int, ...]) -> None:
+    pair = Pair()
+    client, server, _ = established(pair, lose(*lost))
+    took = transfer(pair, client, server, 20 * MSS)
+    assert client.timers.timeouts == 0
+    assert client.sender.retransmissions == len(lost)
+    assert took < 6 * RTT
+
+
+@pytest.mark.proves("ST-TCP-6")
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_a_lost_tail_is_repaired_by_a_probe(count: int) -> None:
+    pair = Pair()
+    client, server, _ = established(pair, lose(*range(11 - count, 11)))
+    took = transfer(pair, client, server, 10 * MSS)
+    assert client.timers.timeouts == 0
+    assert client.sender.recovery.probes == 1
+    assert client.sender.retransmissions == count
+    # the probe leaves two round trips after the last transmission, and what it uncovers takes one more
+    # (a lone segment's acknowledgement may be held back by its receiver, so its probe waits for that, too)
+    assert took < (7 * RTT if count > 1 else RTT + 0.2 + RTT)
+
+
+@pytest.mark.proves("ST-TCP-6")
+def test_a_lost_retransmission_is_noticed_without_a_time_out() -> None:
+    pair = Pair()
+    client, server, _ = established(pair, lose(5, 21))  # 5, and its repetition, which follows the first twenty
+    transfer(pair, client, server, 60 * MSS)
+    assert client.timers.timeouts == 0
+    assert client.sender.retransmissions == 2
+
+
+@pytest.mark.proves("ST-TCP-6")
+def test_the_probe_leaves_exactly_two_round_trips_after_the_last_transmission() -> None:
+    pair = Pair()
+    client, _, _ = established(pair, lose(1, 2, 3))
+    srtt = client.rtt.srtt
+    assert srtt is not None
+    written = pair.now
+    client.write(DATA[: 3 * MSS])
+    before = len(pair.packets)
+    pair.run(2 * srtt + 1e-6)
+    sent = [(when, p) for when, who, p in pair.packets[before:] if who == "a" and wire.read(p).payload]
+    assert [round(when - written, 9) for when, _ in sent] == [0.0, 0.0, 0.0, round(2 * srtt, 9)]
+    assert wire.read(sent[3][1]).seq == wire.read(sent[2][1]).seq, "the probe repeats the last segment"
+
+
+@pytest.mark.proves("ST-TCP-6")
+def test_the_probe_is_new_data_when_there_is_any() -> None:
+    pair = Pair()
+    client, _, _ = established(pair, lose(*range(1, 11)))
+    client.write(DATA[: 11 * MSS])  # ten fill the initial window
+    pair.run(0.05)
+    sequences = [wire.read(p).seq for _, who, p in pair.packets if who == "a" and wire.read(p).payload]
+    assert len(sequences) == len(set(sequences)) == 11
+
+
+@pytest.mark.proves("ST-TCP-6")
+def test_a_repetition_that_was_not_needed_costs_no_window() -> None:
+    pair = Pair()
+    client, server, _ = established(
+        pair, lambda n: 3 * RTT if n in (3, 4) else 0.0
+    )  # only late, but later than the probe
+    transfer(pair, client, server, 4 * MSS)
+    pair.run(1)
+    cwnd = client.sender.congestion.cwnd
+    transfer(pair, client, server, MSS)
+    assert client.sender.recovery.probes == 1
+    assert client.sender.congestion.cwnd >= cwnd
+    assert client.sender.congestion.ssthresh > 1 << 40, "the peer's D-SACK shows that nothing was lost"
+
+
+@pytest.mark.proves("ST-TCP-6", "ST-TCP-3")
+@pytest.mark.parametrize("seed", range(4))
+def test_reordering_does_not_collapse_the_window(seed: int) -> None:
+    rng = Random(seed)
+    late = [rng.random() * RTT / 4 if rng.random() < 0.2 else 0.0 for _ in range(4000)]
+    pair = Pair()
+    client, server, _ = established(pair, lambda n: late[n % 4000])
+    transfer(pair, client, server, 3_000_000)
+    assert client.timers.timeouts == 0
+    assert client.sender.retransmissions < 40, "RACK learns of reordering and waits"
+    assert client.sender.congestion.cwnd > 100 * MSS
+
+
+@pytest.mark.proves("ST-TCP-6")
+def test_the_reordering_window_grows_with_duplicate_sacks() -> None:
+    rng = Random(1)
+    late = [RTT * 0.8 if rng.random() < 0.05 else 0.0 for _ in range(4000)]
+    pair = Pair()
+    client, server, _ = established(pair, lambda n: late[n % 4000], timestamps=False)
+    transfer(pair, client, server, 3_000_000)
+    rack = selective(client).rack
+    assert rack.reordering_seen
+    assert rack.multiplier > 1
+    assert rack.reordering_window(False) > 0.25 * client.rtt.minimum_rtt
+
+
+@pytest.mark.proves("ST-TCP-4")
+@pytest.mark.parametrize("timestamps", [True, False])
+def test_a_delay_spike_is_recognised_as_spurious(timestamps: bool) -> None:
+    pair = Pair()
+    client, server, path = established(pair, timestamps=timestamps)
+    transfer(pair, client, server, 400_000)
+    pair.run(1)
+    cwnd = client.sender.congestion.cwnd
+    spike_ends = pair.now + 0.5
+    path.fate = lambda n: max(0.0, spike_ends - pair.now)
+    timeouts = client.timers.timeouts
+    transfer(pair, client, server, 600_000)
+    assert client.timers.timeouts > timeouts, "the spike was longer than the time-out"
+    assert client.sender.recovery.undone >= 1
+    assert client.sender.recovery.phase is Phase.OPEN
+    assert client.sender.congestion.cwnd >= cwnd
+    assert client.sender.retransmissions <= 6, "at most the probe and the first segment, not the window"
+
+
+@pytest.mark.proves("ST-TCP-4")
+def test_a_real_time_out_is_not_taken_back() -> None:
+    pair = Pair()
+    client, server, path = established(pair, timestamps=False)
+    outage = pair.now + 0.7
+    path.fate = lambda n: None if pair.now < outage else 0.0
+    transfer(pair, client, server, 100_000)
+    assert client.timers.timeouts >= 1
+    assert client.sender.recovery.undone == 0
+    assert client.sender.congestion.ssthresh < 1 << 40
+
+
+@pytest.mark.proves("ST-TCP-5")
+def test_the_reduction_is_proportional_not_a_pause() -> None:
+    pair = Pair()
+    client, server, path = established(pair, congestion="newreno")
+    path.gap = RTT / 100
+    transfer(pair, client, server, 300_000)
+    path.fate = lose(path.sent + 20)
+    client.write(DATA[:1_000_000])
+    recovery, congestion = client.sender.recovery, client.sender.congestion
+    pair.run(10, until=lambda: not recovery.growing)
+    ssthresh, begun, sent = congestion.ssthresh, pair.now, path.sent
+    last_sent, longest = pair.now, 0.0
+    pipe = client.sender.pipe
+    while recovery.phase is Phase.RECOVERY:
+        before, count = client.sender.pipe, path.sent
+        assert pair.step(pair.now + 1)
+        if path.sent > count:
+            longest = max(longest, pair.now - last_sent)
+            last_sent = pair.now
+        if not recovery.growing:
+            pipe = client.sender.pipe
+            assert pipe <= max(before, ssthresh) + 2 * MSS, "no burst"
+    assert abs(pipe - ssthresh) <= 2 * MSS, "PRR ends at ssthresh"
+    assert path.sent - sent > 10
+    assert longest < (pair.now - begun) / 4, "halving at once would stand still for half a round trip"
+    assert server.receiver.orderly
+
+
+@pytest.mark.proves("ST-TCP-3")
+def test_a_peer_that_takes_back_its_sacks_still_gets_everything() -> None:
+    pair = Pair()
+    client, server, path = established(pair, lose(1))
+    path.ack_fate = lambda n: 0.0
+    client.write(DATA[: 10 * MSS])
+    pair.run(RTT * 1.01)  # the SACKs for 2 to 10 are on their way
+    pair.run(0.001)
+    server.receiver._runs.clear()
+    server.receiver.beyond = 0
+    server.receiver._recent.clear()
+    path.fate = lambda n: 0.0
+    arrived = bytearray()
+
+    def finished() -> bool:
+        arrived.extend(b"".join(map(bytes, server.read())))
+        return len(arrived) >= 10 * MSS
+
+    pair.run(60, until=finished)
+    assert arrived == DATA[: 10 * MSS]
+
+
+@pytest.mark.proves("ST-TCP-5")
+@pytest.mark.parametrize("timestamps", [True, False])
+@pytest.mark.parametrize("lost", [(5,), (3, 9), (4, 5, 6, 7)])
+def test_without_sack_newreno_repairs_holes(lost: tuple[int, ...], timestamps: bool) -> None:
+    pair = Pair()
+    client, server, _ = established(pair, lose(*lost), sack=False, timestamps=timestamps)
+    transfer(pair, client, server, 40 * MSS)
+    assert not client.sack_permitted
+    assert client.timers.timeouts == 0
+    assert client.sender.retransmissions == len(lost)
+
+
+@pytest.mark.proves("ST-TCP-5")
+def test_limited_transmit_gets_the_third_duplicate() -> None:
+    pair = Pair()
+    client, server, path = established(pair, lose(1), sack=False)
+    path.gap = 0.001
+    client.sender.congestion.cwnd = 3 * MSS
+    took = transfer(pair, client, server, 6 * MSS)
+    # Two duplicates for 2 and 3; the third is for what limited transmit sent, before the acknowledgement of anything.
+    assert client.timers.timeouts == 0
+    assert took < 8 * RTT
+
+
+def test_a_dead_path_is_tried_with_doubled_pauses_until_the_user_time_out() -> None:
+    pair = Pair()
+    client, _, path = established(pair, user_timeout=30.0)
+    path.fate = lambda n: None
+    client.write(b"x")
+    before = len(pair.packets)
+    pair.run(100)
+    assert isinstance(client.error, TimeoutError)
+    times = [when for when, who, p in pair.packets[before:] if who == "a" and wire.read(p).payload]
+    gaps = [round(b - a, 6) for a, b in pairwise(times[1:])]
+    assert gaps
+    assert all(b == pytest.approx(2 * a) for a, b in pairwise(gaps))
+    assert times[-1] - times[0] <= 30
+
+
+def test_sack_of_single_bytes_does_not_cost_memory_without_bound() -> None:
+    pair = Pair()
+    client, _, path = established(pair, lambda n: None)
+    client.write(DATA[: 10 * MSS])
+    pair.flush()
+    una, port, remote = client.sender.snd_una, client.remote_port, client.local_port
+    stamp = next(s for s in (wire.timestamps(p) for _, who, p in reversed(pair.packets) if who == "b") if s)
+    for offset in range(1, 9000, 2):
+        left = (una + offset) & 0xFFFFFFFF
+        packet = wire.segment(
+            "2001:db8:b::1", "2001:db8:a::1", port, remote, "A",
+            seq=client.receiver.rcv_nxt, ack=una, window=5000,
+            options=[("NOP", None), ("NOP", None), ("Timestamp", stamp), ("NOP", None), ("NOP", None),
+                     ("SAck", (left, left + 1))],
+        )  # fmt: skip
+        pair.a.input(packet, pair.now)
+        client.sender.check()
+    assert len(client.sender.in_flight) < 200
+    assert isinstance(path, Path)
