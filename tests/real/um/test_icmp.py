@@ -1,0 +1,243 @@
+"""ICMPv6 errors in every mode: genuine ones of the kernel reach their connection, forged ones count only with a sequence
+number that is in flight (UM-PORT-9, UM-PORT-13)."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+from pyroute2 import IPRoute
+from scapy.layers.inet import TCP
+from scapy.layers.inet6 import ICMPv6DestUnreach, ICMPv6PacketTooBig, ICMPv6TimeExceeded, IPv6
+from scapy.layers.l2 import Ether
+
+from compat.kernel import in_namespace
+from compat.kernel.topology import SERVER_ADDRESS
+from tapstack.tcp.connection import Connection
+from tapstack.tcp.options import PortMode
+from tapstack.types import address_text
+from unimux import errors
+from unimux.aio import open_connection
+
+from . import legacy
+from .cells import WP
+from .judge import icmp, segments, sessions, sound
+from .room import PROGRAMS, Room, room
+from .talk import answer_to, ask, end, respond
+
+pytestmark = pytest.mark.real(*PROGRAMS)
+ROUTER = "2001:db8:1::1"
+NOWHERE = "2001:db8:9::1"
+MODES = list(PortMode)
+
+
+@pytest.fixture(scope="module")
+def net() -> Iterator[Room]:
+    with room("dora") as made:
+        yield made
+
+
+@contextmanager
+def routed(net: Room, kind: str) -> Iterator[None]:
+    """The router has a route of a kind (blackhole, unreachable, prohibit) for an address that nobody has."""
+
+    def change(verb: str) -> Callable[[IPRoute], None]:
+        return lambda route: route.route(verb, family=socket.AF_INET6, dst=f"{NOWHERE}/128", type=kind)
+
+    net.top.router.netlink(change("add"), f"add a {kind} route")
+    try:
+        yield
+    finally:
+        net.top.router.netlink(change("del"), f"remove a {kind} route")
+
+
+class Forger:
+    """Sends errors as if the router had: it knows what a packet on the path looks like, if it is told."""
+
+    def __init__(self, net: Room) -> None:
+        self._net = net
+        self._interface = net.top.router_client
+        self._source = self._interface.mac
+        with in_namespace(net.top.router):
+            self._raw = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+        self._raw.bind((self._interface.name, 0))
+
+    def close(self) -> None:
+        self._raw.close()
+
+    async def quote(self, kind: Any, connection: Connection, **quoted: int) -> None:
+        """An error of a kind about a segment of the connection, with header fields as `quoted` says; waits for its arrival."""
+        node = self._net.node("dora")
+        mac = node.link.properties.mac
+        assert mac is not None
+        local, remote = address_text(connection.local), address_text(connection.remote)
+        ports = {"sport": connection.local_port, "dport": connection.remote_port}
+        segment = IPv6(src=local, dst=remote) / TCP(**{**ports, **quoted})
+        packet = Ether(src=self._source, dst=mac) / IPv6(src=ROUTER, dst=local) / kind / bytes(segment)
+        wanted = node.stack.counters.frames_in + 1
+        self._raw.send(bytes(packet))
+        for _ in range(200):
+            if node.stack.counters.frames_in >= wanted:
+                break
+            await asyncio.sleep(0.005)
+        await asyncio.sleep(0.02)
+
+
+@pytest.fixture
+def forger(net: Room) -> Iterator[Forger]:
+    made = Forger(net)
+    yield made
+    made.close()
+
+
+def only_connection(net: Room) -> Connection:
+    """The one connection of dora's that is opening or open."""
+    (found,) = (pcb for pcb in net.node("dora").stack.tcp.demux if isinstance(pcb, Connection))
+    return found
+
+
+async def released(net: Room) -> None:
+    """Wait until nothing of earlier tests is left at dora's."""
+    dora = net.node("dora")
+    await dora.until(lambda: len(dora.stack.tcp.demux) == 0, 10)
+
+
+@pytest.mark.proves("UM-PORT-9")
+@pytest.mark.parametrize(
+    ("kind", "error"),
+    [("unreachable", errors.NetworkUnreachable), ("prohibit", errors.ConnectProhibited)],
+)
+@pytest.mark.parametrize("mode", MODES)
+def test_a_genuine_error_ends_the_connect_that_it_is_about(
+    net: Room, mode: PortMode, kind: str, error: type[Exception], artefacts: Path
+) -> None:
+    """Eight connects of one node at once; the one towards the closed route fails at once, the others are served."""
+    capture = artefacts / "router.pcapng"
+
+    async def main() -> None:
+        dora = net.node("dora")
+        async with net.captured(net.top.router_client, capture), legacy.serve(net.legacy, WP, respond):
+            began = dora.now()
+            calls = [open_connection(dora, SERVER_ADDRESS, WP, mode=mode) for _ in range(7)]
+            calls.insert(3, open_connection(dora, NOWHERE, WP, mode=mode, timeout=10))
+            results = await asyncio.gather(*calls, return_exceptions=True)
+            assert isinstance(results.pop(3), error)
+            assert dora.now() - began < 2.5, "it was the error that ended it, not a time-out"
+            for streams in results:
+                assert not isinstance(streams, BaseException), streams
+                assert await ask(streams, b"twelve bytes") == answer_to(b"twelve bytes")
+                await end(streams)
+        await released(net)
+
+    with routed(net, kind):
+        net.run(main())
+    assert [code for _, _, _, type_, code in icmp(capture) if type_ == 1] == [{"unreachable": 0, "prohibit": 1}[kind]]
+    assert len([s for s in sessions(segments(capture), by_ports=True) if s.ended]) == 7
+
+
+@pytest.mark.proves("UM-PORT-13", "UM-PORT-9", "UM-PORT-10")
+@pytest.mark.parametrize("mode", MODES)
+def test_a_forged_error_needs_a_sequence_number_in_flight(
+    net: Room, mode: PortMode, forger: Forger, rng: Random
+) -> None:
+    async def main() -> None:
+        dora = net.node("dora")
+        attempt = asyncio.ensure_future(open_connection(dora, NOWHERE, WP, mode=mode, timeout=10))
+        await dora.until(lambda: len(dora.stack.tcp.demux) == 1, 5)
+        connection = only_connection(net)
+        isn = connection.sender.snd_una & 0xFFFFFFFF
+        for kind in (ICMPv6DestUnreach(code=4), ICMPv6DestUnreach(code=0), ICMPv6TimeExceeded(code=0)):
+            for wrong in (isn + 1, isn - 1, isn + 70_000, rng.getrandbits(32)):
+                await forger.quote(kind, connection, seq=wrong & 0xFFFFFFFF)
+        assert not attempt.done(), "a forged error ended the connect"
+        if mode is PortMode.AWARE:
+            await forger.quote(ICMPv6DestUnreach(code=4), connection, seq=isn, sport=connection.local_port ^ 1)
+            assert not attempt.done(), "an error about other ports ended the connect"
+            await forger.quote(ICMPv6DestUnreach(code=4), connection, seq=isn)
+        elif mode is PortMode.L2:
+            await forger.quote(ICMPv6DestUnreach(code=4), connection, seq=isn, sport=connection.local_port ^ 1)
+            assert not attempt.done(), "an error about another client's port ended the connect"
+            await forger.quote(ICMPv6DestUnreach(code=4), connection, seq=isn, dport=7)
+        else:
+            await forger.quote(ICMPv6DestUnreach(code=4), connection, seq=isn, sport=7, dport=9)
+        with pytest.raises(errors.ConnectRefused):
+            await asyncio.wait_for(attempt, 1)
+        await released(net)
+
+    with routed(net, "blackhole"):
+        net.run(main())
+
+
+@pytest.mark.proves("UM-PORT-13", "UM-PORT-9")
+@pytest.mark.parametrize("mode", MODES)
+def test_an_error_never_ends_a_session_and_a_forged_size_does_not_count(
+    net: Room, mode: PortMode, forger: Forger, artefacts: Path, rng: Random
+) -> None:
+    capture = artefacts / "peer.pcapng"
+    request = rng.randbytes(4000)
+
+    async def main() -> None:
+        dora = net.node("dora")
+        async with net.captured(net.top.server_bridge, capture), legacy.serve(net.legacy, WP, respond):
+            streams = await open_connection(dora, SERVER_ADDRESS, WP, mode=mode)
+            assert await ask(streams, request) == answer_to(request)
+            connection = only_connection(net)
+            in_flight = connection.sender.snd_una & 0xFFFFFFFF
+            for wrong in (in_flight - 1, in_flight - 3000, in_flight + 1, rng.getrandbits(32)):
+                await forger.quote(ICMPv6PacketTooBig(mtu=1280), connection, seq=wrong & 0xFFFFFFFF)
+                await forger.quote(ICMPv6DestUnreach(code=1), connection, seq=wrong & 0xFFFFFFFF)
+            assert connection.path.mtu == 1500
+            assert connection.soft_error is None
+            assert await ask(streams, request) == answer_to(request)
+            await end(streams)
+        await released(net)
+
+    net.run(main())
+    sound(capture)
+    (session,) = (s for s in sessions(segments(capture), by_ports=True) if s.request)
+    assert session.request == request * 2
+    assert session.ended is not None
+    assert max(len(s.data) for s in session.sent) > 1280 - 72, "the size was not reduced by a forged error"
+
+
+@pytest.mark.proves("UM-PORT-9", "ST-IP6-8")
+def test_a_genuine_packet_too_big_reaches_every_connection_that_it_is_about(
+    net: Room, artefacts: Path, rng: Random
+) -> None:
+    """The far link shrinks in mid-session: the kernel says so to each connection, and every byte arrives in smaller packets."""
+    capture = artefacts / "peer.pcapng"
+    requests = {mode: rng.randbytes(20_000) for mode in MODES}
+    shrinking = (net.top.router_server, net.top.server_uplink, net.top.server_bridge)
+
+    async def main() -> None:
+        dora = net.node("dora")
+        async with net.captured(net.top.server_bridge, capture), legacy.serve(net.legacy, WP, respond):
+            streams = {mode: await open_connection(dora, SERVER_ADDRESS, WP, mode=mode) for mode in MODES}
+            for mode, request in requests.items():
+                assert await ask(streams[mode], request) == answer_to(request)
+            for link in shrinking:
+                link.set_mtu(1300)
+            answers = await asyncio.gather(*(ask(streams[mode], request) for mode, request in requests.items()))
+            assert answers == [answer_to(request) for request in requests.values()]
+            assert {streams[mode][1].get_extra_info("connection").path.mtu for mode in MODES} == {1300}
+            for each in streams.values():
+                await end(each)
+        await released(net)
+
+    try:
+        net.run(main())
+    finally:
+        for link in shrinking:
+            link.set_mtu(1500)
+    found = [s for s in sessions(segments(capture), by_ports=True) if s.request]
+    assert sorted(s.request for s in found) == sorted(request * 2 for request in requests.values())
+    for session in found:
+        sizes = [len(s.data) for s in session.sent if s.data]
+        assert max(sizes) > 1300 - 60
+        assert max(sizes[-3:]) <= 1300 - 60

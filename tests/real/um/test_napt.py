@@ -1,0 +1,163 @@
+"""A translator rebinds a legacy client's port in mid-session: at L1 the session goes on (UM-PORT-3)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from random import Random
+
+import pytest
+from scapy.layers.inet import TCP
+from scapy.layers.inet6 import IPv6
+from scapy.layers.l2 import Ether
+
+from tapstack.tcp import arrives
+from tapstack.tcp.connection import Connection
+from tapstack.tcp.options import PortMode
+from tapstack.tcp.segment import Segment
+from unimux.aio import start_server
+from unimux.node import Node
+
+from . import legacy
+from .cells import WP
+from .judge import ACK, RST, SYN, segments, sessions, sound
+from .napt import BEHIND, Translator, translated_host
+from .room import PROGRAMS, Room, room
+from .talk import PATIENCE
+
+pytestmark = pytest.mark.real(*PROGRAMS)
+
+
+@pytest.fixture(scope="module")
+def net() -> Iterator[Room]:
+    with room("alice") as made:
+        yield made
+
+
+class Spoken:
+    """Both ends of one session, spoken for by the test: who says what, when."""
+
+    def __init__(self) -> None:
+        self.accepted: asyncio.Future[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = asyncio.Future()
+
+    async def take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.accepted.set_result((reader, writer))
+
+
+async def pass_bytes(writer: asyncio.StreamWriter, reader: asyncio.StreamReader, data: bytes) -> None:
+    """One side says `data` and the other hears it."""
+    writer.write(data)
+    assert await asyncio.wait_for(reader.readexactly(len(data)), PATIENCE) == data
+
+
+@pytest.mark.proves("UM-PORT-3", "UM-PORT-2", "UM-PORT-10")
+def test_a_rebound_port_is_followed_and_nobody_else(net: Room, artefacts: Path, rng: Random) -> None:
+    rebound_session(net, artefacts, rng)
+
+
+def test_control_a_stack_that_follows_every_segment_is_caught(
+    net: Room, artefacts: Path, rng: Random, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checked = arrives.segment_arrives
+
+    def gullible(connection: Connection, segment: Segment, now: float) -> None:
+        connection.remote_port = segment.source_port
+        checked(connection, segment, now)
+
+    monkeypatch.setattr(arrives, "segment_arrives", gullible)
+    with pytest.raises(AssertionError, match="diverted"):
+        rebound_session(net, artefacts, rng)
+
+
+def rebound_session(net: Room, artefacts: Path, rng: Random) -> None:
+    """One session through the translator, rebound twice and misled twice; judged from captures on both sides of the box."""
+    inside, outside = artefacts / "client.pcapng", artefacts / "node.pcapng"
+    chunks = [rng.randbytes(1500) for _ in range(8)]
+    node = net.peers["alice"]
+    misleading = 0
+
+    async def main() -> str:
+        nonlocal misleading
+        spoken = Spoken()
+        server = start_server(node.node, spoken.take, mode=PortMode.L1)
+        target = str(await server.issue(client=BEHIND))
+        async with (
+            AsyncExitStack() as stack,
+            translated_host(net) as (behind, own, box),
+            net.captured(own, inside),
+            net.captured(node.interface, outside),
+        ):
+            reader, writer = await legacy.connect(behind, target, WP)
+            stack.callback(writer.transport.abort)
+            peer_reader, peer_writer = await spoken.accepted
+            connection: Connection = peer_writer.get_extra_info("connection")
+            await pass_bytes(writer, peer_reader, chunks[0])
+            await pass_bytes(peer_writer, reader, chunks[1])
+            for step in range(2):
+                old = box.outer_port
+                box.rebind()
+                # The client speaks first after the rebinding, as it must: nobody outside knows the new port.
+                await pass_bytes(writer, peer_reader, chunks[2 + 3 * step])
+                await pass_bytes(peer_writer, reader, chunks[3 + 3 * step])
+                assert connection.remote_port == box.outer_port
+                misleading += await mislead(node.node, box, old, target, rng)
+                assert connection.remote_port == box.outer_port, "an old or a blind segment diverted the session"
+                await pass_bytes(peer_writer, reader, chunks[4 + 3 * step])
+            writer.close()
+            peer_writer.close()
+            await node.node.until(lambda: target not in str(list(node.node.stack.host.addresses)), 10)
+            server.close()
+        return target
+
+    target = net.run(main())
+    sound(inside)
+    sound(outside)
+    judge_session(inside, outside, target, chunks)
+    arrived = [s for s in segments(outside) if s.dst == target]
+    strange = [s for s in arrived if s.sport < 41_000 - 1]
+    assert len(strange) == 2 * 6, "the blind segments are seen arriving at the node's own link"
+    assert misleading == 2 * 9
+
+
+async def mislead(node: Node, box: Translator, old: int, target: str, rng: Random) -> int:
+    """Replay segments of the session at the old port, and guess some blindly; returns how many the node has had."""
+    with_bytes = [frame for frame in box.passed if len(Ether(frame)[TCP].payload)]
+    made = []
+    for frame in with_bytes[-3:]:
+        packet = Ether(frame)
+        packet[TCP].sport = old
+        del packet[TCP].chksum
+        made.append(bytes(packet))
+    template = Ether(with_bytes[-1])
+    for flags in ("A", "PA", "RA", "R", "FA", "SA"):
+        sequence, acknowledgment = rng.getrandbits(32), rng.getrandbits(32)
+        segment = TCP(sport=old - 7, dport=WP, seq=sequence, ack=acknowledgment, flags=flags)
+        packet = Ether(src=template.src, dst=template.dst) / IPv6(src=BEHIND, dst=target) / segment
+        made.append(bytes(packet / b"x" if "P" in flags else packet))
+    wanted = node.stack.counters.frames_in + len(made)
+    for frame in made:
+        box.inject(frame)
+    for _ in range(100):
+        await asyncio.sleep(0.01)
+        if node.stack.counters.frames_in >= wanted:
+            return len(made)
+    raise AssertionError("the misleading segments did not reach the node")
+
+
+def judge_session(inside: Path, outside: Path, target: str, chunks: list[bytes]) -> None:
+    """One session on both sides of the box, every byte the same; the ports moved outside and only there."""
+    said = b"".join((chunks[0], chunks[2], chunks[5]))
+    heard = b"".join((chunks[1], chunks[3], chunks[4], chunks[6], chunks[7]))
+    (within,) = (s for s in sessions(segments(inside), by_ports=True) if s.server == target)
+    assert (within.request, within.answer) == (said, heard)
+    assert not within.resets
+    assert within.ended is not None
+    (without,) = (s for s in sessions(segments(outside), by_ports=False) if s.server == target)
+    assert without.answer == heard
+    ports = list(dict.fromkeys(s.dport for s in without.answered))
+    assert ports == [41_000, 41_001, 41_002], f"replies went to {ports}"
+    assert len([s for s in without.answered if s.flags & SYN]) == 1
+    assert not [s for s in without.answered if s.flags & RST]
+    assert all(s.flags & ACK for s in without.answered)
