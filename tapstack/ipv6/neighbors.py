@@ -81,7 +81,6 @@ class Neighbor:
         "reachable_until",
         "state",
         "timer",
-        "used",
     )
 
     def __init__(self, address: bytes) -> None:
@@ -94,7 +93,6 @@ class Neighbor:
         self.confirm_from = math.inf
         self.reachable_until = -math.inf
         self.probes = 0
-        self.used = False
         self.timer: Timer | None = None
         self.queue: deque[tuple[bytes, bytes]] | None = None
         self.queued_bytes = 0
@@ -165,7 +163,6 @@ class NeighborCache:
             neighbor.fresh_until = math.inf
             self._timer(neighbor).set(now + DELAY_FIRST_PROBE_TIME)
         elif state is _S.UNREACHABLE:
-            neighbor.used = True
             if neighbor.timer is None or not neighbor.timer.armed:
                 self._probe_unreachable(neighbor, now)
         else:
@@ -311,7 +308,7 @@ class NeighborCache:
             self.on_router_lost(neighbor, now)
 
     def _due(self, neighbor: Neighbor, now: float) -> None:
-        """The entry's timer: retransmission in INCOMPLETE, PROBE and UNREACHABLE, end of DELAY."""
+        """The entry's timer: retransmission in INCOMPLETE and PROBE, end of DELAY; in UNREACHABLE only the end of a wait."""
         if neighbor.state is _S.INCOMPLETE:
             if neighbor.probes < MAX_MULTICAST_SOLICIT:
                 self._solicit_incomplete(neighbor, now)
@@ -328,8 +325,6 @@ class NeighborCache:
                 self._enter(neighbor, _S.UNREACHABLE)
                 self._probe_unreachable(neighbor, now)
                 self.on_unreachable(neighbor, now)
-        elif neighbor.state is _S.UNREACHABLE and neighbor.used:
-            self._probe_unreachable(neighbor, now)
 
     def _solicit_incomplete(self, neighbor: Neighbor, now: float) -> None:
         neighbor.probes += 1
@@ -342,9 +337,8 @@ class NeighborCache:
         self._timer(neighbor).set(now + self._interface.retrans_timer)
 
     def _probe_unreachable(self, neighbor: Neighbor, now: float) -> None:
-        """One multicast NS, then wait longer and longer, and only while the entry is used (RFC 7048 §3)."""
+        """One multicast NS; the next use after a wait that grows each time sends another (RFC 7048 §3)."""
         neighbor.probes += 1
-        neighbor.used = False
         self._solicit(neighbor, unicast=False)
         wait = self._interface.retrans_timer * NUD_BACKOFF ** min(neighbor.probes, 8)
         self._timer(neighbor).set(now + min(wait, NUD_MAX_RETRANS))

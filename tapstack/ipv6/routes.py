@@ -244,7 +244,8 @@ class Routes:
         redirected = [dst for dst, target in self._redirects.items() if target == neighbor.address]
         for dst in redirected:
             del self._redirects[dst]
-        others = any(address != neighbor.address for address in self.default_routers)
+        offering = {*self.default_routers, *(route.router for route in self.more_specific.values())}
+        others = any(address != neighbor.address for address in offering)
         if redirected or (neighbor.is_router and others):
             self.changed()
 

@@ -241,6 +241,18 @@ def test_three_failures_in_a_row_are_reported_and_testing_backs_off() -> None:
     assert [when - start for when, _ in probes(bench)] == pytest.approx([0.0, 0.02, 0.04, 0.06])
 
 
+def test_failures_count_in_a_row_only(bench: Bench) -> None:
+    for serial in range(8):
+        bench.reserve(f"2001:db8:1::9:{serial}", settle=False)
+        bench.run(0.1)
+        if serial % 3 == 2:
+            bench.run(2)  # this one passes
+        else:
+            bench.feed(neighbor_advertisement(f"2001:db8:1::9:{serial}"))
+    assert [entry.address[-1] for entry in bench.host.addresses if entry.state == "UNCERTAIN"] == [2, 5]
+    assert bench.host.dad.held_until is None
+
+
 @pytest.mark.proves("UM-ADDR-10")
 def test_link_up_ends_the_back_off(bench: Bench) -> None:
     for number in range(3):

@@ -303,6 +303,20 @@ def test_routes_by_prefix_preference_and_reachability(bench: Bench) -> None:
     assert next_hop(bench, OFF_LINK) == ROUTER
 
 
+@pytest.mark.proves("ST-IP6-5")
+def test_a_longer_route_by_a_dead_router_is_avoided(bench: Bench) -> None:
+    """RFC 4191 §3.2: reachability comes before the length of the prefix."""
+    option = ICMPv6NDOptRouteInfo(prefix="2001:db8:ffff::", plen=48, rtlifetime=6000)
+    bench.feed(advertisement(option, prefix=None, source=SECOND, mac=SECOND_MAC, lifetime=0))
+    path = bench.host.path(address(OFF_LINK), bench.now)
+    assert path.next_hop == address(SECOND)
+    assert path.ready(bench.now)
+    bench.run(8.5)
+    header = path.ready(bench.now)
+    assert header is not None
+    assert header[:6].hex(":") == ROUTER_MAC
+
+
 def test_a_route_information_of_length_zero_is_the_default_route(bench: Bench) -> None:
     bench.feed(advertisement(ICMPv6NDOptRouteInfo(prefix="::", plen=0, prf=3, rtlifetime=60)))
     assert bench.host.routes.default_routers[address(ROUTER)].preference == -1

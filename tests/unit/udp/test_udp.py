@@ -69,6 +69,23 @@ def test_a_missing_or_wrong_checksum_is_dropped(world: World, checksum: int) -> 
     assert world.drops(DropReason.CHECKSUM) == 1
 
 
+@pytest.mark.proves("ST-IP6-11")
+def test_a_zero_checksum_is_refused_even_where_the_sum_is_zero(world: World) -> None:
+    """RFC 8200 §8.1: zero means that there is none; the datagram whose sum is zero says 0xFFFF."""
+    flow = world.udp.open(world.stable, world.now, address(SERVER), 53)
+    for value in range(65536):
+        packet = datagram(SERVER, world.stable.address, 53, flow.local_port, value.to_bytes(2, "big"))
+        if UDP(bytes(packet[UDP])).chksum == 0xFFFF:
+            break
+    else:
+        pytest.fail("no payload sums up to zero")
+    world.feed(packet)
+    assert flow.receive() is not None
+    packet[UDP].chksum = 0
+    world.feed(packet)
+    assert flow.receive() is None
+
+
 def test_an_all_zero_checksum_is_sent_as_ones() -> None:
     world = World()
     flow = world.udp.open(world.stable, world.now, address(SERVER), 53)
