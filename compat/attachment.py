@@ -11,6 +11,7 @@ Settings come from the table `[node]` (flags, environment, file); see `NodeSetti
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from ipaddress import IPv6Network
@@ -23,13 +24,22 @@ import msgspec
 from tapstack.ipv6.host import HostConfig
 from tapstack.tcp.options import PortMode, SocketOptions, TimeWait
 from tapstack.types import address, address_text
+from unimux.audit import JOURNAL
 from unimux.errors import SetupError
 from unimux.events import EventFile
+from unimux.generators import load_generator
+from unimux.journal import Journal, JournalPolicy
 from unimux.node import Node, NodeConfig
-from unimux.poolstate import PoolConfig
+from unimux.poolstate import PoolConfig, WhenEmpty
 from unimux.state import DiskState, MemoryState, State
 
 from . import kernel
+
+
+def complain(text: str) -> None:
+    """Tell the user something that stops nothing, on standard error."""
+    print(f"unimux: {text}", file=sys.stderr, flush=True)
+
 
 KERNEL_END = "fe80::1"
 """The kernel's address on a routed node's TAP: its default router."""
@@ -50,9 +60,26 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
     time_wait: Annotated[TimeWait, msgspec.Meta(description="TIME-WAIT option: full, short or sharp")] = TimeWait.FULL
     pool_low: Annotated[int, msgspec.Meta(description="reserved addresses below which the pool is filled", ge=0)] = 16
     pool_high: Annotated[int, msgspec.Meta(description="reserved addresses up to which it is filled", ge=1)] = 32
+    pool_limit: Annotated[int, msgspec.Meta(description="one-time addresses on the link at a time", ge=1)] = 256
+    pool_pace: Annotated[float, msgspec.Meta(description="seconds between two addresses that are started", gt=0)] = 0.05
+    pool_max_age: Annotated[float, msgspec.Meta(description="seconds that an address may stay reserved", gt=0)] = 1800.0
+    when_empty: Annotated[WhenEmpty, msgspec.Meta(description="what an empty pool does: wait, fail or optimistic")] = (
+        WhenEmpty.WAIT
+    )
+    generator: Annotated[
+        str, msgspec.Meta(description="where addresses come from: a built-in name or module:Class")
+    ] = "permutation"
     state: Annotated[
-        str | None, msgspec.Meta(description="folder of keys and counters; without, every start has new keys")
+        str | None, msgspec.Meta(description="folder of keys, counters and journal; without, every start has new keys")
     ] = None
+    journal: Annotated[bool, msgspec.Meta(description="keep a journal of sessions in the folder of the state")] = True
+    journal_addresses: Annotated[bool, msgspec.Meta(description="write one-time addresses in clear into it")] = True
+    journal_peers: Annotated[bool, msgspec.Meta(description="write peers' addresses and ports into it")] = False
+    journal_who: Annotated[bool, msgspec.Meta(description="write users and applications into it")] = True
+    journal_causes: Annotated[bool, msgspec.Meta(description="write why addresses came and went into it")] = True
+    journal_limit: Annotated[int, msgspec.Meta(description="bytes at which its file is put aside", ge=4096)] = 16 << 20
+    journal_keep: Annotated[int, msgspec.Meta(description="how many files put aside are kept", ge=0)] = 8
+    journal_durable: Annotated[bool, msgspec.Meta(description="flush it to disk after each row")] = False
     name_servers: Annotated[list[str], msgspec.Meta(description="name servers in place of those routers announce")] = []
     events: Annotated[str | None, msgspec.Meta(description="file that events are written to as JSON lines")] = None
 
@@ -72,14 +99,41 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
         """The node's part of the settings."""
         return NodeConfig(
             host=HostConfig(stable_addresses=False),
-            pool=PoolConfig(low=self.pool_low, high=max(self.pool_low, self.pool_high)),
+            pool=self.pool_config(),
             socket=SocketOptions(mode=self.mode, time_wait=self.time_wait, nodelay=True),
             name_servers=tuple(self.name_servers),
         )
 
+    def pool_config(self) -> PoolConfig:
+        """The pool's part of the settings; a water mark that is above another one raises it."""
+        high = max(self.pool_low, self.pool_high)
+        return PoolConfig(
+            low=self.pool_low,
+            high=high,
+            limit=max(high, self.pool_limit),
+            pace=self.pool_pace,
+            max_age=self.pool_max_age,
+            when_empty=self.when_empty,
+        )
+
     def node_state(self) -> State:
-        """Where the node keeps its counters and keys."""
-        return MemoryState() if self.state is None else DiskState(Path(self.state))
+        """Where the node keeps its counters and keys; raises `StateError`, `GeneratorError`."""
+        if self.state is None:
+            load_generator(self.generator)
+            return MemoryState(generator=self.generator)
+        return DiskState(Path(self.state), generator=self.generator)
+
+    def journal_policy(self) -> JournalPolicy:
+        """What the journal says, and how much of it is kept."""
+        return JournalPolicy(
+            addresses=self.journal_addresses,
+            peers=self.journal_peers,
+            who=self.journal_who,
+            causes=self.journal_causes,
+            limit=self.journal_limit,
+            keep=self.journal_keep,
+            durable=self.journal_durable,
+        )
 
 
 @asynccontextmanager
@@ -92,6 +146,10 @@ async def attached_node(settings: NodeSettings) -> AsyncIterator[Node]:
     kernel.capabilities().require()
     kernel.clean_leftovers()
     async with AsyncExitStack() as stack:
+        state = settings.node_state()
+        stack.callback(state.close)
+        if isinstance(state, DiskState) and state.doubt is not None:
+            complain(f"a new key epoch begins in {settings.state}: {state.doubt}.")
         where = stack.enter_context(
             kernel.Namespace.named(settings.netns) if settings.netns else kernel.Namespace.current()
         )
@@ -104,7 +162,11 @@ async def attached_node(settings: NodeSettings) -> AsyncIterator[Node]:
             )
         else:
             link = stack.enter_context(kernel.tap(where, name, mac=mac, mtu=settings.mtu, offload=settings.offload))
-        node = Node(link, settings.node_config(), state=settings.node_state())
+        node = Node(link, settings.node_config(), state=state)
+        if settings.state is not None and settings.journal:
+            journal = Journal(Path(settings.state) / JOURNAL, node.source, settings.journal_policy(), complain=complain)
+            stack.enter_context(journal)
+            stack.callback(journal.watch(node.events))
         if settings.events is not None:
             stack.enter_context(EventFile(Path(settings.events), node.events))
         await stack.enter_async_context(node)

@@ -20,16 +20,17 @@ from .source import AddressUsed, is_usable
 
 
 class AddressRefused(UnimuxError):
-    """An address that was supplied cannot be set; `reason` is a clause.
+    """An address that was supplied cannot be set; `reason` is a clause, `lasting` says that asking again is of no use.
 
     >>> str(AddressRefused(bytes(16), "it is reserved"))
     'The address :: cannot be set: it is reserved.'
     """
 
-    def __init__(self, address: bytes, reason: str) -> None:
+    def __init__(self, address: bytes, reason: str, *, lasting: bool = True) -> None:
         super().__init__(address, reason)
         self.address = address
         self.reason = reason
+        self.lasting = lasting
 
     @property
     def clause(self) -> str:
@@ -124,29 +125,106 @@ class _Set(Adoption):
         return self._entry if self._alive() else AddressRefused(self.address, "its prefix was withdrawn")
 
 
+class Reservation:
+    """A given address held in reserve: TENTATIVE, then UNCERTAIN until `promote` puts it to its use (UM-GEN-5).
+
+    On a dedicated prefix nothing is reserved on the link; it is ready at once.  `changed(now)` is called, outside of calls on
+    this object and on the address table, when it became ready or was lost.
+    """
+
+    def __init__(
+        self, pool: Pool, address: bytes, prefix: Prefix, now: float, changed: Callable[[float], None]
+    ) -> None:
+        self.address = address
+        self._pool = pool
+        self._prefix = prefix
+        self._timer = pool.timers.timer(changed)
+        self._entry = None if prefix.dedicated else pool.reserve(address, prefix, now, self._moved)
+        self._over = False
+
+    @property
+    def ready(self) -> bool:
+        """Whether `promote` can be called."""
+        if self._over or not self._prefix.preferred:
+            return False
+        return self._entry is None or self._entry.state is AddressState.UNCERTAIN
+
+    @property
+    def lost(self) -> bool:
+        """Whether it can never be used: another node has it, or its prefix is gone."""
+        if self._entry is None:
+            return not self._over and not self._prefix.preferred
+        return self._entry.state not in (AddressState.TENTATIVE, AddressState.UNCERTAIN) and not self._over
+
+    def _moved(self, trigger: Trigger, now: float) -> None:
+        if not self._over:
+            self._timer.set(now)
+
+    def promote(self, kind: AddressKind, now: float, cause: str) -> AddressEntry:
+        """Put it to its use; the caller acquires the entry at once, or releases it."""
+        self._end()
+        if self._entry is None:
+            return self._pool.mint(self.address, self._prefix, kind, now)
+        self._pool.promote(self._entry, kind, now, cause)
+        return self._entry
+
+    def cancel(self, now: float) -> None:
+        """Give it up; harmless after its end."""
+        if self._over or self._entry is None:
+            self._end()
+            return
+        self._end()
+        if self._entry.state in (AddressState.TENTATIVE, AddressState.UNCERTAIN):
+            self._pool.host.addresses.discard(self._entry, now, "no longer wanted")
+
+    def _end(self) -> None:
+        self._over = True
+        self._timer.cancel()
+
+
 def adopt(pool: Pool, address: bytes, kind: AddressKind, now: float, done: Verdict, cause: str = "set") -> Adoption:
     """Take in an address for one use: `done(entry, now)` when it is set, `done(refusal, now)` when DAD fails.
 
     Raises `AddressRefused` for an address that lies in no usable prefix of this node, is reserved, or is or ever was in
     use here; `StateError` when the claim cannot be made durable.
     """
+    prefix = _claimed(pool, address, renew=False)
+    if prefix.dedicated:
+        return _Set(pool, address, prefix, kind, now, done)
+    return _Testing(pool, address, prefix, kind, now, done, cause)
+
+
+def reserve(
+    pool: Pool, address: bytes, now: float, changed: Callable[[float], None], *, renew: bool = False
+) -> Reservation:
+    """Take in an address for later: it passes DAD and is defended until it is promoted; see `Reservation`.
+
+    renew: the caller vouches that the address, claimed before, has served no session (a counter of a shared secret that
+    is taken up again after a restart).  Raises as `adopt` does.
+    """
+    return Reservation(pool, address, _claimed(pool, address, renew=renew), now, changed)
+
+
+def _claimed(pool: Pool, address: bytes, *, renew: bool) -> Prefix:
+    """Check an address and claim it; the prefix that it lies in."""
     if is_multicast(address) or is_link_local(address):
         raise AddressRefused(address, "it is not a unicast address of a prefix")
     prefix = pool.host.prefix_list.of(address)
     if prefix is None:
-        raise AddressRefused(address, "it lies in no prefix of this node")
+        raise AddressRefused(address, "it lies in no prefix of this node", lasting=False)
     if not prefix.preferred:
-        raise AddressRefused(address, f"nothing new starts in {prefix}, whose preferred lifetime is over")
+        reason = f"nothing new starts in {prefix}, whose preferred lifetime is over"
+        raise AddressRefused(address, reason, lasting=False)
     if not is_usable(address, prefix.length):
         raise AddressRefused(address, "its interface identifier is reserved (RFC 5453)")
     if address in pool.host.addresses:
         raise AddressRefused(address, "it is in use on this node")
     if not prefix.dedicated and pool.full:
-        raise AddressRefused(address, f"this node has {pool.stock.limit} addresses on the link already")
+        reason = f"this node has {pool.stock.limit} addresses on the link already"
+        raise AddressRefused(address, reason, lasting=False)
     try:
         pool.source.claim(address)
     except AddressUsed:
-        raise AddressRefused(address, "it was used on this node before") from None
-    if prefix.dedicated:
-        return _Set(pool, address, prefix, kind, now, done)
-    return _Testing(pool, address, prefix, kind, now, done, cause)
+        if not (renew and address in pool.source.state.claimed):
+            raise AddressRefused(address, "it was used on this node before") from None
+    return prefix

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
-from ipaddress import IPv6Address
+from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 from typing import IO
 
@@ -38,6 +38,8 @@ from .source import AddressSource, Origin
 
 class JournalError(UnimuxError):
     """The journal cannot be written or read; the message is one sentence for the user."""
+
+    exit_code = 3
 
 
 class What(StrEnum):
@@ -74,7 +76,7 @@ class JournalPolicy:
     """What rows say, and how much of them is kept.
 
     `addresses`: the one-time address in clear.  `peers`: the peer's address and port.  `who`: the user or application
-    that a front end names.  `causes`: why an address was taken or released.
+    that a front end names.  `causes`: why an address was taken or released; without `peers` no address stands in them.
     `limit` is the size in bytes at which a file is put aside, `keep` how many files put aside are kept.
     `durable`: fsync after each row; without it a crash of the machine (not of the process) can lose the last rows.
     """
@@ -115,6 +117,23 @@ def _row_text(row: Row) -> str:
         parts.append(f"peer {row.peer}" if row.peer_port is None else f"peer [{row.peer}]:{row.peer_port}")
     parts += [f"{name} {value}" for name in ("kind", "who", "service", "cause") if (value := getattr(row, name))]
     return ", ".join(parts)
+
+
+def without_addresses(cause: str) -> str:
+    """A cause as it may be written where peers stay unnamed.
+
+    >>> without_addresses("connect to 2001:db8::1"), without_addresses("SYN answered")
+    ('connect to …', 'SYN answered')
+    """
+    return " ".join("…" if _is_address(word) else word for word in cause.split(" "))
+
+
+def _is_address(word: str) -> bool:
+    try:
+        ip_address(word.strip("[](),.;").partition("]")[0].partition("%")[0])
+    except ValueError:
+        return False
+    return True
 
 
 class SessionJournal(ABC):
@@ -179,7 +198,8 @@ class SessionJournal(ABC):
             return
         row = self._row(what, to_bytes(event.address))
         row.kind = event.kind
-        row.cause = event.cause if self.policy.causes else None
+        if self.policy.causes:
+            row.cause = event.cause if self.policy.peers else without_addresses(event.cause)
         self._write(row)
 
     def _row(
@@ -278,19 +298,8 @@ class Journal(SessionJournal):
         return [path for path in [*aside, self.path] if path.exists()]
 
     def rows(self) -> Iterator[Row]:
-        """All rows on file, oldest first; a line that is not a row (a crash in mid-write) is passed over.
-
-        Raises `JournalError` when a file cannot be read.
-        """
-        decoder = msgspec.json.Decoder(Row)
-        for path in self.files():
-            try:
-                with path.open("rb") as lines:
-                    for line in lines:
-                        with suppress(msgspec.DecodeError):
-                            yield decoder.decode(line)
-            except OSError as error:
-                raise JournalError(f"the journal {path} cannot be read: {error.strerror}") from error
+        """All rows on file, oldest first; see `read_rows`."""
+        return read_rows(self.files())
 
     # -- inside ------------------------------------------------------------------------------------
 
@@ -337,3 +346,19 @@ class Journal(SessionJournal):
         if self.policy.keep:
             self.path.replace(self._aside(1))
         self._file = self._append()
+
+
+def read_rows(files: Iterable[Path]) -> Iterator[Row]:
+    """The rows of files, in order; a line that is not a row (a crash in mid-write) is passed over.
+
+    Raises `JournalError` when a file cannot be read.
+    """
+    decoder = msgspec.json.Decoder(Row)
+    for path in files:
+        try:
+            with path.open("rb") as lines:
+                for line in lines:
+                    with suppress(msgspec.DecodeError):
+                        yield decoder.decode(line)
+        except OSError as error:
+            raise JournalError(f"the journal {path} cannot be read: {error.strerror}") from error

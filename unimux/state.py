@@ -54,6 +54,8 @@ DEFAULT_BLOCK = 1 << 14
 class StateError(UnimuxError):
     """The state cannot be read, written or trusted; the message is one sentence for the user."""
 
+    exit_code = 3
+
 
 class StateLocked(StateError):
     """Another process works with this state."""
@@ -231,6 +233,8 @@ class DiskState:
         self._claims: int | None = None
         self._here = surroundings or Surroundings.here()
         self.claimed: set[bytes] = set()
+        self.doubt: str | None = None
+        """Why this start began a new key epoch; None where the old one goes on, and on the very first start."""
         self._handles = [self._take_lock()]
         try:
             self._witness = witness or _second_place()
@@ -324,6 +328,7 @@ class DiskState:
     def _take_lock(self) -> int:
         try:
             self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            refuse_foreign(self.directory)
             lock = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise StateError(f"{self.directory} cannot hold the node's state: {error.strerror}") from error
@@ -358,6 +363,7 @@ class DiskState:
         self._load_claims()
         if cause:
             number = stored.epochs[-1].number + 1 if stored.epochs else 0
+            self.doubt = cause if stored.epochs or self.claimed or "damaged" in cause else None
             stored.epochs.append(self._new_epoch(number, generator, cause))
         self._write()
 
@@ -377,21 +383,9 @@ class DiskState:
     def _load(self) -> tuple[Stored | None, str]:
         path = self.directory / "state.json"
         try:
-            data = path.read_bytes()
+            return read_stored(path), ""
         except FileNotFoundError:
             return None, "there was no state"
-        except OSError as error:
-            raise StateError(f"{path} cannot be read: {error.strerror}") from error
-        checksum, _, body = data.partition(b"\n")
-        try:
-            if checksum.decode() != hashlib.sha256(body).hexdigest():
-                raise ValueError("wrong checksum")
-            if (version := msgspec.json.decode(body, type=_Version).version) != VERSION:
-                raise StateError(f"{path} was written by another version of this program (format {version})")
-            stored = msgspec.json.decode(body, type=Stored)
-            if not stored.epochs:
-                raise ValueError("no epoch")
-            return stored, ""
         except ValueError:  # msgspec's and Unicode's errors are ValueErrors
             aside = path.with_name(f"state.damaged-{self._entropy(4).hex()}.json")
             path.rename(aside)
@@ -423,16 +417,47 @@ class DiskState:
         data = hashlib.sha256(body).hexdigest().encode() + b"\n" + body
         stamp = msgspec.json.encode(Stamp(self._stored.sequence, self._here.boot))
         try:
-            _replace(self.directory / "state.json", data)
+            replace_durably(self.directory / "state.json", data)
             if self._witness is not None:
                 self._witness.mkdir(mode=0o700, parents=True, exist_ok=True)
-                _replace(self._witness / f"{self._stored.id}.json", stamp)
+                replace_durably(self._witness / f"{self._stored.id}.json", stamp)
         except OSError as error:
             raise self._failed(error) from error
 
 
 class _Version(msgspec.Struct):
     version: int
+
+
+def read_stored(path: Path) -> Stored:
+    """The content of a state file.
+
+    Raises FileNotFoundError, ValueError where it is damaged, `StateError` where it cannot be read or is of another version.
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise StateError(f"{path} cannot be read: {error.strerror}") from error
+    checksum, _, body = data.partition(b"\n")
+    if checksum.decode() != hashlib.sha256(body).hexdigest():
+        raise ValueError("wrong checksum")
+    if (version := msgspec.json.decode(body, type=_Version).version) != VERSION:
+        raise StateError(f"{path} was written by another version of this program (format {version})")
+    stored = msgspec.json.decode(body, type=Stored)
+    if not stored.epochs:
+        raise ValueError("no epoch")
+    return stored
+
+
+def refuse_foreign(directory: Path) -> None:
+    """Raise `StateError` for a folder that holds other things and no state: a slip of the hand, as a rule."""
+    names = {path.name for path in directory.iterdir()}
+    if names and not names & {"lock", "state.json", "identity"}:
+        raise StateError(
+            f"{directory} holds other files ({min(names)}, for one) and no state of a node: name a new or empty folder."
+        )
 
 
 def _read_line(path: str) -> str:
@@ -450,7 +475,7 @@ def _second_place() -> Path | None:
     return None
 
 
-def _replace(path: Path, data: bytes) -> None:
+def replace_durably(path: Path, data: bytes) -> None:
     """Write a file so that after a crash it is the old one or the new one, and the new one once this has returned."""
     temporary = path.with_suffix(".new")
     handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)

@@ -1,0 +1,100 @@
+"""The control socket of a service: other processes of the same user ask a running node for SSAs (`unimux ssa new`).
+
+Each published service has a socket named for it, `/run/unimux/services/NAME.sock` (below `XDG_RUNTIME_DIR` without
+root).  Protocol, in JSON lines as `unimux.localsocket` says:
+
+    → {"new": 1, "client": "2001:db8::/32", "lifetime": 300, "sessions": 1}      all but "new" may be missing
+    ← {"issued": {"address": …, "url": …, "token": …, "sessions": …, "client": …, "seconds": …}}
+    → {"list": true}
+    ← {"service": …, "armed": [{…}, …]}
+    ← {"error": "one sentence"}
+
+`seconds` is how long the SSA still waits for its client, null for ever.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+
+from .errors import SetupError, UnimuxError
+from .localsocket import LocalServer, Message, Peer, ask_local
+
+SERVICE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
+ASK_TIMEOUT = 35.0
+
+
+class Offer(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """What `unimux ssa new` may ask for; see `unimux.server.Server.issue`."""
+
+    new: int
+    client: str | None = None
+    lifetime: float | None = None
+    sessions: int | None = None
+
+
+class Issuing(Protocol):
+    """A published service, as far as its control socket needs it."""
+
+    name: str
+
+    async def issue_for(self, offer: Offer) -> Mapping[str, Any]:
+        """Issue an SSA and describe it; raises `UnimuxError`."""
+
+    def armed(self) -> list[Mapping[str, Any]]:
+        """The SSAs that can be connected to now."""
+
+
+def check_name(service: str) -> str:
+    """The name of a service; raises `SetupError` for one that no socket file, token and label could carry."""
+    if not SERVICE_NAME.fullmatch(service):
+        raise SetupError(
+            f"{service!r} cannot be the name of a service: use up to 63 letters, digits, dots, dashes, underscores."
+        )
+    return service
+
+
+def service_socket(service: str) -> Path:
+    """Where the control socket of a service is."""
+    runtime = "/run" if os.geteuid() == 0 else os.environ.get("XDG_RUNTIME_DIR") or f"/tmp/unimux-{os.geteuid()}"
+    return Path(runtime) / "unimux" / "services" / f"{check_name(service)}.sock"
+
+
+def control_server(service: Issuing) -> LocalServer:
+    """The control socket of a service, for `async with`; raises `SetupError` when the name is taken."""
+
+    async def serve(peer: Peer) -> None:
+        async for message in peer.messages():
+            peer.send(await _answer(service, message))
+
+    return LocalServer(service_socket(service.name), serve, f"The service name {service.name!r}")
+
+
+async def _answer(service: Issuing, message: Message) -> Mapping[str, Any]:
+    if "list" in message:
+        return {"service": service.name, "armed": service.armed()}
+    try:
+        offer = msgspec.convert(message, Offer)
+        return {"issued": await service.issue_for(offer)}
+    except msgspec.ValidationError as error:
+        return {"error": f"The request cannot be read: {error}."}
+    except UnimuxError as error:
+        return {"error": str(error)}
+
+
+class RequestRefused(UnimuxError):
+    """The running node refused a request; the message is its sentence."""
+
+
+def ask_service(service: str, message: Mapping[str, Any]) -> Message:
+    """Ask the process that publishes a service; raises `SetupError` when there is none, `RequestRefused`."""
+    absent = f"No service {service!r} runs on this machine: start it with `unimux publish {service} --to HOST:PORT`."
+    answer = ask_local(service_socket(service), message, ASK_TIMEOUT, absent)
+    if "error" in answer:
+        raise RequestRefused(str(answer["error"]))
+    return answer

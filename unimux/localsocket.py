@@ -1,0 +1,202 @@
+"""JSON lines over a Unix socket, for programs on the same machine: the control socket and the agent that sets addresses.
+
+One message is one JSON object on one line of at most `MAX_LINE` bytes.  Only the owner of the socket file can connect.
+A peer that sends what is not a message is told so in `{"error": …}` and stays connected; one that does not read what it
+is sent is disconnected when `MAX_UNREAD` bytes wait for it.  A socket file whose process is dead is replaced.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import socket
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from .errors import SetupError
+
+MAX_LINE = 16 * 1024
+MAX_UNREAD = 256 * 1024
+MAX_PEERS = 32
+_MAX_PATH = 107
+
+Message = dict[str, Any]
+
+
+class LocalError(SetupError):
+    """The other end of a local socket is not there or does not answer; the message is one sentence."""
+
+
+class Peer:
+    """One program at the other end.  Iterate `messages`; `send` never waits."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    def send(self, message: Mapping[str, Any]) -> None:
+        """Send one message; a peer that does not read is dropped."""
+        if self._writer.is_closing():
+            return
+        self._writer.write(msgspec.json.encode(message) + b"\n")
+        if self._writer.transport.get_write_buffer_size() > MAX_UNREAD:
+            self._writer.transport.abort()
+
+    async def messages(self) -> AsyncIterator[Message]:
+        """What the peer says, until it leaves; what is no message is answered with an error and passed over."""
+        while True:
+            try:
+                line = await self._reader.readline()
+            except ValueError:  # longer than the limit: where the next line begins is unknown
+                self.send({"error": f"a line has at most {MAX_LINE} bytes"})
+                return
+            except ConnectionError:
+                return
+            if not line:
+                return
+            try:
+                message = msgspec.json.decode(line)
+            except msgspec.DecodeError as error:
+                self.send({"error": f"not JSON: {error}"})
+                continue
+            if isinstance(message, dict):
+                yield message
+            else:
+                self.send({"error": "a message is a JSON object"})
+
+    async def flush(self) -> None:
+        """Wait until what was sent has left."""
+        with suppress(ConnectionError):
+            await self._writer.drain()
+
+    def close(self) -> None:
+        """Disconnect."""
+        self._writer.close()
+
+
+class LocalServer:
+    """Listens on a socket file from `__aenter__` to `__aexit__`; `serve(peer)` runs for each program that connects.
+
+    what: what the socket is for, for the sentence about one that is taken.  Raises `SetupError`.
+    """
+
+    def __init__(self, path: Path, serve: Callable[[Peer], Awaitable[None]], what: str) -> None:
+        self.path = path
+        self._serve = serve
+        self._what = what
+        self._peers: dict[asyncio.Task[None], Peer] = {}
+        self._server: asyncio.Server | None = None
+        self._inode = 0
+
+    async def __aenter__(self) -> LocalServer:
+        listening = bind_local(self.path, self._what)
+        self._inode = self.path.stat().st_ino
+        self._server = await asyncio.start_unix_server(self._connected, sock=listening, limit=MAX_LINE)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._server is not None
+        self._server.close()
+        for task in list(self._peers):
+            task.cancel()
+        await asyncio.gather(*self._peers, return_exceptions=True)
+        with suppress(OSError):
+            if self.path.stat().st_ino == self._inode:
+                self.path.unlink()
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        peer = Peer(reader, writer)
+        task = asyncio.current_task()
+        assert task is not None
+        if len(self._peers) >= MAX_PEERS:
+            peer.send({"error": f"{MAX_PEERS} programs are connected already"})
+            peer.close()
+            return
+        self._peers[task] = peer
+        try:
+            await self._serve(peer)
+        except asyncio.CancelledError:
+            pass  # the server ends, and this with it
+        finally:
+            del self._peers[task]
+            peer.close()
+
+
+def bind_local(path: Path, what: str) -> socket.socket:
+    """A listening socket at `path` that only its owner can connect to; raises `SetupError`."""
+    if len(os.fsencode(path)) > _MAX_PATH:
+        raise SetupError(f"{path} is too long for a socket ({_MAX_PATH} bytes): choose a shorter path.")
+    made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if (holder := _alive(path)) is not None:
+            raise SetupError(f"{what} is taken{holder}: stop that one, or choose another name.")
+        with suppress(FileNotFoundError):
+            if path.is_socket():
+                path.unlink()
+        before = os.umask(0o177)
+        try:
+            made.bind(str(path))
+        finally:
+            os.umask(before)
+        made.listen(MAX_PEERS)
+        made.setblocking(False)
+    except OSError as error:
+        made.close()
+        raise SetupError(f"The socket {path} cannot be made: {error.strerror}.") from error
+    except BaseException:
+        made.close()
+        raise
+    return made
+
+
+def _alive(path: Path) -> str | None:
+    """A clause about who listens at a socket file; None when nobody does."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as trial:
+        trial.settimeout(1.0)
+        try:
+            trial.connect(str(path))
+        except OSError:
+            return None
+        return f" (process {_peer_process(trial)})"
+
+
+def _peer_process(connected: socket.socket) -> int:
+    size = struct.calcsize("3i")
+    process: int = struct.unpack("3i", connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))[0]
+    return process
+
+
+def ask_local(path: Path, message: Mapping[str, Any], timeout: float, absent: str) -> Message:
+    """Send one message and return the first answer; for programs without a loop.
+
+    absent: the sentence for the case that nobody listens there.  Raises `LocalError`.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connected:
+        connected.settimeout(timeout)
+        try:
+            connected.connect(str(path))
+            connected.sendall(msgspec.json.encode(message) + b"\n")
+            with connected.makefile("rb") as answers:
+                line = answers.readline(MAX_LINE)
+        except TimeoutError:
+            raise LocalError(
+                f"The process behind {path} did not answer within {timeout:g} s: look at what it does."
+            ) from None
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ECONNREFUSED, errno.ENOTDIR):
+                raise LocalError(absent) from None
+            raise LocalError(f"{path} cannot be asked: {error.strerror}.") from error
+    try:
+        answer = msgspec.json.decode(line)
+    except msgspec.DecodeError:
+        raise LocalError(f"The process behind {path} ended before it answered.") from None
+    if not isinstance(answer, dict):
+        raise LocalError(f"The process behind {path} answered what is no message.")
+    return answer

@@ -1,0 +1,115 @@
+"""How far a sequence of shared-secret addresses has come, kept by each side for itself (UM-GEN-5).
+
+The server's record: `used`, the highest counter that served a session, and `reserved`, the first counter that was never
+on the link.  The client's: `used`, the highest counter that it reached the server on.  Both are -1 and 0 at first.
+
+A record is on disk before what it says has an effect that lasts: the server's before the session is handed over, the
+client's before the connection is.  `CounterFile` writes a record as a whole, and one process has it at a time.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hmac
+import os
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from ..generators import derive_key
+from ..state import StateError, replace_durably
+
+
+class Counters(Protocol):
+    """A record; `save` is durable when it returns."""
+
+    used: int
+    reserved: int
+
+    def save(self) -> None:
+        """Make the present values durable; raises `StateError`."""
+
+    def close(self) -> None:
+        """Give the record back to others."""
+
+
+class MemoryCounters:
+    """A record that lives as long as the object, for tests and simulations."""
+
+    def __init__(self, used: int = -1, reserved: int = 0) -> None:
+        self.used = used
+        self.reserved = reserved
+
+    def save(self) -> None:
+        """Nothing to do."""
+
+    def close(self) -> None:
+        """Nothing to do."""
+
+
+class _Record(msgspec.Struct, forbid_unknown_fields=True):
+    used: int
+    reserved: int
+
+
+def counter_file_name(secret: bytes, side: str, service: str, client: str) -> str:
+    """The name of a record's file; it says nothing of the secret to those who do not have it.
+
+    >>> counter_file_name(bytes(32), "client", "ssh", "alice") == counter_file_name(bytes(32), "server", "ssh", "alice")
+    False
+    """
+    label = "\0".join((side, service, client)).encode()
+    return f"secret-{hmac.digest(derive_key(secret, 'counter file'), label, 'sha256')[:8].hex()}.json"
+
+
+class CounterFile:
+    """A record on disk.  Raises `StateError` where it cannot be read or written, or another process has it.
+
+    A record that is damaged is an error, not a new beginning: counters that were used must not come again.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock: int | None = None
+        try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._lock = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            record = msgspec.json.decode(path.read_bytes(), type=_Record)
+        except FileNotFoundError:
+            record = _Record(-1, 0)
+        except BlockingIOError:
+            self.close()
+            raise StateError(f"Another process works with the counters {path}: wait for it, or stop it.") from None
+        except OSError as error:
+            self.close()
+            raise StateError(f"The counters {path} cannot be read: {error.strerror}.") from error
+        except ValueError:
+            self.close()
+            raise StateError(
+                f"The counters {path} are damaged: remove the file and give both sides a new secret "
+                "(`unimux ssa keygen`), so that no address comes twice."
+            ) from None
+        self.used, self.reserved = record.used, record.reserved
+
+    def save(self) -> None:
+        """Make the present values durable."""
+        if self._lock is None:
+            raise StateError(f"the counters {self._path} were given back")
+        try:
+            replace_durably(self._path, msgspec.json.encode(_Record(self.used, self.reserved)))
+        except OSError as error:
+            raise StateError(f"The counters {self._path} cannot be written: {error.strerror or error}.") from error
+
+    def close(self) -> None:
+        """Let another process have it."""
+        lock, self._lock = self._lock, None
+        if lock is not None:
+            os.close(lock)
+
+    def __enter__(self) -> CounterFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
