@@ -61,6 +61,7 @@ _CHECKSUM = re.compile(r"[Bb]ad checksum|Checksum.*incorrect|checksum is bad|Bad
 _ANALYSIS = re.compile(
     r"wasn't captured|not captured|[Oo]ut-[Oo]f-[Oo]rder|ACKed segment|[Rr]etransmission|Connection finish|D-SACK"
 )
+_DUPLICATE = re.compile(r"D-SACK")
 _NO_ECHO = re.compile(r"No response seen to ICMPv6 request")
 _RESET = re.compile(r"Connection reset")
 
@@ -111,7 +112,7 @@ def consult(capture: CaptureFile) -> Opinion:
     if program is None:
         raise TsharkError("tshark is not installed")
     with tempfile.TemporaryDirectory(prefix="witness-") as scratch:
-        environment = _quiet_profile(Path(scratch), program)
+        environment = quiet_profile(Path(scratch), program)
         command = [
             program,
             "-2",
@@ -157,7 +158,7 @@ def _protocols(program: str) -> tuple[str, ...]:
     return tuple(line.split("\t")[2] for line in listed.splitlines() if line.count("\t") >= 2)
 
 
-def _quiet_profile(scratch: Path, program: str) -> dict[str, str]:
+def quiet_profile(scratch: Path, program: str) -> dict[str, str]:
     """An empty configuration in which only the stack's protocols are dissected, whoever runs this."""
     environment = {
         **os.environ,
@@ -241,6 +242,8 @@ def _explain(evidence: Evidence, capture: CaptureFile, remark: Remark, message: 
         return "flow control at work"
     if _ANALYSIS.search(message) and pair in _port_changing(evidence):
         return "tshark follows ports, which change here in mid-stream"
+    if _DUPLICATE.search(message) and pair in _sent_twice(evidence):
+        return "a report of bytes that the capture shows twice (RFC 2883)"
     if _NO_ECHO.search(message) and evidence.lifetime(remark.dst) is not None:
         return "an echo request that a one-time address must not answer"
     if _RESET.search(message) and pair & _addresses(evidence.setup.aborted):
@@ -254,6 +257,11 @@ def _fits(explanation: Explanation, capture: CaptureFile, message: str) -> bool:
 
 def _addresses(names: tuple[str, ...]) -> frozenset[bytes]:
     return frozenset(IPv6Address(name).packed for name in names)
+
+
+def _sent_twice(evidence: Evidence) -> set[frozenset[bytes]]:
+    """Pairs whose capture shows bytes or a FIN sent again: what a D-SACK then reports is a fact."""
+    return {frozenset(c.pair) for c in evidence.connections if c.client.repeated or c.server.repeated}
 
 
 def _port_changing(evidence: Evidence) -> set[frozenset[bytes]]:

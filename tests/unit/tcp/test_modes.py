@@ -141,7 +141,7 @@ def test_l2_serves_many_connections_of_one_host_on_one_address() -> None:
         for n, port in enumerate((80, 81, 82))
     ]
     pair.run(1)
-    servers = [s for s in iter(listener.accept, None) if s is not None]
+    servers = list(iter(listener.accept, None))
     assert len(servers) == 3
     for n, client in enumerate(clients):
         client.write(b"from %d" % n)
