@@ -315,6 +315,15 @@ def test_a_longer_route_by_a_dead_router_is_avoided(bench: Bench) -> None:
     header = path.ready(bench.now)
     assert header is not None
     assert header[:6].hex(":") == ROUTER_MAC
+    assert {next_hop(bench, f"2001:db8:ffff::{number}") for number in range(10)} == {ROUTER}
+
+
+def test_routers_that_are_all_dead_are_tried_in_turn(bench: Bench) -> None:
+    """RFC 4861 §6.3.6."""
+    bench.feed(advertisement(prefix=None, source=SECOND, mac=SECOND_MAC))
+    for router in (ROUTER, SECOND):
+        bench.host.neighbors.remove(address(router))
+    assert [next_hop(bench, OFF_LINK) for _ in range(4)] in ([ROUTER, SECOND] * 2, [SECOND, ROUTER] * 2)
 
 
 def test_a_route_information_of_length_zero_is_the_default_route(bench: Bench) -> None:
