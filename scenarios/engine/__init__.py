@@ -1,1 +1,46 @@
-"""What runs scenarios, whatever they are about."""
+"""The engine under every scenario: parameters, two backends, measurements, repeats and sweeps, the folder that a run leaves.
+
+A scenario needs these names only; docs/writing-a-scenario.md explains them.
+"""
+
+from __future__ import annotations
+
+from tapstack.link.impairment import Impairment
+
+from .addressing import OPTIONS, Addressing
+from .backend import Host
+from .charts import Bars, Curves, Ecdf, Matrix, Table, figures, seconds
+from .definition import Scenario, scenario
+from .errors import BackendCannot, ParameterError, ScenarioError
+from .measure import Summary, wilson
+from .network import Lan
+from .parameters import Parameter
+from .raw import Raw
+from .router import NeighborLimits
+from .run import Run
+
+__all__ = [
+    "OPTIONS",
+    "Addressing",
+    "BackendCannot",
+    "Bars",
+    "Curves",
+    "Ecdf",
+    "Host",
+    "Impairment",
+    "Lan",
+    "Matrix",
+    "NeighborLimits",
+    "Parameter",
+    "ParameterError",
+    "Raw",
+    "Run",
+    "Scenario",
+    "ScenarioError",
+    "Summary",
+    "Table",
+    "figures",
+    "scenario",
+    "seconds",
+    "wilson",
+]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .lifetimes_figure import lifetimes_figure
-from .render import Report, html, write_report
+from .render import Report, Section, html, write_report
 from .sequence_figure import choose, sequence_figure
 
-__all__ = ["Report", "choose", "html", "lifetimes_figure", "sequence_figure", "write_report"]
+__all__ = ["Report", "Section", "choose", "html", "lifetimes_figure", "sequence_figure", "write_report"]

@@ -27,6 +27,14 @@ MOST_CONNECTIONS = 200
 
 
 @dataclass(frozen=True, slots=True)
+class Section:
+    """A part of the page that a scenario adds; `body` is HTML, already escaped."""
+
+    title: str
+    body: Markup
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """What a scenario has to say beside its judgement."""
 
@@ -44,6 +52,8 @@ class Report:
     """findings that do not come from a capture (bytes compared, a listener's state asked by the API)"""
     connection: Connection | None = None
     """the connection of the sequence diagram; chosen when None"""
+    sections: Sequence[Section] = ()
+    """figures and tables of the scenario itself, before the verdict"""
 
 
 def write_report(folder: Path, report: Report) -> Path:

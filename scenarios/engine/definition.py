@@ -1,0 +1,167 @@
+"""What makes a file a scenario, and where scenarios are found.
+
+A scenario is a module whose docstring begins with the question and which holds one function decorated by `scenario`.  The
+catalogue is every such module of the package `scenarios`; any other file is named by its path.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.util
+import inspect
+import pkgutil
+import sys
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from .errors import BackendCannot, ScenarioError, UnknownScenario
+from .parameters import Specification, Value, complete, specifications
+
+if TYPE_CHECKING:
+    pass
+
+Backend: TypeAlias = Literal["sim", "netns"]
+BACKENDS: tuple[Backend, ...] = ("sim", "netns")
+Script: TypeAlias = "Callable[..., Awaitable[None]]"
+
+_NO_SCENARIOS = {"command", "demo", "engine", "report", "witness"}
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """One scenario: its question, its script, and what it promises.
+
+    name: of the function, with dashes.  source: what `load` finds it by again, in this process or another.
+    requirements: the rules it shows at work.  backends: on which it runs, the default first.
+    shows: rules of the witness that have to be passed; every other rule may be without evidence, none may fail.
+    quick: parameters for a short run.  limit: seconds of its own clock after which it is given up.
+    """
+
+    name: str
+    question: str
+    text: str
+    script: Script
+    source: str
+    parameters: tuple[Specification, ...]
+    requirements: tuple[str, ...] = ()
+    backends: tuple[Backend, ...] = BACKENDS
+    shows: tuple[str, ...] = ()
+    quick: Mapping[str, Value] = field(default_factory=dict)
+    limit: float = 3600.0
+
+    def backend(self, wanted: str | None) -> Backend:
+        """The backend to run on; raises `BackendCannot` for one that the scenario is not for."""
+        for each in self.backends:
+            if wanted is None or each == wanted:
+                return each
+        if wanted not in BACKENDS:
+            raise BackendCannot(f"There is no backend {wanted!r}: choose {' or '.join(BACKENDS)}.")
+        needs = "a real kernel" if self.backends == ("netns",) else "virtual time"
+        raise BackendCannot(
+            f"{self.name} needs {needs}, which {wanted} has not: run it with --backend {self.backends[0]}."
+        )
+
+    def values(self, given: Mapping[str, Value], *, quick: bool = False) -> dict[str, Value]:
+        """All its parameters: those given, else those of a quick run, else the defaults."""
+        return complete(self.parameters, {**(self.quick if quick else {}), **given})
+
+
+def scenario(
+    *,
+    requirements: Sequence[str] = (),
+    backends: Sequence[Backend] = BACKENDS,
+    shows: Sequence[str] = (),
+    quick: Mapping[str, Any] | None = None,
+    limit: float = 3600.0,
+) -> Callable[[Script], Scenario]:
+    """Make the decorated coroutine function `name(run, *, parameters…)` a scenario; see `Scenario` for the arguments."""
+
+    def decorate(function: Script) -> Scenario:
+        module = inspect.getmodule(function)
+        text = inspect.cleandoc((module.__doc__ if module else None) or function.__doc__ or "")
+        if not text:
+            raise ScenarioError(f"The scenario {function.__name__!r} asks nothing: begin its file with the question.")
+        made = Scenario(
+            name=function.__name__.replace("_", "-"),
+            question=text.partition("\n")[0],
+            text=text,
+            script=function,
+            source=function.__module__,
+            parameters=specifications(function),
+            requirements=tuple(requirements),
+            backends=tuple(backends),
+            shows=tuple(shows),
+            quick=dict(quick or {}),
+            limit=limit,
+        )
+        made.values({}, quick=True)
+        return made
+
+    return decorate
+
+
+def catalogue() -> dict[str, Scenario]:
+    """The scenarios that come with unimux, by name."""
+    package = importlib.import_module("scenarios")
+    found = {}
+    for module in pkgutil.iter_modules(package.__path__):
+        if module.name not in _NO_SCENARIOS and not module.ispkg:
+            made = _in_module(importlib.import_module(f"scenarios.{module.name}"))
+            if made is not None:
+                found[made.name] = made
+    return found
+
+
+def load(name: str) -> Scenario:
+    """A scenario by its name in the catalogue, by its module, or by the path of its file."""
+    if name.endswith(".py") or "/" in name:
+        return _load_file(Path(name))
+    if "." in name and importlib.util.find_spec(name) is not None:
+        made = _in_module(importlib.import_module(name))
+    else:
+        made = _by_name(name)
+    if made is None:
+        raise UnknownScenario(f"{name} holds no scenario: decorate its function with @scenario(…).")
+    return made
+
+
+def _by_name(name: str) -> Scenario:
+    module = name.replace("-", "_")
+    if module.isidentifier() and module not in _NO_SCENARIOS and importlib.util.find_spec(f"scenarios.{module}"):
+        made = _in_module(importlib.import_module(f"scenarios.{module}"))
+        if made is not None:
+            return made
+    known = sorted(catalogue())
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else "`unimux scenario list` names them all."
+    raise UnknownScenario(f"There is no scenario {name!r}: {hint}")
+
+
+def _load_file(path: Path) -> Scenario:
+    if not path.is_file():
+        raise UnknownScenario(f"There is no file {path}: `unimux scenario new NAME` makes one.")
+    module_name = f"scenario_file_{path.stem.replace('-', '_')}"
+    spec = importlib.util.spec_from_file_location(module_name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module_name] = module
+    try:
+        spec.loader.exec_module(module)
+    except (SyntaxError, ImportError) as error:
+        raise ScenarioError(f"{path} cannot be imported: {error}.") from error
+    made = _in_module(module)
+    if made is None:
+        raise UnknownScenario(f"{path} holds no scenario: decorate its function with @scenario(…).")
+    object.__setattr__(made, "source", str(path.resolve()))
+    return made
+
+
+def _in_module(module: Any) -> Scenario | None:
+    made = [value for value in vars(module).values() if isinstance(value, Scenario) and value.source == module.__name__]
+    if len(made) > 1:
+        raise ScenarioError(f"{module.__name__} holds {len(made)} scenarios: one file holds one.")
+    return made[0] if made else None

@@ -1,0 +1,34 @@
+"""What can go wrong with a scenario before or while it runs; each text is a sentence for the person who runs it."""
+
+from __future__ import annotations
+
+from unimux.errors import SetupError, UnimuxError
+
+
+class ScenarioError(SetupError):
+    """The scenario, or the way it was called, is not as it has to be."""
+
+    exit_code = 2
+
+
+class UnknownScenario(ScenarioError):
+    """No scenario has that name."""
+
+
+class ParameterError(ScenarioError):
+    """A parameter that does not exist, or a value that it does not take."""
+
+
+class BackendCannot(ScenarioError):
+    """The scenario needs what the chosen backend does not have; said before anything is started."""
+
+
+class TooLong(UnimuxError):
+    """A run did not end within its limit of seconds."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(seconds)
+        self.seconds = seconds
+
+    def __str__(self) -> str:
+        return f"The scenario did not end within {self.seconds:g} s of its own clock: give it less to do, or more with --limit."

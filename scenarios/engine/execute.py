@@ -1,0 +1,126 @@
+"""Runs a scenario once: backend, script, the end of everything, and a result that says whether all held.
+
+With a folder the run is *whole*: every LAN is captured, the captures are judged, and the folder is written (`folder.py`).
+Without one it is *light*: the script, its requirements and measurements only, for the many runs of a sweep.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from scenarios.witness.setup import CaptureFile, Setup
+
+from .backend import Backend
+from .charts import Chart
+from .definition import Backend as BackendName
+from .definition import Scenario
+from .errors import ScenarioError, TooLong
+from .measure import Metrics
+from .parameters import Value
+from .run import Claim, Comparison, Run
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """One run to do.  Plain values only, so that another process or machine can do it: `source` is for `definition.load`."""
+
+    source: str
+    values: Mapping[str, Value]
+    seed: int
+    backend: BackendName
+    folder: Path | None = None
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What came of it, before captures are judged.
+
+    steps, remarks, charts, comparisons: what the script said.  seconds: of the run's own clock.  wall: of ours.
+    """
+
+    scenario: Scenario
+    order: Order
+    metrics: Metrics
+    claims: list[Claim]
+    comparisons: list[Comparison] = field(default_factory=list)
+    charts: list[Chart] = field(default_factory=list)
+    steps: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+    captures: list[CaptureFile] = field(default_factory=list)
+    setup: Setup | None = None
+    seconds: float = 0.0
+    wall: float = 0.0
+
+    @property
+    def held(self) -> bool:
+        """Whether every claim held; what captures show comes on top."""
+        return bool(self.claims) and all(claim.holds for claim in self.claims)
+
+
+def make_backend(name: BackendName, seed: int) -> Backend:
+    """The backend of that name; raises where this machine cannot have it."""
+    if name == "sim":
+        from .sim import SimBackend
+
+        return SimBackend(seed)
+    from .netns import NetnsBackend
+
+    return NetnsBackend(seed)
+
+
+def execute(scenario: Scenario, order: Order, say: Say = lambda text: None) -> Outcome:
+    """Run once.  Errors of the script are claims that do not hold; errors of its use (`ScenarioError`) are raised."""
+    values = scenario.values(order.values)
+    backend = make_backend(order.backend, order.seed)
+    outcome = Outcome(scenario, order, Metrics(), [])
+    began = time.perf_counter()
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        start = loop.time()
+        async with AsyncExitStack() as stack:
+            run = Run(backend, order.seed, order.folder, stack)
+            run.on_step = say
+            await _script(scenario, run, values)
+            outcome.setup = run.setup()
+        outcome.seconds = loop.time() - start
+        outcome.metrics, outcome.claims, outcome.comparisons = run.metrics, run.claims, run.comparisons
+        outcome.charts, outcome.steps, outcome.remarks = run.charts, run.steps, run.remarks
+
+    backend.run(main)
+    outcome.captures = backend.captures
+    outcome.wall = time.perf_counter() - began
+    if backend.simulated:
+        outcome.remarks.append("Simulated in virtual time: the router and the ordinary hosts are not Linux.")
+    return outcome
+
+
+async def _script(scenario: Scenario, run: Run, values: Mapping[str, Value]) -> None:
+    """The script and the release of all addresses; what it raises becomes a claim that does not hold."""
+    title, failure = "The script ran to its end", ""
+    limit = asyncio.timeout(scenario.limit)
+    try:
+        async with limit:
+            await scenario.script(run, **values)
+            await run.until_released()
+    except ScenarioError:
+        raise
+    except Exception as error:
+        failure = str(TooLong(scenario.limit)) if limit.expired() else _where(error)
+    run.require(title, not failure, because=failure)
+
+
+def _where(error: BaseException) -> str:
+    """The error and the last place of the script that it came from."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if "/engine/" not in frame.filename and "/scenarios/" in frame.filename] or frames
+    place = f"{Path(own[-1].filename).name}:{own[-1].lineno}" if own else "?"
+    return f"{type(error).__name__} at {place}: {error}"

@@ -1,0 +1,185 @@
+"""The folder that a whole run leaves, and the verdict on it.
+
+report.html            begin here; with it lifetimes.svg, sequence.svg, figure-*.svg and .pdf
+capture-*.pcapng       annotated; the captures on which the verdict rests are in wire/
+events.jsonl           what the nodes say of themselves
+metrics.json           every measurement with its samples, every comparison with theory
+findings.json          the verdicts for programs
+scenario.toml          name, parameters, seed, backend, versions: enough to repeat the run, in sim to the byte
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from scenarios.witness.finding import Finding, Verdict
+
+from .definition import BACKENDS, load
+from .errors import ScenarioError
+from .execute import Order, Outcome
+from .measure import Summary
+from .parameters import Value
+
+
+@dataclass(frozen=True, slots=True)
+class Verdicts:
+    """The findings of a run: from captures, and from the script; `untouched` are rules that nothing in it concerned."""
+
+    captured: list[Finding]
+    claimed: list[Finding]
+    untouched: tuple[str, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether there are findings and all are passes."""
+        every = [*self.captured, *self.claimed]
+        return bool(every) and all(finding.verdict is Verdict.PASSED for finding in every)
+
+
+def prepare(folder: Path) -> None:
+    """Make the folder; raises `ScenarioError` where something is in it already."""
+    try:
+        if folder.exists() and any(folder.iterdir()):
+            raise ScenarioError(f"{folder} is not empty: name another folder with --out.")
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ScenarioError(f"{folder} cannot be made ({error.strerror}): name another folder with --out.") from error
+
+
+def conclude(outcome: Outcome) -> Verdicts:
+    """Judge the captures of a whole run and write its folder."""
+    from scenarios.witness.judge import judge
+
+    folder = outcome.order.folder
+    assert folder is not None
+    assert outcome.setup is not None
+    events = folder / "events.jsonl"
+    tshark = shutil.which("tshark") is not None
+    judgement = judge(outcome.captures, outcome.setup, [events] if events.exists() else [], consult_tshark=tshark)
+    promised = set(outcome.scenario.shows)
+    untouched = tuple(f.rule for f in judgement.findings if f.verdict is Verdict.NOT_SHOWN and f.rule not in promised)
+    judgement.findings = [finding for finding in judgement.findings if finding.rule not in untouched]
+    verdicts = Verdicts(judgement.findings, claim_findings(outcome), untouched)
+    (folder / "scenario.toml").write_text(_toml(outcome), encoding="utf-8")
+    (folder / "metrics.json").write_text(
+        json.dumps(metrics(outcome), indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
+    from .page import write_page
+
+    write_page(folder, outcome, judgement, verdicts)
+    return verdicts
+
+
+def claim_findings(outcome: Outcome) -> list[Finding]:
+    """The script's claims as findings."""
+    return [
+        Finding(
+            "claim",
+            claim.requirements,
+            Verdict.PASSED if claim.holds else Verdict.FAILED,
+            claim.sentence,
+            title=claim.title,
+        )
+        for claim in outcome.claims
+    ]
+
+
+def metrics(outcome: Outcome) -> dict[str, Any]:
+    """What metrics.json holds."""
+    return {
+        "scenario": outcome.scenario.name,
+        "backend": outcome.order.backend,
+        "seed": outcome.order.seed,
+        "parameters": outcome.scenario.values(outcome.order.values),
+        "metrics": [metric.as_dict() for metric in outcome.metrics],
+        "theory": [
+            {
+                "what": c.what,
+                "measured": c.measured,
+                "theory": c.theory,
+                "low": c.low,
+                "high": c.high,
+                "agrees": c.agrees,
+            }
+            for c in outcome.comparisons
+        ],
+    }
+
+
+def versions() -> dict[str, str]:
+    """What ran it."""
+    found = {"unimux": version("unimux"), "python": platform.python_version()}
+    for package in ("msgspec", "cryptography"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _toml(outcome: Outcome) -> str:
+    order, scenario = outcome.order, outcome.scenario
+    lines = [
+        f"# {scenario.question}",
+        "# Run it again: unimux scenario run --again FOLDER",
+        f"scenario = {_quoted(order.source if order.source.endswith('.py') else scenario.name)}",
+        f"backend = {_quoted(order.backend)}",
+        f"seed = {order.seed}",
+        "",
+        "[parameters]",
+        *(f"{name} = {_value(value)}" for name, value in scenario.values(order.values).items()),
+        "",
+        "[versions]",
+        *(f"{name} = {_quoted(text)}" for name, text in versions().items()),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(str(text), ensure_ascii=False)
+
+
+def _value(value: Value) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return _quoted(value) if isinstance(value, str) else repr(value)
+
+
+def read_order(folder: Path) -> Order:
+    """The order of the run that left a folder; raises `ScenarioError` where there is none, or it cannot be read."""
+    import tomllib
+
+    path = folder / "scenario.toml"
+    try:
+        facts: Mapping[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+        source, backend, seed = facts["scenario"], facts["backend"], facts["seed"]
+        values = dict(facts["parameters"])
+    except OSError as error:
+        raise ScenarioError(f"{folder} holds no run: there is no scenario.toml in it.") from error
+    except (tomllib.TOMLDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
+        raise ScenarioError(f"{path} cannot be read: {error}.") from error
+    if backend not in BACKENDS or not isinstance(seed, int):
+        raise ScenarioError(f"{path} names no backend or no seed: repeat the run by hand.")
+    scenario = load(str(source))
+    return Order(scenario.source, scenario.values(values), seed, scenario.backend(backend))
+
+
+def summary_text(summary: Summary, unit: str) -> str:
+    """A mean with its interval for a line of text."""
+    from .charts import figures, seconds
+
+    show = seconds if unit == "s" else lambda value: f"{figures(value)} {unit}".strip()
+    if summary.n == 1:
+        return show(summary.mean)
+    return f"{show(summary.mean)} (95 %: {show(summary.low)} to {show(summary.high)}; n={summary.n})"
+
+
+__all__ = ["Verdicts", "claim_findings", "conclude", "metrics", "prepare", "read_order", "summary_text", "versions"]

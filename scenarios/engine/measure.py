@@ -1,0 +1,148 @@
+"""What a scenario measures: samples by name, and what can be said about them.
+
+A confidence interval is of the mean, 95 %, by Student's t.  It is honest for independent samples: repeats with other seeds are;
+samples of one run often are not, which is why the table of a sweep has one value per run.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+_T_95 = (
+    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131,
+    2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
+)  # fmt: skip
+
+
+def t_95(degrees: int) -> float:
+    """Student's t for a two-sided 95 % interval.
+
+    >>> t_95(1), round(t_95(40), 3), round(t_95(10_000), 2)
+    (12.706, 2.021, 1.96)
+    """
+    if degrees <= len(_T_95):
+        return _T_95[max(degrees, 1) - 1]
+    z = 1.959964  # Cornish–Fisher expansion around the normal quantile, exact to 0.001 here
+    return z + (z**3 + z) / (4 * degrees) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * degrees**2)
+
+
+def quantile(ordered: Sequence[float], share: float) -> float:
+    """The quantile of sorted values, with linear interpolation.
+
+    >>> quantile([1, 2, 3, 4], 0.5)
+    2.5
+    """
+    at = (len(ordered) - 1) * share
+    low = math.floor(at)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (ordered[high] - ordered[low]) * (at - low)
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """Of one set of samples; `low` and `high` bound the mean with 95 % confidence, and are the mean for a single sample."""
+
+    n: int
+    mean: float
+    low: float
+    high: float
+    deviation: float
+    least: float
+    median: float
+    p95: float
+    most: float
+
+    @classmethod
+    def of(cls, samples: Sequence[float]) -> Summary:
+        """Of at least one sample.
+
+        >>> Summary.of([1.0, 2.0, 3.0]).mean
+        2.0
+        """
+        n = len(samples)
+        mean = math.fsum(samples) / n
+        deviation = math.sqrt(math.fsum((x - mean) ** 2 for x in samples) / (n - 1)) if n > 1 else 0.0
+        half = t_95(n - 1) * deviation / math.sqrt(n) if n > 1 else 0.0
+        ordered = sorted(samples)
+        middle, late = quantile(ordered, 0.5), quantile(ordered, 0.95)
+        return cls(n, mean, mean - half, mean + half, deviation, ordered[0], middle, late, ordered[-1])
+
+
+def wilson(hits: int, tries: int) -> tuple[float, float]:
+    """The 95 % interval of a probability from so many hits in so many tries (Wilson), sound near 0 and 1, too.
+
+    >>> [round(bound, 3) for bound in wilson(0, 100)]
+    [0.0, 0.037]
+    """
+    if not tries:
+        return 0.0, 1.0
+    z, share = 1.959964, hits / tries
+    middle = (share + z * z / (2 * tries)) / (1 + z * z / tries)
+    half = z / (1 + z * z / tries) * math.sqrt(share * (1 - share) / tries + z * z / (4 * tries * tries))
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+@dataclass(slots=True)
+class Metric:
+    """One thing measured; `of` tells variants apart (an addressing, a victim), and may be empty."""
+
+    name: str
+    of: str
+    unit: str
+    samples: list[float] = field(default_factory=list)
+
+    @property
+    def column(self) -> str:
+        """Its name in tables.
+
+        >>> Metric("setup", "pool hit", "s").column
+        'setup: pool hit'
+        """
+        return f"{self.name}: {self.of}" if self.of else self.name
+
+    def as_dict(self) -> dict[str, object]:
+        """For metrics.json."""
+        about = Summary.of(self.samples)
+        return {
+            "name": self.name,
+            "of": self.of,
+            "unit": self.unit,
+            "n": about.n,
+            "mean": about.mean,
+            "ci95": [about.low, about.high],
+            "median": about.median,
+            "p95": about.p95,
+            "min": about.least,
+            "max": about.most,
+            "samples": self.samples,
+        }
+
+
+class Metrics:
+    """All that one run measured, in the order of first mention."""
+
+    def __init__(self) -> None:
+        self._by_key: dict[tuple[str, str], Metric] = {}
+
+    def add(self, name: str, value: float, unit: str, of: str) -> None:
+        """One more sample."""
+        metric = self._by_key.get((name, of))
+        if metric is None:
+            metric = self._by_key[name, of] = Metric(name, of, unit)
+        elif metric.unit != unit:
+            raise ValueError(f"{metric.column} was measured in {metric.unit!r} before, and now in {unit!r}")
+        metric.samples.append(float(value))
+
+    def __iter__(self) -> Iterator[Metric]:
+        return iter(self._by_key.values())
+
+    def samples(self, name: str, of: str = "") -> list[float]:
+        """The samples of one metric, empty if there are none."""
+        metric = self._by_key.get((name, of))
+        return metric.samples if metric else []
+
+    def means(self) -> dict[str, float]:
+        """One number per metric: its mean."""
+        return {metric.column: Summary.of(metric.samples).mean for metric in self._by_key.values()}

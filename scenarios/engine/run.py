@@ -1,0 +1,363 @@
+"""`Run`: what a scenario's script holds.  It declares the network, starts nodes and hosts, measures, and says what must hold.
+
+Everything random in a run comes from `run.random`, and everything that a node draws from a seed of its own made of the run's
+seed and the node's name: adding a node does not change the others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from scenarios.engine.router import NeighborLimits
+from scenarios.witness.setup import Setup, UnifiedNode
+from tapstack.ipv6.config import HostConfig
+from tapstack.link.base import Link
+from tapstack.link.impairment import NONE, ImpairedLink, Impairment
+from tapstack.tcp.options import SocketOptions
+from tapstack.types import address_text
+from unimux.events import EventFile
+from unimux.node import Node, NodeConfig
+from unimux.poolstate import PoolConfig
+from unimux.state import MemoryState
+
+from .addressing import HOST, NO_POOL, POOL, Addressing, TemporaryAddresses, fix
+from .backend import Backend, Host, Impairments, RouterControl
+from .charts import Chart, figures
+from .definition import Backend as BackendName
+from .errors import BackendCannot, ScenarioError
+from .measure import Metrics
+from .network import Kind, Lan, Network
+from .raw import Raw
+
+READY = 20.0
+"""Seconds in which a node must have a router, a link-local address and what else it was asked to wait for."""
+
+RELEASE = 200.0
+"""Seconds in which nodes must have given back their one-time addresses at the end: full TIME-WAIT and more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Something that must hold: `require` and `expect` make them."""
+
+    title: str
+    holds: bool
+    sentence: str
+    requirements: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """A measured value beside the one that theory gives."""
+
+    what: str
+    measured: float
+    theory: float
+    low: float
+    high: float
+    agrees: bool
+
+
+@dataclass(slots=True)
+class _Member:
+    """A node and what is needed to judge and end it."""
+
+    node: Node
+    lan: Lan
+    addressing: Addressing
+    mac: bytes
+    prefix: str
+    own: str | None
+    policy: TemporaryAddresses | None = None
+
+
+class Run:
+    """One run of a scenario; see the module's docstring."""
+
+    def __init__(self, backend: Backend, seed: int | str, folder: Path | None, stack: AsyncExitStack) -> None:
+        self.random = Random(f"scenario {seed}")
+        self.metrics = Metrics()
+        self.claims: list[Claim] = []
+        self.comparisons: list[Comparison] = []
+        self.charts: list[Chart] = []
+        self.steps: list[str] = []
+        self.remarks: list[str] = []
+        self.on_step: Callable[[str], None] = lambda text: None
+        self._backend = backend
+        self._seed = seed
+        self._folder = folder
+        self._stack = stack
+        self._network = Network()
+        self._members: dict[str, _Member] = {}
+        self._ordinary: list[tuple[Lan, str]] = []
+        self._witness: dict[str, Any] = {}
+
+    # -- what a script asks ----------------------------------------------------------------------
+
+    @property
+    def backend(self) -> BackendName:
+        """ "sim" or "netns"; a good scenario seldom asks."""
+        return self._backend.name
+
+    def now(self) -> float:
+        """The run's clock, in seconds."""
+        return asyncio.get_running_loop().time()
+
+    def entropy(self, name: str, length: int = 32) -> bytes:
+        """Bytes that depend on the run's seed and a name only."""
+        return hashlib.shake_256(f"{self._seed}/{name}".encode()).digest(length)
+
+    # -- the network, declared first -------------------------------------------------------------
+
+    def lan(
+        self,
+        name: str,
+        *,
+        mtu: int = 1500,
+        latency: float = 0.0005,
+        to_router: Impairment = NONE,
+        from_router: Impairment = NONE,
+    ) -> Lan:
+        """A LAN.  latency: seconds through its switch, in sim.  to_router, from_router: what its uplink does to frames."""
+        return self._network.add_lan(name, mtu, latency, (to_router, from_router))
+
+    def router(self, *lans: Lan, limits: NeighborLimits | None = None, learns: bool = False) -> None:
+        """The router between LANs; limits: of its neighbour cache, learns: as RFC 9131 asks (Linux by default does not)."""
+        self._network.add_router(lans, limits, learns)
+
+    async def routing(self) -> RouterControl:
+        """The router while it runs: its neighbour cache, routes."""
+        await self._build()
+        if self._backend.router is None:
+            raise ScenarioError("This scenario has no router: declare one with run.router(…) before anything runs.")
+        return self._backend.router
+
+    async def _build(self) -> None:
+        if not self._network.built:
+            self._network.built = True
+            await self._stack.enter_async_context(self._backend.running(self._network, self._folder))
+
+    # -- who is on it ----------------------------------------------------------------------------
+
+    async def node(
+        self,
+        name: str,
+        lan: Lan,
+        *,
+        addressing: Addressing = Addressing.ONE_TIME,
+        pool: PoolConfig | None = None,
+        options: SocketOptions | None = None,
+        host: HostConfig = HOST,
+        outgoing: Impairment = NONE,
+        incoming: Impairment = NONE,
+        ready: int = 1,
+        temporary_lifetime: float = 86_400.0,
+        names: Mapping[str, list[str]] | None = None,
+    ) -> Node:
+        """A running node.
+
+        outgoing, incoming: what its cable does to the frames it sends and gets.  ready: addresses that its pool must have when
+        this returns.  temporary_lifetime: seconds after which a temporary address is replaced.
+        """
+        await self._build()
+        if name in self._members:
+            raise ScenarioError(f"There are two nodes named {name!r}: give one another name.")
+        mac = lan.next_mac(Kind.NODE)
+        link = self._link(name, lan, mac, (outgoing, incoming))
+        config = NodeConfig(
+            host=host,
+            pool=pool or (POOL if addressing is Addressing.ONE_TIME else NO_POOL),
+            socket=options or addressing.options(),
+            names=names or {},
+        )
+        state = MemoryState(Random(self.entropy(f"{name} state")).randbytes)
+        node = Node(link, config, state=state, seed=self.entropy(f"{name} node"))
+        if self._folder is not None:
+            file = EventFile(self._folder / "events.jsonl", node.events, node=name, clock=self._backend.wall)
+            self._stack.enter_context(file)
+        await self._stack.enter_async_context(node)
+        member = self._members[name] = _Member(node, lan, addressing, mac, lan.prefix, None)
+        await self._settle(member, name, ready, temporary_lifetime)
+        return node
+
+    def _link(self, name: str, lan: Lan, mac: bytes, impair: Impairments) -> Link:
+        link = self._stack.enter_context(self._backend.link(lan, mac))
+        if impair == (NONE, NONE):
+            return link
+        return ImpairedLink(link, seed=f"{self._seed}/{name}", outgoing=impair[0], incoming=impair[1])
+
+    async def _settle(self, member: _Member, name: str, ready: int, lifetime: float) -> None:
+        """Wait for the router's word and for the first addresses, and see to the addressing."""
+        node, lan = member.node, member.lan
+        host = node.stack.host
+        now = node.now()
+        if self._network.router is None or lan not in self._network.router.lans:
+            host.prefix_list.add_static(lan.network[0].packed, 64, autonomous=True, now=now)
+            node.pool.start(now)
+            node.driver.kick()
+            await node.until(lambda: host.link_local is not None, READY)
+        else:
+            await node.until(lambda: bool(host.routes.default_routers) and host.link_local is not None, READY)
+        if member.addressing is Addressing.DEDICATED:
+            await self._dedicate(member)
+        elif member.addressing is Addressing.FIXED:
+            member.own = lan.next_address()
+            self._ordinary.append((lan, member.own))
+            fix(node, member.own)
+        elif member.addressing is Addressing.TEMPORARY:
+            policy = TemporaryAddresses(
+                node, lan.network[0].packed, Random(self.entropy(f"{name} temporary")), lifetime
+            )
+            node.das = member.policy = policy
+            node.driver.kick()
+            await node.until(lambda: policy.ready, READY)
+        elif ready:
+            await node.ready(ready, READY)
+
+    async def _dedicate(self, member: _Member) -> None:
+        node = member.node
+        link_local = node.stack.host.link_local
+        assert link_local is not None
+        number = sum(each.addressing is Addressing.DEDICATED for each in self._members.values())
+        member.prefix = f"2001:db8:d000:{number:x}::/64"
+        (await self.routing()).route(member.prefix, address_text(link_local), member.lan)
+        node.stack.host.prefix_list.add_dedicated(bytes.fromhex(f"20010db8d000{number:04x}") + bytes(8), 64)
+        node.pool.start(node.now())
+        node.driver.kick()
+
+    async def host(self, name: str, lan: Lan, *, outgoing: Impairment = NONE, incoming: Impairment = NONE) -> Host:
+        """An ordinary host: a kernel in a namespace, or in sim a stack with one fixed address and four-value connections."""
+        await self._build()
+        where = lan.next_address()
+        self._ordinary.append((lan, where))
+        return await self._stack.enter_async_context(self._backend.host(name, lan, where, (outgoing, incoming)))
+
+    async def kernel(self, name: str, lan: Lan) -> Any:
+        """An ordinary host that has to be a kernel (`compat.kernel`), for unmodified programs; only on netns."""
+        if self._backend.simulated:
+            raise BackendCannot(
+                f"{name} has to be a kernel, and {self.backend} has none: "
+                "declare backends=('netns',) in @scenario, or use run.host."
+            )
+        return await self.host(name, lan)
+
+    async def raw(self, name: str, lan: Lan, *, address: str | None = None) -> Raw:
+        """Somebody who sends packets made by hand, with an address of the LAN unless another is given."""
+        await self._build()
+        own = address or lan.next_address()
+        self._ordinary.append((lan, own))
+        return Raw(name, lan, self._link(name, lan, lan.next_mac(Kind.RAW), (NONE, NONE)), own)
+
+    def address_of(self, node: Node) -> str:
+        """The present ordinary address of a node with fixed or temporary addressing."""
+        for member in self._members.values():
+            if member.node is node:
+                if member.own is not None:
+                    return member.own
+                if member.policy is not None:
+                    return address_text(member.policy.used[-1])
+        raise ScenarioError("That node has one-time addresses only: there is no address of the node.")
+
+    # -- what comes of it ------------------------------------------------------------------------
+
+    def say(self, text: str) -> None:
+        """One line of the story, for who watches and for the report."""
+        self.steps.append(text)
+        self.on_step(text)
+
+    def measure(self, name: str, value: float, unit: str = "", *, of: str = "") -> None:
+        """A sample of something measured; `of` tells variants apart."""
+        self.metrics.add(name, value, unit, of)
+
+    def require(self, title: str, holds: bool, *requirements: str, because: str = "") -> None:
+        """Something that must hold, else the run has failed; because: figures, in a clause."""
+        self.claims.append(Claim(title, bool(holds), because or ("it does" if holds else "it does not"), requirements))
+
+    def expect(
+        self,
+        what: str,
+        measured: float,
+        theory: float,
+        *,
+        within: float | None = None,
+        interval: tuple[float, float] | None = None,
+    ) -> None:
+        """A measured value beside the theoretical one, which must agree: within a share of it, or by lying in an interval."""
+        low, high = interval or (theory * (1 - (within or 0.0)), theory * (1 + (within or 0.0)))
+        agrees = low <= theory <= high if interval else low <= measured <= high
+        self.comparisons.append(Comparison(what, measured, theory, low, high, agrees))
+        kind = "95 % interval of the measurement" if interval else "allowed"
+        sentence = f"measured {figures(measured)}, theory {figures(theory)} ({kind}: {figures(low)} to {figures(high)})"
+        self.claims.append(Claim(f"Theory agrees: {what}", agrees, sentence))
+
+    def show(self, chart: Chart) -> None:
+        """A figure or table for the report."""
+        self.charts.append(chart)
+
+    def remark(self, text: str) -> None:
+        """What a reader must know to judge the run."""
+        self.remarks.append(text)
+
+    def witness(self, **facts: Any) -> None:
+        """Tell the judge of the captures who is who: fields of `scenarios.witness.Setup`; tuples add up."""
+        for key, value in facts.items():
+            before = self._witness.get(key)
+            if isinstance(before, tuple) and isinstance(value, tuple):
+                value = before + value
+            elif isinstance(before, dict):
+                value = {**before, **value}
+            self._witness[key] = value
+
+    # -- the end, for the engine -----------------------------------------------------------------
+
+    async def until_released(self) -> None:
+        """Wait until no one-time address is in use any more, and claim that it came to that (UM-REL-1)."""
+        exempt = set(self._witness.get("held", ()))
+        for name, member in self._members.items():
+            if not member.addressing.one_time:
+                continue
+            node = member.node
+
+            def held(node: Node = node) -> list[str]:
+                used = (e for e in node.stack.host.addresses if e.kind.one_time and e.users)
+                return [text for e in used if (text := address_text(e.address)) not in exempt]
+
+            with suppress(TimeoutError):
+                await node.until(lambda held=held: not held(), RELEASE)  # type: ignore[misc]
+            left = held()
+            self.require(
+                f"{name} holds no address when all is over",
+                not left,
+                "UM-REL-1",
+                because=f"{len(left)} held, {left[0]} among them" if left else "none held",
+            )
+            node.stack.check()
+
+    def setup(self) -> Setup:
+        """What the judge is told."""
+        nodes = []
+        for name, member in self._members.items():
+            if member.addressing.one_time:
+                ordinary = [member.lan.router, *(where for lan, where in self._ordinary if lan is member.lan)]
+                for other in self._members.values():
+                    if other.policy is not None and other.lan is member.lan:
+                        ordinary += map(address_text, other.policy.used)
+                dedicated = member.addressing is Addressing.DEDICATED
+                nodes.append(
+                    UnifiedNode(
+                        name,
+                        member.lan.name,
+                        (member.mac.hex(":"),),
+                        (member.prefix,),
+                        () if dedicated else tuple(ordinary),
+                        dedicated,
+                    )
+                )
+        return replace(Setup(nodes=tuple(nodes)), **self._witness)

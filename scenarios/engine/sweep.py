@@ -1,0 +1,213 @@
+"""Many runs of one scenario: every combination of swept values, each with so many seeds, over processes or a cluster.
+
+The unit of work is an `Order` and its result a `Row`, both plain values.  Rows come back in any order and are kept in the order
+of the plan, so a sweep in sim gives the same tables whatever ran where.  What is done is kept at any moment: each row is
+appended to a file as it arrives, and an interrupted sweep writes its tables from the rows it has.
+"""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+import json
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from unimux.errors import UnimuxError
+
+from .definition import Backend, Scenario, load
+from .errors import ScenarioError
+from .execute import Order, execute
+from .parameters import Value
+
+WINDOW = 3
+"""Orders handed out ahead, per worker: few enough that an interrupt is felt soon, enough that nobody waits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What one run of a sweep gave.  number: its place in the plan.  failed: titles of what did not hold.
+
+    means: by metric, the mean of its samples.  wall: seconds that the run took here.
+    """
+
+    number: int
+    values: Mapping[str, Value]
+    seed: int
+    passed: bool
+    failed: tuple[str, ...]
+    means: Mapping[str, float]
+    units: Mapping[str, str]
+    wall: float
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a sweep is to do: `fixed` values, `axes` to sweep over, `repeat` seeds from `seed` on for each combination."""
+
+    scenario: Scenario
+    backend: Backend
+    fixed: Mapping[str, Value]
+    axes: Mapping[str, tuple[Value, ...]]
+    repeat: int = 1
+    seed: int = 1
+    folder: Path | None = None
+    """where every run leaves a folder of its own; None for light runs"""
+
+    def orders(self) -> list[Order]:
+        """Every run, combination by combination; equal seeds at each, so that combinations are compared on equal luck."""
+        made: list[Order] = []
+        for combination in itertools.product(*self.axes.values()):
+            values = {**self.fixed, **dict(zip(self.axes, combination, strict=True))}
+            for number in range(self.repeat):
+                order = Order(self.scenario.source, values, self.seed + number, self.backend)
+                if self.folder is not None:
+                    order = replace(order, folder=self.folder / f"run-{len(made) + 1:04d}")
+                made.append(order)
+        return made
+
+
+@dataclass(slots=True)
+class Sweep:
+    """A plan and the rows there are; `whole` says whether they are all."""
+
+    plan: Plan
+    rows: list[Row] = field(default_factory=list)
+    total: int = 0
+
+    @property
+    def whole(self) -> bool:
+        """Whether every run was done."""
+        return len(self.rows) == self.total
+
+    @property
+    def passed(self) -> bool:
+        """Whether every run was done and passed."""
+        return self.whole and all(row.passed for row in self.rows)
+
+
+def work(number: int, order: Order) -> Row:
+    """One run, in whatever process this is."""
+    scenario = load(order.source)
+    try:
+        outcome = execute(scenario, order)
+    except ScenarioError:
+        raise
+    except UnimuxError as error:  # the machine or the network of this run; the others may still be fine
+        return Row(number, dict(order.values), order.seed, False, (str(error),), {}, {}, 0.0)
+    failed = [claim.title for claim in outcome.claims if not claim.holds]
+    passed = outcome.held
+    if order.folder is not None:
+        from .folder import conclude
+
+        verdicts = conclude(outcome)
+        passed = passed and verdicts.passed
+        failed += [f.title for f in verdicts.captured if f.verdict.value != "passed"]
+    units = {metric.column: metric.unit for metric in outcome.metrics}
+    return Row(
+        number, dict(order.values), order.seed, passed, tuple(failed), outcome.metrics.means(), units, outcome.wall
+    )
+
+
+def run_sweep(
+    plan: Plan,
+    executor: Executor,
+    workers: int,
+    journal: Path,
+    told: Callable[[int, int, Row], None] = lambda done, total, row: None,
+) -> Sweep:
+    """Do the plan on an executor.  `told(done, total, row)` after each run.  KeyboardInterrupt ends it with what is done."""
+    orders = plan.orders()
+    sweep = Sweep(plan, total=len(orders))
+    waiting = iter(enumerate(orders, 1))
+    running: set[Future[Row]] = set()
+    with journal.open("a", encoding="utf-8") as file:
+        try:
+            while True:
+                for number, order in itertools.islice(waiting, max(workers * WINDOW - len(running), 0)):
+                    if order.folder is not None:
+                        order.folder.mkdir(parents=True, exist_ok=True)
+                    running.add(executor.submit(work, number, order))
+                if not running:
+                    break
+                done, running = wait(running, return_when=FIRST_COMPLETED)
+                for future in done:
+                    row = future.result()
+                    sweep.rows.append(row)
+                    file.write(json.dumps(asdict(row), ensure_ascii=False, default=str) + "\n")
+                    told(len(sweep.rows), sweep.total, row)
+                file.flush()
+        except KeyboardInterrupt:
+            for future in running:
+                future.cancel()
+    sweep.rows.sort(key=lambda row: row.number)
+    return sweep
+
+
+@contextmanager
+def processes(count: int) -> Iterator[Executor]:
+    """An executor of processes on this machine, which leave the keyboard to us."""
+    context = multiprocessing.get_context("forkserver")
+    executor = ProcessPoolExecutor(count, mp_context=context, initializer=_deaf)
+    try:
+        yield executor
+    finally:
+        executor.shutdown(wait=True, cancel_futures=True)
+
+
+def _deaf() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+@contextmanager
+def cluster(where: str, count: int) -> Iterator[tuple[Executor, int]]:
+    """An executor on a Dask cluster and its number of workers; where: a scheduler's address, or "local" for one made here."""
+    try:
+        dask: Any = importlib.import_module("distributed")
+    except ImportError as error:
+        raise ScenarioError("A sweep on a cluster needs Dask: pip install 'unimux[cluster]'.") from error
+    made: Any = None
+    try:
+        if where == "local":
+            made = dask.LocalCluster(n_workers=count, threads_per_worker=1, dashboard_address=None)
+            client: Any = dask.Client(made)
+        else:
+            client = dask.Client(where, timeout=10)
+    except (OSError, TimeoutError) as error:
+        raise ScenarioError(f"There is no Dask scheduler at {where}: start one with `dask scheduler`.") from error
+    try:
+        with client:
+            workers = sum(client.ncores().values())
+            if not workers:
+                raise ScenarioError(
+                    f"The Dask scheduler at {where} has no workers: start some with `dask worker {where}`."
+                )
+            yield client.get_executor(pure=False), workers
+    finally:
+        if made is not None:
+            made.close()
+
+
+def cores() -> int:
+    """How many processes this one may use at a time."""
+    return len(os.sched_getaffinity(0))
+
+
+def points(sweep: Sweep) -> dict[tuple[Value, ...], list[Row]]:
+    """The rows by combination of swept values, in the order of the plan."""
+    found: dict[tuple[Value, ...], list[Row]] = {}
+    for row in sweep.rows:
+        found.setdefault(tuple(row.values[axis] for axis in sweep.plan.axes), []).append(row)
+    return found
+
+
+def metric_names(rows: Sequence[Row]) -> list[str]:
+    """The metrics that any row has, in the order of first mention."""
+    return list(dict.fromkeys(name for row in rows for name in row.means))

@@ -1,0 +1,247 @@
+"""The engine: parameters and their errors, one whole run, the folder it leaves, what a backend cannot do."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Literal
+
+import pytest
+
+from scenarios.engine import BackendCannot, Impairment, Parameter, ParameterError, Run, ScenarioError, scenario
+from scenarios.engine.definition import Scenario, catalogue, load
+from scenarios.engine.errors import UnknownScenario
+from scenarios.engine.execute import Order, Outcome, execute
+from scenarios.engine.folder import conclude, prepare, read_order
+from scenarios.engine.parameters import settings, specifications, sweep_axes
+from scenarios.engine.sim import SimBackend
+from unimux.aio import open_connection, start_server
+
+
+class Colour(StrEnum):
+    RED = "red"
+    BLUE = "blue"
+
+
+async def example(
+    run: Run,
+    *,
+    count: Annotated[int, Parameter("how many", unit="B", least=1, most=10)] = 3,
+    share: Annotated[float, Parameter("a share", least=0, most=1)] = 0.5,
+    fast: Annotated[bool, Parameter("whether")] = False,
+    colour: Annotated[Colour, Parameter("which")] = Colour.RED,
+    way: Annotated[Literal["there", "back"], Parameter("which way")] = "there",
+) -> None:
+    """A script that is never run."""
+
+
+KNOWN = specifications(example)
+
+
+def test_values_are_read_by_type() -> None:
+    given = settings(KNOWN, ["count=0x5", "share=0.25", "fast=yes", "colour=blue", "way=back"])
+    assert given == {"count": 5, "share": 0.25, "fast": True, "colour": Colour.BLUE, "way": "back"}
+    assert isinstance(given["colour"], Colour)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("count=11", "count cannot be 11: it takes a whole number, 1 B at least, 10 B at most."),
+        ("count=many", "count cannot be 'many': it takes a whole number, 1 B at least, 10 B at most."),
+        ("share=nan", "share cannot be nan: it takes a number, 0 at least, 1 at most."),
+        ("fast=maybe", "fast cannot be 'maybe': it takes yes or no."),
+        ("colour=green", "colour cannot be 'green': it takes red or blue."),
+        ("way=up", "way cannot be 'up': it takes there or back."),
+        ("cuont=1", "There is no parameter 'cuont': did you mean 'count'?"),
+        ("zzz=1", "There is no parameter 'zzz': there are count, share, fast, colour, way."),
+        ("count", "'count' sets nothing: write key=value."),
+    ],
+)
+def test_a_wrong_value_is_a_sentence_that_names_the_right_ones(text: str, said: str) -> None:
+    with pytest.raises(ParameterError) as caught:
+        settings(KNOWN, [text])
+    assert str(caught.value) == said
+
+
+def test_sweeps_take_lists_and_ranges() -> None:
+    assert sweep_axes(KNOWN, ["count=1..3,7", "colour=red,blue"]) == {
+        "count": (1, 2, 3, 7),
+        "colour": (Colour.RED, Colour.BLUE),
+    }
+    with pytest.raises(ParameterError, match="swept twice"):
+        sweep_axes(KNOWN, ["count=1", "count=2"])
+
+
+def test_a_parameter_without_description_or_default_is_refused() -> None:
+    async def bare(run: Run, *, size: int = 1) -> None: ...
+
+    async def needed(run: Run, *, size: Annotated[int, Parameter("size")]) -> None: ...
+
+    for script, said in ((bare, "needs a description"), (needed, "needs a default")):
+        with pytest.raises(ScenarioError, match=said):
+            specifications(script)
+
+
+# -- one run -------------------------------------------------------------------------------------
+
+
+def made(script: object, **options: object) -> Scenario:
+    """A scenario of this file."""
+    return scenario(**options)(script)  # type: ignore[arg-type]
+
+
+def light(made_: Scenario, seed: int = 1, **values: object) -> Outcome:
+    """One light run in sim."""
+    return execute(made_, Order("here", values, seed, "sim"))  # type: ignore[arg-type]
+
+
+def whole(name: str, folder: Path, seed: int = 1) -> Outcome:
+    """One whole quick run in sim, with its folder."""
+    found = load(name)
+    prepare(folder)
+    outcome = execute(found, Order(found.source, found.values({}, quick=True), seed, "sim", folder))
+    assert conclude(outcome).passed
+    return outcome
+
+
+@pytest.mark.proves("UM-LIS-1", "UM-LIS-2", "UM-REL-1", "UM-NODE-4")
+def test_a_run_leaves_its_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "hello"
+    whole("hello", folder)
+    names = {path.name for path in folder.iterdir()}
+    assert {"report.html", "scenario.toml", "metrics.json", "events.jsonl", "findings.json"} <= names
+    assert {"capture-client.pcapng", "capture-server.pcapng", "sequence.svg", "lifetimes.svg", "wire"} <= names
+    facts = tomllib.loads((folder / "scenario.toml").read_text())
+    assert facts["scenario"] == "hello"
+    assert facts["parameters"] == {"size": 10_000}
+    assert facts["versions"]["unimux"]
+    measured = json.loads((folder / "metrics.json").read_text())
+    assert {metric["name"] for metric in measured["metrics"]} == {"setup", "transfer"}
+    page = (folder / "report.html").read_text()
+    assert "Measurements" in page
+    assert "https://" not in page.replace("http://www.w3.org", "")
+
+
+def test_scenario_toml_is_enough_to_repeat_a_run(tmp_path: Path) -> None:
+    whole("hello", tmp_path / "once", seed=7)
+    order = read_order(tmp_path / "once")
+    assert (order.source, order.seed, order.backend, dict(order.values)) == (
+        "scenarios.hello",
+        7,
+        "sim",
+        {"size": 10_000},
+    )
+    with pytest.raises(ScenarioError, match="holds no run"):
+        read_order(tmp_path)
+
+
+def test_a_claim_that_does_not_hold_fails_the_run() -> None:
+    async def wrong(run: Run) -> None:
+        """Is one two?"""
+        run.require("One is two", False, because="it is one")
+
+    outcome = light(made(wrong))
+    assert not outcome.held
+    assert [claim.sentence for claim in outcome.claims if not claim.holds] == ["it is one"]
+
+
+def test_an_error_of_the_script_fails_the_run_and_names_the_place() -> None:
+    async def broken(run: Run) -> None:
+        """Does it break?"""
+        raise KeyError("nothing")
+
+    failed = [claim for claim in light(made(broken)).claims if not claim.holds]
+    assert [claim.title for claim in failed] == ["The script ran to its end"]
+    assert failed[0].sentence.startswith("KeyError at test_engine.py:")
+
+
+def test_a_run_that_goes_on_for_ever_is_given_up() -> None:
+    async def endless(run: Run) -> None:
+        """Does it end?"""
+        import asyncio
+
+        while True:
+            await asyncio.sleep(1)
+
+    failed = [claim for claim in light(made(endless, limit=100.0)).claims if not claim.holds]
+    assert "did not end within 100 s" in failed[0].sentence
+
+
+def test_a_wait_for_nothing_is_an_error_not_a_hang() -> None:
+    async def stuck(run: Run) -> None:
+        """Does it wait?"""
+        import asyncio
+
+        await asyncio.Event().wait()
+
+    async def main() -> None:
+        await stuck(None)  # type: ignore[arg-type]
+
+    with pytest.raises(ScenarioError, match="waits for what cannot come"):
+        SimBackend(1).run(main)
+
+
+def test_what_a_backend_cannot_do_is_said_before_anything_starts() -> None:
+    async def needs_kernel(run: Run) -> None:
+        """Needs a kernel?"""
+        await run.kernel("web", run.lan("one"))
+
+    with pytest.raises(BackendCannot, match="web has to be a kernel, and sim has none"):
+        light(made(needs_kernel))
+    with pytest.raises(BackendCannot, match="needs a real kernel, which sim has not: run it with --backend netns"):
+        made(needs_kernel, backends=("netns",)).backend("sim")
+
+
+def test_the_network_is_declared_first() -> None:
+    async def late(run: Run) -> None:
+        """Too late?"""
+        await run.node("alice", run.lan("one"), ready=0)
+        run.lan("two")
+
+    with pytest.raises(ScenarioError, match="The LAN two comes too late"):
+        light(made(late))
+
+
+def test_a_name_that_no_scenario_has() -> None:
+    with pytest.raises(UnknownScenario, match="did you mean 'hello'"):
+        load("helo")
+    assert {"hello", "parallel"} <= catalogue().keys()
+    for each in catalogue().values():
+        assert each.name.replace("-", "_") == each.source.rpartition(".")[2]
+        assert each.question.endswith(("?", "]"))
+
+
+def test_theory_that_disagrees_fails_the_run() -> None:
+    async def compare(run: Run) -> None:
+        """Does theory hold?"""
+        run.expect("near", 10.4, 10.0, within=0.05)
+        run.expect("far", 12.0, 10.0, within=0.05)
+        run.expect("covered", 0.5, 0.6, interval=(0.4, 0.7))
+
+    outcome = light(made(compare))
+    assert [comparison.agrees for comparison in outcome.comparisons] == [True, False, True]
+    assert not outcome.held
+
+
+async def delayed(run: Run, *, delay: Annotated[float, Parameter("each way", unit="s", least=0)] = 0.1) -> None:
+    """How much does a slow uplink cost?"""
+    slow = Impairment(delay=delay)
+    one, two = run.lan("one", to_router=slow, from_router=slow), run.lan("two")
+    run.router(one, two)
+    alice, bob = await run.node("alice", one), await run.node("bob", two)
+    ssa = await start_server(bob, lambda reader, writer: writer.close()).issue()
+    began = run.now()
+    reader, writer = await open_connection(alice, ssa.address, None)
+    run.measure("setup", run.now() - began, "s")
+    await reader.read()
+    writer.close()
+
+
+def test_an_impaired_uplink_delays_both_ways() -> None:
+    script = made(delayed)
+    base = light(script, delay=0.0).metrics.means()["setup"]
+    # One round trip for the handshake, and one in which the router resolves an address that it has never seen.
+    assert light(script, delay=0.1).metrics.means()["setup"] == pytest.approx(base + 0.4)
