@@ -177,6 +177,8 @@ class DropReason(StrEnum):
     TCP_FLAGS = "tcp-flags"
     TCP_NOT_NAMED_CLIENT = "tcp-not-named-client"
     TCP_HALF_OPEN_LIMIT = "tcp-half-open-limit"
+    TCP_ACCEPT_QUEUE = "tcp-accept-queue-full"
+    TCP_COOKIE_SENT = "tcp-cookie-sent"
     TCP_CHALLENGE_LIMIT = "tcp-challenge-limit"
     TCP_AFTER_CLOSE = "tcp-after-close"
     TCP_REASSEMBLY_LIMIT = "tcp-reassembly-limit"

@@ -80,7 +80,9 @@ def take_syn(connection: Connection, segment: Segment, now: float) -> None:
 def establish(connection: Connection, segment: Segment, ack: int, now: float) -> None:
     """Our SYN is acknowledged: ESTABLISHED."""
     sender = connection.sender
-    if not connection.syn_retransmitted:
+    if connection.syn_sent_at is None:
+        connection.rtt.rto = 1.0  # the SYN-ACK was a cookie, and nobody remembers when it left
+    elif not connection.syn_retransmitted:
         connection.rtt.sample(now - connection.syn_sent_at)
     else:
         connection.rtt.rto = 3.0  # RFC 6298 (5.7): a SYN was lost and there is no sample
@@ -219,8 +221,7 @@ def _check_syn(connection: Connection, segment: Segment, now: float) -> None:
     The answer goes to the established port, never to the SYN's (UM-PORT-4).
     """
     connection.tcp.counters.drop(DropReason.TCP_FLAGS)
-    if not connection.challenge(now):
-        connection.tcp.counters.drop(DropReason.TCP_CHALLENGE_LIMIT)
+    connection.challenge(now)
 
 
 def _update_timestamp(connection: Connection, segment: Segment, sequence: int, now: float) -> None:
@@ -242,7 +243,7 @@ def _check_ack(connection: Connection, segment: Segment, sequence: int, now: flo
             connection.tcp.reset(segment, connection.entry, now)
             return False
         establish(connection, segment, ack, now)
-        return connection.armed is None or connection.tcp.handshake_completed(connection, now)
+        return connection.armed is None or connection.tcp.passive.completed(connection, now)
     if ack > sender.snd_nxt or ack < sender.snd_una - max(sender.maximum_window, 65535):
         connection.tcp.counters.drop(DropReason.TCP_ACK)
         connection.challenge(now)

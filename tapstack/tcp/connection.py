@@ -14,11 +14,12 @@ from collections.abc import Callable
 from enum import IntFlag
 from typing import TYPE_CHECKING
 
-from ..events import ConnectionChanged
+from ..events import ConnectionChanged, DropReason
 from ..ipv6.addresses import AddressEntry
 from ..types import Buffer, Frame, address_text
 from ..wire.tcp import ACK, RST, SYN, TIMESTAMP_LENGTH, Options
 from . import errors
+from .challenge import PER_CONNECTION
 from .congestion import create
 from .emitter import Emitter
 from .isn import SessionNumbers
@@ -41,8 +42,7 @@ if TYPE_CHECKING:
 
 MAXIMUM_WINDOW_SCALE = 14
 DEFAULT_MSS = 1220
-_IPV6_TCP_HEADERS = 60
-_CHALLENGE_INTERVAL = 0.5
+IPV6_TCP_HEADERS = 60
 
 
 class Signal(IntFlag):
@@ -142,14 +142,14 @@ class Connection:
         self.timestamp_offset = numbers.timestamp_offset
         self.sack_permitted = False
         self.peer_mss = DEFAULT_MSS
-        self.syn_sent_at = now
+        self.syn_sent_at: float | None = now
         self.syn_retransmitted = False
         self.handshake_timeout = options.syn_timeout
         self.emitter = Emitter(tcp.host, path, tcp.transmit, self.local, remote, numbers.flow_label)
         self.sender = Sender(numbers.isn, self._emit_data)
         self.sender.nodelay = options.nodelay
         self.receiver = Receiver(options.receive_buffer, options.receive_buffer_maximum)
-        self.receiver.scale = _scale_for(options.receive_buffer_maximum)
+        self.receiver.scale = scale_for(options.receive_buffer_maximum)
         self.rtt = RttEstimator()
         self.timers = ConnectionTimers(self)
         self.trace = Trace() if options.trace else None
@@ -272,7 +272,7 @@ class Connection:
     def advertised_mss(self) -> int:
         """The MSS to announce and to receive: the link's MTU less the fixed headers (RFC 6691)."""
         mtu: int = self.tcp.host.properties.mtu
-        return mtu - _IPV6_TCP_HEADERS
+        return mtu - IPV6_TCP_HEADERS
 
     def negotiate(self, options: Options) -> None:
         """Take the options of the peer's SYN."""
@@ -300,7 +300,7 @@ class Connection:
 
     def set_segment_size(self) -> None:
         """Effective send MSS (RFC 9293 §3.7.1) and the largest super-segment."""
-        mss = min(self.peer_mss, self.path.mtu - _IPV6_TCP_HEADERS)
+        mss = min(self.peer_mss, self.path.mtu - IPV6_TCP_HEADERS)
         if self.timestamps:
             mss -= TIMESTAMP_LENGTH
         sender = self.sender
@@ -407,8 +407,9 @@ class Connection:
         self.emit(ACK, self.sender.snd_nxt - 1, now)
 
     def challenge(self, now: float) -> bool:
-        """A challenge ACK (RFC 5961 §3–5), limited per connection so that no counter is shared (§7); False when limited."""
-        if now - self.challenge_at < _CHALLENGE_INTERVAL:
+        """A challenge ACK (RFC 5961 §3–5) within the limits of §7; False, and counted, when limited."""
+        if now - self.challenge_at < PER_CONNECTION or not self.tcp.challenges.allow(self.remote + self.local, now):
+            self.tcp.counters.drop(DropReason.TCP_CHALLENGE_LIMIT)
             return False
         self.challenge_at = now
         self.send_ack(now)
@@ -427,7 +428,7 @@ class Connection:
         return self.sender.fin_sent and self.sender.snd_una == self.sender.snd_nxt
 
 
-def _scale_for(capacity: int) -> int:
+def scale_for(capacity: int) -> int:
     """The window scale that lets `capacity` bytes be announced (RFC 7323 §2.3)."""
     scale = 0
     while scale < MAXIMUM_WINDOW_SCALE and 65535 << scale < capacity:

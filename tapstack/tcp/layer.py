@@ -20,11 +20,13 @@ from ..wire import tcp as wire
 from ..wire.error import WireError
 from ..wire.icmpv6 import Type as IcmpType
 from . import arrives, errors
+from .challenge import ChallengeLimiter
 from .connection import Connection, Signal
 from .demux import Demux, four_key, key_for
 from .isn import ephemeral_port, session_numbers
 from .listener import ArmedAddress, Listener
 from .options import PortMode, SocketOptions
+from .passive import PassiveOpens
 from .segment import Segment
 from .sequence import MASK, unwrap
 from .states import SYNCHRONIZED, TcpState, TcpTrigger
@@ -60,6 +62,8 @@ class Tcp:
         self.transmit = transmit
         self.demux = Demux()
         self.time_waits = TimeWaitTable(self)
+        self.passive = PassiveOpens(self, secret)
+        self.challenges = ChallengeLimiter(secret)
         self.listeners: set[Listener] = set()
         self.signalled: deque[Connection | Listener] = deque()
         self._secret = secret
@@ -203,55 +207,14 @@ class Tcp:
     def _no_pcb(self, packet: Packet, segment: Segment, now: float) -> None:
         """LISTEN or CLOSED (RFC 9293 §3.10.7.1, §3.10.7.2)."""
         armed = self._find_armed(packet, segment, now)
-        if armed is None or not segment.is_syn:
+        if armed is not None and segment.is_syn:
+            self.passive.syn_arrives(armed, segment, now)
+        elif armed is None or not self.passive.ack_arrives(armed, segment, now):
             if segment.flags & wire.RST:
                 self.counters.drop(DropReason.TCP_NO_PCB)
             else:
                 assert packet.entry is not None
                 self.reset(segment, packet.entry, now)
-            return
-        if armed.listener.may_open(armed, segment):
-            self._passive_open(armed, segment, now)
-
-    def _passive_open(self, armed: ArmedAddress, segment: Segment, now: float) -> None:
-        listener = armed.listener
-        path = self.host.path(segment.remote, now)
-        ports = segment.source_port.to_bytes(2, "big") + segment.destination_port.to_bytes(2, "big")
-        numbers = session_numbers(self._secret, segment.remote + segment.local + ports, now)
-        connection = Connection(
-            self,
-            armed.entry,
-            segment.remote,
-            segment.destination_port,
-            segment.source_port,
-            listener.options,
-            path,
-            numbers,
-            now,
-        )
-        connection.armed = armed
-        armed.half_open.add(connection)
-        self.demux.add_half_open(connection)
-        arrives.take_syn(connection, segment, now)
-        connection.sender.snd_nxt += 1
-        connection.move(TcpTrigger.PASSIVE_OPEN, now, "SYN arrived")
-        connection.send_syn(now)
-        connection.timers.waiting_since = now
-        connection.timers.retransmit.set(now + connection.rtt.rto)
-
-    def handshake_completed(self, connection: Connection, now: float) -> bool:
-        """Collapse a half-open handshake to its mode's key (UM-LIS-3); False when that place is taken."""
-        self.demux.remove_half_open(connection)
-        connection.key = key_for(connection.mode, connection, calling=False)
-        try:
-            self.demux.add(connection.key, connection)
-        except errors.ConflictingSocket:
-            connection.key = b""
-            connection.delete(TcpTrigger.DELETE, now, "another session of this pair was first")
-            return False
-        assert connection.armed is not None
-        connection.armed.listener.completed(connection, now)
-        return True
 
     def reset(self, segment: Segment, entry: AddressEntry, now: float) -> None:
         """The RST of RFC 9293 §3.10.7.1, unless the address must be silent to this sender (UM-EA-1, UM-LIS-6)."""

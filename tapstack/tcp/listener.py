@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from enum import Enum, auto
 from typing import TYPE_CHECKING
 
 from ..events import DropReason, ListenerChanged
@@ -24,14 +25,23 @@ if TYPE_CHECKING:
     from .segment import Segment
 
 
+class Admission(Enum):
+    """What a SYN may cost."""
+
+    REFUSED = auto()
+    TABLE = auto()
+    COOKIE = auto()
+
+
 class ArmedAddress:
     """One address on which a listener accepts; an `AddressUser` while it is armed.
 
     sessions: how many more may be established; None for no limit (an ordinary address).
     client: (prefix bytes, length) of the only clients that are answered, or None (UM-LIS-4).
+    cookies_until: when the last cookie that was sent for it is void: all that is remembered of them.
     """
 
-    __slots__ = ("client", "entry", "expiry", "half_open", "key", "listener", "sessions")
+    __slots__ = ("client", "cookies_until", "entry", "expiry", "half_open", "key", "listener", "sessions")
 
     def __init__(
         self, listener: Listener, entry: AddressEntry, sessions: int | None, client: tuple[bytes, int] | None
@@ -41,6 +51,7 @@ class ArmedAddress:
         self.sessions = sessions
         self.client = client
         self.half_open: set[Connection] = set()
+        self.cookies_until = -1.0
         self.expiry = listener.tcp.timers.timer(self._expire)
         self.key = listener.key_of(entry.address)
 
@@ -153,15 +164,18 @@ class Listener:
 
     # -- handshakes ------------------------------------------------------------------------------
 
-    def may_open(self, armed: ArmedAddress, segment: Segment) -> bool:
-        """Whether a SYN may start a handshake; counts why not."""
+    def may_open(self, armed: ArmedAddress, segment: Segment) -> Admission:
+        """How a SYN is to be answered; counts why not at all."""
         if not armed.admits(segment.remote):
             self.tcp.counters.drop(DropReason.TCP_NOT_NAMED_CLIENT)
-            return False
-        if len(armed.half_open) >= self.options.backlog or len(self._accepted) >= self.options.backlog:
+            return Admission.REFUSED
+        if len(self._accepted) >= self.options.backlog:
+            self.tcp.counters.drop(DropReason.TCP_ACCEPT_QUEUE)
+            return Admission.REFUSED
+        if len(armed.half_open) >= self.options.backlog:
             self.tcp.counters.drop(DropReason.TCP_HALF_OPEN_LIMIT)
-            return False
-        return True
+            return Admission.COOKIE
+        return Admission.TABLE
 
     def completed(self, connection: Connection, now: float) -> None:
         """A handshake completed: hand the connection over, and use up a session of its address."""

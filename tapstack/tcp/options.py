@@ -39,7 +39,8 @@ class SocketOptions:
     fin_wait_2_timeout: how long a fully closed socket waits for the peer's FIN.
     keep_alive: idle time before the first probe; None for no probes (RFC 9293 MUST-25: off by default).
     receive_buffer, receive_buffer_maximum: where autotuning starts and ends.
-    sack, timestamps: offer and accept these TCP options (RFC 2018, RFC 7323).
+    sack, timestamps, ecn: offer and accept these (RFC 2018, RFC 7323, RFC 3168).
+    backlog: handshakes that may stand half-open on one address before cookies are sent, and connections that wait for accept().
     congestion: the controller's name (`congestion.known`); pacing: spread its window over the round trip;
     trace: emit `CongestionTrace` events.
     """
@@ -61,4 +62,5 @@ class SocketOptions:
     trace: bool = False
     sack: bool = True
     timestamps: bool = True
+    ecn: bool = True
     backlog: int = 128

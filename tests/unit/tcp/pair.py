@@ -52,9 +52,9 @@ class OpenHost:
     def path(self, dst: bytes, now: float) -> OpenPath:
         return OpenPath(dst, self._mtu)
 
-    def send(self, src: bytes, dst: bytes, next_header: int, pieces: Frame, now: float) -> None:
+    def send(self, src: bytes, dst: bytes, next_header: int, pieces: Frame, now: float, *, flow_label: int = 0) -> None:
         body = b"".join(pieces)
-        self._transmit([ipv6.pack_header(src, dst, next_header, len(body)), body])
+        self._transmit([ipv6.pack_header(src, dst, next_header, len(body), flow_label=flow_label), body])
 
     def accept_path_mtu(self, report: object, now: float) -> None:
         raise AssertionError("no path MTU on this wire")
