@@ -56,6 +56,11 @@ class Server:
         return self._listener.state
 
     @property
+    def listener(self) -> Listener:
+        """The stack's listener, for deliveries that arm addresses of their own (`ssa.secret`)."""
+        return self._listener
+
+    @property
     def armed(self) -> list[IPv6Address]:
         """The SSAs that can be connected to now."""
         return [IPv6Address(address) for address in self._listener.armed]

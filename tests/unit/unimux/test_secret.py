@@ -12,11 +12,9 @@ import pytest
 
 from tapstack.events import Event
 from tapstack.ipv6.addresses import AddressKind, AddressState
-from tapstack.tcp.listener import Listener
 from tests.unit.unimux.lan import PREFIX, Lan, lan, virtual
 from unimux.errors import SetupError
 from unimux.node import Node
-from unimux.server import Server
 from unimux.ssa.counters import CounterFile, Counters, MemoryCounters, counter_file_name
 from unimux.ssa.secret import OutOfStep, SecretClient, SecretWindow, SharedSecret, WindowMoved
 from unimux.ssa.secretfile import read_secret, write_secret
@@ -48,17 +46,13 @@ class Heard(asyncio.Protocol):
             self.got.set_exception(exc or EOFError())
 
 
-def listener_of(server: Server) -> Listener:
-    return server._listener
-
-
 class Service:
     """A node with an echo service behind windows."""
 
     def __init__(self, node: Node) -> None:
         self.node = node
         self.server = node.listen(Echo)
-        self.listener = listener_of(self.server)
+        self.listener = self.server.listener
         self.windows: list[SecretWindow] = []
         self.causes: list[str] = []
         node.watch(self._note)

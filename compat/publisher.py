@@ -1,0 +1,281 @@
+"""An unmodified kernel-stack server behind one-time addresses: each session of an SSA is relayed to it.
+
+Model.  `Publisher` has a listener of its own per port-ignore mode: L1 for SSAs of one session, L2 for those of several (one
+client host may then hold many; UM-PORT-5).  A session that comes in dials the backend over the kernel and is joined to it by
+`compat.relay`, which carries back-pressure, half-close and resets both ways.  Nothing is read from the client before
+the backend is connected.
+
+Bounds: sessions at a time (one more is reset at once), time to connect to the backend, idle time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from compat.proxyprotocol import proxy_header
+from compat.relay import IDLE_TIMEOUT, EndReason, Relay, RelayResult
+from tapstack.tcp.options import PortMode
+from unimux.control import Offer, check_name
+from unimux.errors import SetupError, endpoint_text
+from unimux.node import Node
+from unimux.server import Server
+from unimux.ssa.issue import DEFAULT_LIFETIME, Client, ServiceAddress, client_network
+from unimux.ssa.token import Token
+
+SCHEMES = {21: "ftp", 22: "ssh", 80: "http", 443: "https", 8000: "http", 8080: "http", 8443: "https"}
+"""What a backend's port suggests for the URL of its SSAs."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishLimits:
+    """Bounds; times in seconds.  idle_timeout None: for ever."""
+
+    max_sessions: int = 4096
+    connect_timeout: float = 10.0
+    idle_timeout: float | None = IDLE_TIMEOUT
+
+    def __post_init__(self) -> None:
+        if self.max_sessions < 1 or self.connect_timeout <= 0 or (self.idle_timeout is not None and self.idle_timeout <= 0):
+            raise SetupError("The limits of a published service are all more than 0.")
+
+
+@dataclass(slots=True)
+class PublishCounters:
+    """What has happened since the start; `active` is what there is now."""
+
+    issued: int = 0
+    sessions: int = 0
+    active: int = 0
+    turned_away: int = 0
+    backend_failed: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
+    ended: Counter[EndReason] = field(default_factory=Counter)
+
+    def as_dict(self) -> dict[str, int]:
+        """All counts by name."""
+        plain = ("issued", "sessions", "active", "turned_away", "backend_failed", "bytes_in", "bytes_out")
+        return {name: getattr(self, name) for name in plain} | {f"ended.{k}": n for k, n in sorted(self.ended.items())}
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """Where the unmodified server listens, over the kernel's stack.
+
+    >>> str(Backend.parse("[::1]:8080")), str(Backend.parse("localhost:22"))
+    ('[::1]:8080', 'localhost:22')
+    """
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return endpoint_text(self.host, self.port)
+
+    @classmethod
+    def parse(cls, text: str) -> Backend:
+        """Read HOST:PORT; raises `SetupError`."""
+        host, colon, port = text.rpartition(":")
+        bracketed = host.startswith("[") and host.endswith("]")
+        if not colon or not host or (":" in host and not bracketed) or not port.isdecimal() or not 0 < int(port) < 1 << 16:
+            raise SetupError(f"{text!r} is not HOST:PORT: write for instance 127.0.0.1:8080 or [::1]:8080.")
+        return cls(host[1:-1] if bracketed else host, int(port))
+
+
+class Publisher:
+    """A service behind SSAs; `issue` makes one, `close` ends everything.
+
+    backend: the server.  scheme: of the URLs, None where they are tokens.  proxy_protocol: tell the backend who the client
+    is.  complain: told, once per cause, what went wrong with the backend.  port: written in URLs, None for none (an SSA
+    does not look at it).
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        name: str,
+        backend: Backend,
+        *,
+        limits: PublishLimits | None = None,
+        scheme: str | None = None,
+        proxy_protocol: bool = False,
+        sessions: int = 1,
+        client: Client | None = None,
+        lifetime: float | None = DEFAULT_LIFETIME,
+        complain: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        self.name = check_name(name)
+        self.node = node
+        self.backend = backend
+        self.limits = limits or PublishLimits()
+        self.counters = PublishCounters()
+        self.scheme = scheme
+        self._proxy_protocol = proxy_protocol
+        self._sessions = sessions
+        self._client = client_network(client)
+        self._lifetime = lifetime
+        self._complain = complain
+        self._complained: set[str] = set()
+        self._servers: dict[PortMode, Server] = {}
+        self._relays: dict[Relay, None] = {}
+        self._dials: set[asyncio.Task[None]] = set()
+        self._empty = asyncio.Event()
+        self._empty.set()
+
+    # -- SSAs --------------------------------------------------------------------------------------
+
+    def server(self, mode: PortMode) -> Server:
+        """The listener of a mode, made when it is first asked for."""
+        found = self._servers.get(mode)
+        if found is None:
+            options = replace(self.node.config.socket, mode=mode)
+            found = self._servers[mode] = Server(self.node, lambda: _Visitor(self), options, self.name)
+        return found
+
+    async def issue(
+        self, *, sessions: int | None = None, client: Client | None = None, lifetime: float | None = None
+    ) -> ServiceAddress:
+        """An SSA, armed; what is None is the service's default.  Raises as `Server.issue` does."""
+        count = self._sessions if sessions is None else sessions
+        server = self.server(PortMode.L1 if count == 1 else PortMode.L2)
+        ssa = await server.issue(
+            sessions=count,
+            client=self._client if client is None else client,
+            lifetime=self._lifetime if lifetime is None else lifetime,
+        )
+        self.counters.issued += 1
+        return ssa
+
+    async def issue_for(self, offer: Offer) -> Mapping[str, Any]:
+        """For the control socket; see `unimux.control.Issuing`."""
+        ssa = await self.issue(sessions=offer.sessions, client=offer.client, lifetime=offer.lifetime)
+        return self.describe(ssa)
+
+    def armed(self) -> list[Mapping[str, Any]]:
+        """The SSAs that can be connected to now, described."""
+        found = []
+        for server in self._servers.values():
+            now_armed = set(server.armed)
+            found += [self.describe(ssa) for ssa in server.outstanding if ssa.address in now_armed]
+        return found
+
+    def is_armed(self, ssa: ServiceAddress) -> bool:
+        """Whether it can be connected to now."""
+        return any(ssa.address in server.armed for server in self._servers.values())
+
+    def describe(self, ssa: ServiceAddress) -> dict[str, Any]:
+        """What a client, or whoever carries it there, needs to know of an SSA."""
+        seconds = None if ssa.expires is None else max(0.0, ssa.expires - self.node.now())
+        until = None if seconds is None else datetime.now(UTC) + timedelta(seconds=seconds)
+        token = str(Token(ssa.address, self.backend.port, self.name, until, ssa.sessions))
+        return {
+            "address": str(ssa.address),
+            "url": token if self.scheme is None else f"{self.scheme}://[{ssa.address}]/",
+            "token": token,
+            "sessions": ssa.sessions,
+            "client": None if ssa.client is None else str(ssa.client),
+            "seconds": None if seconds is None else round(seconds, 3),
+        }
+
+    async def keep(self, count: int, announce: Callable[[ServiceAddress], None]) -> None:
+        """Keep `count` SSAs armed, each announced when it is; runs until it is cancelled."""
+        kept: list[ServiceAddress] = []
+        while True:
+            kept = [ssa for ssa in kept if self.is_armed(ssa)]
+            while len(kept) < count:
+                ssa = await self.issue()
+                announce(ssa)
+                kept.append(ssa)
+            await self.node.until(lambda: not all(map(self.is_armed, kept)))
+
+    # -- sessions ----------------------------------------------------------------------------------
+
+    def came(self, transport: asyncio.Transport) -> None:
+        """A session was established on an SSA: dial the backend and join the two."""
+        if self.counters.active >= self.limits.max_sessions:
+            self.counters.turned_away += 1
+            transport.abort()
+            return
+        self.counters.sessions += 1
+        self.counters.active += 1
+        self._empty.clear()
+        relay = Relay(idle_timeout=self.limits.idle_timeout, on_end=lambda result: self._ended(relay, result))
+        self._relays[relay] = None
+        if self._proxy_protocol:
+            here, there = transport.get_extra_info("sockname"), transport.get_extra_info("peername")
+            relay.far.preface = proxy_header((there[0], there[1]), (here[0], here[1]))
+        relay.near.adopt(transport)
+        task = asyncio.get_running_loop().create_task(self._dial(relay))
+        self._dials.add(task)
+        task.add_done_callback(self._dials.discard)
+
+    async def _dial(self, relay: Relay) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(self.limits.connect_timeout):
+                await loop.create_connection(lambda: relay.far, self.backend.host, self.backend.port)
+        except OSError as error:  # TimeoutError is one
+            self.counters.backend_failed += 1
+            reason = "no answer" if isinstance(error, TimeoutError) else (error.strerror or str(error)).lower()
+            self._complain_once(f"The server at {self.backend} cannot be reached ({reason}): clients are reset until it is.")
+            relay.abort()
+        except BaseException:
+            relay.abort()
+            raise
+
+    def _complain_once(self, text: str) -> None:
+        if text not in self._complained:
+            self._complained.add(text)
+            self._complain(text)
+
+    def _ended(self, relay: Relay, result: RelayResult) -> None:
+        del self._relays[relay]
+        self.counters.active -= 1
+        self.counters.ended[result.reason] += 1
+        self.counters.bytes_in += result.bytes_to_far
+        self.counters.bytes_out += result.bytes_to_near
+        if not self._relays:
+            self._empty.set()
+
+    async def close(self, grace: float = 0.0) -> None:
+        """Stop listening, give sessions `grace` seconds to end, reset the others."""
+        for server in self._servers.values():
+            server.close()
+        if grace > 0 and self._relays:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(grace):
+                    await self._empty.wait()
+        for task in list(self._dials):
+            task.cancel()
+        await asyncio.gather(*self._dials, return_exceptions=True)
+        for relay in list(self._relays):
+            relay.abort()
+        self.node.driver.kick()
+
+
+class _Visitor(asyncio.Protocol):
+    """The protocol of a session until its relay takes it over, which is at once."""
+
+    def __init__(self, publisher: Publisher) -> None:
+        self._publisher = publisher
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._publisher.came(transport)
+
+
+@asynccontextmanager
+async def published(node: Node, name: str, backend: Backend, **options: Any) -> AsyncIterator[Publisher]:
+    """A `Publisher`, closed at the end of the block."""
+    publisher = Publisher(node, name, backend, **options)
+    try:
+        yield publisher
+    finally:
+        await publisher.close()

@@ -1,0 +1,258 @@
+"""Publishing a kernel-stack server behind SSAs: relayed, bounded, told who its client is; sessions on nodes in memory."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from ipaddress import IPv6Address
+from typing import Any
+
+import pytest
+
+from compat.proxyprotocol import SIGNATURE
+from compat.publisher import Backend, Publisher, PublishLimits, published
+from compat.relay import EndReason
+from tests.unit.unimux.lan import lan
+from unimux.aio import open_connection
+from unimux.control import ask_service, control_server, service_socket
+from unimux.errors import SetupError
+from unimux.node import Node
+from unimux.ssa.token import Token
+
+Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@asynccontextmanager
+async def backend(handler: Handler) -> AsyncIterator[Backend]:
+    """A server on the kernel's stack."""
+    server = await asyncio.start_server(handler, "127.0.0.1", 0)
+    async with server:
+        yield Backend("127.0.0.1", server.sockets[0].getsockname()[1])
+
+
+async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Sends back everything after the client's end of stream."""
+    data = await reader.read()
+    writer.write(data)
+    writer.close()
+
+
+async def ask(node: Node, where: IPv6Address, data: bytes) -> bytes:
+    reader, writer = await open_connection(node, where, None)
+    writer.write(data)
+    writer.write_eof()
+    answer = await reader.read()
+    writer.close()
+    return answer
+
+
+@asynccontextmanager
+async def stage(handler: Handler = echo, **options: Any) -> AsyncIterator[tuple[Node, Publisher]]:
+    """A client's node and a publisher on another, real time."""
+    async with lan(latency=0.0001) as net, backend(handler) as where:
+        alice, bob = await net.node(), await net.node()
+        async with published(bob, "echo", where, **options) as publisher:
+            yield alice, publisher
+
+
+def test_half_close_and_every_byte_are_carried() -> None:
+    async def main() -> None:
+        async with stage() as (alice, publisher):
+            data = bytes(range(256)) * 8000
+            ssa = await publisher.issue()
+            assert hashlib.sha256(await ask(alice, ssa.address, data)).digest() == hashlib.sha256(data).digest()
+            await alice.until(lambda: not publisher.counters.active, 5)
+            assert publisher.counters.ended == {EndReason.COMPLETE: 1}
+            assert publisher.counters.bytes_in == publisher.counters.bytes_out == len(data)
+
+    asyncio.run(main())
+
+
+@pytest.mark.proves("UM-LIS-6")
+def test_an_ssa_serves_one_session_and_an_ssa_for_three_serves_three() -> None:
+    async def main() -> None:
+        async with stage() as (alice, publisher):
+            one = await publisher.issue()
+            assert await ask(alice, one.address, b"a") == b"a"
+            assert not publisher.is_armed(one)
+            three = await publisher.issue(sessions=3)
+            assert await asyncio.gather(*(ask(alice, three.address, b"%d" % n) for n in range(3))) == [b"0", b"1", b"2"]
+            assert not publisher.is_armed(three)
+
+    asyncio.run(main())
+
+
+def test_the_backend_learns_the_clients_address() -> None:
+    seen: list[bytes] = []
+
+    async def look(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        seen.append(await reader.readexactly(52))
+        writer.write(await reader.read())
+        writer.close()
+
+    async def main() -> None:
+        async with stage(look, proxy_protocol=True) as (alice, publisher):
+            ssa = await publisher.issue()
+            reader, writer = await open_connection(alice, ssa.address, 4711)
+            source = writer.get_extra_info("sockname")
+            writer.write(b"after the header")
+            writer.write_eof()
+            assert await reader.read() == b"after the header"
+            writer.close()
+            signature, head, peer, own, peer_port, own_port = struct.unpack("!12s4s16s16sHH", seen[0])
+            assert (signature, head.hex()) == (SIGNATURE, "21210024")
+            assert (str(IPv6Address(peer)), peer_port) == source[:2]
+            assert (IPv6Address(own), own_port) == (ssa.address, 4711)
+
+    asyncio.run(main())
+
+
+def test_a_backend_that_is_down_resets_the_client_and_is_told_once() -> None:
+    async def main() -> None:
+        said: list[str] = []
+        async with lan(latency=0.0001) as net:
+            alice, bob = await net.node(), await net.node()
+            free = await asyncio.start_server(echo, "127.0.0.1", 0)
+            port = free.sockets[0].getsockname()[1]
+            free.close()
+            await free.wait_closed()
+            async with published(bob, "echo", Backend("127.0.0.1", port), complain=said.append) as publisher:
+                for _ in range(2):
+                    ssa = await publisher.issue()
+                    with pytest.raises(ConnectionError):
+                        await ask(alice, ssa.address, b"x" * 10)
+                assert len(said) == 1
+                assert "cannot be reached" in said[0]
+                assert publisher.counters.backend_failed == 2
+
+    asyncio.run(main())
+
+
+def test_back_pressure_reaches_the_backend_that_writes() -> None:
+    """A client that does not read: what is on the way stays bounded, and everything arrives once it reads."""
+    total = 64 << 20
+    written = 0
+
+    async def pour(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal written
+        piece = bytes(1 << 16)
+        while written < total:
+            writer.write(piece)
+            await writer.drain()
+            written += len(piece)
+        writer.close()
+
+    async def main() -> None:
+        nonlocal written
+        async with stage(pour) as (alice, publisher):
+            ssa = await publisher.issue()
+            reader, writer = await open_connection(alice, ssa.address, None)
+            last = -1
+            while written == 0 or written != last:
+                last = written
+                await asyncio.sleep(0.3)
+            assert written < total, "nobody reads, and yet everything left the backend"
+            received = 0
+            while data := await reader.read(1 << 20):
+                received += len(data)
+            assert received == total
+            writer.close()
+
+    asyncio.run(main())
+
+
+def test_more_sessions_than_the_limit_are_reset_at_once() -> None:
+    release = asyncio.Event
+
+    async def main() -> None:
+        done = release()
+
+        async def wait(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await done.wait()
+            writer.close()
+
+        async with stage(wait, limits=PublishLimits(max_sessions=1)) as (alice, publisher):
+            first, second = await publisher.issue(), await publisher.issue()
+            reader, writer = await open_connection(alice, first.address, None)
+            await alice.until(lambda: publisher.counters.active == 1, 5)
+            with pytest.raises(ConnectionError):
+                await ask(alice, second.address, b"x")
+            assert publisher.counters.turned_away == 1
+            done.set()
+            assert await reader.read() == b""
+            writer.close()
+
+    asyncio.run(main())
+
+
+def test_an_ssa_that_is_used_up_is_replaced_and_announced() -> None:
+    async def main() -> None:
+        async with stage() as (alice, publisher):
+            announced: asyncio.Queue[IPv6Address] = asyncio.Queue()
+            keeping = asyncio.create_task(publisher.keep(1, lambda ssa: announced.put_nowait(ssa.address)))
+            used = set()
+            for n in range(4):
+                where = await asyncio.wait_for(announced.get(), 5)
+                used.add(where)
+                assert await ask(alice, where, b"%d" % n) == b"%d" % n
+            assert len(used) == 4
+            keeping.cancel()
+
+    asyncio.run(main())
+
+
+def test_the_url_for_people_and_the_token_for_programs() -> None:
+    async def main() -> None:
+        async with stage(scheme="http") as (_, publisher):
+            told = publisher.describe(await publisher.issue(client="2001:db8::/32", lifetime=60))
+            assert told["url"] == f"http://[{told['address']}]/"
+            token = Token.parse(told["token"])
+            assert (str(token.address), token.service, token.sessions) == (told["address"], "echo", 1)
+            assert told["client"] == "2001:db8::/32"
+            assert 59 < told["seconds"] <= 60
+
+    asyncio.run(main())
+
+
+@pytest.mark.proves("UM-SSA-1", "UM-LIS-4")
+def test_other_processes_ask_for_addresses_over_the_control_socket(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("unimux.control.service_socket", lambda name: tmp_path / f"{name}.sock")
+
+    async def main() -> None:
+        async with stage(scheme="http") as (alice, publisher), control_server(publisher):
+            with pytest.raises(SetupError, match="'echo' is taken"):
+                async with control_server(publisher):
+                    pass
+            answer = await asyncio.to_thread(ask_service, "echo", {"new": 1, "lifetime": 30})
+            assert publisher.counters.issued == 1
+            listed = await asyncio.to_thread(ask_service, "echo", {"list": True})
+            assert [each["address"] for each in listed["armed"]] == [answer["issued"]["address"]]
+            assert await ask(alice, IPv6Address(answer["issued"]["address"]), b"by control") == b"by control"
+            for wrong, why in (
+                ({"new": 1, "client": "nobody"}, "no client"),
+                ({"new": 1, "sessions": 0}, "at least 1 session"),
+                ({"new": 1, "colour": 2}, "cannot be read"),
+            ):
+                with pytest.raises(Exception, match=why):
+                    await asyncio.to_thread(ask_service, "echo", wrong)
+        with pytest.raises(SetupError, match="No service 'echo' runs"):
+            await asyncio.to_thread(ask_service, "echo", {"list": True})
+        assert not list(tmp_path.iterdir())
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("text", ["", "host", ":80", "host:", "host:0", "host:99999", "::1:80", "[::1]", "host:ssh"])
+def test_what_is_no_host_and_port_is_a_sentence(text: str) -> None:
+    with pytest.raises(SetupError, match="not HOST:PORT"):
+        Backend.parse(text)
+
+
+def test_names_of_services_are_safe_as_file_names() -> None:
+    assert service_socket("web").name == "web.sock"
+    for bad in ("", "../etc", "a/b", ".hidden", "x" * 64):
+        with pytest.raises(SetupError, match="cannot be the name"):
+            service_socket(bad)
