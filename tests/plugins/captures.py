@@ -66,6 +66,12 @@ class Captures:
         """The captures in the artefacts of a real test, before its folder goes."""
         if not self._proves(item):
             return
+        # What a test named itself goes with its folder; the copy is named instead.
+        item.user_properties[:] = [
+            (name, value)
+            for name, value in item.user_properties
+            if not (name == CAPTURE and (self._root / str(value)).is_relative_to(folder))
+        ]
         for source in sorted(folder.rglob("*.pcapng")):
             if source.with_name(f"{source.stem}{_ANNOTATED}.pcapng").exists() or source.stat().st_size > MOST_BYTES:
                 continue

@@ -38,6 +38,7 @@ CAPTURE = "capture"
 
 VERDICTS = ("passed", "failed", "untested", "deviation", "not-applicable")
 _ALWAYS = VERDICTS[:3]  # told even where there is none
+_LONGEST_REASON = 240  # characters
 _RANK = {"passed": 0, "skipped": 1, "failed": 2}
 
 
@@ -183,7 +184,8 @@ def _reason(report: pytest.TestReport) -> str:
         return str(report.longrepr[2]).removeprefix("Skipped: ")
     crash = getattr(report.longrepr, "reprcrash", None)
     text = str(crash.message if crash is not None else report.longrepr)
-    return text.splitlines()[0] if text else report.outcome
+    line = text.splitlines()[0] if text else report.outcome
+    return line if len(line) <= _LONGEST_REASON else f"{line[:_LONGEST_REASON]} …"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -1,0 +1,139 @@
+"""Every numbered rule with its tests, its verdict and the captures that show it."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from scenarios.conformance import checkout as checkouts
+from scenarios.conformance.rows import SECTIONS, SPECIFICATIONS, Row, asked_for, holds, known_ids, load
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def conformance(
+    spec: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME,…", help=f"Only these specifications: {', '.join([*SPECIFICATIONS, *SECTIONS])}."),
+    ] = None,
+    id: Annotated[list[str] | None, typer.Option("--id", metavar="ID,…", help="Only these requirements.")] = None,
+    last: Annotated[bool, typer.Option("--last", help="Print the table of the latest run; run nothing.")] = False,
+    report: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write the report, with every packet list.")
+    ] = None,
+    junit: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the tests' results as JUnit XML.")] = None,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print one array of objects for programs, nothing else.")
+    ] = False,
+    mutations: Annotated[
+        bool, typer.Option("--mutations", help="Break the stack in each known way instead, and see the tests fail.")
+    ] = False,
+) -> None:
+    """Run the tests that prove the requirements, and print the table of verdicts.
+
+    Exit status 0 only if nothing failed, nothing that was asked for is untested, and tshark has no objection to a capture
+    that has no explanation.
+    """
+    from rich.console import Console
+
+    checkout = checkouts.find()
+    specs, ids = _names(spec), _names(id)
+    wanted = _wanted(checkout, specs, ids)
+    console = Console(stderr=True)
+    if mutations:
+        from .mutations import run as run_mutations
+
+        checkouts.require_tools()
+        raise typer.Exit(run_mutations(checkout, json=json))
+    if last:
+        if junit is not None:
+            raise typer.BadParameter("--junit needs a run; leave out --last.")
+        rows = load(checkout / "out" / "proves.json")
+    else:
+        checkouts.require_tools()
+        rows = _run(checkout, wanted if specs or ids else None, junit, console)
+    chosen = [row for row in rows if asked_for(row.spec, row.id, specs, ids)]
+    sound = True
+    if report is not None or not last:
+        sound = _examine(checkout, chosen, report, console)
+    _print(chosen, json=json)
+    raise typer.Exit(0 if holds(chosen) and sound else 1)
+
+
+def _names(values: Sequence[str] | None) -> list[str]:
+    return [name for value in values or () for name in value.split(",") if name]
+
+
+def _wanted(checkout: Path, specs: Sequence[str], ids: Sequence[str]) -> list[str]:
+    """The ids that were asked for; `BadParameter` names what does not exist."""
+    known = known_ids(checkout)
+    for name in specs:
+        if name not in SPECIFICATIONS and name not in SECTIONS:
+            raise typer.BadParameter(_unknown("specification", name, [*SPECIFICATIONS, *SECTIONS]))
+    for name in ids:
+        if name not in {known_id for _, known_id in known}:
+            raise typer.BadParameter(_unknown("requirement", name, [known_id for _, known_id in known]))
+    return [name for of_spec, name in known if asked_for(of_spec, name, specs, ids)]
+
+
+def _unknown(what: str, name: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1) or difflib.get_close_matches(name.upper(), known, n=1)
+    return f"there is no {what} {name!r}" + (f"; did you mean {near[0]!r}?" if near else ".")
+
+
+def _run(checkout: Path, ids: list[str] | None, junit: Path | None, console: Console) -> list[Row]:
+    from .session import run
+
+    with console.status("Collecting the tests") as status:
+        session = run(
+            checkout, ids, junit, lambda percent, test: status.update(f"{percent} % · {test.removeprefix('tests/')}")
+        )
+    console.print(f"The tests' log: {session.log}", style="dim", highlight=False)
+    return session.rows
+
+
+def _examine(checkout: Path, rows: list[Row], report: Path | None, console: Console) -> bool:
+    """Let tshark read every capture, and write the report if one is wanted; whether tshark has no objection."""
+    from scenarios.witness.tshark import TsharkError
+
+    from .oracle import consult
+    from .page import write
+
+    try:
+        with console.status("tshark reads the captures") as status:
+            opinion = consult(
+                checkout, rows, lambda done, of: status.update(f"tshark reads the captures: {done} of {of}")
+            )
+    except TsharkError as error:
+        console.print(f"The captures were not judged: {error}.", style="yellow", highlight=False)
+        return False
+    console.print(opinion.sentence(), style="dim" if opinion.sound else "red", highlight=False)
+    for line in opinion.objections()[:20]:
+        console.print(f"  {line}", style="red", highlight=False)
+    if report is not None:
+        page = write(report, checkout, rows, opinion)
+        console.print(f"The report: {page}", highlight=False)
+    return opinion.sound
+
+
+def _print(rows: list[Row], *, json: bool) -> None:
+    if json:
+        import msgspec
+
+        sys.stdout.write(msgspec.json.encode(rows).decode() + "\n")
+        return
+    from rich.console import Console
+
+    from .table import summary, tables
+
+    console = Console()
+    for table in tables(rows):
+        console.print(table)
+        console.print()
+    console.print(summary(rows), highlight=False)

@@ -1,0 +1,61 @@
+"""tshark's opinion of all captures of a run."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from scenarios.witness.tshark import version
+
+from .packets import Listing, Reader
+from .rows import Row
+
+
+@dataclass(frozen=True, slots=True)
+class Opinion:
+    """The captures of a run as tshark reads them, by the path in the table of verdicts."""
+
+    listings: dict[str, Listing]
+    version: str
+
+    @property
+    def sound(self) -> bool:
+        """Whether every capture could be read and every remark has an explanation."""
+        return not any(listing.error or listing.unexplained for listing in self.listings.values())
+
+    def objections(self) -> list[str]:
+        """What nothing explains, and what could not be read."""
+        found = [f"{name}: {listing.error}" for name, listing in self.listings.items() if listing.error]
+        for name, listing in self.listings.items():
+            found += [f"{name}#{number}: {message}" for number, message in listing.unexplained]
+        return found
+
+    def reasons(self) -> list[tuple[str, int]]:
+        """How often each explanation was needed."""
+        remarks = (r for listing in self.listings.values() for packet in listing.packets for r in packet.remarks)
+        return Counter(remark.reason for remark in remarks if remark.reason).most_common()
+
+    def sentence(self) -> str:
+        """One line on all of it."""
+        packets = sum(len(listing.packets) for listing in self.listings.values())
+        explained = sum(listing.explained for listing in self.listings.values())
+        return (
+            f"{self.version}: {len(self.listings)} captures, {packets:,} packets, {explained} remarks with an explanation, "
+            f"{len(self.objections())} without"
+        )
+
+
+def consult(checkout: Path, rows: Iterable[Row], tell: Callable[[int, int], None] = lambda done, of: None) -> Opinion:
+    """Let tshark read every capture that the rows name; those that are gone count as unreadable.
+
+    `tell(done, of)` hears of the progress.  Raises `TsharkError` without tshark.
+    """
+    names = list(dict.fromkeys(name for row in rows for name in row.captures))
+    listings: dict[str, Listing] = {}
+    with Reader() as reader:
+        for name, listing in zip(names, reader.read_all([checkout / name for name in names]), strict=True):
+            listings[name] = listing
+            tell(len(listings), len(names))
+    return Opinion(listings, version())

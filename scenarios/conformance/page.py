@@ -1,0 +1,168 @@
+"""The report of a run: `index.html` with every requirement, and a page per capture with its annotated packet list.
+
+No script and nothing from elsewhere: the folder can be archived, mailed and read offline, on a phone too.  The captures lie
+beside their pages.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache
+from importlib import resources
+from importlib.metadata import version
+from pathlib import Path, PurePath
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined, Template
+from markupsafe import Markup
+
+from unimux.errors import SetupError
+
+from .mutations import latest
+from .oracle import Opinion
+from .packets import Listing
+from .rows import SPECIFICATIONS, Row, counts, grouped
+
+MOST_PACKETS = 1000
+"""Lines of one packet list; the capture has the others."""
+_LONGEST = 120
+
+
+@dataclass(frozen=True, slots=True)
+class _Link:
+    """A capture as a row of the table refers to it."""
+
+    label: str
+    page: str
+    packets: int
+    sound: bool
+
+
+def write(folder: Path, checkout: Path, rows: Sequence[Row], opinion: Opinion) -> Path:
+    """Write the report and return the path of its first page.  Raises `SetupError` where it cannot be written."""
+    try:
+        captures = folder / "captures"
+        captures.mkdir(parents=True, exist_ok=True)
+        proves = _by_capture(rows)
+        links = {
+            name: _write_capture(captures, checkout, name, listing, proves[name])
+            for name, listing in opinion.listings.items()
+        }
+        page = folder / "index.html"
+        page.write_text(_index(checkout, rows, opinion, links), encoding="utf-8")
+    except OSError as error:
+        raise SetupError(f"The report cannot be written to {folder}: {error.strerror}.") from error
+    return page
+
+
+def _by_capture(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        for name in row.captures:
+            found.setdefault(name, []).append(row)
+    return found
+
+
+def page_name(name: str) -> str:
+    """The file name, without suffix, of a capture in the report.
+
+    >>> page_name("out/conformance/captures/unit.tcp.test_modes.test_x.pcapng")
+    'unit.tcp.test_modes.test_x'
+    """
+    parts = PurePath(name).with_suffix("").parts
+    after = parts[parts.index("captures") + 1 :] if "captures" in parts else parts[-2:]
+    joined = ".".join(part for part in after if part != os.sep)
+    if len(joined) > _LONGEST:
+        joined = f"{joined[:_LONGEST]}.{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    return joined
+
+
+def _write_capture(folder: Path, checkout: Path, name: str, listing: Listing, rows: list[Row]) -> _Link:
+    stem = page_name(name)
+    if not listing.error:
+        shutil.copyfile(checkout / name, folder / f"{stem}.pcapng")
+    senders = list(dict.fromkeys(packet.sender for packet in listing.packets))
+    text = _template("capture.html.j2").render(
+        style=_style(),
+        title=listing.comment.split(" (")[0] or stem,
+        comment=listing.comment,
+        file=f"{stem}.pcapng",
+        listing=listing,
+        packets=listing.packets[:MOST_PACKETS],
+        more=max(0, len(listing.packets) - MOST_PACKETS),
+        rows=rows,
+        senders={sender: f"s{number % 4}" for number, sender in enumerate(senders)},
+        show_senders=len(senders) > 1,
+    )
+    (folder / f"{stem}.html").write_text(text, encoding="utf-8")
+    label = stem.rpartition("test_")[2] or stem
+    sound = not listing.error and not listing.unexplained
+    return _Link(label.replace("_", " "), f"captures/{stem}.html", len(listing.packets), sound)
+
+
+def _index(checkout: Path, rows: Sequence[Row], opinion: Opinion, links: dict[str, _Link]) -> str:
+    specifications: list[dict[str, Any]] = [
+        {
+            "name": spec,
+            "title": SPECIFICATIONS.get(spec, spec),
+            "counts": counts(members),
+            "rows": [(row, [links[name] for name in row.captures], _tests(row)) for row in members],
+        }
+        for spec, members in grouped(rows).items()
+    ]
+    return _template("index.html.j2").render(
+        style=_style(),
+        counts=counts(rows),
+        specifications=specifications,
+        opinion=opinion,
+        mutations=latest(checkout),
+        when=datetime.now(UTC).strftime("%d %B %Y, %H:%M UTC"),
+        versions={
+            "unimux": version("unimux") + _revision(checkout),
+            "Python": sys.version.split()[0],
+            "kernel": f"{os.uname().sysname} {os.uname().release}",
+            "second oracle": opinion.version,
+        },
+    )
+
+
+def _tests(row: Row) -> list[tuple[str, list[str]]]:
+    """The tests of a row by file, each case with its parameters."""
+    files: dict[str, list[str]] = {}
+    for test in row.tests:
+        file, _, case = test.partition("::")
+        files.setdefault(file.removeprefix("tests/"), []).append(case)
+    return list(files.items())
+
+
+def _revision(checkout: Path) -> str:
+    """The commit that was tested, where git can tell."""
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(checkout), "describe", "--always", "--dirty"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return f" ({done.stdout.strip()})" if done.returncode == 0 and done.stdout.strip() else ""
+
+
+@cache
+def _template(name: str) -> Template:
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return environment.from_string((resources.files(__package__) / name).read_text(encoding="utf-8"))
+
+
+@cache
+def _style() -> Markup:
+    return Markup((resources.files(__package__) / "report.css").read_text(encoding="utf-8"))

@@ -1,0 +1,106 @@
+"""The table of verdicts: one row per requirement, as a test session writes it to `out/proves.json`.
+
+A session knows every requirement of every specification; what a reader asked for is chosen here.  Nothing asked for is left out:
+an id without a test is a row, `untested`.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from enum import StrEnum
+from pathlib import Path
+
+import msgspec
+
+from unimux.errors import SetupError
+
+
+class Verdict(StrEnum):
+    """What is known of a requirement."""
+
+    PASSED = "passed"
+    FAILED = "failed"
+    UNTESTED = "untested"
+    DEVIATION = "deviation"
+    NOT_APPLICABLE = "not-applicable"
+
+
+class Row(msgspec.Struct, frozen=True):
+    """One requirement.  This is the object of `unimux conformance --json`."""
+
+    spec: str
+    id: str
+    text: str
+    verdict: Verdict
+    reason: str = ""
+    tests: tuple[str, ...] = ()
+    """pytest node ids"""
+    captures: tuple[str, ...] = ()
+    """paths, from the checkout on"""
+
+
+SPECIFICATIONS = {
+    "um": "Unified Multiplex",
+    "st": "The stack",
+    "rfc9293": "RFC 9293 – TCP",
+    "rfc8504": "RFC 8504 – IPv6 node requirements",
+}
+"""The specifications, in the order of the report."""
+
+SECTIONS = {"link": "ST-LINK-", "ip6": "ST-IP6-", "tcp": "ST-TCP-"}
+"""Sections of the stack's specification, by the beginning of their ids."""
+
+
+class NoRun(SetupError):
+    """There is no table of an earlier run."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(f"{path} does not exist: no test has run here yet; `unimux conformance` runs them.")
+
+
+def known_ids(checkout: Path) -> list[tuple[str, str]]:
+    """(specification, id) of every requirement of a checkout, in order."""
+    tests = checkout / "tests"
+    files = [tests / "requirements.toml", *sorted(tests.glob("rfc*.toml"), reverse=True)]
+    tables = (tomllib.loads(path.read_text(encoding="utf-8"))["requirement"] for path in files)
+    return [(row["spec"], row["id"]) for table in tables for row in table]
+
+
+def asked_for(spec: str, name: str, specs: Sequence[str], ids: Sequence[str]) -> bool:
+    """Whether a requirement is among those that were asked for; no specification and no id means all."""
+    if not specs and not ids:
+        return True
+    sections = tuple(SECTIONS[wanted] for wanted in specs if wanted in SECTIONS)
+    return name in ids or spec in specs or name.startswith(sections)
+
+
+def load(path: Path) -> list[Row]:
+    """The rows of a session.  Raises `NoRun`, and `SetupError` where the file holds something else."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=list[Row])
+    except FileNotFoundError:
+        raise NoRun(path) from None
+    except msgspec.MsgspecError as error:
+        raise SetupError(f"{path} is not a table of verdicts ({error}): run `unimux conformance` again.") from error
+
+
+def counts(rows: Iterable[Row]) -> dict[Verdict, int]:
+    """How many rows have each verdict."""
+    found = Counter(row.verdict for row in rows)
+    return {verdict: found[verdict] for verdict in Verdict}
+
+
+def holds(rows: Iterable[Row]) -> bool:
+    """Whether nothing failed and nothing is untested."""
+    return not any(row.verdict in (Verdict.FAILED, Verdict.UNTESTED) for row in rows)
+
+
+def grouped(rows: Iterable[Row]) -> dict[str, list[Row]]:
+    """The rows by specification, in the order of `SPECIFICATIONS`."""
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        found.setdefault(row.spec, []).append(row)
+    order = list(SPECIFICATIONS)
+    return dict(sorted(found.items(), key=lambda item: order.index(item[0]) if item[0] in order else len(order)))

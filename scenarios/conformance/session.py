@@ -1,0 +1,86 @@
+"""Runs the tests of a checkout in a process of their own, and tells how far they are."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from unimux.errors import SetupError
+
+from .rows import Row, load
+
+FOLDER = Path("out", "conformance")
+"""Where a run leaves what it made, from the checkout on."""
+TABLE = Path("out", "proves.json")
+_DONE, _TESTS_FAILED, _NO_TESTS = 0, 1, 5
+_LINE = re.compile(r"^(?P<test>\S+?::.*?) (PASSED|FAILED|ERROR|SKIPPED|XFAIL).*\[ *(?P<percent>\d+)%\]\s*$")
+
+
+class SessionFailed(SetupError):
+    """The tests could not be run to their end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """What one run left: its table, its log, and its captures' folder."""
+
+    rows: list[Row]
+    log: Path
+    captures: Path
+
+
+def run(checkout: Path, ids: Sequence[str] | None, junit: Path | None, tell: Callable[[int, str], None]) -> Session:
+    """Run the tests that prove `ids` (None: any id).
+
+    `tell(percent, test)` hears of each test that ended.  Failing tests are verdicts, not errors; `SessionFailed` is
+    raised where the tests could not be collected or run.
+    """
+    folder = checkout / FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    log, table, captures = folder / "tests.log", folder / f"proves-{os.getpid()}.json", folder / "captures"
+    command = [sys.executable, "-m", "pytest", "tests", "-v", "--no-header", "--color=no"]
+    command += ["--requirements", ",".join(ids) if ids else "all", "--proves", str(table), "--captures", str(captures)]
+    if junit is not None:
+        command.append(f"--junitxml={junit.absolute()}")
+    environment = {**os.environ, "COLUMNS": "400", "PYTHONUNBUFFERED": "1"}
+    with log.open("w", encoding="utf-8") as written:
+        process = subprocess.Popen(
+            command,
+            cwd=checkout,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+        )
+        assert process.stdout is not None
+        try:
+            for line in process.stdout:
+                written.write(line)
+                if found := _LINE.match(line):
+                    tell(int(found["percent"]), found["test"])
+            status = process.wait()
+        except BaseException:
+            process.terminate()
+            process.wait()
+            raise
+    if status not in (_DONE, _TESTS_FAILED, _NO_TESTS):
+        raise SessionFailed(f"pytest could not run the tests (status {status}): {_last_words(log)}; see {log}.")
+    rows = load(table)
+    table.replace(checkout / TABLE)
+    return Session(rows, log, captures)
+
+
+def _last_words(log: Path) -> str:
+    """The line of a pytest log that says what is wrong."""
+    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    for line in reversed(lines):
+        if line.startswith(("ERROR", "E  ", "INTERNALERROR")):
+            return line.removeprefix("ERROR:").strip().rstrip(".")
+    return lines[-1] if lines else "it said nothing"
