@@ -14,7 +14,7 @@ oldest=3.11
 
 # program:package
 demo_programs='curl:curl dnsmasq:dnsmasq-base dumpcap:wireshark-common nginx:nginx-light radvd:radvd tshark:tshark'
-test_programs="$demo_programs capinfos:wireshark-common mount:mount unshare:util-linux"
+test_programs="$demo_programs capinfos:wireshark-common iperf3:iperf3 mount:mount unshare:util-linux"
 daemons='nginx radvd' # services of these packages
 
 say() { printf 'unimux: %s\n' "$*" >&2; }

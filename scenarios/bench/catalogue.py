@@ -1,0 +1,37 @@
+"""The benchmarks by id."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from .bulk import bulk_in, bulk_out, bulk_without_offload
+from .connections import latencies, price, rates, services
+from .figures import Figure
+from .front import front_end
+from .growth import growth
+from .idle import idle_node, many_idle
+from .setting import Setting
+from .simulation import rate_of
+from .tables import lookups, memory
+
+Benchmark = Callable[[Setting], list[Figure]]
+
+BENCHMARKS: dict[str, Benchmark] = {
+    "P-1": bulk_out,
+    "P-2": bulk_in,
+    "P-3": bulk_without_offload,
+    "P-4": rates,
+    "P-5": price,
+    "P-6": services,
+    "P-7": latencies,
+    "P-8": lookups,
+    "P-9": memory,
+    "P-10": many_idle,
+    "P-11": front_end,
+    "P-12": idle_node,
+    "P-13": rate_of,
+    "P-14": growth,
+}
+
+WITHOUT_KERNEL = frozenset({"P-8", "P-9", "P-13"})
+"""These need no privilege."""

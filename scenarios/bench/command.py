@@ -1,0 +1,185 @@
+"""Measure speed, cost and memory, each figure beside its baseline of the same run."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import msgspec
+import typer
+
+from tapstack.tcp.options import TimeWait
+from unimux.errors import SetupError
+
+if TYPE_CHECKING:
+    from .figures import Figure, Result
+    from .setting import Setting
+
+REPEATS = 5
+SECONDS = 3.0
+
+
+def bench(
+    id: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--id", metavar="P-N", help="Only this benchmark; may be given several times.", show_default="all"
+        ),
+    ] = None,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print one array of figures for programs, nothing else.")
+    ] = False,
+    smoke: Annotated[
+        bool, typer.Option("--smoke", help="Everything as small as it can be: only shows that it works.")
+    ] = False,
+    compare: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(metavar="A B", help="Measure nothing; show what changed between two results.", show_default=False),
+    ] = None,
+    repeats: Annotated[
+        int | None, typer.Option(min=1, help="Measurements per figure.", show_default=f"{REPEATS}; 1 with --smoke")
+    ] = None,
+    seconds: Annotated[
+        float | None,
+        typer.Option(min=0.01, help="Of one bulk transfer.", show_default=f"{SECONDS:g}; 0.05 with --smoke"),
+    ] = None,
+    time_wait: Annotated[
+        TimeWait | None, typer.Option(help="TIME-WAIT option of the node.", show_default="short; sharp with --smoke")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="File to write the result to, for --compare.", show_default="none")
+    ] = None,
+    profile: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER", help="Write a flame graph of each benchmark (needs py-spy).", show_default="none"
+        ),
+    ] = None,
+    uvloop: Annotated[
+        bool, typer.Option("--uvloop", help="Run the node on uvloop in place of asyncio's loop.")
+    ] = False,
+) -> None:
+    """Run the benchmarks P-1 to P-14; docs/performance.md says what each of them measures.
+
+    Goals that are not reached do not change the exit status.
+    """
+    from .catalogue import BENCHMARKS
+    from .figures import Result
+    from .setting import Setting
+
+    if compare is not None:
+        _compare(Result.read(compare[0]), Result.read(compare[1]), json)
+        return
+    chosen = _chosen(id, list(BENCHMARKS))
+    setting = Setting(
+        smoke=smoke,
+        repeats=repeats or (1 if smoke else REPEATS),
+        seconds=seconds or (0.05 if smoke else SECONDS),
+        time_wait=time_wait or (TimeWait.SHARP if smoke else TimeWait.SHORT),
+        uvloop=uvloop,
+        say=(lambda text: None) if json else (lambda text: typer.echo(text, err=True)),
+    )
+    result = run(chosen, setting, profile)
+    if out is not None:
+        result.write(out)
+    if json:
+        typer.echo(msgspec.json.encode(result.figures).decode())
+    else:
+        _print(result)
+
+
+def _chosen(wanted: list[str] | None, known: list[str]) -> list[str]:
+    """The ids to run, in their order."""
+    asked = {each.upper() for each in wanted or known}
+    if unknown := sorted(asked - set(known)):
+        raise SetupError(f"There is no benchmark {', '.join(unknown)}: they are {known[0]} to {known[-1]}.")
+    return [each for each in known if each in asked]
+
+
+def run(ids: list[str], setting: Setting, profile: Path | None = None) -> Result:
+    """Run benchmarks one after another; their figures and the circumstances."""
+    from .catalogue import BENCHMARKS, WITHOUT_KERNEL
+    from .figures import Result, circumstances
+    from .profile import find_profiler, flame_graph
+
+    if profile is not None:
+        find_profiler()
+    load = os.getloadavg()[0]
+    programs = {} if set(ids) <= WITHOUT_KERNEL else {"iperf3": asyncio.run(_iperf_version())}
+    figures: list[Figure] = []
+    for id in ids:
+        setting.say(f"{id}: {(BENCHMARKS[id].__doc__ or '').partition(': ')[2]}")
+        with ExitStack() as stack:
+            if profile is not None:
+                stack.enter_context(flame_graph(profile / f"{id}.svg"))
+            figures += BENCHMARKS[id](setting)
+    loop = "uvloop" if setting.uvloop else "asyncio"
+    return Result(
+        circumstances=circumstances(load, loop, setting.time_wait.value, setting.smoke, programs), figures=figures
+    )
+
+
+async def _iperf_version() -> str:
+    """The version of the baseline's program; raises what says that it is missing, before anything was measured."""
+    from asyncio.subprocess import PIPE
+
+    from compat.programs.process import find_program
+
+    process = await asyncio.create_subprocess_exec(find_program("iperf3"), "--version", stdout=PIPE)
+    words, _ = await process.communicate()
+    return words.decode().split()[1]
+
+
+def _print(result: Result) -> None:
+    for row in result.figures:
+        typer.echo(f"{row.id:<5} {row.what}")
+        parts = [f"{row.value:,g} {row.unit}"]
+        if row.repeats > 1:
+            parts.append(f"({row.min:,g} … {row.max:,g})")
+        if row.baseline is not None:
+            parts.append(f"baseline {row.baseline:,g}, ratio {row.ratio:.2f}")
+        if row.reach is not None:
+            parts.append(f"goal {row.reach}: {'reached' if row.met else 'missed'}")
+        typer.echo(f"      {'  '.join(parts)}")
+    about = result.circumstances
+    versions = ", ".join(f"{name} {number}" for name, number in about.versions.items())
+    typer.echo(f"{versions}; {about.processors} processors, {about.system}; {about.loop}; TIME-WAIT {about.time_wait}.")
+    if about.smoke:
+        typer.echo("Measured with --smoke: these figures mean nothing.")
+    elif about.noisy:
+        typer.echo(
+            f"The machine was busy (load {about.load_before:g} before the run): take these figures for orientation only."
+        )
+
+
+def _compare(before: Result, after: Result, json: bool) -> None:
+    from .compare import changes
+
+    rows = changes(before, after)
+    if json:
+        facts = [
+            {
+                "id": row.after.id,
+                "what": row.after.what,
+                "before": row.before.value,
+                "after": row.after.value,
+                "by": row.by,
+                "of_ratio": row.of_ratio,
+                "verdict": row.verdict,
+            }
+            for row in rows
+        ]
+        typer.echo(msgspec.json.encode(facts).decode())
+        return
+    typer.echo(f"{before.circumstances.started} → {after.circumstances.started}")
+    for row in rows:
+        typer.echo(f"{row.after.id:<5} {row.after.what}")
+        change = "" if row.by is None else f" ({(row.by - 1) * 100:+.0f} %{' of the ratio' if row.of_ratio else ''})"
+        typer.echo(f"      {row.before.value:,g} → {row.after.value:,g} {row.after.unit}{change}: {row.verdict}")
+    if not rows:
+        typer.echo("The two results have no figure in common.")
+    if any(each.circumstances.noisy for each in (before, after)):
+        typer.echo("At least one of the two runs was made on a busy machine: compare with care.")

@@ -1,0 +1,336 @@
+"""P-4 … P-7: short connections: how many per second, what one-time addresses cost, and how long a connect takes.
+
+A connection here is: an address, the handshake, one byte each way, close, and the release of the address.  The node
+closes first, so its side goes through TIME-WAIT; the setting's option says for how long that holds the address.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from compat import kernel
+from tapstack.tcp.options import TimeWait
+from unimux.errors import UnimuxError
+from unimux.node import Node
+from unimux.poolstate import PoolConfig
+
+from .figures import Figure, Goal, figure
+from .rig import ADDRESS, PORT, VETH_ADDRESS, WAIT, Rig, rig
+from .setting import Setting, percentile, take_turns
+
+NEIGHBOURS = "ipv6/neigh/default/gc_thresh3"
+_FAILURES = (UnimuxError, OSError)
+
+
+class Byte(asyncio.Protocol):
+    """Sends one byte, waits for one, closes; `done` then holds whether it came."""
+
+    def __init__(self) -> None:
+        self.done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._came = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        transport.write(b"x")
+
+    def data_received(self, data: bytes) -> None:
+        self._came = True
+        self._transport.close()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if not self.done.done():
+            self.done.set_result(self._came)
+
+
+@dataclass(slots=True)
+class Series:
+    """What became of a number of connections; times in seconds."""
+
+    done: int = 0
+    failed: int = 0
+    first_failure: int | None = None
+    seconds: float = 0.0
+    cpu: float = 0.0
+    connect: list[float] = field(default_factory=list)
+
+    @property
+    def rate(self) -> float:
+        """Connections per second."""
+        return self.done / self.seconds
+
+    @property
+    def cost(self) -> float:
+        """Processor time per connection, seconds; all that this process did for it, the release included."""
+        return self.cpu / max(self.done, 1)
+
+
+async def connections(node: Node, count: int, parallel: int, *, wait: bool = False) -> Series:
+    """Make `count` connections with the kernel's echo program, `parallel` at a time.
+
+    wait: until the last TIME-WAIT is over, so that `cpu` covers every release.
+    """
+    series = Series()
+    numbers = iter(range(count))
+
+    async def worker() -> None:
+        for number in numbers:
+            began = time.perf_counter()
+            try:
+                _, protocol = await node.create_connection(Byte, ADDRESS, PORT, timeout=5.0)
+                series.connect.append(time.perf_counter() - began)
+                assert isinstance(protocol, Byte)
+                came = await protocol.done
+            except _FAILURES:
+                came = False
+            if came:
+                series.done += 1
+            else:
+                series.failed += 1
+                if series.first_failure is None:
+                    series.first_failure = number
+
+    cpu, began = time.process_time(), time.perf_counter()
+    await asyncio.gather(*(worker() for _ in range(parallel)))
+    series.seconds = time.perf_counter() - began
+    if wait:
+        await released(node)
+    series.cpu = time.process_time() - cpu
+    series.connect.sort()
+    return series
+
+
+async def released(node: Node) -> None:
+    """Wait until nothing is left of the node's connections; not with full TIME-WAIT, which takes a minute."""
+    while len(node.stack.tcp.time_waits) and node.config.socket.time_wait is not TimeWait.FULL:
+        await asyncio.sleep(0.05)
+
+
+async def kernels(net: Rig, count: int, parallel: int) -> dict[str, object]:
+    """The same between the two kernels."""
+    async with net.helper(net.peer, "echo", VETH_ADDRESS, PORT):
+        return await net.ask(net.twin, "requests", VETH_ADDRESS, PORT, "--count", count, "--parallel", parallel)
+
+
+def _rate(facts: dict[str, object]) -> float:
+    done, seconds = facts["done"], facts["seconds"]
+    assert isinstance(done, int) and isinstance(seconds, float)
+    return done / seconds
+
+
+# -- P-4 -------------------------------------------------------------------------------------------
+
+
+def rates(setting: Setting) -> list[Figure]:
+    """P-4: connections per second, dedicated and on-link."""
+    return [*setting.run(_dedicated(setting)), *setting.run(_on_link(setting))]
+
+
+async def _dedicated(setting: Setting) -> list[Figure]:
+    figures = []
+    with rig() as net:
+        async with (
+            net.node(time_wait=setting.time_wait) as node,
+            net.helper(net.peer, "echo", ADDRESS, PORT),
+        ):
+            for parallel in (1, 16):
+                count = setting.many(4000, 32)
+
+                async def ours(count: int = count, parallel: int = parallel) -> float:
+                    return (await connections(node, count, parallel)).rate
+
+                async def theirs(count: int = count, parallel: int = parallel) -> float:
+                    return _rate(await kernels(net, count, parallel))
+
+                values, baselines = await take_turns(setting.repeats, ours, theirs)
+                what = (
+                    f"one-time connections, dedicated prefix, {_times(parallel)}, TIME-WAIT {setting.time_wait}; "
+                    "baseline a kernel client in Python"
+                )
+                figures.append(figure("P-4", what, "1/s", values, baselines, Goal(at_least=3000)))
+    return figures
+
+
+def _times(parallel: int) -> str:
+    return "one after another" if parallel == 1 else f"{parallel} at a time"
+
+
+async def _on_link(setting: Setting) -> list[Figure]:
+    """A pool filled beforehand, used up; then what the peer's neighbour table says to that."""
+    count = setting.many(2000, 16)
+    pool = PoolConfig(low=0, high=count, limit=count + 64, pace=0.0005, concurrent=256, max_age=3600.0)
+    values = []
+    first: list[float] = []
+    for _ in range(setting.repeats):
+        with rig() as net:
+            async with (
+                net.node(pool=pool, time_wait=setting.time_wait) as node,
+                net.helper(net.peer, "echo", ADDRESS, PORT),
+            ):
+                await node.until(lambda: node.pool.ready >= count, WAIT + count * 0.01)
+                series = await connections(node, count, 1)
+                values.append(series.rate)
+                first.append(float(count if series.first_failure is None else series.first_failure))
+            threshold = kernel.get_sysctl(kernel.Namespace.current(), NEIGHBOURS)
+    what = f"one-time connections, on-link pool of {count} filled beforehand, TIME-WAIT {setting.time_wait}"
+    where = f"connections before the first that fails, of {count}; the peer's gc_thresh3 is {threshold}"
+    return [figure("P-4", what, "1/s", values), figure("P-4", f"on-link pool: {where}", "connections", first)]
+
+
+# -- P-5 -------------------------------------------------------------------------------------------
+
+
+def price(setting: Setting) -> list[Figure]:
+    """P-5: the price of one-time: the same stack with one fixed address and four-value keys."""
+    return setting.run(_price(setting))
+
+
+async def _price(setting: Setting) -> list[Figure]:
+    count = setting.many(3000, 32)
+    costs: dict[bool, list[float]] = {False: [], True: []}
+    speeds: dict[bool, list[float]] = {False: [], True: []}
+
+    async def one(fixed: bool) -> float:
+        with rig() as net:
+            async with (
+                net.node(fixed=fixed, time_wait=setting.time_wait) as node,
+                net.helper(net.peer, "echo", ADDRESS, PORT),
+            ):
+                series = await connections(node, count, 1, wait=True)
+        costs[fixed].append(series.cost * 1e6)
+        speeds[fixed].append(series.rate)
+        return series.cost
+
+    await take_turns(max(setting.repeats, 2), lambda: one(False), lambda: one(True))
+    baseline = "baseline one fixed address, four-value keys"
+    return [
+        figure(
+            "P-5",
+            f"processor time per one-time connection; {baseline}",
+            "µs",
+            costs[False],
+            costs[True],
+            Goal(at_most=1.05, of_ratio=True),
+        ),
+        figure("P-5", f"one-time connections, one after another; {baseline}", "1/s", speeds[False], speeds[True]),
+    ]
+
+
+# -- P-6 -------------------------------------------------------------------------------------------
+
+
+class Answer(asyncio.Protocol):
+    """Sends back what comes; tells when the connection is over."""
+
+    def __init__(self, over: Callable[[], None]) -> None:
+        self._over = over
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self._transport.write(data)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._over()
+
+
+def services(setting: Setting) -> list[Figure]:
+    """P-6: SSAs issued, used by a kernel client, and released."""
+    return setting.run(_services(setting))
+
+
+async def _services(setting: Setting) -> list[Figure]:
+    count = setting.many(4000, 32)
+
+    async def one(parallel: int) -> float:
+        with rig() as net:
+            async with (
+                net.node(time_wait=setting.time_wait) as node,
+                net.helper(net.peer, "visit", ADDRESS, node.config.socket.reduced_port) as visitor,
+            ):
+                free = asyncio.Semaphore(parallel)
+                server = node.listen(lambda: Answer(free.release))
+                began = time.perf_counter()
+                for _ in range(count):
+                    await free.acquire()
+                    ssa = await server.issue()
+                    visitor.tell(f"{ssa}\n")
+                for _ in range(parallel):
+                    await asyncio.wait_for(free.acquire(), WAIT)
+                took = time.perf_counter() - began
+                visitor.finish()
+                facts = await visitor.line()
+                server.close()
+        assert facts["done"] == count, facts
+        return count / took
+
+    figures = []
+    for parallel in (1, 16):
+        [values] = await take_turns(setting.repeats, lambda parallel=parallel: one(parallel))  # type: ignore[misc]
+        what = f"SSAs issued, used, released, {_times(parallel)}"
+        figures.append(figure("P-6", what, "1/s", values, goal=Goal(at_least=3000)))
+    return figures
+
+
+# -- P-7 -------------------------------------------------------------------------------------------
+
+
+def latencies(setting: Setting) -> list[Figure]:
+    """P-7: from connect() to established."""
+    return setting.run(_latencies(setting))
+
+
+async def _latencies(setting: Setting) -> list[Figure]:
+    count = setting.many(500, 16)
+    pool = PoolConfig(low=0, high=count, limit=count + 64, pace=0.0005, concurrent=256)
+    times: dict[str, list[list[float]]] = {"pool hit": [], "dedicated": [], "fixed": [], "kernel": []}
+
+    async def own(name: str) -> float:
+        with rig() as net:
+            async with (
+                net.node(
+                    fixed=name == "fixed", pool=pool if name == "pool hit" else None, time_wait=setting.time_wait
+                ) as node,
+                net.helper(net.peer, "echo", ADDRESS, PORT),
+            ):
+                if name == "pool hit":
+                    await node.until(lambda: node.pool.ready >= count, WAIT + count * 0.01)
+                series = await connections(node, count, 1)
+        times[name].append(series.connect)
+        return percentile(series.connect, 0.5)
+
+    async def kernel_() -> float:
+        with rig() as net:
+            facts = await kernels(net, count, 1)
+        connect = facts["times"]
+        assert isinstance(connect, list)
+        times["kernel"].append(connect)
+        return percentile(connect, 0.5)
+
+    def run(name: str) -> Callable[[], Awaitable[float]]:
+        return lambda: own(name)
+
+    await take_turns(setting.repeats, run("pool hit"), run("dedicated"), run("fixed"), kernel_)
+    figures = []
+    for name in ("pool hit", "dedicated", "fixed"):
+        for share, label in ((0.5, "p50"), (0.99, "p99")):
+            values, baselines = (
+                [percentile(connect, share) * 1e3 for connect in times[key]] for key in (name, "kernel")
+            )
+            goal = Goal(at_most=4.0, of_ratio=True) if share == 0.5 else None
+            figures.append(
+                figure(
+                    "P-7",
+                    f"connect() to established, {name}, {label}; baseline a kernel",
+                    "ms",
+                    values,
+                    baselines,
+                    goal,
+                )
+            )
+    return figures

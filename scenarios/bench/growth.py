@@ -1,0 +1,80 @@
+"""P-14: cost against work: what one unit costs when there are ten and a hundred times as many."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from .bulk import network, out
+from .connections import connections
+from .figures import Figure, Goal, figure
+from .rig import ADDRESS, PORT
+from .setting import Setting, take_turns
+from .simulation import simulate
+
+FACTORS = (1, 10, 100)
+LINEAR = Goal(at_most=1.15, of_ratio=True)
+"""Cost per unit must not grow; the rest is noise."""
+
+
+def growth(setting: Setting) -> list[Figure]:
+    """P-14: bulk out, short connections and the simulation, at ×1, ×10 and ×100."""
+    factors = FACTORS[:2] if setting.smoke else FACTORS
+    return [
+        *setting.run(_bulk(setting, factors)),
+        *setting.run(_connections(setting, factors)),
+        *_simulation(setting, factors),
+    ]
+
+
+def _figures(what: str, unit: str, factors: tuple[int, ...], costs: list[list[float]]) -> list[Figure]:
+    """One figure per factor; the first is the others' baseline."""
+    base = costs[0]
+    return [
+        figure(
+            "P-14",
+            f"{what}, ×{factor}" + ("; baseline ×1" if factor > 1 else ""),
+            unit,
+            values,
+            base if factor > 1 else (),
+            LINEAR if factor > 1 else None,
+        )
+        for factor, values in zip(factors, costs, strict=True)
+    ]
+
+
+async def _bulk(setting: Setting, factors: tuple[int, ...]) -> list[Figure]:
+    async with network(setting, offload=True) as (net, node):
+
+        def run(factor: int) -> Callable[[], Awaitable[float]]:
+            async def cost() -> float:
+                return 8.0 / await out(net, node, setting.seconds, factor)
+
+            return cost
+
+        costs = await take_turns(setting.repeats, *map(run, factors))
+    return _figures("time per GB of bulk out, over so many connections at once", "s/GB", factors, costs)
+
+
+async def _connections(setting: Setting, factors: tuple[int, ...]) -> list[Figure]:
+    base = setting.many(50, 4)
+    async with network(setting, offload=True) as (net, node), net.helper(net.peer, "echo", ADDRESS, PORT):
+
+        def run(factor: int) -> Callable[[], Awaitable[float]]:
+            async def cost() -> float:
+                return (await connections(node, base * factor, 1)).seconds / (base * factor) * 1e6
+
+            return cost
+
+        costs = await take_turns(setting.repeats, *map(run, factors))
+    what = f"time per one-time connection, {base} × so many one after another, TIME-WAIT {setting.time_wait}"
+    return _figures(what, "µs", factors, costs)
+
+
+def _simulation(setting: Setting, factors: tuple[int, ...]) -> list[Figure]:
+    base, chunks = setting.many(10, 2), setting.many(100, 5)
+    costs: list[list[float]] = [[] for _ in factors]
+    for _ in range(setting.repeats):
+        for factor, values in zip(factors, costs, strict=True):
+            packets, took = simulate(base * factor, chunks)
+            values.append(took / packets * 1e6)
+    return _figures(f"time per simulated packet, {base} × so many nodes", "µs", factors, costs)

@@ -1,0 +1,303 @@
+"""The kernel's side of a benchmark: small servers and clients on ordinary sockets, run inside a network namespace.
+
+    python -I -S peer.py sink HOST PORT            takes connections and reads them to their end
+    python -I -S peer.py source HOST PORT …        sends on every connection, for --seconds
+    python -I -S peer.py echo HOST PORT            sends back what it gets
+    python -I -S peer.py requests HOST PORT …      makes connections: one byte each way, close
+    python -I -S peer.py send | receive | rtt …    one long connection
+    python -I -S peer.py visit HOST PORT           connects once to each address of its standard input
+
+It speaks in lines of JSON on standard output, of which the first says that it is ready.  Times are of CLOCK_MONOTONIC, which all
+processes of a machine share.  It imports nothing of this project and starts at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import selectors
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+PIECE = bytes(1 << 18)
+BUFFER = 1 << 20
+_lock = threading.Lock()
+
+
+def say(**facts: object) -> None:
+    """One line for whoever started this program."""
+    with _lock:
+        print(json.dumps(facts), flush=True)
+
+
+def listener(host: str, port: int) -> socket.socket:
+    """A listening socket; the kernel may need a moment for an address that is new."""
+    sock = socket.socket(socket.AF_INET6, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.bind((host, port))
+    sock.listen(4096)
+    say(ready=True)
+    return sock
+
+
+def per_connection(sock: socket.socket, work: Callable[[socket.socket], None]) -> None:
+    """`work` in a thread of its own for every connection."""
+    while True:
+        connection, _ = sock.accept()
+        threading.Thread(target=work, args=(connection,), daemon=True).start()
+
+
+def drain(connection: socket.socket) -> None:
+    """Read to the end, and tell how much came between which times."""
+    buffer = bytearray(BUFFER)
+    total = 0
+    first = last = time.monotonic()
+    try:
+        while count := connection.recv_into(buffer):
+            last = time.monotonic()
+            if not total:
+                first = last
+            total += count
+    except OSError:
+        pass
+    connection.close()
+    say(bytes=total, first=first, last=last)
+
+
+def pour(connection: socket.socket, seconds: float) -> None:
+    """Send for so long, then end the stream and wait for the other end's."""
+    total = 0
+    first = time.monotonic()
+    try:
+        while time.monotonic() - first < seconds:
+            total += connection.send(PIECE)
+        connection.shutdown(socket.SHUT_WR)
+        connection.recv(1)
+    except OSError:
+        pass
+    connection.close()
+    say(sent=total, first=first, last=time.monotonic())
+
+
+def echo(sock: socket.socket) -> None:
+    """Send back what comes, on any number of connections."""
+    sock.setblocking(False)
+    chooser = selectors.EpollSelector()
+    chooser.register(sock, selectors.EVENT_READ)
+    while True:
+        for key, _ in chooser.select():
+            if key.fileobj is sock:
+                _accept_all(sock, chooser)
+            else:
+                _answer(key.fileobj, chooser)  # type: ignore[arg-type]
+
+
+def _accept_all(sock: socket.socket, chooser: selectors.BaseSelector) -> None:
+    while True:
+        try:
+            connection, _ = sock.accept()
+        except BlockingIOError:
+            return
+        connection.setblocking(False)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        chooser.register(connection, selectors.EVENT_READ)
+
+
+def _answer(connection: socket.socket, chooser: selectors.BaseSelector) -> None:
+    try:
+        data = connection.recv(65536)
+        if data:
+            connection.send(data)
+            return
+    except BlockingIOError:
+        return
+    except OSError:
+        pass
+    chooser.unregister(connection)
+    connection.close()
+
+
+class Dialler:
+    """Makes connections to one target, through a SOCKS5 proxy where one is given."""
+
+    def __init__(self, host: str, port: int, proxy: int | None) -> None:
+        self.host = host
+        self.port = port
+        self.proxy = proxy
+
+    def __call__(self) -> socket.socket:
+        """A connection; OSError when there is none."""
+        sock = socket.socket(socket.AF_INET6, socket.SOCK_STREAM)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if self.proxy is None:
+            sock.connect((self.host, self.port))
+            return sock
+        sock.connect(("::1", self.proxy))
+        sock.sendall(b"\5\1\0")
+        _exactly(sock, 2)
+        sock.sendall(b"\5\1\0\4" + socket.inet_pton(socket.AF_INET6, self.host) + self.port.to_bytes(2, "big"))
+        reply = _exactly(sock, 4)
+        if reply[1]:
+            raise OSError(f"the front end answered {reply[1]}")
+        _exactly(sock, {1: 4, 4: 16}[reply[3]] + 2)
+        return sock
+
+
+def _exactly(sock: socket.socket, count: int) -> bytes:
+    data = b""
+    while len(data) < count:
+        more = sock.recv(count - len(data))
+        if not more:
+            raise OSError("the stream ended early")
+        data += more
+    return data
+
+
+def requests(dial: Dialler, count: int, parallel: int) -> None:
+    """`count` connections, one byte each way; tells how long all took, and the times to connect.
+
+    Those at the same time are made by processes, as many clients are, since threads of one would wait for each other.
+    """
+    began = time.monotonic()
+    shares = [count // parallel + (number < count % parallel) for number in range(parallel)]
+    pipes = [_in_child(dial, share) for share in shares[1:]]
+    outcomes = [_requests(dial, shares[0])]
+    for pipe in pipes:
+        with os.fdopen(pipe, "rb") as file:
+            outcomes.append(json.loads(file.read()))
+    seconds = time.monotonic() - began
+    times = sorted(value for outcome in outcomes for value in outcome["times"])
+    why = [text for outcome in outcomes for text in outcome["why"]]
+    say(done=len(times) - len(why), failed=len(why), why=why[:1], seconds=seconds, times=times)
+
+
+def _in_child(dial: Dialler, count: int) -> int:
+    reading, writing = os.pipe()
+    if os.fork():
+        os.close(writing)
+        return reading
+    try:
+        with os.fdopen(writing, "w") as file:
+            json.dump(_requests(dial, count), file)
+    finally:
+        os._exit(0)
+
+
+def _requests(dial: Dialler, count: int) -> dict[str, list[Any]]:
+    times: list[float] = []
+    failures: list[str] = []
+    for _ in range(count):
+        began = time.perf_counter()
+        try:
+            with dial() as sock:
+                times.append(time.perf_counter() - began)
+                sock.sendall(b"x")
+                _exactly(sock, 1)
+        except OSError as error:
+            failures.append(str(error))
+    return {"times": times, "why": failures}
+
+
+def rtt(dial: Dialler, count: int) -> None:
+    """The times of `count` bytes, there and back on one connection."""
+    sock = dial()
+    times = []
+    for _ in range(count):
+        began = time.perf_counter()
+        sock.sendall(b"x")
+        _exactly(sock, 1)
+        times.append(time.perf_counter() - began)
+    sock.close()
+    say(done=count, times=sorted(times))
+
+
+def visit(port: int) -> None:
+    """Connect once to each address of standard input, one byte each way, close."""
+    chooser = selectors.EpollSelector()
+    chooser.register(0, selectors.EVENT_READ)
+    say(ready=True)
+    pending, done, failed = b"", 0, 0
+    open_ = 0
+    ended = False
+    while not (ended and not open_):
+        for key, events in chooser.select():
+            if key.fd == 0:
+                data = os.read(0, 65536)
+                pending += data
+                if not data:
+                    ended = True
+                    chooser.unregister(0)
+                *lines, pending = pending.split(b"\n")
+                for line in lines:
+                    open_ += 1
+                    _begin_visit(line.decode(), port, chooser)
+                continue
+            sock: socket.socket = key.fileobj  # type: ignore[assignment]
+            try:
+                if events & selectors.EVENT_WRITE:
+                    sock.send(b"x")
+                    chooser.modify(sock, selectors.EVENT_READ)
+                    continue
+                if sock.recv(16):
+                    done += 1
+                else:
+                    failed += 1
+            except OSError:
+                failed += 1
+            chooser.unregister(sock)
+            sock.close()
+            open_ -= 1
+    say(done=done, failed=failed)
+
+
+def _begin_visit(host: str, port: int, chooser: selectors.BaseSelector) -> None:
+    sock = socket.socket(socket.AF_INET6, socket.SOCK_STREAM)
+    sock.setblocking(False)
+    sock.connect_ex((host, port))
+    chooser.register(sock, selectors.EVENT_WRITE)
+
+
+def main(arguments: list[str]) -> None:
+    """Play one role."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("role")
+    parser.add_argument("host")
+    parser.add_argument("port", type=int)
+    parser.add_argument("--seconds", type=float, default=1.0)
+    parser.add_argument("--count", type=int, default=1)
+    parser.add_argument("--parallel", type=int, default=1)
+    parser.add_argument("--proxy", type=int)
+    given = parser.parse_args(arguments)
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    host, port = given.host, given.port
+    dial = Dialler(host, port, given.proxy)
+    match given.role:
+        case "sink":
+            per_connection(listener(host, port), drain)
+        case "source":
+            per_connection(listener(host, port), lambda connection: pour(connection, given.seconds))
+        case "echo":
+            echo(listener(host, port))
+        case "requests":
+            requests(dial, given.count, given.parallel)
+        case "rtt":
+            rtt(dial, given.count)
+        case "send":
+            pour(dial(), given.seconds)
+        case "receive":
+            drain(dial())
+        case "visit":
+            visit(port)
+        case other:
+            sys.exit(f"no such role: {other}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

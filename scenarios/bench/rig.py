@@ -1,0 +1,207 @@
+"""The network of the benchmarks: a kernel that is the peer, the node on a TAP of it, a twin kernel for the baseline.
+
+        ┌───────────── peer ─────────────┐
+    TAP ┤ node   ADDRESS   VETH_ADDRESS  ├─────────── twin
+        └────────────────────────────────┘  a veth pair, for kernel ↔ kernel
+
+Two prefixes lead to the node: DEDICATED is routed to it, ON_LINK is shared with the peer by neighbour discovery.  Both kernels
+run reno: other controllers pace, and hide the limit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from random import SystemRandom
+from typing import Any
+
+from compat import kernel
+from compat.programs.errors import ProgramFailed
+from compat.programs.process import complete_in, is_bound, run_in
+from tapstack.ipv6.addresses import AddressKind, Trigger
+from tapstack.ipv6.config import HostConfig
+from tapstack.tcp.options import PortMode, SocketOptions, TimeWait
+from tapstack.types import address, address_text
+from unimux.das import ChosenAddress
+from unimux.node import Node, NodeConfig
+from unimux.poolstate import PoolConfig
+
+ADDRESS = "2001:db8:b0::1"
+ON_LINK = "2001:db8:b0::"
+DEDICATED = "2001:db8:b1::"
+FIXED = "2001:db8:b1::f"
+VETH_ADDRESS = "2001:db8:b2::1"
+TWIN_ADDRESS = "2001:db8:b2::2"
+KERNEL_END = "fe80::1"
+PORT = 5001
+WAIT = 20.0
+_PEER = Path(__file__).with_name("peer.py")
+
+
+class Helper:
+    """A running peer program."""
+
+    def __init__(self, process: Process) -> None:
+        self.process = process
+        self._said = bytearray()
+
+    async def line(self, timeout: float = 120.0) -> dict[str, Any]:
+        """The next thing it says."""
+        try:
+            async with asyncio.timeout(timeout):
+                text = await self._read_line()
+        except TimeoutError:
+            raise ProgramFailed(f"a benchmark's peer said nothing for {timeout:g} s.") from None
+        facts = json.loads(text)
+        assert isinstance(facts, dict)
+        return facts
+
+    async def _read_line(self) -> bytes:
+        # A line may hold the times of many connections, more than a StreamReader takes for one.
+        stdout, stderr = self.process.stdout, self.process.stderr
+        assert stdout is not None and stderr is not None
+        while (end := self._said.find(b"\n")) < 0:
+            more = await stdout.read(1 << 16)
+            if not more:
+                words = (await stderr.read()).decode(errors="replace").strip()
+                raise ProgramFailed(f"a benchmark's peer ended early: {words[-300:] or 'it said nothing'}")
+            self._said += more
+        line = bytes(self._said[:end])
+        del self._said[: end + 1]
+        return line
+
+    def tell(self, text: str) -> None:
+        """Write to its standard input."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(text.encode())
+
+    def finish(self) -> None:
+        """End its standard input."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Rig:
+    """The two kernels and the cable between them."""
+
+    peer: kernel.Namespace
+    twin: kernel.Namespace
+    cable: tuple[kernel.Interface, kernel.Interface]
+
+    @asynccontextmanager
+    async def helper(self, where: kernel.Namespace, role: str, host: str, *more: object) -> AsyncIterator[Helper]:
+        """A peer program (peer.py) inside a namespace; servers are ready when the block begins."""
+        argv = [sys.executable, "-I", "-S", str(_PEER), role, host, *map(str, more)]
+        async with run_in(where, argv, stdin=PIPE, stdout=PIPE, stderr=PIPE, grace=0.2) as process:
+            helper = Helper(process)
+            if role in ("sink", "source", "echo", "visit"):
+                await helper.line()
+            yield helper
+
+    async def ask(self, where: kernel.Namespace, role: str, host: str, *more: object) -> dict[str, Any]:
+        """What a peer program that is a client found out."""
+        async with self.helper(where, role, host, *more) as helper:
+            return await helper.line()
+
+    @asynccontextmanager
+    async def node(
+        self,
+        *,
+        offload: bool = True,
+        fixed: bool = False,
+        pool: PoolConfig | None = None,
+        time_wait: TimeWait = TimeWait.SHORT,
+    ) -> AsyncIterator[Node]:
+        """A node on a TAP of the peer, ready to connect.
+
+        fixed: every connection from one ordinary address, by four-value keys.  pool: addresses of the on-link prefix;
+        without, they come from the dedicated one.
+        """
+        mode = PortMode.AWARE if fixed else PortMode.L1
+        config = NodeConfig(
+            host=HostConfig(
+                stable_addresses=False,
+                solicit_routers=False,
+                dad_initial_delay=0.0,
+                dad_transmits=1 if pool else 0,
+                dad_pace=0.0005,
+                dad_concurrent=256,
+            ),
+            pool=pool or PoolConfig(),
+            socket=SocketOptions(mode=mode, time_wait=time_wait, nodelay=True),
+        )
+        with ExitStack() as stack:
+            link = stack.enter_context(kernel.tap(self.peer, "node", mac=SystemRandom(), offload=offload))
+            end = kernel.Interface(self.peer, "node")
+            for text in (KERNEL_END, ADDRESS):
+                stack.enter_context(kernel.address(end, f"{text}/64"))
+            async with Node(link, config) as node:
+                await node.until(lambda: node.stack.host.link_local is not None, WAIT)
+                local = node.stack.host.link_local
+                assert local is not None
+                stack.enter_context(kernel.route(self.peer, f"{DEDICATED}/64", via=address_text(local), dev=end))
+                self._configure(node, fixed=fixed, on_link=pool is not None)
+                yield node
+
+    def _configure(self, node: Node, *, fixed: bool, on_link: bool) -> None:
+        host, now = node.stack.host, node.now()
+        host.prefix_list.add_static(address(ON_LINK), 64, autonomous=on_link, now=now)
+        host.routers.add_static(address(KERNEL_END), now)
+        if not on_link:
+            host.prefix_list.add_dedicated(address(DEDICATED), 64)
+        if fixed:
+            host.addresses.add(
+                address(FIXED), AddressKind.STABLE, now, trigger=Trigger.ADD_WITHOUT_DAD, per_address_nd=False
+            )
+            node.das = ChosenAddress(host.addresses, address(FIXED))
+        node.pool.start(now)
+        node.driver.kick()
+
+    async def iperf(self, *, seconds: float, smoke: bool, reverse: bool = False, parallel: int = 1) -> float:
+        """iperf3 from the twin to the peer over the cable, Gbit/s at the receiver."""
+        server = ["iperf3", "--server", "--one-off", "--bind", VETH_ADDRESS]
+        amount = ["--bytes", "50M"] if smoke else ["--time", str(max(1, round(seconds)))]
+        client = ["iperf3", "--client", VETH_ADDRESS, "--json", "--parallel", str(parallel), *amount]
+        async with run_in(self.peer, server) as process:
+            for _ in range(2000):
+                if is_bound(process, "tcp6", 5201):
+                    break
+                await asyncio.sleep(0.002)
+            done = await complete_in(self.twin, [*client, "--reverse"] if reverse else client, timeout=seconds + 30)
+        if done.code:
+            raise ProgramFailed(f"iperf3 ended with status {done.code}: {done.stdout.decode()[-200:]}")
+        return float(json.loads(done.stdout)["end"]["sum_received"]["bits_per_second"]) / 1e9
+
+
+@contextmanager
+def rig(*, offload: bool = True) -> Iterator[Rig]:
+    """Build the kernels; raises what the machine lacks.  offload: of the cable between them."""
+    kernel.capabilities().require()
+    kernel.clean_leftovers()
+    with ExitStack() as stack:
+        peer, twin = (stack.enter_context(kernel.namespace(role)) for role in ("peer", "twin"))
+        for space in (peer, twin):
+            for setting in ("accept_dad", "dad_transmits", "accept_ra", "router_solicitations", "autoconf"):
+                kernel.set_sysctl(space, f"ipv6/conf/default/{setting}", 0)
+            kernel.set_sysctl(space, "ipv4/tcp_congestion_control", "reno")
+        cable = stack.enter_context(kernel.veth(peer, "twin", twin, "peer"))
+        if not offload:
+            for end in cable:
+                end.set_offloads(False)
+        stack.enter_context(kernel.address(cable[0], f"{VETH_ADDRESS}/64"))
+        stack.enter_context(kernel.address(cable[1], f"{TWIN_ADDRESS}/64"))
+        yield Rig(peer, twin, cable)
+
+
+def rss() -> int:
+    """The memory of this process that is in RAM, in bytes."""
+    with open("/proc/self/statm", encoding="ascii") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")

@@ -1,0 +1,107 @@
+"""P-13: how fast the simulation is: packets that nodes take in per second of the wall clock.
+
+Nodes stand on LANs of fifty, all in one virtual clock.  Every second node connects to its neighbour, from a one-time address of
+its own, and sends chunk after chunk, each echoed; every frame that reaches a node's stack counts.  Setting up is not measured.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import time
+from contextlib import AsyncExitStack, suppress
+
+from tapstack.clock import run_virtual
+from tapstack.ipv6.addresses import AddressKind, Trigger
+from tapstack.ipv6.config import HostConfig
+from tapstack.link.memory import MemorySwitch
+from tapstack.tcp.options import SocketOptions, TimeWait
+from tapstack.types import address, address_text
+from unimux.aio import open_connection, start_server
+from unimux.node import Node, NodeConfig
+
+from .figures import Figure, Goal, figure
+from .setting import Setting
+
+LAN = 50
+_CHUNK = bytes(1000)
+_CONFIG = NodeConfig(
+    host=HostConfig(stable_addresses=False, solicit_routers=False, dad_transmits=0, dad_initial_delay=0.0),
+    socket=SocketOptions(time_wait=TimeWait.SHARP, nodelay=True),
+)
+
+
+def simulate(nodes: int, chunks: int) -> tuple[int, float]:
+    """Packets that nodes took in, and seconds of the wall clock."""
+    return run_virtual(_simulate(nodes, chunks))
+
+
+async def _simulate(count: int, chunks: int) -> tuple[int, float]:
+    async with AsyncExitStack() as stack:
+        nodes: list[Node] = []
+        while len(nodes) < count:
+            switch = MemorySwitch(latency=0.0005)
+            stack.callback(switch.close)
+            for _ in range(min(LAN, count - len(nodes))):
+                number = len(nodes) + 1
+                node = Node(
+                    switch.connect(b"\2\0" + number.to_bytes(4, "big")), _CONFIG, seed=number.to_bytes(32, "big")
+                )
+                nodes.append(await stack.enter_async_context(node))
+        await asyncio.sleep(10)  # groups have been reported
+        for index in range(0, len(nodes) - 1, 2):
+            _configure(nodes[index], nodes[index + 1], index)
+        await asyncio.sleep(10)  # pools are filled
+        before = sum(node.stack.counters.frames_in for node in nodes)
+        gc.collect()
+        began = time.perf_counter()
+        async with asyncio.TaskGroup() as group:
+            for index in range(0, len(nodes) - 1, 2):
+                group.create_task(_talk(nodes[index], _address(index), chunks))
+        took = time.perf_counter() - began
+        packets = sum(node.stack.counters.frames_in for node in nodes) - before
+    return packets, took
+
+
+def _address(index: int) -> bytes:
+    """Where the callee of a pair is found."""
+    return address("2001:db8:f::")[:8] + (index + 1).to_bytes(8, "big")
+
+
+def _configure(caller: Node, callee: Node, index: int) -> None:
+    """Addresses for a pair; the callee echoes."""
+    target = _address(index)
+    for node in (caller, callee):
+        prefixes = node.stack.host.prefix_list
+        prefixes.add_static(target[:8] + bytes(8), 64, autonomous=node is caller, now=node.now())
+        node.pool.start(node.now())
+        node.driver.kick()
+    addresses = callee.stack.host.addresses
+    addresses.add(target, AddressKind.STABLE, callee.now(), trigger=Trigger.ADD_WITHOUT_DAD)
+    start_server(callee, _echo).bind(target)
+
+
+async def _echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with suppress(ConnectionError):  # the run ends when the callers have what they want
+        while data := await reader.read(65536):
+            writer.write(data)
+    writer.close()
+
+
+async def _talk(caller: Node, target: bytes, chunks: int) -> None:
+    reader, writer = await open_connection(caller, address_text(target), 80)
+    for _ in range(chunks):
+        writer.write(_CHUNK)
+        await reader.readexactly(len(_CHUNK))
+    writer.close()
+
+
+def rate_of(setting: Setting) -> list[Figure]:
+    """P-13: with a thousand nodes."""
+    nodes, chunks = setting.many(1000, 10), setting.many(100, 5)
+    values = []
+    for _ in range(setting.repeats):
+        packets, took = simulate(nodes, chunks)
+        values.append(packets / took)
+    what = f"simulated packets per second of the wall clock, {nodes:,} nodes"
+    return [figure("P-13", what, "1/s", values, goal=Goal(at_least=100_000))]
