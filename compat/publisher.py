@@ -42,7 +42,11 @@ class PublishLimits:
     idle_timeout: float | None = IDLE_TIMEOUT
 
     def __post_init__(self) -> None:
-        if self.max_sessions < 1 or self.connect_timeout <= 0 or (self.idle_timeout is not None and self.idle_timeout <= 0):
+        if (
+            self.max_sessions < 1
+            or self.connect_timeout <= 0
+            or (self.idle_timeout is not None and self.idle_timeout <= 0)
+        ):
             raise SetupError("The limits of a published service are all more than 0.")
 
 
@@ -84,7 +88,13 @@ class Backend:
         """Read HOST:PORT; raises `SetupError`."""
         host, colon, port = text.rpartition(":")
         bracketed = host.startswith("[") and host.endswith("]")
-        if not colon or not host or (":" in host and not bracketed) or not port.isdecimal() or not 0 < int(port) < 1 << 16:
+        if (
+            not colon
+            or not host
+            or (":" in host and not bracketed)
+            or not port.isdecimal()
+            or not 0 < int(port) < 1 << 16
+        ):
             raise SetupError(f"{text!r} is not HOST:PORT: write for instance 127.0.0.1:8080 or [::1]:8080.")
         return cls(host[1:-1] if bracketed else host, int(port))
 
@@ -160,7 +170,7 @@ class Publisher:
 
     def armed(self) -> list[Mapping[str, Any]]:
         """The SSAs that can be connected to now, described."""
-        found = []
+        found: list[Mapping[str, Any]] = []
         for server in self._servers.values():
             now_armed = set(server.armed)
             found += [self.describe(ssa) for ssa in server.outstanding if ssa.address in now_armed]
@@ -188,7 +198,7 @@ class Publisher:
         """Keep `count` SSAs armed, each announced when it is; runs until it is cancelled."""
         kept: list[ServiceAddress] = []
         while True:
-            kept = [ssa for ssa in kept if self.is_armed(ssa)]
+            kept[:] = [ssa for ssa in kept if self.is_armed(ssa)]
             while len(kept) < count:
                 ssa = await self.issue()
                 announce(ssa)
@@ -224,7 +234,9 @@ class Publisher:
         except OSError as error:  # TimeoutError is one
             self.counters.backend_failed += 1
             reason = "no answer" if isinstance(error, TimeoutError) else (error.strerror or str(error)).lower()
-            self._complain_once(f"The server at {self.backend} cannot be reached ({reason}): clients are reset until it is.")
+            self._complain_once(
+                f"The server at {self.backend} cannot be reached ({reason}): clients are reset until it is."
+            )
             relay.abort()
         except BaseException:
             relay.abort()

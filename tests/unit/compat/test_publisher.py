@@ -218,7 +218,9 @@ def test_the_url_for_people_and_the_token_for_programs() -> None:
 
 
 @pytest.mark.proves("UM-SSA-1", "UM-LIS-4")
-def test_other_processes_ask_for_addresses_over_the_control_socket(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_processes_ask_for_addresses_over_the_control_socket(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("unimux.control.service_socket", lambda name: tmp_path / f"{name}.sock")
 
     async def main() -> None:

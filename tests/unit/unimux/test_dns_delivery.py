@@ -1,0 +1,466 @@
+"""Delivery by DNS: dnspython asks a node's responder over UDP and TCP, in virtual time (UM-SSA-3)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from ipaddress import IPv6Address, IPv6Network
+from random import Random
+from typing import Any
+
+import dns.edns
+import dns.flags
+import dns.message
+import dns.opcode
+import dns.rcode
+import dns.rdataclass
+import dns.rdatatype
+import dns.tsig
+import dns.tsigkeyring
+import pytest
+
+from tapstack.ipv6.addresses import AddressEntry, AddressKind
+from tapstack.types import address
+from tests.unit.unimux.lan import Lan, lan, virtual
+from unimux.aio import open_connection
+from unimux.errors import PoolExhausted, SetupError
+from unimux.node import Node
+from unimux.server import Server
+from unimux.ssa.dnsresponder import Asker, DnsPolicy, NameFor, Responder, networks
+from unimux.ssa.dnsserver import DnsServer, hold_address
+
+NS = IPv6Address("2001:db8:1::53")
+KEY = b"0123456789abcdef0123456789abcdef"
+
+
+class Hello(asyncio.Protocol):
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        transport.write(b"hello")
+        transport.close()
+
+
+class Stage:
+    """A node with a responder and a service, and a node that asks."""
+
+    def __init__(
+        self, net: Lan, bob: Node, alice: Node, service: Server, server: DnsServer, asked: list[Asker]
+    ) -> None:
+        self.net = net
+        self.bob = bob
+        self.alice = alice
+        self.service = service
+        self.server = server
+        self.asked = asked
+        self.entry: AddressEntry | None = None
+
+    @property
+    def counters(self) -> Any:
+        return self.server.responder.counters
+
+    async def udp(self, query: dns.message.Message | bytes, *, timeout: float = 3.0) -> dns.message.Message | None:
+        """Ask over UDP from a port of its own; None where nothing comes back."""
+        node = self.alice
+        if self.entry is None:
+            self.entry = await hold_address(node, IPv6Address("2001:db8:1::aaaa"))
+        flow = node.stack.udp.open(self.entry, node.now(), address(str(NS)), 53)
+        came = asyncio.Event()
+        flow.owner = lambda bits: came.set()
+        flow.send(query if isinstance(query, bytes) else query.to_wire(), node.now())
+        node.driver.kick()
+        try:
+            async with asyncio.timeout(timeout):
+                await came.wait()
+            datagram = flow.receive()
+            assert datagram is not None
+            keys = {} if isinstance(query, bytes) else {"keyring": query.keyring, "request_mac": query.mac}
+            return dns.message.from_wire(datagram.data, **keys)
+        except TimeoutError:
+            return None
+        finally:
+            flow.close(node.now())
+            node.driver.kick()
+
+    async def tcp(self, *queries: dns.message.Message) -> list[dns.message.Message]:
+        """Ask over one TCP connection, all at once."""
+        reader, writer = await open_connection(self.alice, NS, 53)
+        for query in queries:
+            wire = query.to_wire()
+            writer.write(len(wire).to_bytes(2, "big") + wire)
+        writer.write_eof()
+        found = []
+        while length := await reader.read(2):
+            found.append(dns.message.from_wire(await reader.readexactly(int.from_bytes(length, "big"))))
+        writer.close()
+        return found
+
+    async def fetch(self, where: str) -> bytes:
+        reader, writer = await open_connection(self.alice, where, None)
+        data = await reader.read()
+        writer.close()
+        return data
+
+
+@asynccontextmanager
+async def stage(policy: DnsPolicy | None = None, delay: float = 0.0, **options: Any) -> AsyncIterator[Stage]:
+    async with lan() as net:
+        bob, alice = await net.node(), await net.node()
+        service = bob.listen(Hello)
+        asked: list[Asker] = []
+
+        async def mint(asker: Asker) -> IPv6Address:
+            asked.append(asker)
+            await asyncio.sleep(delay)
+            return (await service.issue(client=asker.client, lifetime=30, timeout=2)).address
+
+        made = policy or DnsPolicy(zone="shop.example", server=str(NS), **options)
+        async with DnsServer(bob, Responder(made, mint, bob.now), NS) as server:
+            yield Stage(net, bob, alice, service, server, asked)
+
+
+def aaaa(name: str = "shop.example", **options: Any) -> dns.message.Message:
+    return dns.message.make_query(name, "AAAA", **options)
+
+
+def only(response: dns.message.Message | None) -> str:
+    """The one address of an answer."""
+    assert response is not None
+    assert response.rcode() == dns.rcode.NOERROR
+    (rrset,) = response.answer
+    assert rrset.ttl == 0
+    (record,) = rrset
+    return str(record.address)
+
+
+def run(scene: Callable[[Stage], Any], **options: Any) -> None:
+    async def main() -> None:
+        async with stage(**options) as made:
+            await scene(made)
+
+    virtual(main())
+
+
+@pytest.mark.proves("UM-SSA-3")
+def test_each_query_mints_an_ssa_that_serves_and_is_not_to_be_kept() -> None:
+    async def scene(s: Stage) -> None:
+        first = await s.udp(aaaa())
+        assert first is not None
+        assert first.flags & dns.flags.AA
+        assert not first.flags & dns.flags.RA
+        await asyncio.sleep(2.5)
+        second = only(await s.udp(aaaa()))
+        assert only(first) != second
+        assert sorted(map(str, s.service.armed)) == sorted([only(first), second])
+        assert await s.fetch(second) == b"hello"
+        assert [str(a) for a in s.service.armed] == [only(first)]
+        await asyncio.sleep(31)
+        assert s.service.armed == [], "an SSA that nobody uses expires"
+
+    run(scene)
+
+
+@pytest.mark.proves("UM-SSA-3")
+def test_a_retry_within_two_seconds_gets_the_same_address() -> None:
+    """Other ports, other ids, while the first is still being made and after it is done."""
+
+    async def scene(s: Stage) -> None:
+        early = await asyncio.gather(*(s.udp(aaaa()) for _ in range(3)))
+        late = await s.udp(aaaa("SHOP.example"))
+        assert late is not None
+        assert str(late.answer[0].name) == "SHOP.example.", "the name comes back as it was written"
+        assert len({only(each) for each in (*early, late)}) == 1
+        assert len(s.asked) == 1
+        await asyncio.sleep(2.1)
+        assert only(await s.udp(aaaa())) != only(late)
+        assert len(s.asked) == 2
+
+    run(scene, delay=0.3)
+
+
+@pytest.mark.proves("UM-SSA-3")
+def test_over_tcp_several_queries_on_one_connection() -> None:
+    async def scene(s: Stage) -> None:
+        found = await s.tcp(aaaa(), dns.message.make_query("shop.example", "SOA"), aaaa("ns.shop.example"))
+        assert sorted(len(each.answer) for each in found) == [1, 1, 1]
+        assert {int(each.answer[0].rdtype) for each in found} == {dns.rdatatype.AAAA, dns.rdatatype.SOA}
+
+    run(scene)
+
+
+@pytest.mark.proves("UM-SSA-3")
+@pytest.mark.parametrize(
+    ("name", "kind", "rcode"),
+    [
+        ("shop.example", "A", dns.rcode.NOERROR),
+        ("shop.example", "MX", dns.rcode.NOERROR),
+        ("shop.example", "HTTPS", dns.rcode.NOERROR),
+        ("shop.example", "ANY", dns.rcode.NOERROR),
+        ("other.shop.example", "AAAA", dns.rcode.NXDOMAIN),
+        ("deep.www.shop.example", "AAAA", dns.rcode.NXDOMAIN),
+        ("ns.shop.example", "A", dns.rcode.NOERROR),
+    ],
+)
+def test_what_there_is_not_is_denied_with_the_zones_soa(name: str, kind: str, rcode: int) -> None:
+    async def scene(s: Stage) -> None:
+        response = await s.udp(dns.message.make_query(name, kind))
+        assert response is not None
+        assert (response.rcode(), response.answer) == (rcode, [])
+        (soa,) = response.authority
+        assert (str(soa.name), soa.rdtype, soa.ttl) == ("shop.example.", dns.rdatatype.SOA, 60)
+        assert soa[0].minimum == 60
+        assert s.asked == []
+
+    run(scene)
+
+
+def test_the_zone_says_who_serves_it() -> None:
+    async def scene(s: Stage) -> None:
+        ns = await s.udp(dns.message.make_query("shop.example", "NS"))
+        assert ns is not None
+        assert [str(record.target) for record in ns.answer[0]] == ["ns.shop.example."]
+        glue = await s.udp(aaaa("ns.shop.example"))
+        assert glue is not None
+        assert glue.answer[0][0].address == str(NS)
+        assert s.asked == []
+
+    run(scene)
+
+
+@pytest.mark.proves("UM-SSA-3")
+def test_a_source_over_its_rate_is_told_to_come_over_tcp_and_refused_there() -> None:
+    """The TCP connection comes from an EA of the same /64, which shares the bucket."""
+
+    async def scene(s: Stage) -> None:
+        only(await s.udp(aaaa()))
+        await asyncio.sleep(2.01)
+        over = await s.udp(aaaa())
+        assert over is not None
+        assert over.flags & dns.flags.TC
+        assert over.answer == []
+        assert len(over.to_wire()) <= len(aaaa().to_wire())
+        (refused,) = await s.tcp(aaaa())
+        assert refused.rcode() == dns.rcode.REFUSED
+        assert len(s.asked) == 1
+        await asyncio.sleep(1000)
+        only(await s.udp(aaaa()))
+
+    run(scene, rate=0.001, burst=1)
+
+
+def test_minting_over_tcp_only_sends_udp_there() -> None:
+    async def scene(s: Stage) -> None:
+        over = await s.udp(aaaa())
+        assert over is not None
+        assert over.flags & dns.flags.TC
+        assert s.asked == []
+        (response,) = await s.tcp(aaaa())
+        only(response)
+
+    run(scene, stream_only=True)
+
+
+# -- who asks ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.proves("UM-SSA-3", "UM-LIS-4")
+def test_a_believed_client_subnet_names_the_client_and_splits_the_answers() -> None:
+    async def scene(s: Stage) -> None:
+        near = dns.edns.ECSOption("2001:db8:1::", 64)
+        far = dns.edns.ECSOption("2001:db8:77::", 48)
+        answers = [await s.udp(aaaa(use_edns=0, options=[each])) for each in (near, far, near)]
+        addresses = [only(each) for each in answers]
+        assert addresses[0] == addresses[2] != addresses[1]
+        assert [each.client for each in s.asked] == [IPv6Network("2001:db8:1::/64"), IPv6Network("2001:db8:77::/48")]
+        assert answers[1] is not None
+        (option,) = answers[1].options
+        assert isinstance(option, dns.edns.ECSOption)
+        assert (option.address, option.srclen, option.scopelen) == ("2001:db8:77::", 48, 48)
+        assert await s.fetch(addresses[0]) == b"hello"
+        with pytest.raises(OSError, match="did not answer"):
+            await open_connection(s.alice, addresses[1], None, timeout=2)
+
+    run(scene, believe=networks(["2001:db8:1::/64"]), name_for=NameFor.SUBNET)
+
+
+@pytest.mark.proves("UM-SSA-3")
+def test_a_client_subnet_from_anybody_else_is_ignored() -> None:
+    async def scene(s: Stage) -> None:
+        response = await s.udp(aaaa(use_edns=0, options=[dns.edns.ECSOption("2001:db8:77::", 48)]))
+        assert response is not None
+        assert s.asked[0].subnet is None
+        (option,) = response.options
+        assert isinstance(option, dns.edns.ECSOption)
+        assert option.scopelen == 0
+
+    run(scene, name_for=NameFor.SUBNET)
+
+
+@pytest.mark.proves("UM-SSA-3")
+def test_only_allowed_clients_get_addresses() -> None:
+    async def scene(s: Stage) -> None:
+        refused = await s.udp(aaaa())
+        assert refused is not None
+        assert refused.rcode() == dns.rcode.REFUSED
+        option = dns.edns.ECSOption("2001:db8:77:1::", 64)
+        only(await s.udp(aaaa(use_edns=0, options=[option])))
+        assert len(s.asked) == 1
+
+    run(scene, allow=networks(["2001:db8:77::/48"]), believe=networks(["2001:db8:1::/64"]))
+
+
+def test_an_ssa_can_be_named_for_the_network_that_asks() -> None:
+    async def scene(s: Stage) -> None:
+        only(await s.udp(aaaa()))
+        assert s.asked[0].client == IPv6Network("2001:db8:1::/64")
+
+    run(scene, name_for=NameFor.SOURCE)
+
+
+@pytest.mark.proves("UM-SSA-3")
+def test_tsig_keys_are_told_apart_and_wrong_ones_are_refused() -> None:
+    def signed(name: str, secret: bytes) -> dns.message.Message:
+        query = aaaa()
+        key = dns.tsig.Key(name, secret, dns.tsig.HMAC_SHA256)
+        query.use_tsig({key.name: key}, key.name)
+        return query
+
+    async def scene(s: Stage) -> None:
+        unsigned = await s.udp(aaaa())
+        assert unsigned is not None
+        assert unsigned.rcode() == dns.rcode.REFUSED
+        ours = await s.udp(signed("alice", KEY))
+        only(ours)
+        assert ours is not None
+        assert ours.had_tsig, "the response is signed, and dnspython has verified it"
+        carol = only(await s.udp(signed("carol", KEY[::-1])))
+        assert carol != only(ours)
+        assert [each.key for each in s.asked] == ["alice.", "carol."]
+        for wrong in (signed("alice", KEY[::-1]), signed("mallory", KEY)):
+            response = await s.udp(wrong.to_wire())
+            assert response is not None
+            assert response.rcode() == dns.rcode.NOTAUTH
+        assert len(s.asked) == 2
+
+    run(scene, keys={"alice": KEY, "carol": KEY[::-1]}, require_key=True)
+
+
+# -- what goes wrong ---------------------------------------------------------------------------------------
+
+
+def test_no_address_is_a_server_failure_that_says_why_and_the_next_try_is_a_new_one() -> None:
+    async def main() -> None:
+        fail = True
+
+        async def mint(asker: Asker) -> IPv6Address:
+            if fail:
+                raise PoolExhausted(2.0)
+            return IPv6Address("2001:db8:1::5")
+
+        clock = asyncio.get_running_loop().time
+        responder = Responder(DnsPolicy(zone="shop.example"), mint, clock)
+        wire = await responder.answer(aaaa(use_edns=0).to_wire(), "2001:db8:1::1", stream=False)
+        assert wire is not None
+        response = dns.message.from_wire(wire)
+        assert response.rcode() == dns.rcode.SERVFAIL
+        (said,) = response.options
+        assert isinstance(said, dns.edns.EDEOption)
+        assert said.text is not None
+        assert said.text.startswith("No one-time address was ready")
+        fail = False
+        wire = await responder.answer(aaaa().to_wire(), "2001:db8:1::1", stream=False)
+        assert wire is not None
+        assert only(dns.message.from_wire(wire)) == "2001:db8:1::5"
+
+    virtual(main())
+
+
+def test_other_opcodes_classes_zones_and_versions_are_refused_by_name() -> None:
+    async def scene(s: Stage) -> None:
+        notify = aaaa()
+        notify.set_opcode(dns.opcode.NOTIFY)
+        chaos = dns.message.make_query("version.bind", "TXT", "CH")
+        elsewhere = aaaa("www.example.org")
+        later = aaaa(use_edns=1)
+        wanted = [dns.rcode.NOTIMP, dns.rcode.REFUSED, dns.rcode.REFUSED, dns.rcode.BADVERS]
+        for query, rcode in zip((notify, chaos, elsewhere, later), wanted, strict=True):
+            response = await s.udp(query)
+            assert response is not None
+            assert response.rcode() == rcode
+        assert await s.udp(dns.message.make_response(aaaa()).to_wire(), timeout=0.5) is None, (
+            "responses are not answered"
+        )
+        assert s.asked == []
+
+    run(scene)
+
+
+def test_garbage_never_raises_and_mints_nothing() -> None:
+    async def main() -> None:
+        random = Random(5)
+        asked: list[Asker] = []
+
+        async def mint(asker: Asker) -> IPv6Address:
+            asked.append(asker)
+            return IPv6Address("2001:db8:1::5")
+
+        policy = DnsPolicy(zone="shop.example", keys={"alice": KEY}, require_key=True)
+        responder = Responder(policy, mint, asyncio.get_running_loop().time)
+        whole = aaaa(use_edns=0, options=[dns.edns.ECSOption("2001:db8::", 32)]).to_wire()
+        for _ in range(3000):
+            data = bytearray(whole)
+            for _ in range(random.randrange(1, 6)):
+                data[random.randrange(len(data))] = random.randrange(256)
+            cut = bytes(data[: random.randrange(len(data) + 1)])
+            for wire in (cut, random.randbytes(random.randrange(80))):
+                response = await responder.answer(wire, "2001:db8:1::1", stream=bool(random.getrandbits(1)))
+                assert response is None or response[:2] == wire[:2]
+        assert asked == []
+
+    virtual(main())
+
+
+def test_a_silent_tcp_connection_ends_and_too_many_are_turned_away() -> None:
+    async def scene(s: Stage) -> None:
+        reader, writer = await open_connection(s.alice, NS, 53)
+        writer.write(b"\x00")
+        began = s.alice.now()
+        with pytest.raises(ConnectionError):
+            await reader.read()
+        assert 9 < s.alice.now() - began < 12
+
+    run(scene)
+
+
+def test_an_address_of_another_prefix_or_of_somebody_else_cannot_be_the_servers() -> None:
+    async def main() -> None:
+        async with lan() as net:
+            bob, alice = await net.node(), await net.node()
+            with pytest.raises(SetupError, match="lies in no prefix"):
+                await hold_address(bob, IPv6Address("2001:db8:99::1"), timeout=2)
+            await hold_address(alice, NS)
+            with pytest.raises(SetupError, match="belongs to another node"):
+                await hold_address(bob, NS)
+            entry = alice.stack.host.addresses.get(NS.packed)
+            assert entry is not None
+            assert entry.kind is AddressKind.STABLE
+
+    virtual(main())
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"zone": "a..b"}, "is no zone"),
+        ({"zone": "x", "rate": 0.0}, "more than 0"),
+        ({"zone": "x", "require_key": True}, "requires a TSIG key"),
+    ],
+)
+def test_a_policy_that_makes_no_sense_is_a_sentence(options: dict[str, Any], why: str) -> None:
+    async def mint(asker: Asker) -> IPv6Address:
+        raise AssertionError
+
+    with pytest.raises(SetupError, match=why):
+        Responder(DnsPolicy(**options), mint, lambda: 0.0)
+    with pytest.raises(SetupError, match="no prefix"):
+        networks(["2001:db8::1/32"])

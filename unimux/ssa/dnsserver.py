@@ -1,0 +1,214 @@
+"""The responder of `dnsresponder` on a node: UDP and TCP at an ordinary address of it (RFC 1035 §4.2, RFC 7766).
+
+A name server has to be found, so its address is an ordinary one that stays; the addresses that it hands out are not.
+
+Bounds: `MAX_PENDING` queries that wait for an address, beyond which datagrams are dropped; `MAX_STREAMS` TCP connections, each
+with `MAX_PER_STREAM` queries under way and `STREAM_IDLE` seconds of silence.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from ipaddress import IPv6Address
+from typing import TYPE_CHECKING
+
+from tapstack.ipv6.addresses import AddressEntry, AddressError, AddressKind, AddressState
+from tapstack.ipv6.packet import NoRouteError
+from tapstack.tcp.options import PortMode
+from tapstack.types import address_text
+from tapstack.udp.flow import Datagram, FlowClosed, UdpFlow
+
+from ..errors import SetupError
+from ..server import Server
+from .dnsresponder import Responder
+
+if TYPE_CHECKING:
+    from ..node import Node
+
+DNS_PORT = 53
+MAX_PENDING = 256
+MAX_STREAMS = 64
+MAX_PER_STREAM = 16
+STREAM_IDLE = 10.0
+ADDRESS_TIMEOUT = 15.0
+
+
+async def hold_address(node: Node, wanted: IPv6Address, timeout: float = ADDRESS_TIMEOUT) -> AddressEntry:
+    """Give a node an ordinary address of one of its prefixes, and wait until it may be used.
+
+    Raises `SetupError` where it lies in no prefix of the node, or another node has it.
+    """
+    host = node.stack.host
+    if (found := host.addresses.get(wanted.packed)) is None:
+        try:
+            await node.until(lambda: host.prefix_list.of(wanted.packed) is not None, timeout)
+        except TimeoutError:
+            raise SetupError(f"{wanted} lies in no prefix of this node: choose an address of one.") from None
+        prefix = host.prefix_list.of(wanted.packed)
+        assert prefix is not None
+        try:
+            found = host.reserve(wanted.packed, prefix, node.now(), AddressKind.STABLE)
+        except AddressError as error:
+            raise SetupError(f"{wanted} cannot be an address of this node: {error}.") from None
+        node.driver.kick()
+    entry = found
+    ended = (AddressState.DUPLICATED, AddressState.INVALID)
+    await node.until(lambda: entry.state is AddressState.PREFERRED or entry.state in ended, timeout)
+    if entry.state in ended:
+        raise SetupError(f"{wanted} belongs to another node on the link: choose another address.")
+    return entry
+
+
+class DnsServer:
+    """A responder that listens at port 53 of an address, from `__aenter__` to `__aexit__`."""
+
+    def __init__(self, node: Node, responder: Responder, where: IPv6Address, port: int = DNS_PORT) -> None:
+        self.where = where
+        self.port = port
+        self.responder = responder
+        self._node = node
+        self._flow: UdpFlow | None = None
+        self._server: Server | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.streams: set[_Stream] = set()
+
+    async def __aenter__(self) -> DnsServer:
+        node = self._node
+        entry = await hold_address(node, self.where)
+        self._flow = node.stack.udp.open(entry, node.now(), local_port=self.port)
+        self._flow.owner = self._on_signals
+        options = replace(node.config.socket, mode=PortMode.AWARE)
+        self._server = Server(node, lambda: _Stream(self), options, "dns", self.port)
+        self._server.bind(self.where)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for stream in list(self.streams):
+            stream.abort()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._server is not None:
+            self._server.close()
+        if self._flow is not None:
+            self._flow.owner = None
+            self._flow.close(self._node.now())
+        self._node.driver.kick()
+
+    @property
+    def pending(self) -> int:
+        """Queries that wait for their answer."""
+        return len(self._tasks)
+
+    def answer(self, wire: bytes, source: str, *, stream: bool) -> asyncio.Task[bytes | None] | None:
+        """Begin to answer; None when too many queries wait."""
+        if len(self._tasks) >= MAX_PENDING:
+            self.responder.counters["overload"] += 1
+            return None
+        return asyncio.get_running_loop().create_task(self.responder.answer(wire, source, stream=stream))
+
+    def track(self, task: asyncio.Task[None]) -> None:
+        """Keep a task until it is done, and end it when the server ends."""
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _on_signals(self, bits: int) -> None:
+        assert self._flow is not None
+        while (datagram := self._flow.receive()) is not None:
+            answering = self.answer(datagram.data, address_text(datagram.remote), stream=False)
+            if answering is not None:
+                self.track(asyncio.get_running_loop().create_task(self._reply(self._flow, datagram, answering)))
+
+    async def _reply(self, flow: UdpFlow, datagram: Datagram, answering: asyncio.Task[bytes | None]) -> None:
+        response = await answering
+        if response is None:
+            return
+        try:
+            flow.send(response, self._node.now(), datagram.remote, datagram.remote_port)
+        except (FlowClosed, NoRouteError):
+            self.responder.counters["not-sent"] += 1
+        self._node.driver.kick()
+
+
+class _Stream(asyncio.Protocol):
+    """One TCP connection: messages with two bytes of length, answered as they are ready (RFC 7766 §6.2.1.1)."""
+
+    def __init__(self, server: DnsServer) -> None:
+        self._server = server
+        self._buffer = bytearray()
+        self._under_way = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._transport: asyncio.Transport | None = None
+        self._ended = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self._source = str(transport.get_extra_info("peername")[0])
+        if len(self._server.streams) >= MAX_STREAMS:
+            self._server.responder.counters["too-many-streams"] += 1
+            transport.abort()
+            return
+        self._server.streams.add(self)
+        self._rest()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._server.streams.discard(self)
+        if self._timer is not None:
+            self._timer.cancel()
+        self._transport = None
+
+    def abort(self) -> None:
+        """End it now."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def eof_received(self) -> bool:
+        self._ended = True
+        self._maybe_close()
+        return True
+
+    def data_received(self, data: bytes) -> None:
+        self._buffer += data
+        self._rest()
+        self._next()
+
+    def _rest(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_later(STREAM_IDLE, self.abort)
+
+    def _next(self) -> None:
+        """Take whole messages off the buffer, as many as may be under way; reading stops in between."""
+        assert self._transport is not None
+        while self._under_way < MAX_PER_STREAM and len(self._buffer) >= 2:
+            length = int.from_bytes(self._buffer[:2], "big")
+            if len(self._buffer) < 2 + length:
+                break
+            wire = bytes(self._buffer[2 : 2 + length])
+            del self._buffer[: 2 + length]
+            answering = self._server.answer(wire, self._source, stream=True)
+            if answering is None:
+                self.abort()
+                return
+            self._under_way += 1
+            self._server.track(asyncio.get_running_loop().create_task(self._reply(answering)))
+        if self._under_way >= MAX_PER_STREAM:
+            self._transport.pause_reading()
+        else:
+            self._transport.resume_reading()
+
+    async def _reply(self, answering: asyncio.Task[bytes | None]) -> None:
+        response = await answering
+        self._under_way -= 1
+        if self._transport is None or self._transport.is_closing():
+            return
+        if response is not None:
+            self._transport.write(len(response).to_bytes(2, "big") + response)
+        self._next()
+        self._maybe_close()
+
+    def _maybe_close(self) -> None:
+        if self._ended and not self._under_way and self._transport is not None:
+            self._transport.close()
