@@ -14,8 +14,10 @@ oldest=3.11
 
 # program:package
 demo_programs='curl:curl dnsmasq:dnsmasq-base dumpcap:wireshark-common nginx:nginx-light radvd:radvd tshark:tshark'
-test_programs="$demo_programs capinfos:wireshark-common iperf3:iperf3 mount:mount unshare:util-linux"
-daemons='nginx radvd' # services of these packages
+test_programs="$demo_programs capinfos:wireshark-common iperf3:iperf3 mount:mount unshare:util-linux
+    chromium:chromium drill:ldnsutils git:git nc.openbsd:netcat-openbsd proxychains4:proxychains4 scp:openssh-client
+    ssh:openssh-client ssh-keygen:openssh-client sshd:openssh-server v2ray:v2ray wget:wget"
+daemons='nginx:nginx radvd:radvd ssh:openssh-server v2ray:v2ray' # services and the packages they begin with
 
 say() { printf 'unimux: %s\n' "$*" >&2; }
 die() {
@@ -84,7 +86,7 @@ install_packages() {
     say "installing Debian packages: $packages"
     : >out/apt.log
     for daemon in $daemons; do
-        case " $packages " in *" $daemon "* | *" $daemon-"*) echo "$daemon" >>"$to_disable" ;; esac
+        case " $packages " in *" ${daemon#*:} "* | *" ${daemon#*:}-"*) echo "${daemon%%:*}" >>"$to_disable" ;; esac
     done
     trap restore_policy EXIT
     trap 'exit 130' INT

@@ -226,8 +226,10 @@ class SocksClient(asyncio.Protocol):
         """RFC 1928 §7: the association lives as long as this connection."""
         services = self._services
         own, peer = (self.transport.get_extra_info(name) for name in ("sockname", "peername"))
+        # RFC 1928 §6 means the client's own address and port; several clients send their destination's, which says nothing.
+        port_named = request.port if request.host in (peer[0], "0.0.0.0", "::") else 0
         association = UdpAssociation(
-            datagrams, services.counters, services.limits, peer[0], request.port, request.session
+            datagrams, services.counters, services.limits, peer[0], port_named, request.session
         )
         host, port = await association.start(own[0])
         self._association = association

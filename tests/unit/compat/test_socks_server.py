@@ -328,9 +328,12 @@ class UdpClient(asyncio.DatagramProtocol):
         self.received.put_nowait(data)
 
 
-async def associated(end: FrontEnd) -> tuple[RawClient, asyncio.DatagramTransport, UdpClient]:
+async def associated(
+    end: FrontEnd, named: bytes = b"\x01" + bytes(6)
+) -> tuple[RawClient, asyncio.DatagramTransport, UdpClient]:
+    """A client with an association; `named`: the address and port that its request carries."""
     client = await end.connect()
-    await client.send(GREETING + b"\x05\x03\x00\x01" + bytes(6))
+    await client.send(GREETING + b"\x05\x03\x00" + named)
     answer = (await client.read(12))[2:]
     assert answer[:8] == b"\x05\x00\x00\x01\x7f\x00\x00\x01"
     where = ("127.0.0.1", int.from_bytes(answer[8:]))
@@ -364,6 +367,26 @@ async def test_udp_association_one_flow_per_destination_until_the_connection_end
         assert (services.counters.datagrams_up, services.counters.datagrams_down) == (3, 3)
         udp.close()
         stranger.close()
+
+
+@asynchronous
+async def test_udp_association_takes_a_port_only_with_the_clients_own_address() -> None:
+    for named, served in (
+        (b"\x01\xc0\x00\x02\x01\x00\x35", True),  # the destination's, as v2ray sends
+        (b"\x04" + bytes(15) + b"\x53\x00\x35", True),
+        (b"\x01\x7f\x00\x00\x01\x00\x35", False),
+    ):
+        services = Services(dialler=LoopbackDialler(), datagrams=EchoDatagrams())
+        async with front_end(services) as end:
+            client, udp, inbox = await associated(end, named)
+            udp.sendto(pack_datagram("2001:db8::2", 53, b"query"))
+            if served:
+                assert bytes(parse_datagram(await asyncio.wait_for(inbox.received.get(), 5)).data) == b"re: query"
+            else:
+                counters = services.counters
+                await end.until(lambda counters=counters: counters.datagrams_dropped == 1, "another port than named")  # type: ignore[misc]
+            client.close()
+            udp.close()
 
 
 @asynchronous
