@@ -65,8 +65,8 @@ class HostConfig:
 
     fragments_bytes: memory for fragments of incomplete packets; reassemblies: incomplete packets;
     fragments_per_packet: pieces of one packet; reassemblies_per_source: incomplete packets of one source.
-    extension_headers: headers of one packet between the fixed one and the upper layer (RFC 8504 §5.3);
-    options: options in all of them.
+    extension_headers: headers of one packet between the fixed one and the upper layer; as many as a packet can hold, like kernels,
+    since one costs less than a small packet of its own; options: options in all of them (RFC 8504 §5.3).
 
     icmp_error_rate, icmp_error_burst: token bucket for ICMPv6 errors, per second and at once (RFC 4443 §2.4 (f)).
     echo_rate, echo_burst: the same for echo replies.
@@ -109,7 +109,7 @@ class HostConfig:
     reassemblies: int = 64
     reassemblies_per_source: int = 16
     fragments_per_packet: int = 64
-    extension_headers: int = 64
+    extension_headers: int = 8192
     options: int = 64
 
     icmp_error_rate: float = 100.0

@@ -29,6 +29,7 @@ from scapy.packet import Raw
 
 from tapstack.events import DropReason
 from tapstack.ipv6.addresses import AddressKind
+from tapstack.ipv6.config import HostConfig
 from tapstack.ipv6.packet import Packet
 from tapstack.types import address_text
 from tests.unit.ipv6.bench import STRANGER, Bench, checksum_is_right, one, only, to_group, to_us
@@ -37,8 +38,8 @@ STRANGER_MAC_BYTES = "02:00:00:00:00:66"
 
 
 class World(Bench):
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, config: HostConfig | None = None) -> None:
+        super().__init__(config)
         self.settle()
         self.teach(STRANGER, STRANGER_MAC_BYTES)
         entry = next(entry for entry in self.host.addresses if entry.kind is AddressKind.STABLE)
@@ -91,19 +92,26 @@ def test_headers_in_any_order_and_number_lead_to_the_upper_layer(world: World) -
     assert world.delivered == []
 
 
+def chain_of(world: World, length: int, last: int = 17) -> bytes:
+    """A UDP datagram behind `length` Destination Options headers of eight bytes."""
+    headers = b"".join(bytes((60 if left else last, 0, 1, 4, 0, 0, 0, 0)) for left in reversed(range(length)))
+    return bytes(world.head(nh=60) / Raw(headers + bytes(UDP(sport=1, dport=2))))
+
+
 @pytest.mark.proves("ST-IP6-1")
-def test_long_chains_are_walked_up_to_a_bound(world: World) -> None:
-    limit = world.host.config.extension_headers
+def test_chains_of_any_length_are_walked(world: World) -> None:
+    for length in (1, 128, 2000, 8190):
+        world.feed(chain_of(world, length))
+        assert world.delivered.pop().next_header == 17
+    error = one(world.feed(chain_of(world, 8190, last=200)), ICMPv6ParamProblem)
+    assert (error[ICMPv6ParamProblem].code, error[ICMPv6ParamProblem].ptr) == (1, 40 + 8189 * 8)
 
-    def chain(length: int) -> ScapyPacket:
-        packet = world.head()
-        for _ in range(length):
-            packet = packet / IPv6ExtHdrDestOpt(options=[HBHOptUnknown(otype=0x1E, optdata=bytes(250))])
-        return packet / UDP(sport=1, dport=2)
 
-    world.feed(chain(limit - 1))
+def test_the_length_of_chains_can_be_bounded() -> None:
+    world = World(HostConfig(dad_initial_delay=0.0, extension_headers=8))
+    world.feed(chain_of(world, 7))
     assert len(world.delivered) == 1
-    world.feed(chain(limit))
+    assert world.feed(chain_of(world, 8)) == []
     assert len(world.delivered) == 1
     assert world.drops(DropReason.IP_EXTENSION) == 1
 
