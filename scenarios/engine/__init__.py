@@ -18,6 +18,7 @@ from .parameters import Parameter
 from .raw import Raw
 from .router import NeighborLimits
 from .run import Run
+from .talk import echo, exchange
 
 __all__ = [
     "OPTIONS",
@@ -39,6 +40,8 @@ __all__ = [
     "ScenarioError",
     "Summary",
     "Table",
+    "echo",
+    "exchange",
     "figures",
     "scenario",
     "seconds",

@@ -22,6 +22,7 @@ from .network import Lan, Network
 
 Streams: TypeAlias = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 Handler: TypeAlias = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+Observer: TypeAlias = Callable[[float, bytes], None]
 Impairments: TypeAlias = tuple[Impairment, Impairment]
 """What is done to the frames that a host sends, and to those it gets."""
 
@@ -35,8 +36,11 @@ class Host(ABC):
         self.address = address
 
     @abstractmethod
-    async def open(self, host: str, port: int, *, timeout: float = 10.0) -> Streams:
-        """Connect to an address and port; `OSError` (a `TimeoutError`, a `ConnectionRefusedError`) when that fails."""
+    async def open(self, host: str, port: int, *, timeout: float = 10.0, source: int = 0) -> Streams:
+        """Connect to an address and port, from the port `source` if it is given (netns only).
+
+        `OSError` (a `TimeoutError`, a `ConnectionRefusedError`) when that fails.
+        """
 
     @abstractmethod
     async def serve(self, port: int, handler: Handler) -> None:
@@ -85,6 +89,10 @@ class Backend(ABC):
     @abstractmethod
     def link(self, lan: Lan, mac: bytes) -> AbstractContextManager[Link]:
         """A port of a LAN."""
+
+    @abstractmethod
+    def observe(self, lan: Lan, observer: Observer) -> AbstractContextManager[None]:
+        """Show every frame on a LAN, each once, to an observer: seconds of the loop's clock, frame."""
 
     @abstractmethod
     def host(self, name: str, lan: Lan, address: str, impair: Impairments) -> AbstractAsyncContextManager[Host]:

@@ -17,6 +17,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from .charts import Bars, Chart, Curves, Ecdf, Matrix, Point, Table
 
@@ -111,7 +112,7 @@ def _drawn(chart: Chart, size: tuple[float, float], ink: str, soft: str, grid: s
         elif isinstance(chart, Bars):
             _bars(axes, chart, ink, narrow=narrow)
         elif isinstance(chart, Matrix):
-            _matrix(axes, chart, ink)
+            _matrix(axes, chart)
         else:
             raise TypeError(f"there is no picture of {type(chart).__name__}")
         if axes.get_legend_handles_labels()[1] and not isinstance(chart, Matrix):
@@ -230,23 +231,16 @@ def _wrapped(text: str, width: int) -> str:
     return "\n".join(lines)
 
 
-def _matrix(axes: Axes, chart: Matrix, ink: str) -> None:
-    most = max((max(row, default=0.0) for row in chart.cells), default=0.0) or 1.0
+def _matrix(axes: Axes, chart: Matrix) -> None:
+    most = max((value for row in chart.cells for value in row if value == value), default=0.0) or 1.0
     for y, row in enumerate(chart.cells):
         for x, value in enumerate(row):
+            known = value == value
             # One hue of growing weight: what is written in the cell says the same.
-            axes.add_patch(
-                mpl.patches.Rectangle(
-                    (x - 0.5, y - 0.5),
-                    1,
-                    1,
-                    facecolor=_HUES[0],
-                    alpha=0.05 + 0.6 * value / most,
-                    edgecolor=ink,
-                    linewidth=0.4,
-                )
-            )
-            axes.text(x, y, f"{value:.3g}", ha="center", va="center", fontsize=9)
+            weight = 0.05 + 0.6 * value / most if known else 0.0
+            cell = Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=_HUES[0], alpha=weight, linewidth=0)
+            axes.add_patch(cell)
+            axes.text(x, y, f"{value:.3g}" if known else "–", ha="center", va="center", fontsize=9)
     axes.set_xlim(-0.5, len(chart.columns) - 0.5)
     axes.set_ylim(len(chart.rows) - 0.5, -0.5)
     axes.set_xticks(range(len(chart.columns)), [_wrapped(name, 12) for name in chart.columns], fontsize=8)

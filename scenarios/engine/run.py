@@ -160,11 +160,13 @@ class Run:
         ready: int = 1,
         temporary_lifetime: float = 86_400.0,
         names: Mapping[str, list[str]] | None = None,
+        wrap: Callable[[Link], Link] = lambda link: link,
     ) -> Node:
         """A running node.
 
         outgoing, incoming: what its cable does to the frames it sends and gets.  ready: addresses that its pool must have when
-        this returns.  temporary_lifetime: seconds after which a temporary address is replaced.
+        this returns.  temporary_lifetime: seconds after which a temporary address is replaced.  wrap: puts a link of the
+        scenario's own around the node's, a middlebox for instance.
         """
         await self._build()
         if name in self._members:
@@ -178,7 +180,7 @@ class Run:
             names=names or {},
         )
         state = MemoryState(Random(self.entropy(f"{name} state")).randbytes)
-        node = Node(link, config, state=state, seed=self.entropy(f"{name} node"))
+        node = Node(wrap(link), config, state=state, seed=self.entropy(f"{name} node"))
         if self._folder is not None:
             file = EventFile(self._folder / "events.jsonl", node.events, node=name, clock=self._backend.wall)
             self._stack.enter_context(file)
@@ -254,6 +256,11 @@ class Run:
         own = address or lan.next_address()
         self._ordinary.append((lan, own))
         return Raw(name, lan, self._link(name, lan, lan.next_mac(Kind.RAW), (NONE, NONE)), own)
+
+    async def observe(self, lan: Lan, observer: Callable[[float, bytes], None]) -> None:
+        """Show every frame on a LAN to `observer(seconds, frame)`, each once, from now to the end."""
+        await self._build()
+        self._stack.enter_context(self._backend.observe(lan, observer))
 
     def address_of(self, node: Node) -> str:
         """The present ordinary address of a node with fixed or temporary addressing."""

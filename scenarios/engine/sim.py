@@ -38,8 +38,8 @@ from unimux.node import Node, NodeConfig
 from unimux.state import MemoryState
 
 from .addressing import HOST, NO_POOL, fix
-from .backend import Backend, Handler, Host, Impairments, NeighborCount, RouterControl, Streams
-from .errors import ScenarioError
+from .backend import Backend, Handler, Host, Impairments, NeighborCount, Observer, RouterControl, Streams
+from .errors import BackendCannot, ScenarioError
 from .network import Kind, Lan, Network
 
 EPOCH_NS = 1_735_689_600_000_000_000
@@ -138,6 +138,15 @@ class SimBackend(Backend):
         finally:
             link.close()
 
+    @contextmanager
+    def observe(self, lan: Lan, observer: Observer) -> Iterator[None]:
+        """At the switch."""
+        end = self._switches[lan.name].observe(lambda when, port, frame: observer(when, frame))
+        try:
+            yield
+        finally:
+            end()
+
     @asynccontextmanager
     async def host(self, name: str, lan: Lan, address: str, impair: Impairments) -> AsyncIterator[Host]:
         """A stack with one fixed address."""
@@ -192,8 +201,10 @@ class SimHost(Host):
             stack.host.prefix_list.add_static(self.lan.network[0].packed, 64, autonomous=False, now=self.node.now())
         fix(self.node, self.address)
 
-    async def open(self, host: str, port: int, *, timeout: float = 10.0) -> Streams:
+    async def open(self, host: str, port: int, *, timeout: float = 10.0, source: int = 0) -> Streams:
         """Connect from the fixed address."""
+        if source:
+            raise BackendCannot("A simulated host chooses its own ports: run this on netns.")
         return await open_connection(self.node, host, port, timeout=timeout)
 
     async def serve(self, port: int, handler: Handler) -> None:

@@ -1,0 +1,34 @@
+"""What the two ends of a scenario's connections say: an echo, and an exchange that is compared."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+
+CHUNK = 65536
+
+
+async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Send everything back, and close when the other side has ended."""
+    with suppress(ConnectionError, TimeoutError):
+        while data := await reader.read(CHUNK):
+            writer.write(data)
+            await writer.drain()
+    with suppress(ConnectionError, TimeoutError):
+        writer.close()
+
+
+async def exchange(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, data: bytes, *, timeout: float = 30.0
+) -> bool:
+    """Send `data` to an echo, end, and say whether it came back equal; a connection that breaks is a no."""
+    try:
+        async with asyncio.timeout(timeout):
+            writer.write(data)
+            writer.write_eof()
+            received = await reader.read(-1)
+    except (OSError, TimeoutError):
+        writer.transport.abort()
+        return False
+    writer.close()
+    return received == data

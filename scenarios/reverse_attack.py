@@ -1,0 +1,116 @@
+"""Can somebody who reads a client's address in a server's log connect back to the client? [slide 7]
+
+A client of each kind fetches from a web server, whose log an attacker reads.  It then tries the client's address: a TCP
+connection to the port of a service that the client runs, and a ping; once while the session lasts, and once after it.
+A fixed or temporary address leads to the client's services.  An ephemeral address leads to nothing, at any time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated
+
+from scenarios.engine import Addressing, Bars, Host, Parameter, Run, Table, echo, scenario
+from tapstack.tcp.options import PortMode
+from unimux.aio import open_connection, start_server
+from unimux.node import Node
+
+SERVICE = 22
+
+
+@scenario(
+    requirements=("UM-EA-1", "UM-ADDR-9", "UM-REL-1"),
+    shows=("third-host", "speaks-within-life", "silence-after", "released"),
+    quick={"attempts": 2},
+)
+async def reverse_attack(
+    run: Run,
+    *,
+    attempts: Annotated[int, Parameter("sessions of each client", least=1, most=1000)] = 5,
+    wait: Annotated[float, Parameter("how long the attacker waits for an answer", unit="s", least=0.1)] = 0.5,
+) -> None:
+    client_lan, server_lan = run.lan("client"), run.lan("server")
+    run.router(client_lan, server_lan)
+    server, mallory = await run.host("www", server_lan), await run.host("mallory", server_lan)
+    clients = {kind: await run.node(kind.value.replace("-", ""), client_lan, addressing=kind) for kind in KINDS}
+    log: list[str] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        log.append(writer.get_extra_info("peername")[0])
+        await echo(reader, writer)
+
+    await server.serve(80, serve)
+    for kind, client in clients.items():
+        _run_a_service(run, kind, client)
+    rows = []
+    for kind, client in clients.items():
+        during, after = [], []
+        for _ in range(attempts):
+            reader, writer = await open_connection(client, server.address, 80)
+            writer.write(b"hello")
+            await reader.readexactly(5)
+            during.append(await _connect_back(mallory, log[-1], wait))
+            writer.write_eof()
+            await reader.read()
+            writer.close()
+            if kind.one_time:
+                await client.until(lambda client=client: not _in_use(client), 30)  # type: ignore[misc]
+            after.append(await _connect_back(mallory, log[-1], wait))
+        for when, outcomes in (("during", during), ("after", after)):
+            share = sum(map(any, outcomes)) / attempts
+            run.measure("reached", share, of=f"{kind.value}, {when}")
+            rows.append(
+                (
+                    kind.value,
+                    when,
+                    f"{sum(tcp for tcp, _ in outcomes)} of {attempts}",
+                    f"{sum(p for _, p in outcomes)} of {attempts}",
+                )
+            )
+            if kind.one_time:
+                run.require(f"Nothing reaches a {kind.value} client {when} the session", share == 0, "UM-EA-1")
+            else:
+                run.require(f"The attack as such works: {kind.value}, {when}", share == 1)
+    run.witness(strangers=(mallory.address,), connections=attempts)
+    run.show(
+        Table(
+            title="What the attacker reached", columns=("client's address", "session", "connected", "pinged"), rows=rows
+        )
+    )
+    reached = {
+        when: [run.metrics.means()[f"reached: {kind.value}, {when}"] for kind in KINDS] for when in ("during", "after")
+    }
+    run.show(
+        Bars(
+            title="Share of attempts that reached the client",
+            categories=[k.value for k in KINDS],
+            series=reached,
+            y="share reached",
+        )
+    )
+
+
+KINDS = (Addressing.FIXED, Addressing.TEMPORARY, Addressing.ONE_TIME)
+
+
+def _in_use(node: Node) -> bool:
+    return any(entry.kind.one_time and entry.users for entry in node.stack.host.addresses)
+
+
+def _run_a_service(run: Run, kind: Addressing, client: Node) -> None:
+    """The client listens on a port of its ordinary addresses, as machines do; a one-time client has none to listen on."""
+    server = start_server(client, echo, mode=PortMode.AWARE, port=SERVICE)
+    if not kind.one_time:
+        server.bind(run.address_of(client))
+
+
+async def _connect_back(attacker: Host, target: str, wait: float) -> tuple[bool, bool]:
+    """Whether a TCP connection came about, and whether a ping was answered."""
+    try:
+        _, writer = await attacker.open(target, SERVICE, timeout=wait)
+    except (OSError, TimeoutError):
+        connected = False
+    else:
+        connected = True
+        writer.close()
+    return connected, await attacker.ping(target, wait=wait)
