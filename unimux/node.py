@@ -178,15 +178,21 @@ class Node:
     # -- addresses -------------------------------------------------------------------------------
 
     async def take_address(
-        self, kind: AddressKind, destination: bytes | None, *, timeout: float, cause: str = "taken"
+        self,
+        kind: AddressKind,
+        destination: bytes | None,
+        *,
+        timeout: float,
+        cause: str = "taken",
+        das: Policy | None = None,
     ) -> AddressEntry:
-        """An address for one use, from the node's policy (UM-DAS-1), waited for at most `timeout` seconds.
+        """An address for one use, from `das` or the node's policy (UM-DAS-1), waited for at most `timeout` seconds.
 
         The caller acquires or releases it before it waits for anything else.  Raises what the policy's error is:
         `PoolExhausted`, or `NoPrefix` where no router has announced one; `AddressNotSet` where an agent sets addresses.
         """
         want = Want(kind, destination, self.now() + timeout, cause)
-        return await obtain(self.das, want, self.stack.host.addresses, self.now, self.driver.kick)
+        return await obtain(das or self.das, want, self.stack.host.addresses, self.now, self.driver.kick)
 
     # -- connections -----------------------------------------------------------------------------
 
@@ -199,10 +205,12 @@ class Node:
         timeout: float = CONNECT_TIMEOUT,
         options: SocketOptions | None = None,
         session: StickySession | None = None,
+        das: Policy | None = None,
     ) -> Connection:
         """An established connection from an EA of its own; `host` is a name or an address, `port` None writes RP.
 
         session: connections of equal sessions share one address, in Aware mode (UM-DAS-4).
+        das: who sets the address, in place of the node's policy.
         All addresses of a name are tried in order within `timeout` seconds.  Raises an error of `unimux.errors`.
         """
         options = options or self.config.socket
@@ -216,7 +224,7 @@ class Node:
         for index, remote in enumerate(remotes):
             left = (deadline - self.now()) / (len(remotes) - index)
             try:
-                return await self._connect_one(str(host), remote, port, options, max(left, 0.0), timeout, session)
+                return await self._connect_one(str(host), remote, port, options, max(left, 0.0), timeout, session, das)
             except errors.ConnectError as error:
                 failure = error
         assert failure is not None
@@ -231,12 +239,13 @@ class Node:
         left: float,
         timeout: float,
         session: StickySession | None,
+        das: Policy | None,
     ) -> Connection:
         shown = options.reduced_port if port is None else port
         began = self.now()
         cause = f"connect to {address_text(remote)}"
         if session is None:
-            entry = await self.take_address(AddressKind.EPHEMERAL, remote, timeout=left, cause=cause)
+            entry = await self.take_address(AddressKind.EPHEMERAL, remote, timeout=left, cause=cause, das=das)
         else:
             entry = await self.sticky.address(session, remote, timeout=left)
         now = self.now()
@@ -282,9 +291,12 @@ class Node:
         timeout: float = CONNECT_TIMEOUT,
         options: SocketOptions | None = None,
         session: StickySession | None = None,
+        das: Policy | None = None,
     ) -> tuple[SessionTransport, asyncio.BaseProtocol]:
         """As `loop.create_connection`, over a one-time address; the other parameters are those of `connect`."""
-        connection = await self.connect(host, port, mode=mode, timeout=timeout, options=options, session=session)
+        connection = await self.connect(
+            host, port, mode=mode, timeout=timeout, options=options, session=session, das=das
+        )
         transport = SessionTransport(self.driver, connection)
         protocol = protocol_factory()
         transport.start(protocol)
@@ -297,13 +309,16 @@ class Node:
         mode: PortMode | None = None,
         options: SocketOptions | None = None,
         port: int | None = None,
+        das: Policy | None = None,
     ) -> Server:
         """A service in LISTEN_o; `Server.issue` arms SSAs for it, and every connection gets a protocol of the factory.
 
-        port: for Aware mode only, RP where it is None.
+        port: for Aware mode only, RP where it is None.  das: who sets its SSAs, in place of the node's policy.
         """
         options = options or self.config.socket
-        return Server(self, protocol_factory, options if mode is None else replace(options, mode=mode), port=port)
+        return Server(
+            self, protocol_factory, options if mode is None else replace(options, mode=mode), port=port, das=das
+        )
 
     # -- names -----------------------------------------------------------------------------------
 

@@ -20,7 +20,7 @@ from tapstack.tcp.options import PortMode, SocketOptions
 from tapstack.tcp.states import TcpState
 from tapstack.types import address
 
-from .das import chosen_address
+from .das import Policy, chosen_address
 from .errors import UnimuxError
 from .ssa.issue import DEFAULT_LIFETIME, Client, Issuer, ServiceAddress
 from .transport import SessionTransport
@@ -41,6 +41,7 @@ class Server:
         options: SocketOptions,
         service: str | None = None,
         port: int | None = None,
+        das: Policy | None = None,
     ) -> None:
         self._node = node
         self._factory = protocol_factory
@@ -48,7 +49,7 @@ class Server:
             port = options.reduced_port  # unified-multiplex §6: RP where the application names no port
         self._listener: Listener = node.stack.tcp.listen(options, node.now(), port)
         self._listener.owner = self._on_signals
-        self._issuer = Issuer(self._listener, node.das, node.stack.host.addresses, service)
+        self._issuer = Issuer(self._listener, das or node.das, node.stack.host.addresses, service)
 
     @property
     def state(self) -> TcpState:
