@@ -18,7 +18,6 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-from tapstack.link.errors import LinkUnavailable
 from unimux.errors import ConnectError, NameNotResolved, PoolExhausted, SetupError
 
 OWN_PACKAGES = ("tapstack", "unimux", "compat", "scenarios")
@@ -39,7 +38,6 @@ class ExitCode(IntEnum):
 _STATUS_BY_TYPE: tuple[tuple[type[BaseException], ExitCode], ...] = (
     (KeyboardInterrupt, ExitCode.INTERRUPTED),
     (SetupError, ExitCode.MACHINE),
-    (LinkUnavailable, ExitCode.MACHINE),
     (ConnectError, ExitCode.NETWORK),
     (NameNotResolved, ExitCode.NETWORK),
     (PoolExhausted, ExitCode.NETWORK),
@@ -55,6 +53,8 @@ def status(error: BaseException) -> int:
     """The exit status that an error which nobody handled leads to."""
     if isinstance(named := getattr(error, "exit_code", None), int):
         return named
+    if type(error).__name__ == "LinkUnavailable" and is_ours(error):  # by name: the command line loads no stack to say this
+        return ExitCode.MACHINE
     for kind, code in _STATUS_BY_TYPE:
         if isinstance(error, kind):
             return code
