@@ -21,6 +21,7 @@ from tapstack.events import DropReason, LinkNotice
 from tapstack.ipv6.addresses import AddressEntry, AddressKind, Trigger
 from tapstack.ipv6.config import HostConfig
 from tapstack.types import address, address_text, solicited_node
+from tapstack.wire import icmpv6
 from tests.unit.ipv6.bench import (
     OUR_MAC,
     PREFIX,
@@ -342,7 +343,8 @@ class TestOptimistic:
         entry = self.add(bench)
         bench.out.clear()
         unknown = PREFIX + "77"
-        bench.host.send(entry.address, address(unknown), 58, [b"\x80\x00\x00\x00data"], bench.now)
+        echo = icmpv6.pack(entry.address, address(unknown), icmpv6.Type.ECHO_REQUEST, 0, b"data")
+        bench.host.send(entry.address, address(unknown), 58, [echo], bench.now)
         (sent,) = [packet for _, packet in bench.out]
         assert sent[Ether].dst == "02:00:00:00:00:fe"
         assert sent[IPv6].dst == unknown
@@ -355,7 +357,8 @@ class TestOptimistic:
         bench.out.clear()
         entry = self.add(bench)
         bench.run(0)
-        bench.host.send(entry.address, address(PREFIX + "77"), 58, [b"\x80\x00\x00\x00data"], bench.now)
+        echo = icmpv6.pack(entry.address, address(PREFIX + "77"), icmpv6.Type.ECHO_REQUEST, 0, b"data")
+        bench.host.send(entry.address, address(PREFIX + "77"), 58, [echo], bench.now)
         bench.run(0.9)
         assert [sent for sent in only([packet for _, packet in bench.out], ICMPv6ND_NS) if sent[IPv6].src != "::"] == []
         bench.run(0.3)
