@@ -52,7 +52,7 @@ class Series:
 
     done: int = 0
     failed: int = 0
-    first_failure: int | None = None
+    stopped_at: int | None = None
     seconds: float = 0.0
     cpu: float = 0.0
     connect: list[float] = field(default_factory=list)
@@ -60,7 +60,7 @@ class Series:
     @property
     def rate(self) -> float:
         """Connections per second."""
-        return self.done / self.seconds
+        return self.done / max(self.seconds, 1e-9)
 
     @property
     def cost(self) -> float:
@@ -68,10 +68,12 @@ class Series:
         return self.cpu / max(self.done, 1)
 
 
-async def connections(node: Node, count: int, parallel: int, *, wait: bool = False) -> Series:
-    """Make `count` connections with the kernel's echo program, `parallel` at a time.
+async def connections(
+    node: Node, count: int, parallel: int, *, wait: bool = False, until_failure: bool = False
+) -> Series:
+    """Make `count` connections with the kernel's echo program, `parallel` at a time; `seconds` ends with the last good one.
 
-    wait: until the last TIME-WAIT is over, so that `cpu` covers every release.
+    wait: until the last TIME-WAIT is over, so that `cpu` covers every release.  until_failure: stop at the first that fails.
     """
     series = Series()
     numbers = iter(range(count))
@@ -88,14 +90,15 @@ async def connections(node: Node, count: int, parallel: int, *, wait: bool = Fal
                 came = False
             if came:
                 series.done += 1
+                series.seconds = time.perf_counter() - start
             else:
                 series.failed += 1
-                if series.first_failure is None:
-                    series.first_failure = number
+                if until_failure:
+                    series.stopped_at = number
+                    return
 
-    cpu, began = time.process_time(), time.perf_counter()
+    cpu, start = time.process_time(), time.perf_counter()
     await asyncio.gather(*(worker() for _ in range(parallel)))
-    series.seconds = time.perf_counter() - began
     if wait:
         await released(node)
     series.cpu = time.process_time() - cpu
@@ -159,7 +162,7 @@ def _times(parallel: int) -> str:
 
 
 async def _on_link(setting: Setting) -> list[Figure]:
-    """A pool filled beforehand, used up; then what the peer's neighbour table says to that."""
+    """A pool filled beforehand, used until it is empty or the peer's neighbour table is full."""
     count = setting.many(2000, 16)
     pool = PoolConfig(low=0, high=count, limit=count + 64, pace=0.0005, concurrent=256, max_age=3600.0)
     values = []
@@ -171,9 +174,9 @@ async def _on_link(setting: Setting) -> list[Figure]:
                 net.helper(net.peer, "echo", ADDRESS, PORT),
             ):
                 await node.until(lambda: node.pool.ready >= count, WAIT + count * 0.01)
-                series = await connections(node, count, 1)
+                series = await connections(node, count, 1, until_failure=True)
                 values.append(series.rate)
-                first.append(float(count if series.first_failure is None else series.first_failure))
+                first.append(float(count if series.stopped_at is None else series.stopped_at))
             threshold = kernel.get_sysctl(kernel.Namespace.current(), NEIGHBOURS)
     what = f"one-time connections, on-link pool of {count} filled beforehand, TIME-WAIT {setting.time_wait}"
     where = f"connections before the first that fails, of {count}; the peer's gc_thresh3 is {threshold}"

@@ -67,7 +67,7 @@ async def _hold(setting: Setting, node: Node, count: int) -> list[Connection]:
     async def worker() -> None:
         for _ in numbers:
             held.append(await node.connect(ADDRESS, _IDLE_PORT))
-            if len(held) % 10_000 == 0:
+            if len(held) % 20_000 == 0:
                 setting.say(f"P-10: {len(held):,} connections")
 
     await asyncio.gather(*(worker() for _ in range(32)))

@@ -27,6 +27,7 @@ from typing import Any
 
 PIECE = bytes(1 << 18)
 BUFFER = 1 << 20
+FILES = 200_000
 _lock = threading.Lock()
 
 
@@ -263,6 +264,17 @@ def _begin_visit(host: str, port: int, chooser: selectors.BaseSelector) -> None:
     chooser.register(sock, selectors.EVENT_WRITE)
 
 
+def _allow_files() -> None:
+    """A hundred thousand connections need as many descriptors; who may not raise the limit goes as far as it allows."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    for wanted in (FILES, hard):
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, max(wanted, hard)))
+            return
+        except (OSError, ValueError):
+            continue
+
+
 def main(arguments: list[str]) -> None:
     """Play one role."""
     parser = argparse.ArgumentParser()
@@ -274,8 +286,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--parallel", type=int, default=1)
     parser.add_argument("--proxy", type=int)
     given = parser.parse_args(arguments)
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    _allow_files()
     host, port = given.host, given.port
     dial = Dialler(host, port, given.proxy)
     match given.role:

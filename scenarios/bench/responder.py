@@ -52,6 +52,24 @@ def answer(packet: Buffer) -> bytes | None:
     return ipv6.pack_header(destination, source, ipv6.TCP, len(segment)) + segment
 
 
+def data(connection: Connection, offset: int, payload: bytes) -> bytes:
+    """A packet of this peer's with `payload`, which begins `offset` bytes into what it sends on an established connection."""
+    segment = tcp.pack(
+        connection.remote,
+        connection.local,
+        connection.remote_port,
+        connection.local_port,
+        _SEQUENCE + 1 + offset,
+        connection.sender.snd_nxt & 0xFFFFFFFF,
+        tcp.ACK,
+        _WINDOW,
+        options=tcp.Options(timestamp=(2, 0)).pack() if connection.timestamps else b"",
+        payload=payload,
+    )
+    header = ipv6.pack_header(connection.remote, connection.local, ipv6.TCP, len(segment) + len(payload))
+    return header + segment + payload
+
+
 class Lone:
     """A stack without a link: its frames go to the peer above, under a clock that the caller moves."""
 

@@ -1,0 +1,152 @@
+"""Benchmarks without a kernel: figures, goals, files and comparison, the peer without memory, the units in virtual time."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scenarios.bench.catalogue import BENCHMARKS, WITHOUT_KERNEL
+from scenarios.bench.command import bench
+from scenarios.bench.compare import changes
+from scenarios.bench.figures import Figure, Goal, Result, circumstances, figure
+from scenarios.bench.responder import Lone, answer
+from scenarios.bench.setting import take_turns
+from tapstack.clock import run_virtual
+from tapstack.tcp.options import SocketOptions, TimeWait
+from tapstack.tcp.states import TcpState
+from unimux.cli.main import run
+from unimux.errors import SetupError
+
+FIELDS = ["id", "what", "value", "unit", "baseline", "ratio", "reach", "met", "repeats", "min", "median", "max"]
+
+
+def result(*figures: Figure, load: float = 0.0) -> Result:
+    return Result(
+        circumstances=circumstances(load, "asyncio", "short", False, {"iperf3": "3.12"}), figures=list(figures)
+    )
+
+
+def test_a_figure_is_the_median_beside_the_median_of_its_baseline() -> None:
+    row = figure("P-1", "bulk", "Gbit/s", [3.0, 9.0, 1.0], [4.0, 2.0, 40.0], Goal(at_least=0.75, of_ratio=True))
+    assert (row.value, row.median, row.min, row.max, row.repeats) == (3.0, 3.0, 1.0, 9.0, 3)
+    assert (row.baseline, row.ratio, row.met, row.reach) == (4.0, 0.75, True, "≥ 0.75 × baseline")
+
+
+@pytest.mark.parametrize(
+    ("goal", "value", "ratio", "met"),
+    [
+        (Goal(at_least=3000), 2999.0, None, False),
+        (Goal(at_least=3000), 3000.0, None, True),
+        (Goal(at_most=1.05, of_ratio=True), 500.0, 1.06, False),
+        (Goal(at_most=1.05, of_ratio=True), 500.0, 1.05, True),
+        (Goal(at_least=0.9, of_ratio=True), 500.0, None, None),
+    ],
+)
+def test_a_goal_bounds_the_value_or_the_ratio(goal: Goal, value: float, ratio: float | None, met: bool | None) -> None:
+    assert goal.met(value, ratio) is met
+
+
+def test_measurements_and_baseline_take_turns() -> None:
+    order: list[str] = []
+
+    async def one(name: str) -> float:
+        order.append(name)
+        return float(len(order))
+
+    measured = run_virtual(take_turns(2, lambda: one("A"), lambda: one("B")))
+    assert order == ["A", "B", "A", "B"]
+    assert measured == [[1.0, 3.0], [2.0, 4.0]]
+
+
+def test_a_result_comes_back_from_its_file_and_names_versions(tmp_path: Path) -> None:
+    written = result(figure("P-9", "memory", "B", [300.0], goal=Goal(at_most=256)), load=2.0)
+    written.write(tmp_path / "deep" / "a.json")
+    read = Result.read(tmp_path / "deep" / "a.json")
+    assert read == written
+    assert read.circumstances.noisy and read.circumstances.processors == os.cpu_count()
+    assert {"Python", "Linux", "unimux", "iperf3"} <= set(read.circumstances.versions)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"[]", b'{"figures": 1}'])
+def test_a_file_that_is_no_result_is_one_sentence(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "x.json"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(SetupError, match="unimux bench"):
+        Result.read(path)
+
+
+def test_comparison_prefers_ratios_and_knows_what_is_better() -> None:
+    before = result(
+        figure("P-1", "bulk", "Gbit/s", [10.0], [20.0]),
+        figure("P-5", "price", "µs", [100.0]),
+        figure("P-9", "memory", "B", [100.0]),
+        figure("P-4", "rate", "1/s", [90.0, 100.0, 130.0]),
+        figure("P-6", "gone", "1/s", [1.0]),
+    )
+    after = result(
+        figure("P-1", "bulk", "Gbit/s", [9.0], [9.0]),
+        figure("P-5", "price", "µs", [200.0]),
+        figure("P-9", "memory", "B", [101.0]),
+        figure("P-4", "rate", "1/s", [80.0, 120.0, 125.0]),
+        figure("P-7", "new", "ms", [1.0]),
+    )
+    rows = changes(before, after)
+    assert [(row.after.id, row.verdict, row.of_ratio) for row in rows] == [
+        ("P-1", "better", True),
+        ("P-5", "worse", False),
+        ("P-9", "same", False),
+        ("P-4", "within", False),
+    ]
+    assert rows[0].by == 2.0
+
+
+def test_the_peer_without_memory_takes_connections_to_their_end() -> None:
+    lone = Lone(SocketOptions(time_wait=TimeWait.SHARP))
+    connections = lone.connect(100)
+    assert {connection.state for connection in connections} == {TcpState.ESTABLISHED}
+    assert len({connection.local for connection in connections}) == 100
+    lone.close(connections)
+    assert {connection.state for connection in connections} == {TcpState.CLOSED}
+    assert len(lone.stack.tcp.demux) == 0
+    lone.stack.check()
+
+
+def test_the_peer_without_memory_is_silent_to_all_but_syn_and_fin() -> None:
+    lone = Lone(SocketOptions())
+    [connection] = lone.connect(1)
+    connection.write(b"x")
+    [frame] = lone.stack.output(lone.now)
+    assert answer(b"".join(frame)) is None
+
+
+def test_the_catalogue_is_complete() -> None:
+    assert list(BENCHMARKS) == [f"P-{number}" for number in range(1, 15)]
+
+
+@pytest.mark.parametrize("id", sorted(WITHOUT_KERNEL))
+def test_each_benchmark_without_a_kernel_yields_figures(id: str, capsys: pytest.CaptureFixture[str]) -> None:
+    bench(id=[id.lower()], json=True, smoke=True)
+    rows: list[dict[str, Any]] = json.loads(capsys.readouterr().out)
+    assert rows and all(list(row) == FIELDS and row["id"] == id for row in rows)
+    assert all(row["value"] > 0 for row in rows)
+
+
+def test_what_there_is_not_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["bench", "--id", "P-15"]) == 3
+    assert capsys.readouterr().err == "unimux: There is no benchmark P-15: they are P-1 to P-14.\n"
+
+
+def test_the_command_compares_two_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = tmp_path / "a.json", tmp_path / "b.json"
+    for path, value in zip(files, (2.0, 1.0), strict=True):
+        result(figure("P-6", "services", "1/s", [value])).write(path)
+    bench(compare=files, json=True)
+    [row] = json.loads(capsys.readouterr().out)
+    assert (row["id"], row["before"], row["after"], row["by"], row["verdict"]) == ("P-6", 2.0, 1.0, 0.5, "worse")
+    bench(compare=files)
+    assert "2 → 1 1/s (-50 %): worse" in capsys.readouterr().out
