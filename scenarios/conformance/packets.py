@@ -9,11 +9,13 @@ tshark is the oracle: on a capture that the suite leaves it may find no checksum
     ports change        the session is one at L0 or behind a NAPT: tshark follows ports, which do not identify it
     flow control        a window that is full or closed is no fault
     a reset             tshark warns of every RST
+    a SYN               is repeated until it is answered, and two cross in a simultaneous open
+    real time           on a loaded machine a timer or a batch may come late: a capture of dumpcap may hold a segment twice
+    offload             segments larger than the link's frames show that it leaves checksums to the hardware
+    a quotation         what is wrong with a packet is said again of the ICMPv6 error that quotes it
     silence             an echo request that a one-time address must not answer
 
-    offload             segments larger than the link's frames show that it leaves checksums to the hardware
-
-Only the first and the last of these excuse a wrong checksum, and only the first a malformed packet.
+Of these only the first, offload and a quotation excuse a wrong checksum, and only the first and the last a malformed packet.
 """
 
 from __future__ import annotations
@@ -54,6 +56,7 @@ _FIELDS = (
     "tcp.checksum.status",
     "udp.checksum.status",
     "icmpv6.checksum.status",
+    "icmpv6.type",
 )
 _MEDDLED = re.compile(r"lost on the way|held back|arrives changed")
 _FLOW_CONTROL = re.compile(
@@ -65,6 +68,10 @@ _FACTS = re.compile(r"^Connection (establish|finish)|[Kk]eep-?[Aa]live|Window up
 """Expert remarks that object to nothing; among the notes that come with `tcp.analysis` they would be counted too."""
 _GRAVE = re.compile(r"[Cc]hecksum|[Mm]alformed")
 _CHECKSUM = re.compile(r"[Cc]hecksum")
+_TWICE = re.compile(r"retransmission|Duplicate ACK|D-SACK|out-of-order")
+_RETRANSMISSION = re.compile(r"retransmission")
+_IN_VIRTUAL_TIME = "::"
+"""Stands in the comment of a capture that a harness wrote down, as part of the test's name; dumpcap writes none."""
 _LARGEST_FRAME = 9_018  # of a jumbo link; what is longer no wire carries
 
 
@@ -188,7 +195,9 @@ class _Row:
         source, destination = named["ipv6.src"].split("\x1f")[0], named["ipv6.dst"].split("\x1f")[0]
         self.pair = frozenset((source, destination))
         self.length = int(named["frame.len"])
-        self.is_tcp = bool(named["tcp.srcport"])
+        kind = named["icmpv6.type"].split("\x1f")[0]
+        self.quotes = bool(kind) and int(kind) < 128 and named["icmpv6.checksum.status"].split("\x1f")[0] == "1"
+        self.is_tcp = not self.quotes and bool(named["tcp.srcport"])
         self.ports = frozenset((f"{source}/{named['tcp.srcport']}", f"{destination}/{named['tcp.dstport']}"))
         self.syn = named["tcp.flags.syn"] in ("1", "True")
         self.messages = _messages(named)
@@ -217,13 +226,15 @@ def _judge(rows: Iterable[_Row], comment: str) -> list[Packet]:
     opened = {row.ports for row in rows if row.syn}
     opened_pairs = {row.pair for row in rows if row.syn}
     changing = {row.pair for row in rows if row.is_tcp and row.ports not in opened and row.pair in opened_pairs}
-    everywhere = DISTURBED in comment
+    everywhere, virtual = DISTURBED in comment, _IN_VIRTUAL_TIME in comment
     offload = any(row.is_tcp and row.length > _LARGEST_FRAME for row in rows)
     for row in rows:
         for message in row.messages:
             reason = _explain(row, message, everywhere or row.pair in meddled, row.pair in changing)
             if not reason and offload and row.is_tcp and _CHECKSUM.search(message):
                 reason = "checksum left to the offload of this link"
+            if not reason and not virtual and row.is_tcp and _TWICE.search(message):
+                reason = "real time: something came late"
             row.packet.remarks.append(Remark(message, reason))
     return [row.packet for row in rows]
 
@@ -231,6 +242,8 @@ def _judge(rows: Iterable[_Row], comment: str) -> list[Packet]:
 def _explain(row: _Row, message: str, disturbed: bool, changing: bool) -> str:
     if row.packet.sender == BY_HAND:
         return "made by the test"
+    if row.quotes:
+        return "said of the packet that this error quotes"
     if _GRAVE.search(message):
         return ""
     if _FLOW_CONTROL.search(message):
@@ -239,6 +252,8 @@ def _explain(row: _Row, message: str, disturbed: bool, changing: bool) -> str:
         return "a reset is no fault"
     if _NO_ECHO.search(message):
         return "an echo request that is not to be answered"
+    if row.is_tcp and row.syn and _RETRANSMISSION.search(message):
+        return "a SYN that nobody answered, or that crosses the peer's"
     if row.is_tcp and disturbed:
         return "the test disturbs these segments"
     if row.is_tcp and changing:

@@ -1,0 +1,11 @@
+"""The defects that the tests must notice, by room."""
+
+from __future__ import annotations
+
+from tests.conformance.mutant import Mutation
+
+from . import addresses, discovery, ip6, listen, node, segments
+
+ALL: tuple[Mutation, ...] = tuple(
+    mutation for room in (addresses, discovery, ip6, listen, segments, node) for mutation in room.MUTATIONS
+)

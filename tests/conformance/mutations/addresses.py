@@ -1,0 +1,210 @@
+"""Defects in the life of an address: what is answered in which state, promotion, release (unified-multiplex §1, §7)."""
+
+from __future__ import annotations
+
+from tests.conformance.mutant import Edit, Mutation, Put
+
+_TABLE = "tapstack.ipv6.addresses:ANSWERS"
+_UNCERTAIN = "tests/unit/ipv6/test_uncertain.py"
+_MACHINE = "tests/unit/ipv6/test_address_machine.py"
+_DISCOVERY = "tapstack.ipv6.discovery:Discovery"
+
+MUTATIONS = (
+    Mutation(
+        "uncertain-resolves",
+        "an UNCERTAIN address answers address resolution",
+        ("UM-ADDR-3",),
+        (f"{_UNCERTAIN}::test_resolution_and_unreachability_probes_are_not_answered",),
+        (Put(_TABLE, "Answers.DAD | Answers.RESOLUTION", "_S.UNCERTAIN"),),
+        quick=True,
+    ),
+    Mutation(
+        "uncertain-answers-all",
+        "an UNCERTAIN address answers whatever comes: echo, TCP, errors",
+        ("UM-ADDR-4",),
+        (f"{_UNCERTAIN}::test_any_other_packet_to_an_uncertain_address_is_dropped_in_silence",),
+        (Put(_TABLE, "Answers.DAD | Answers.RESOLUTION | Answers.TRAFFIC", "_S.UNCERTAIN"),),
+        quick=True,
+    ),
+    Mutation(
+        "uncertain-not-defended",
+        "a DAD probe for an UNCERTAIN address is not answered",
+        ("UM-ADDR-2",),
+        (f"{_UNCERTAIN}::test_the_defence_is_multicast_overriding_and_from_the_link_local_address",),
+        (Put(_TABLE, "Answers.RESOLUTION", "_S.UNCERTAIN"),),
+        quick=True,
+    ),
+    Mutation(
+        "uncertain-group-echo",
+        "an echo request to the group of an UNCERTAIN address is answered",
+        ("UM-ADDR-4",),
+        (f"{_UNCERTAIN}::test_nothing_to_the_group_of_an_uncertain_address_is_answered",),
+        (
+            Edit(
+                "tapstack.ipv6.icmp:Icmp.speaker",
+                "packet.dst != ALL_NODES and not self._is_ordinary(packet.dst)",
+                "False",
+            ),
+        ),
+    ),
+    Mutation(
+        "defence-from-itself",
+        "the defence NA has the reserved address as its source",
+        ("UM-ADDR-5",),
+        (f"{_UNCERTAIN}::test_the_defence_is_multicast_overriding_and_from_the_link_local_address",),
+        (
+            Edit(
+                f"{_DISCOVERY}.advertise",
+                "entry.address if entry.answers & Answers.TRAFFIC else interface.link_local",
+                "entry.address",
+            ),
+        ),
+        quick=True,
+    ),
+    Mutation(
+        "defence-without-override",
+        "the defence NA has O=0",
+        ("UM-ADDR-5",),
+        (f"{_UNCERTAIN}::test_the_defence_is_multicast_overriding_and_from_the_link_local_address",),
+        (Edit(f"{_DISCOVERY}._probe", "override=True", "override=False"),),
+    ),
+    Mutation(
+        "defence-solicited",
+        "the defence NA has S=1",
+        ("UM-ADDR-5",),
+        (f"{_UNCERTAIN}::test_the_defence_is_multicast_overriding_and_from_the_link_local_address",),
+        (Edit(f"{_DISCOVERY}.advertise", "solicited=solicited", "solicited=True"),),
+    ),
+    Mutation(
+        "foreign-na-ignored",
+        "a foreign NA for an UNCERTAIN address changes nothing",
+        ("UM-ADDR-6",),
+        (f"{_UNCERTAIN}::test_a_foreign_advertisement_discards_a_reserved_address",),
+        (Edit(f"{_DISCOVERY}._claim", "elif entry.state is AddressState.UNCERTAIN:", "elif False:"),),
+        quick=True,
+    ),
+    Mutation(
+        "foreign-na-ends-connections",
+        "a foreign NA for a PREFERRED address takes it away",
+        ("UM-ADDR-11",),
+        (f"{_UNCERTAIN}::test_a_foreign_advertisement_for_a_used_address_is_an_event_and_changes_nothing",),
+        (
+            Edit(
+                f"{_DISCOVERY}._claim",
+                'self._interface.notice(address_text(entry.address), f"{owner} advertises it too; it is kept", now)',
+                "self._interface.addresses.expire(entry, now, owner)",
+            ),
+        ),
+    ),
+    Mutation(
+        "withdrawn-prefix-kept",
+        "reserved addresses outlive their prefix",
+        ("UM-ADDR-6",),
+        (f"{_UNCERTAIN}::test_a_withdrawn_prefix_discards_what_is_reserved_and_deprecates_what_is_used",),
+        (Edit("tapstack.ipv6.prefixes:PrefixList._age", "self.on_deprecated(prefix, now)", "pass"),),
+    ),
+    Mutation(
+        "promotion-silent",
+        "promotion sends no NA",
+        ("UM-ADDR-8", "ST-IP6-12"),
+        (f"{_UNCERTAIN}::test_promotion_sends_exactly_one_advertisement_to_the_routers",),
+        (Edit(f"{_DISCOVERY}.announce", "self.advertise(entry, ALL_ROUTERS, override=False)", "pass"),),
+        quick=True,
+    ),
+    Mutation(
+        "promotion-twice",
+        "promotion sends two NAs",
+        ("UM-ADDR-8",),
+        (f"{_UNCERTAIN}::test_promotion_sends_exactly_one_advertisement_to_the_routers",),
+        (
+            Edit(
+                f"{_DISCOVERY}.announce",
+                "self.advertise(entry, ALL_ROUTERS, override=False)",
+                "[self.advertise(entry, ALL_ROUTERS, override=False) for _ in range(2)]",
+            ),
+        ),
+    ),
+    Mutation(
+        "promotion-overrides",
+        "the promotion NA has O=1",
+        ("UM-ADDR-8", "ST-IP6-12"),
+        (f"{_UNCERTAIN}::test_promotion_sends_exactly_one_advertisement_to_the_routers",),
+        (Edit(f"{_DISCOVERY}.announce", "override=False", "override=True"),),
+        quick=True,
+    ),
+    Mutation(
+        "promotion-to-all-nodes",
+        "the promotion NA goes to all nodes",
+        ("UM-ADDR-8",),
+        (f"{_UNCERTAIN}::test_promotion_sends_exactly_one_advertisement_to_the_routers",),
+        (Edit(f"{_DISCOVERY}.announce", "ALL_ROUTERS", "ALL_NODES"),),
+    ),
+    Mutation(
+        "group-not-left",
+        "the solicited-node group is never left",
+        ("UM-ADDR-7", "UM-ADDR-9", "ST-IP6-7"),
+        (f"{_UNCERTAIN}::test_the_group_is_joined_from_tentative_to_release",),
+        (Edit("tapstack.ipv6.multicast:MulticastListener.leave", "self._changed(group, now)", "pass"),),
+        quick=True,
+    ),
+    Mutation(
+        "group-not-counted",
+        "the group is left with the first of two addresses in it",
+        ("UM-ADDR-7",),
+        (f"{_UNCERTAIN}::test_two_addresses_in_one_group_join_once_and_leave_once",),
+        (Edit("tapstack.ipv6.multicast:MulticastListener.leave", "if count > 0:", "if False:"),),
+    ),
+    Mutation(
+        "released-answers",
+        "an address stays in the table after its release and goes on answering",
+        ("UM-ADDR-9", "UM-REL-1"),
+        (_UNCERTAIN, _MACHINE),
+        (
+            Put(_TABLE, "Answers.DAD | Answers.RESOLUTION | Answers.TRAFFIC", "_S.INVALID"),
+            Edit("tapstack.ipv6.addresses:AddressTable._move", "del self._entries[entry.address]", "pass"),
+        ),
+    ),
+    Mutation(
+        "last-user-leaks",
+        "the last user's end does not release a one-time address",
+        ("UM-REL-1",),
+        (f"{_MACHINE}::test_users_keep_a_one_time_address_and_the_last_one_releases_it",),
+        (Edit("tapstack.ipv6.addresses:AddressTable.drop", "if not entry.users and", "if False and"),),
+        quick=True,
+    ),
+    Mutation(
+        "released-while-used",
+        "the first user's end releases an address that others still use",
+        ("UM-REL-1",),
+        (_MACHINE, "tests/unit/unimux/test_node.py::test_a_sticky_session_shares_one_address_until_it_ends"),
+        (Edit("tapstack.ipv6.addresses:AddressTable.drop", "if not entry.users and", "if"),),
+    ),
+    Mutation(
+        "second-dad",
+        "a reserved address becomes PREFERRED by its DAD, without being taken",
+        ("UM-ADDR-1",),
+        (
+            f"{_UNCERTAIN}::test_a_reserved_address_is_uncertain_after_dad_and_preferred_in_the_call_that_takes_it",
+            _MACHINE,
+        ),
+        (Edit("tapstack.ipv6.addresses:AddressTable.dad_passed", "if reserved else", "if False else"),),
+    ),
+    Mutation(
+        "speaks-to-strangers",
+        "a one-time address answers strangers",
+        ("UM-EA-1", "UM-LIS-6"),
+        (
+            f"{_UNCERTAIN}::test_an_ephemeral_address_answers_its_peer_only",
+            "tests/unit/tcp/test_listen.py::test_third_parties_get_nothing_while_the_session_lives",
+        ),
+        (Edit("tapstack.ipv6.addresses:AddressEntry.speaks_to", "not self.kind.one_time or", "True or"),),
+        quick=True,
+    ),
+    Mutation(
+        "expiry-spares-connections",
+        "a connection survives the end of its address's valid lifetime",
+        ("UM-ADDR-11",),
+        ("tests/unit/tcp", "tests/unit/unimux/test_node.py", "tests/unit/udp", "tests/real/um", "tests/unit/um"),
+        (Edit("tapstack.tcp.layer:Tcp._address_moved", "for user in list(entry.users):", "for user in ():"),),
+    ),
+)

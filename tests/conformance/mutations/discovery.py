@@ -1,0 +1,155 @@
+"""Defects in duplicate address detection, neighbour and router discovery, and the multicast listener."""
+
+from __future__ import annotations
+
+from tests.conformance.mutant import Edit, Mutation
+
+_DAD = "tapstack.ipv6.dad:DuplicateAddressDetection"
+_DISCOVERY = "tapstack.ipv6.discovery:Discovery"
+_NEIGHBORS = "tapstack.ipv6.neighbors:NeighborCache"
+_TEST_DAD = "tests/unit/ipv6/test_dad.py"
+_TEST_NEIGHBORS = "tests/unit/ipv6/test_neighbors.py"
+_TEST_ROUTERS = "tests/unit/ipv6/test_routers.py"
+_TEST_MULTICAST = "tests/unit/ipv6/test_multicast.py"
+
+MUTATIONS = (
+    Mutation(
+        "dad-skipped",
+        "an address passes DAD without a probe",
+        ("UM-ADDR-1", "UM-ADDR-10", "ST-IP6-6"),
+        (_TEST_DAD,),
+        (Edit(f"{_DAD}._start_next", "and self._interface.config.dad_transmits:", "and False:"),),
+        quick=True,
+    ),
+    Mutation(
+        "nonce-ignored",
+        "a looped-back probe counts as a conflict",
+        ("UM-ADDR-10", "ST-IP6-6"),
+        (f"{_TEST_DAD}::test_our_own_probe_brought_back_is_no_conflict_and_prolongs_the_test",),
+        (Edit(f"{_DAD}.is_own_probe", "nonce is None or nonce not in self._nonces", "True"),),
+        quick=True,
+    ),
+    Mutation(
+        "nonce-missing",
+        "DAD probes carry no nonce",
+        ("UM-ADDR-10",),
+        (f"{_TEST_DAD}::test_a_probe_is_as_the_rfc_has_it",),
+        (Edit(f"{_DAD}._probe", "(nd.Nonce(nonce),)", "()"),),
+    ),
+    Mutation(
+        "nonce-constant",
+        "all DAD probes carry the same nonce",
+        ("UM-ADDR-10",),
+        (_TEST_DAD,),
+        (Edit(f"{_DAD}._probe", "interface.random.randbytes(NONCE_LENGTH)", "bytes(NONCE_LENGTH)"),),
+    ),
+    Mutation(
+        "conflict-ignored",
+        "somebody else's probe for a TENTATIVE address is no conflict",
+        ("ST-IP6-6", "UM-ADDR-10"),
+        (f"{_TEST_DAD}::test_somebody_elses_probe_or_advertisement_is_a_conflict",),
+        (Edit(f"{_DISCOVERY}._probe", 'self._dad.fail(entry, now, "another node probes for it")', "pass"),),
+        quick=True,
+    ),
+    Mutation(
+        "dad-no-back-off",
+        "three duplicates in a row change nothing",
+        ("UM-ADDR-10",),
+        (f"{_TEST_DAD}::test_three_failures_in_a_row_are_reported_and_testing_backs_off",),
+        (Edit(f"{_DAD}.fail", "self._hold(now)", "pass"),),
+    ),
+    Mutation(
+        "hop-limit-unchecked",
+        "an ND message that crossed a router is believed",
+        ("ST-IP6-4",),
+        (f"{_TEST_NEIGHBORS}::test_the_gate_of_neighbour_discovery",),
+        (Edit(f"{_DISCOVERY}.input", "packet.hop_limit != ND_HOP_LIMIT", "False"),),
+        quick=True,
+    ),
+    Mutation(
+        "fragmented-nd",
+        "an ND message in fragments is believed",
+        ("ST-IP6-2",),
+        (
+            "tests/unit/ipv6/test_reassembly.py::test_neighbour_discovery_is_never_fragmented",
+            "tests/unit/ipv6/test_reassembly.py::test_router_advertisements_in_fragments_are_ignored",
+        ),
+        (Edit(f"{_DISCOVERY}.input", "elif packet.fragmented:", "elif False:"),),
+    ),
+    Mutation(
+        "no-override-overrides",
+        "an NA with O=0 replaces a link-layer address",
+        ("ST-IP6-4",),
+        (f"{_TEST_NEIGHBORS}::test_every_advertisement_in_every_state",),
+        (Edit(f"{_NEIGHBORS}.advertised", "if different and not override:", "if False:"),),
+    ),
+    Mutation(
+        "unsolicited-proves",
+        "an unsolicited NA makes a neighbour REACHABLE",
+        ("ST-IP6-4",),
+        (f"{_TEST_NEIGHBORS}::test_every_advertisement_in_every_state",),
+        (Edit(f"{_NEIGHBORS}.advertised", "elif solicited:", "elif True:"),),
+    ),
+    Mutation(
+        "queue-unbounded",
+        "packets that wait for a neighbour are without number",
+        ("ST-IP6-4",),
+        (f"{_TEST_NEIGHBORS}::test_the_queue_is_bounded_and_the_newest_stay",),
+        (Edit(f"{_NEIGHBORS}.enqueue", "len(queue) > config.neighbor_queue or", "False and"),),
+    ),
+    Mutation(
+        "redirect-from-anybody",
+        "a redirect counts whoever sends it",
+        ("ST-IP6-4",),
+        (f"{_TEST_NEIGHBORS}::test_other_redirects_change_nothing",),
+        (
+            Edit(
+                f"{_DISCOVERY}._redirect",
+                "not self._routes.uses(message.destination, packet.src) or message.target in addresses",
+                "False",
+            ),
+        ),
+    ),
+    Mutation(
+        "router-from-anywhere",
+        "a router advertisement from a global address is believed",
+        ("ST-IP6-5",),
+        (f"{_TEST_ROUTERS}::test_invalid_advertisements_are_ignored_whole",),
+        (Edit(f"{_DISCOVERY}._router_advertisement", "not is_link_local(packet.src)", "False"),),
+    ),
+    Mutation(
+        "two-hours-void",
+        "an unauthenticated advertisement can end a prefix at once",
+        ("ST-IP6-5",),
+        (f"{_TEST_ROUTERS}::test_the_two_hour_rule",),
+        (
+            Edit(
+                "tapstack.ipv6.prefixes:PrefixList._set_autonomous",
+                "prefix.valid_until = now + TWO_HOURS",
+                "prefix.valid_until = _until(option.valid_lifetime, now)",
+            ),
+        ),
+        quick=True,
+    ),
+    Mutation(
+        "query-ignored",
+        "a general query is not answered",
+        ("ST-IP6-7", "UM-ADDR-7"),
+        (f"{_TEST_MULTICAST}::test_a_general_query_is_answered_once_with_all_groups_within_its_delay",),
+        (Edit("tapstack.ipv6.multicast:MulticastListener.query", "self._general_due = due", "pass"),),
+    ),
+    Mutation(
+        "query-from-afar",
+        "a query with another hop limit than 1 is answered",
+        ("ST-IP6-7",),
+        (f"{_TEST_MULTICAST}::test_invalid_queries_are_ignored",),
+        (Edit("tapstack.ipv6.multicast:MulticastListener.query", "hop_limit != mld.HOP_LIMIT", "False"),),
+    ),
+    Mutation(
+        "report-once",
+        "a change of membership is not repeated",
+        ("ST-IP6-7", "UM-ADDR-7"),
+        (f"{_TEST_MULTICAST}::test_changes_are_repeated_within_a_second_and_the_repetition_says_what_holds_then",),
+        (Edit("tapstack.ipv6.multicast:MulticastListener._changed", "self._robustness - 1", "0"),),
+    ),
+)

@@ -1,0 +1,227 @@
+"""Defects in listening, port modes and TIME-WAIT (unified-multiplex §5, §6, §7)."""
+
+from __future__ import annotations
+
+from tests.conformance.mutant import Edit, Mutation
+
+_LISTEN = "tests/unit/tcp/test_listen.py"
+_MODES = "tests/unit/tcp/test_modes.py"
+_LISTENER = "tapstack.tcp.listener:Listener"
+
+MUTATIONS = (
+    Mutation(
+        "second-session",
+        "a consumed SSA takes a second session",
+        ("UM-LIS-3", "UM-LIS-6"),
+        (_LISTEN, "tests/unit/unimux/test_issue.py"),
+        (Edit(f"{_LISTENER}.completed", "armed.sessions -= 1", "pass"),),
+        quick=True,
+    ),
+    Mutation(
+        "syn-burns",
+        "the first SYN consumes the SSA",
+        ("UM-LIS-3",),
+        (f"{_LISTEN}::test_a_spoofed_syn_does_not_burn_the_address",),
+        (
+            Edit(
+                "tapstack.tcp.passive:PassiveOpens.syn_arrives",
+                "connection.timers.waiting_since = now",
+                "connection.timers.waiting_since = now; self._tcp.leave_listener(armed)",
+            ),
+        ),
+        quick=True,
+    ),
+    Mutation(
+        "anybody-is-the-client",
+        "an SSA for a named client answers anybody",
+        ("UM-LIS-4",),
+        (f"{_LISTEN}::test_a_named_client_is_the_only_one_that_is_answered",),
+        (Edit("tapstack.tcp.listener:ArmedAddress.admits", "if self.client is None:", "if True:"),),
+        quick=True,
+    ),
+    Mutation(
+        "listen-o-reachable",
+        "a listener without an address accepts at any",
+        ("UM-LIS-1", "UM-EA-1"),
+        (f"{_LISTEN}::test_listen_o_is_reachable_by_nobody_until_an_address_is_set",),
+        (
+            Edit(
+                "tapstack.tcp.layer:Tcp._find_armed",
+                "return armed",
+                "return armed or next((x.arm(packet.entry, now) for x in self.listeners if not x.armed), None)",
+            ),
+        ),
+    ),
+    Mutation(
+        "wildcard-at-ea",
+        "a wildcard listener accepts at a one-time address",
+        ("UM-EA-1",),
+        (_LISTEN, _MODES, "tests/unit/um", "tests/unit/unimux/test_node.py", "tests/real/um"),
+        (Edit("tapstack.tcp.layer:Tcp._find_armed", "not packet.entry.kind.one_time", "True"),),
+    ),
+    Mutation(
+        "unused-kept",
+        "an SSA that was issued but not used stays armed",
+        ("UM-LIS-5",),
+        (f"{_LISTEN}::test_an_unused_ssa_expires_for_good",),
+        (Edit(f"{_LISTENER}.arm", "armed.expiry.set(expires)", "pass"),),
+        quick=True,
+    ),
+    Mutation(
+        "half-open-unbounded",
+        "half-open handshakes are without number",
+        ("UM-LIS-3", "ST-TCP-10"),
+        (_LISTEN, "tests/unit/tcp"),
+        (Edit(f"{_LISTENER}.may_open", "len(armed.half_open) >= self.options.backlog", "False"),),
+    ),
+    Mutation(
+        "rst-to-strangers",
+        "TCP answers strangers to a one-time address with RST",
+        ("UM-EA-1", "UM-LIS-6"),
+        (f"{_LISTEN}::test_third_parties_get_nothing_while_the_session_lives",),
+        (Edit("tapstack.tcp.layer:Tcp.reset", "not entry.speaks_to(segment.remote)", "False"),),
+        quick=True,
+    ),
+    Mutation(
+        "no-rst-anywhere",
+        "an ordinary address does not refuse what it does not take",
+        ("UM-LIS-7", "ST-TCP-1"),
+        (f"{_LISTEN}::test_an_ordinary_address_is_refused_like_anywhere_else",),
+        (Edit("tapstack.tcp.layer:Tcp.reset", "not entry.speaks_to(segment.remote)", "True"),),
+    ),
+    Mutation(
+        "time-wait-short",
+        "TIME-WAIT lasts one MSL",
+        ("UM-REL-2", "ST-TCP-13"),
+        (f"{_LISTEN}::test_time_wait_holds_the_address_as_long_as_its_option_says",),
+        (Edit("tapstack.tcp.timewait:duration", "return 2 * options.msl", "return options.msl"),),
+        quick=True,
+    ),
+    Mutation(
+        "time-wait-no-answer",
+        "a repeated FIN in TIME-WAIT is not acknowledged",
+        ("UM-REL-2", "ST-TCP-13"),
+        (f"{_LISTEN}::test_time_wait_repairs_a_lost_last_ack_and_restarts",),
+        (Edit("tapstack.tcp.timewait:TimeWaitTable._acknowledge", "record.answered_at = now", "return"),),
+    ),
+    Mutation(
+        "time-wait-loses-address",
+        "the address is released when TIME-WAIT begins",
+        ("UM-REL-2",),
+        (_LISTEN,),
+        (
+            Edit(
+                "tapstack.tcp.timewait:TimeWaitTable.enter", "tcp.host.addresses.acquire(record.entry, record)", "pass"
+            ),
+            Edit(
+                "tapstack.tcp.timewait:TimeWaitTable.end",
+                "tcp.host.addresses.drop(record.entry, record, now, cause)",
+                "pass",
+            ),
+        ),
+    ),
+    Mutation(
+        "l0-reads-ports",
+        "L0 tells connections apart by their ports",
+        ("UM-PORT-1",),
+        (f"{_MODES}::test_l0_reaches_its_connection_whatever_the_ports",),
+        (
+            Edit(
+                "tapstack.tcp.demux:key_for",
+                "if mode in (PortMode.L0, PortMode.L1):",
+                "if mode is PortMode.L0:\n        return four_key(pcb)\n    if mode is PortMode.L1:",
+            ),
+        ),
+        quick=True,
+    ),
+    Mutation(
+        "l1-never-follows",
+        "L1 does not follow a port that a NAPT has changed",
+        ("UM-PORT-3",),
+        (f"{_MODES}::test_l1_follows_a_rebound_port_only_on_a_segment_that_advances",),
+        (Edit("tapstack.tcp.arrives:otherwise", "connection.mode is PortMode.L1 and advanced", "False"),),
+        quick=True,
+    ),
+    Mutation(
+        "l1-follows-blindly",
+        "L1 turns to the port of a segment that advances nothing",
+        ("UM-PORT-3",),
+        (f"{_MODES}::test_l1_follows_a_rebound_port_only_on_a_segment_that_advances",),
+        (
+            Edit(
+                "tapstack.tcp.arrives:otherwise",
+                "connection.mode is PortMode.L1 and advanced",
+                "connection.mode is PortMode.L1",
+            ),
+        ),
+        quick=True,
+    ),
+    Mutation(
+        "challenge-to-the-syn",
+        "the challenge ACK to a second SYN goes to that SYN's port",
+        ("UM-PORT-4",),
+        (f"{_MODES}::test_a_second_syn_is_challenged_at_the_established_port",),
+        (
+            Edit(
+                "tapstack.tcp.arrives:_check_syn",
+                "connection.challenge(now)",
+                "connection.remote_port = segment.source_port; connection.challenge(now)",
+            ),
+        ),
+        quick=True,
+    ),
+    Mutation(
+        "l2-ignores-ports",
+        "L2 does not tell clients of one host apart",
+        ("UM-PORT-5",),
+        (f"{_MODES}::test_l2_serves_many_connections_of_one_host_on_one_address",),
+        (
+            Edit(
+                "tapstack.tcp.demux:key_for",
+                'return pair + pcb.remote_port.to_bytes(2, "big")',
+                'return pair + b"\\0\\0"',
+            ),
+        ),
+    ),
+    Mutation(
+        "aware-ignores-local-port",
+        "Aware does not tell connections apart by the local port",
+        ("UM-PORT-6",),
+        (f"{_MODES}::test_aware_tells_connections_apart_by_any_one_of_four_values",),
+        (
+            Edit(
+                "tapstack.tcp.demux:key_for",
+                "if mode is PortMode.AWARE:\n        return four_key(pcb)",
+                'if mode is PortMode.AWARE:\n        return pair + pcb.remote_port.to_bytes(2, "big")',
+            ),
+        ),
+    ),
+    Mutation(
+        "shadowing-allowed",
+        "two sockets may stand where one takes the other's packets",
+        ("UM-PORT-7",),
+        (f"{_MODES}::test_a_socket_that_could_shadow_another_is_refused_by_name",),
+        (Edit("tapstack.tcp.demux:Demux.add", "if taken is not None:", "if False:"),),
+    ),
+    Mutation(
+        "rp-is-80",
+        "the reduced port that is written is another",
+        ("UM-PORT-11",),
+        (f"{_MODES}::test_the_reduced_port_is_written_where_none_is_named",),
+        (Edit("tapstack.tcp.layer:Tcp.connect", "remote_port = options.reduced_port", "remote_port = 80"),),
+    ),
+    Mutation(
+        "spoofed-syn-wedges",
+        "after a spoofed SYN the real SYN-ACK is not recognised",
+        ("UM-PORT-12",),
+        (f"{_MODES}::test_a_spoofed_syn_does_not_wedge_the_real_syn_ack",),
+        (Edit("tapstack.tcp.arrives:_real_syn_ack", "if connection.armed is not None or", "if True or"),),
+    ),
+    Mutation(
+        "icmp-believed",
+        "an ICMPv6 error counts whatever sequence number it quotes",
+        ("UM-PORT-13",),
+        ("tests/unit/tcp", "tests/real/um", "tests/unit/um"),
+        (Edit("tapstack.tcp.layer:Tcp.error", "if not sender.snd_una <= sequence < sender.snd_nxt:", "if False:"),),
+    ),
+)

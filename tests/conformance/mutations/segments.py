@@ -1,0 +1,180 @@
+"""Defects in what a TCP segment does: acceptability, RST, PAWS, acknowledgements, recovery, congestion control."""
+
+from __future__ import annotations
+
+from tests.conformance.mutant import Edit, Mutation
+
+_TCP = "tests/unit/tcp"
+_MODES = "tests/unit/tcp/test_modes.py"
+_INTEGRITY = "tests/unit/tcp/test_integrity.py"
+_RECOVERY = "tests/unit/tcp/test_recovery.py"
+_CONGESTION = "tests/unit/tcp/test_congestion.py"
+_ARRIVES = "tapstack.tcp.arrives"
+
+MUTATIONS = (
+    Mutation(
+        "sequence-unchecked",
+        "a segment outside the window is accepted",
+        ("ST-TCP-1", "UM-PORT-10"),
+        (_TCP,),
+        (Edit(f"{_ARRIVES}:_check_sequence", "if acceptable:", "if True:"),),
+    ),
+    Mutation(
+        "rst-anywhere",
+        "an RST anywhere in the window ends the connection",
+        ("ST-TCP-8", "UM-PORT-10"),
+        (_TCP, "tests/real/um"),
+        (Edit(f"{_ARRIVES}:_check_rst", "sequence != connection.receiver.rcv_nxt", "False"),),
+    ),
+    Mutation(
+        "syn-resets",
+        "a SYN in the window ends the connection",
+        ("ST-TCP-8", "UM-PORT-4", "UM-PORT-10"),
+        (_MODES,),
+        (
+            Edit(
+                f"{_ARRIVES}:_check_syn",
+                "connection.challenge(now)",
+                'connection.delete(TcpTrigger.DELETE, now, "reset", errors.reset())',
+            ),
+        ),
+        quick=True,
+    ),
+    Mutation(
+        "ack-of-the-future",
+        "an acknowledgement of what was not sent is accepted",
+        ("ST-TCP-8", "UM-PORT-10"),
+        (_TCP,),
+        (
+            Edit(
+                f"{_ARRIVES}:_check_ack",
+                "ack > sender.snd_nxt or ack < sender.snd_una - max(sender.maximum_window, 65535)",
+                "False",
+            ),
+        ),
+    ),
+    Mutation(
+        "challenges-unlimited",
+        "challenge ACKs have no limit",
+        ("ST-TCP-8",),
+        (_TCP,),
+        (
+            Edit(
+                "tapstack.tcp.connection:Connection.challenge",
+                "now - self.challenge_at < PER_CONNECTION or not self.tcp.challenges.allow(self.remote + self.local, now)",
+                "False",
+            ),
+        ),
+    ),
+    Mutation(
+        "paws-off",
+        "an old segment with an old timestamp is accepted",
+        ("ST-TCP-2", "UM-PORT-3"),
+        (_TCP,),
+        (Edit(f"{_ARRIVES}:_check_sequence", "unwrap(stamp[0], recent) < recent", "False"),),
+    ),
+    Mutation(
+        "timestamp-from-anywhere",
+        "TS.Recent follows segments beyond the last acknowledgement",
+        ("ST-TCP-2",),
+        (_TCP,),
+        (Edit(f"{_ARRIVES}:_update_timestamp", "and sequence <= receiver.last_ack_sent", ""),),
+    ),
+    Mutation(
+        "isn-predictable",
+        "initial sequence numbers are the clock alone",
+        ("ST-TCP-9", "UM-GEN-7", "UM-PORT-10"),
+        (_TCP, "tests/unit/unimux/test_node.py"),
+        (
+            Edit(
+                "tapstack.tcp.isn:session_numbers",
+                'int.from_bytes(digest[0:4], "big") + int(now * 250_000)',
+                "int(now * 250_000)",
+            ),
+        ),
+    ),
+    Mutation(
+        "isn-without-clock",
+        "initial sequence numbers do not move with time",
+        ("ST-TCP-9",),
+        (_TCP,),
+        (Edit("tapstack.tcp.isn:session_numbers", "+ int(now * 250_000)", ""),),
+    ),
+    Mutation(
+        "linkable-timestamps",
+        "all connections have the same timestamp offset",
+        ("UM-GEN-7",),
+        (_TCP, "tests/unit/unimux", "tests/unit/um"),
+        (Edit("tapstack.tcp.isn:session_numbers", 'int.from_bytes(digest[4:8], "big")', "0"),),
+    ),
+    Mutation(
+        "linkable-flow-labels",
+        "all connections have the same flow label",
+        ("UM-GEN-7",),
+        (_TCP, "tests/unit/unimux", "tests/unit/um"),
+        (Edit("tapstack.tcp.isn:session_numbers", 'int.from_bytes(digest[8:11], "big") & 0xFFFFF', "1"),),
+    ),
+    Mutation(
+        "bytes-lost",
+        "data that fills a hole is dropped",
+        ("ST-TCP-1",),
+        (_INTEGRITY,),
+        (Edit("tapstack.tcp.receiver:Receiver.accept", "if self._runs:", "if False:"),),
+        quick=True,
+    ),
+    Mutation(
+        "overlap-doubled",
+        "bytes that came before are taken a second time",
+        ("ST-TCP-1",),
+        (_INTEGRITY,),
+        (Edit("tapstack.tcp.receiver:Receiver.accept", "payload = payload[self.rcv_nxt - sequence :]", "pass"),),
+    ),
+    Mutation(
+        "window-shrinks",
+        "the advertised right edge moves left",
+        ("ST-TCP-1",),
+        (_TCP,),
+        (Edit("tapstack.tcp.receiver:Receiver.advertise", "if edge > self.rcv_adv and", "if True or"),),
+    ),
+    Mutation(
+        "sack-ignored",
+        "what the peer reports by SACK is not read",
+        ("ST-TCP-3",),
+        (_RECOVERY,),
+        (Edit(f"{_ARRIVES}:new_data_acknowledged", "recovery.read_sack(sack)", "pass"),),
+    ),
+    Mutation(
+        "no-dsack",
+        "duplicates are not reported",
+        ("ST-TCP-3",),
+        (_RECOVERY, "tests/unit/tcp/test_scoreboard.py"),
+        (Edit("tapstack.tcp.receiver:Receiver.note_duplicate", "self.duplicate = (start, end)", "pass"),),
+    ),
+    Mutation(
+        "fin-loses-data",
+        "a FIN overtakes the data before it",
+        ("ST-TCP-1",),
+        (_INTEGRITY, _RECOVERY),
+        (
+            Edit(
+                "tapstack.tcp.receiver:Receiver.accept",
+                "self.fin is not None and self.rcv_nxt == self.fin",
+                "self.fin is not None",
+            ),
+        ),
+    ),
+    Mutation(
+        "time-wait-skipped",
+        "both sides closed, and nothing remains",
+        ("UM-REL-2", "ST-TCP-13"),
+        ("tests/unit/tcp/test_listen.py",),
+        (
+            Edit(
+                "tapstack.tcp.layer:Tcp.time_wait",
+                "connection.options.time_wait is not connection.options.time_wait.SHARP",
+                "False",
+            ),
+        ),
+        quick=True,
+    ),
+)
