@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING
 from ..events import DropReason, ListenerChanged
 from ..ipv6.addresses import AddressEntry
 from ..types import address_text
-from .connection import Connection, Signal
+from .connection import Connection
 from .options import SocketOptions
+from .signals import Signal
 from .states import TRANSITIONS, TcpState, TcpTrigger
 
 if TYPE_CHECKING:
@@ -38,18 +39,25 @@ class ArmedAddress:
 
     sessions: how many more may be established; None for no limit (an ordinary address).
     client: (prefix bytes, length) of the only clients that are answered, or None (UM-LIS-4).
+    lease: the first client to complete a handshake is the only one from then on (UM-LIS-8).
     cookies_until: when the last cookie that was sent for it is void: all that is remembered of them.
     """
 
-    __slots__ = ("client", "cookies_until", "entry", "expiry", "half_open", "key", "listener", "sessions")
+    __slots__ = ("client", "cookies_until", "entry", "expiry", "half_open", "key", "lease", "listener", "sessions")
 
     def __init__(
-        self, listener: Listener, entry: AddressEntry, sessions: int | None, client: tuple[bytes, int] | None
+        self,
+        listener: Listener,
+        entry: AddressEntry,
+        sessions: int | None,
+        client: tuple[bytes, int] | None,
+        lease: bool,
     ) -> None:
         self.listener = listener
         self.entry = entry
         self.sessions = sessions
         self.client = client
+        self.lease = lease
         self.half_open: set[Connection] = set()
         self.cookies_until = -1.0
         self.expiry = listener.tcp.timers.timer(self._expire)
@@ -70,8 +78,17 @@ class ArmedAddress:
         shift = 128 - length
         return int.from_bytes(remote, "big") >> shift == int.from_bytes(prefix, "big") >> shift
 
+    def bind(self, remote: bytes, now: float) -> None:
+        """A lease is taken by `remote`: it is the only client now, and handshakes of others are dropped in silence."""
+        self.lease = False
+        self.client = remote, 128
+        for connection in list(self.half_open):
+            if connection.remote != remote:
+                connection.delete(TcpTrigger.DELETE, now, "another client has the lease")
+
     def _expire(self, now: float) -> None:
-        self.listener.disarm(self.entry.address, now, "expired unused")
+        unused = self.lease or self.sessions is not None
+        self.listener.disarm(self.entry.address, now, "expired unused" if unused else "the lease is over")
 
 
 class Listener:
@@ -110,14 +127,17 @@ class Listener:
         sessions: int | None = 1,
         client: tuple[bytes, int] | None = None,
         expires: float | None = None,
+        lease: bool = False,
     ) -> ArmedAddress:
         """Accept on a PREFERRED address from now on (UM-LIS-2); `expires` is a time of the stack's clock.
+
+        lease: for as many sessions as the first client wants that completes one, for nobody else afterwards (UM-LIS-8).
 
         Raises `ConflictingSocket` when another listener could take its packets, `AddressError` when the address is not usable.
         """
         if self.state is TcpState.CLOSED:
             raise ValueError("the listener is closed")
-        armed = ArmedAddress(self, entry, sessions, client)
+        armed = ArmedAddress(self, entry, None if lease else sessions, client, lease)
         self.tcp.enter_listener(armed)
         try:
             self.tcp.host.addresses.acquire(entry, armed)
@@ -184,6 +204,8 @@ class Listener:
         armed.half_open.discard(connection)
         self._accepted.append(connection)
         self.signal(Signal.ACCEPTABLE)
+        if armed.lease:
+            armed.bind(connection.remote, now)
         if armed.sessions is not None:
             armed.sessions -= 1
             if armed.sessions == 0:
