@@ -104,6 +104,15 @@ def solicitation(mac: bytes, src: str, target: str) -> bytes:
     return ethernet.header(ethernet.multicast_mac(group), mac) + packet
 
 
+def dad_probe(mac: bytes, target: str, nonce: bytes) -> bytes:
+    """The frame of a duplicate address detection: somebody else wants `target`.  nonce: 6 bytes (RFC 7527)."""
+    wanted = address(target)
+    message = nd.NeighborSolicitation(wanted, (nd.Nonce(nonce),))
+    group = solicited_node(wanted)
+    packet = icmp(bytes(16), group, icmpv6.Type.NEIGHBOR_SOLICITATION, message.pack(), 255)
+    return ethernet.header(ethernet.multicast_mac(group), mac) + packet
+
+
 def segment(
     src: str,
     dst: str,
