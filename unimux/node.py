@@ -252,7 +252,7 @@ class Node:
         try:
             connection = self.stack.tcp.connect(entry, remote, port, now, options)
         except OSError as error:
-            if not entry.users and entry.address in self.stack.host.addresses:
+            if entry.kind.one_time and not entry.users and entry.address in self.stack.host.addresses:
                 self.stack.host.addresses.release(entry, now, "connect failed")
             self.driver.kick()
             if isinstance(error, NoRouteError):
