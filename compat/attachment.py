@@ -25,6 +25,7 @@ from tapstack.ipv6.host import HostConfig
 from tapstack.tcp.options import PortMode, SocketOptions, TimeWait
 from tapstack.types import address, address_text
 from unimux.audit import JOURNAL
+from unimux.dasocket import AgentSocket
 from unimux.errors import SetupError
 from unimux.events import EventFile
 from unimux.generators import load_generator
@@ -80,6 +81,9 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
     journal_limit: Annotated[int, msgspec.Meta(description="bytes at which its file is put aside", ge=4096)] = 16 << 20
     journal_keep: Annotated[int, msgspec.Meta(description="how many files put aside are kept", ge=0)] = 8
     journal_durable: Annotated[bool, msgspec.Meta(description="flush it to disk after each row")] = False
+    das_agent: Annotated[
+        str | None, msgspec.Meta(description="socket at which an agent sets every address, in place of the pool")
+    ] = None
     name_servers: Annotated[list[str], msgspec.Meta(description="name servers in place of those routers announce")] = []
     events: Annotated[str | None, msgspec.Meta(description="file that events are written to as JSON lines")] = None
 
@@ -172,6 +176,8 @@ async def attached_node(settings: NodeSettings) -> AsyncIterator[Node]:
         await stack.enter_async_context(node)
         if settings.prefix is not None:
             await _route(stack, where, kernel.Interface(where, name), node, IPv6Network(settings.prefix))
+        if settings.das_agent is not None:
+            await stack.enter_async_context(AgentSocket(node, Path(settings.das_agent)))
         yield node
 
 

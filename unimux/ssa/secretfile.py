@@ -51,3 +51,13 @@ def read_secret(path: Path) -> bytes:
             "or who sees one address finds it by trial."
         )
     return secret
+
+
+def read_key(path: str) -> bytes:
+    """A TSIG key: base64 in a file that is as private as a secret; raises `SetupError`."""
+    try:
+        return base64.b64decode(read_secret(Path(path)), validate=True)
+    except ValueError as error:
+        raise SetupError(
+            f"{path} holds no key in base64 ({error}): make one with `unimux ssa keygen {path}`."
+        ) from None

@@ -1,0 +1,333 @@
+"""Netcat for one-time addresses: standard input to a service address and back, or one session taken on a fresh one."""
+
+from __future__ import annotations
+
+import asyncio
+import json as json_format
+import os
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from ipaddress import IPv6Network
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from compat.up import BridgeOption, EventsOption, NetnsOption, PrefixOption, StateOption, node_settings, run_node
+from unimux.control import check_name
+from unimux.errors import SetupError, UnimuxError, endpoint_text
+from unimux.node import CONNECT_TIMEOUT, Node
+from unimux.server import Server
+from unimux.ssa.counters import CounterFile, counter_file_name
+from unimux.ssa.issue import DEFAULT_LIFETIME
+from unimux.ssa.secret import SecretClient, SharedSecret
+from unimux.ssa.secretfile import read_secret
+from unimux.ssa.token import Token, TokenError
+
+CHUNK = 64 * 1024
+
+
+class Interrupted(UnimuxError):
+    """The session ended before both streams did."""
+
+    exit_code = 1
+
+
+class NobodyCame(UnimuxError):
+    """An SSA expired before its client connected."""
+
+    exit_code = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where to connect to: a host or address, a port (None: any will do), and the token's mode, if it names one."""
+
+    host: str
+    port: int | None
+    token: Token | None = None
+
+    @classmethod
+    def parse(cls, text: str, port: int | None, wall: float) -> Target:
+        """Read a token, an address with or without port, HOST:PORT, or a host beside a port.
+
+        >>> Target.parse("[2001:db8::1]:80", None, 0.0)
+        Target(host='2001:db8::1', port=80, token=None)
+        >>> Target.parse("www.example", 80, 0.0).host
+        'www.example'
+
+        Raises `TokenError` for a token that is over, `SetupError` where there is nothing to connect to.
+        """
+        if "://" in text:
+            token = Token.parse(text)
+            if token.expired(wall):
+                raise TokenError(f"The token's time was over at {token.until}: ask for a new one.")
+            return cls(str(token.address), token.port if port is None else port, token)
+        try:
+            bare = Token.parse(text)
+        except TokenError:
+            host, colon, digits = text.rpartition(":")
+            if colon and digits.isdecimal() and host and ":" not in host and port is None:
+                return cls(host, int(digits))
+            if port is None or not text or ":" in text:
+                raise SetupError(
+                    f"{text!r} names no place to connect to: give a token, [ADDRESS]:PORT or HOST PORT."
+                ) from None
+            return cls(text, port)
+        return cls(str(bare.address), bare.port if port is None else port)
+
+
+# -- standard input and output ---------------------------------------------------------------------------
+
+
+class Standard:
+    """Standard input and output as coroutines, whatever they are: terminal, pipe, file.
+
+    A thread reads, since a file cannot be polled and a terminal's read cannot be cancelled; it never runs ahead by more
+    than a chunk, and it does not keep the process alive.
+    """
+
+    def __init__(self, source: int = 0, sink: int = 1) -> None:
+        self._source = source
+        self._sink = sink
+        self._chunks: asyncio.Queue[bytes] = asyncio.Queue(1)
+        self._loop = asyncio.get_running_loop()
+        self._started = False
+
+    async def read(self) -> bytes:
+        """The next bytes of standard input; empty at its end."""
+        if not self._started:
+            self._started = True
+            threading.Thread(target=self._feed, name="standard input", daemon=True).start()
+        return await self._chunks.get()
+
+    def _feed(self) -> None:
+        data = b"x"
+        while data:
+            try:
+                data = os.read(self._source, CHUNK)
+            except OSError:
+                data = b""  # a terminal that is gone
+            try:
+                asyncio.run_coroutine_threadsafe(self._chunks.put(data), self._loop).result()
+            except (RuntimeError, asyncio.CancelledError):  # the loop has ended
+                return
+
+    async def write(self, data: bytes) -> None:
+        """Write all of it; raises BrokenPipeError when nobody reads any more."""
+        await asyncio.to_thread(self._write_all, data)
+
+    def _write_all(self, data: bytes) -> None:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(self._sink, view) :]
+
+
+@dataclass(slots=True)
+class Report:
+    """What a session was; times in seconds."""
+
+    local: str = ""
+    remote: str = ""
+    sent: int = 0
+    received: int = 0
+    seconds: float = 0.0
+    ended: str = "complete"
+
+    def as_dict(self) -> dict[str, Any]:
+        """For `--json`."""
+        return {name: getattr(self, name) for name in ("local", "remote", "sent", "received", "seconds", "ended")}
+
+
+async def converse(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, standard: Standard, now: Callable[[], float]
+) -> Report:
+    """Carry standard input out and what comes back to standard output, until both are over.
+
+    The end of standard input is the end of our stream only.  Raises `Interrupted` for a session that was reset.
+    """
+    report = Report()
+    host, port = writer.get_extra_info("sockname")[:2]
+    report.local = endpoint_text(host, port)
+    host, port = writer.get_extra_info("peername")[:2]
+    report.remote = endpoint_text(host, port)
+    began = now()
+
+    async def out() -> None:
+        while data := await standard.read():
+            writer.write(data)
+            report.sent += len(data)
+            await writer.drain()
+        writer.write_eof()
+
+    sending = asyncio.get_running_loop().create_task(out())
+    try:
+        while data := await reader.read(CHUNK):
+            report.received += len(data)
+            await standard.write(data)
+        if sending.done():
+            sending.result()  # its error is the session's
+        else:
+            report.ended = "peer closed"
+    except BrokenPipeError:
+        report.ended = "output closed"
+    except ConnectionError as error:
+        report.ended = "reset"
+        raise Interrupted(
+            f"{report.remote} ended the session early ({str(error) or 'reset'}): {report.received} bytes came."
+        ) from error
+    finally:
+        sending.cancel()
+        await asyncio.gather(sending, return_exceptions=True)
+        report.seconds = round(now() - began, 6)
+        writer.close()
+    return report
+
+
+def _tell(report: Report, json: bool, verbose: bool) -> None:
+    """Standard output belongs to the data; what we say goes to standard error."""
+    if json:
+        typer.echo(json_format.dumps(report.as_dict()), err=True)
+    elif verbose:
+        ways = f"{report.sent} bytes out, {report.received} in"
+        text = f"{report.local} ↔ {report.remote}: {ways}, {report.seconds:.3f} s, {report.ended}"
+        typer.echo(f"unimux: {text}.", err=True)
+
+
+# -- commands --------------------------------------------------------------------------------------------
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one object about the session on standard error.")]
+VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Say on standard error what happens.")]
+
+
+def connect(
+    target: Annotated[
+        str, typer.Argument(help="A token, [ADDRESS]:PORT, HOST:PORT or HOST; with a secret, the service's name.")
+    ],
+    port: Annotated[int | None, typer.Argument(help="Port; an SSA does not look at it.", show_default=False)] = None,
+    timeout: Annotated[float, typer.Option(help="Seconds to connect.")] = CONNECT_TIMEOUT,
+    secret_file: Annotated[
+        Path | None,
+        typer.Option(help="Secret shared with the server; needs --server-prefix and --state.", show_default=False),
+    ] = None,
+    secret_client: Annotated[str, typer.Option(help="Our name in the sequence of the secret.")] = "client",
+    server_prefix: Annotated[
+        str | None, typer.Option(help="Prefix of the server's addresses, for a shared secret.", show_default=False)
+    ] = None,
+    verbose: VerboseOption = False,
+    bridge: BridgeOption = None,
+    prefix: PrefixOption = None,
+    netns: NetnsOption = None,
+    state: StateOption = None,
+    events: EventsOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Connect from a one-time address; standard input goes out, what comes back goes to standard output.
+
+    Exit status: 0 both streams ended in order, 1 the session was reset, 4 it did not come about.
+    """
+    attachment = node_settings(bridge=bridge, prefix=prefix, netns=netns, state=state, events=events)
+    shared = None
+    if secret_file is not None:
+        shared = _shared(secret_file, target, secret_client, server_prefix, attachment.state)
+    where = None if shared is not None else Target.parse(target, port, time.time())
+
+    async def work(node: Node) -> None:
+        reader = asyncio.StreamReader()
+        protocol = asyncio.StreamReaderProtocol(reader)
+        if shared is not None:
+            transport = await _by_secret(node, *shared, protocol, port, timeout)
+        else:
+            assert where is not None
+            mode = None if where.token is None else where.token.mode
+            transport, _ = await node.create_connection(
+                lambda: protocol, where.host, where.port, mode=mode, timeout=timeout
+            )
+        writer = asyncio.StreamWriter(transport, protocol, reader, asyncio.get_running_loop())
+        _tell(await converse(reader, writer, Standard(), node.now), json, verbose)
+
+    run_node(attachment, work)
+
+
+def _shared(
+    file: Path, service: str, client: str, server_prefix: str | None, state: str | None
+) -> tuple[SharedSecret, IPv6Network, Path]:
+    """What a connect by shared secret needs; raises `SetupError`."""
+    if server_prefix is None or state is None:
+        raise SetupError(
+            "A shared secret needs to know where the server is and where to keep count: --server-prefix, --state."
+        )
+    try:
+        network = IPv6Network(server_prefix)
+    except ValueError as error:
+        raise SetupError(f"--server-prefix: {server_prefix!r} is not an IPv6 prefix: {error}.") from None
+    secret = read_secret(file)
+    shared = SharedSecret(secret, check_name(service), check_name(client))
+    return shared, network, Path(state) / counter_file_name(secret, "client", service, client)
+
+
+async def _by_secret(
+    node: Node,
+    shared: SharedSecret,
+    network: IPv6Network,
+    file: Path,
+    protocol: asyncio.BaseProtocol,
+    port: int | None,
+    timeout: float,
+) -> asyncio.Transport:
+    with CounterFile(file) as counters:
+        client = SecretClient(node, shared, network, counters)
+        transport, _ = await client.create_connection(lambda: protocol, port, timeout=timeout)
+        return transport
+
+
+def listen(
+    service: Annotated[str, typer.Argument(help="Name of the service in the token.")] = "netcat",
+    client: Annotated[
+        str | None, typer.Option(help="Address or prefix of the only client.", show_default="anybody")
+    ] = None,
+    lifetime: Annotated[float, typer.Option(help="Seconds to wait for the client.")] = DEFAULT_LIFETIME,
+    verbose: VerboseOption = False,
+    bridge: BridgeOption = None,
+    prefix: PrefixOption = None,
+    netns: NetnsOption = None,
+    state: StateOption = None,
+    events: EventsOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Take one session on a fresh SSA, whose token is printed on standard error, and carry it as `connect` does.
+
+    Exit status: 0 both streams ended in order, 1 the session was reset, 4 nobody came.
+    """
+    attachment = node_settings(bridge=bridge, prefix=prefix, netns=netns, state=state, events=events)
+    check_name(service)
+
+    async def work(node: Node) -> None:
+        came: asyncio.Future[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = (
+            asyncio.get_running_loop().create_future()
+        )
+
+        def factory() -> asyncio.StreamReaderProtocol:
+            reader = asyncio.StreamReader()
+            return asyncio.StreamReaderProtocol(reader, lambda r, w: came.set_result((r, w)))
+
+        server = Server(node, factory, node.config.socket, service)
+        ssa = await server.issue(client=client, lifetime=lifetime)
+        token = str(Token(ssa.address, service=service, sessions=1))
+        if json:
+            facts = {"token": token, "address": str(ssa.address), "client": client, "seconds": lifetime}
+            typer.echo(json_format.dumps(facts), err=True)
+        else:
+            typer.echo(token, err=True)
+        try:
+            async with asyncio.timeout(lifetime):
+                reader, writer = await came
+        except TimeoutError:
+            raise NobodyCame(f"Nobody connected to {ssa.address} within {lifetime:g} s: issue another one.") from None
+        finally:
+            server.close()
+        _tell(await converse(reader, writer, Standard(), node.now), json, verbose)
+
+    run_node(attachment, work)

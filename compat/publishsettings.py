@@ -1,0 +1,86 @@
+"""The table `[publish]` of the settings."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+from compat.publisher import PublishLimits
+from compat.relay import IDLE_TIMEOUT
+from unimux.errors import SetupError
+from unimux.ssa.dnsresponder import DnsPolicy, NameFor, networks
+from unimux.ssa.issue import DEFAULT_LIFETIME
+from unimux.ssa.secretfile import read_key
+
+
+class PublishSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """How a service is put behind one-time addresses; times in seconds.  See `unimux.cli.settings`."""
+
+    count: Annotated[int | None, msgspec.Meta(description="addresses to keep armed and print")] = None
+    sessions: Annotated[int, msgspec.Meta(description="sessions that one address serves", ge=1)] = 1
+    client: Annotated[str | None, msgspec.Meta(description="address or prefix of the only clients")] = None
+    lifetime: Annotated[float, msgspec.Meta(description="seconds an address waits for its client", gt=0)] = (
+        DEFAULT_LIFETIME
+    )
+    scheme: Annotated[str | None, msgspec.Meta(description="scheme of the URLs; guessed from the server's port")] = None
+    proxy_protocol: Annotated[bool, msgspec.Meta(description="tell the server who its client is (version 2)")] = False
+    max_sessions: Annotated[int, msgspec.Meta(description="sessions at a time", ge=1)] = 4096
+    connect_timeout: Annotated[float, msgspec.Meta(description="seconds to reach the server", gt=0)] = 10.0
+    idle_timeout: Annotated[float, msgspec.Meta(description="seconds after which a still session ends", gt=0)] = (
+        IDLE_TIMEOUT
+    )
+    secret_file: Annotated[str | None, msgspec.Meta(description="secret shared with the clients")] = None
+    secret_clients: Annotated[list[str], msgspec.Meta(description="names of the clients that share it")] = msgspec.field(default_factory=lambda: ["client"])
+    window: Annotated[int, msgspec.Meta(description="counters of each client that are armed", ge=1, le=64)] = 4
+    dns: Annotated[str | None, msgspec.Meta(description="zone that is answered with addresses")] = None
+    dns_address: Annotated[str | None, msgspec.Meta(description="the node's address that answers for it")] = None
+    dns_names: Annotated[list[str], msgspec.Meta(description="names in the zone that get addresses")] = msgspec.field(default_factory=lambda: ["@"])
+    dns_lifetime: Annotated[float, msgspec.Meta(description="seconds an address asked for by DNS waits", gt=0)] = 30.0
+    dns_outstanding: Annotated[int, msgspec.Meta(description="such addresses that wait at a time", ge=1)] = 64
+    dns_rate: Annotated[float, msgspec.Meta(description="addresses per second and source", gt=0)] = 5.0
+    dns_burst: Annotated[int, msgspec.Meta(description="addresses at once and source", ge=1)] = 20
+    dns_allow: Annotated[list[str], msgspec.Meta(description="clients that get addresses; empty for all")] = []
+    dns_believe: Annotated[list[str], msgspec.Meta(description="resolvers whose client subnet is believed")] = []
+    dns_name_for: Annotated[NameFor, msgspec.Meta(description="whom they are for: anybody, subnet or source")] = (
+        NameFor.ANYBODY
+    )
+    dns_keys: Annotated[list[str], msgspec.Meta(description="TSIG keys, each as NAME:FILE")] = []
+    dns_require_key: Annotated[bool, msgspec.Meta(description="answer only those who have one")] = False
+    dns_stream_only: Annotated[bool, msgspec.Meta(description="give addresses over TCP only")] = False
+
+    def limits(self) -> PublishLimits:
+        """The bounds that follow from the settings."""
+        return PublishLimits(
+            max_sessions=self.max_sessions, connect_timeout=self.connect_timeout, idle_timeout=self.idle_timeout
+        )
+
+    def kept(self) -> int:
+        """Addresses to keep armed and print: one, or none where another delivery tells clients."""
+        if self.count is not None:
+            return max(0, self.count)
+        return 0 if self.secret_file is not None or self.dns is not None else 1
+
+    def dns_policy(self) -> DnsPolicy:
+        """What the responder answers; raises `SetupError`."""
+        if self.dns is None or self.dns_address is None:
+            raise SetupError("DNS delivery needs a zone and an address of the node: --dns ZONE --dns-address ADDRESS.")
+        keys = {}
+        for entry in self.dns_keys:
+            name, colon, file = entry.partition(":")
+            if not (name and colon and file):
+                raise SetupError(f"{entry!r} is not a TSIG key: write NAME:FILE.")
+            keys[name] = read_key(file)
+        return DnsPolicy(
+            zone=self.dns,
+            names=tuple(self.dns_names),
+            server=self.dns_address,
+            rate=self.dns_rate,
+            burst=self.dns_burst,
+            allow=networks(self.dns_allow),
+            believe=networks(self.dns_believe),
+            name_for=self.dns_name_for,
+            keys=keys,
+            require_key=self.dns_require_key,
+            stream_only=self.dns_stream_only,
+        )
