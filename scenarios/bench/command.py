@@ -111,7 +111,7 @@ def run(ids: list[str], setting: Setting, profile: Path | None = None) -> Result
     programs = {} if set(ids) <= WITHOUT_KERNEL else {"iperf3": asyncio.run(_iperf_version())}
     figures: list[Figure] = []
     for id in ids:
-        setting.say(f"{id}: {(BENCHMARKS[id].__doc__ or '').partition(': ')[2]}")
+        setting.say(f"{id}: {(BENCHMARKS[id].__doc__ or '').partition(': ')[2].partition(chr(10))[0]}")
         with ExitStack() as stack:
             if profile is not None:
                 stack.enter_context(flame_graph(profile / f"{id}.svg"))

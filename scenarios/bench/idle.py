@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import time
+from contextlib import AsyncExitStack
 
 from tapstack.tcp.connection import Connection
 from unimux.node import Node
@@ -15,6 +16,8 @@ from .rig import ADDRESS, PORT, rig, rss
 from .setting import Setting, take_turns
 
 _IDLE_PORT = PORT + 1
+_PER_PROCESS = 5_000
+"""Connections that one process of the peer's is meant to hold, well below the usual limits of open files."""
 _MIB = 1 << 20
 
 
@@ -26,10 +29,9 @@ def many_idle(setting: Setting) -> list[Figure]:
 async def _many_idle(setting: Setting) -> list[Figure]:
     count = setting.many(100_000, 100)
     with rig() as net:
-        async with (
-            net.node(time_wait=setting.time_wait) as node,
-            net.helper(net.peer, "echo", ADDRESS, _IDLE_PORT),
-        ):
+        async with net.node(time_wait=setting.time_wait) as node, AsyncExitStack() as stack:
+            for _ in range(count // _PER_PROCESS + 1):
+                await stack.enter_async_context(net.helper(net.peer, "echo", ADDRESS, _IDLE_PORT))
 
             async def transfer() -> float:
                 return await out(net, node, setting.seconds)

@@ -27,7 +27,6 @@ from typing import Any
 
 PIECE = bytes(1 << 18)
 BUFFER = 1 << 20
-FILES = 200_000
 _lock = threading.Lock()
 
 
@@ -38,9 +37,10 @@ def say(**facts: object) -> None:
 
 
 def listener(host: str, port: int) -> socket.socket:
-    """A listening socket; the kernel may need a moment for an address that is new."""
+    """A listening socket; several processes may have one on the same port, and share what comes."""
     sock = socket.socket(socket.AF_INET6, socket.SOCK_STREAM)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     sock.bind((host, port))
     sock.listen(4096)
     say(ready=True)
@@ -265,14 +265,9 @@ def _begin_visit(host: str, port: int, chooser: selectors.BaseSelector) -> None:
 
 
 def _allow_files() -> None:
-    """A hundred thousand connections need as many descriptors; who may not raise the limit goes as far as it allows."""
+    """As many descriptors as this process may have."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    for wanted in (FILES, hard):
-        try:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, max(wanted, hard)))
-            return
-        except (OSError, ValueError):
-            continue
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def main(arguments: list[str]) -> None:

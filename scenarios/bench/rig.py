@@ -171,10 +171,10 @@ class Rig:
         amount = ["--bytes", "50M"] if smoke else ["--time", str(max(1, round(seconds)))]
         client = ["iperf3", "--client", VETH_ADDRESS, "--json", "--parallel", str(parallel), *amount]
         async with run_in(self.peer, server) as process:
-            for _ in range(2000):
+            for _ in range(500):
                 if is_bound(process, "tcp6", 5201):
                     break
-                await asyncio.sleep(0.002)
+                await asyncio.sleep(0.01)
             done = await complete_in(self.twin, [*client, "--reverse"] if reverse else client, timeout=seconds + 30)
         if done.code:
             raise ProgramFailed(f"iperf3 ended with status {done.code}: {done.stdout.decode()[-200:]}")

@@ -46,8 +46,8 @@ class _Entry:
 def lookups(setting: Setting) -> list[Figure]:
     """P-8: demultiplexing with 1 … 10⁶ PCBs, in each mode.
 
-    The goal is that of a packet's whole way in.  The look-up alone is the harsher test: among a million random keys each one waits
-    for main memory a few times, as in any hash table.
+    The goal is that of a packet's whole way in.  The look-up alone is the harsher test: among a million random keys each
+    one waits for main memory a few times, as in any hash table.
     """
     sizes = (1, 10) if setting.smoke else (1, 1_000, 100_000, 1_000_000)
     figures = []
