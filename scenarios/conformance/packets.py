@@ -58,7 +58,7 @@ _FIELDS = (
     "icmpv6.checksum.status",
     "icmpv6.type",
 )
-_MEDDLED = re.compile(r"lost on the way|held back|arrives changed")
+_MEDDLED = re.compile(r"lost on the way|held back|arrives changed|repeated on the way")
 _FLOW_CONTROL = re.compile(
     r"[Ww]indow (is|specified by the receiver is now) (completely )?full|ZeroWindow|[Zz]ero ?[Ww]indow"
 )

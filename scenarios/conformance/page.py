@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined, Template
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from unimux.errors import SetupError
 
@@ -157,9 +158,21 @@ def _revision(checkout: Path) -> str:
     return f" ({done.stdout.strip()})" if done.returncode == 0 and done.stdout.strip() else ""
 
 
+def prose(text: str) -> Markup:
+    """A rule's text, which is a little Markdown, as HTML.
+
+    >>> prose("*Ours.* In `LISTEN_o` < all")
+    Markup('<i>Ours.</i> In <code>LISTEN_o</code> &lt; all')
+    """
+    escaped = str(escape(text))
+    marked = re.sub(r"`([^`]+)`", r"<code>\1</code>", escaped)
+    return Markup(re.sub(r"(?<![\w*>])\*([^*`<>]+)\*(?![\w*])", r"<i>\1</i>", marked))
+
+
 @cache
 def _template(name: str) -> Template:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["prose"] = prose
     return environment.from_string((resources.files(__package__) / name).read_text(encoding="utf-8"))
 
 

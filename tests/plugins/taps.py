@@ -25,9 +25,9 @@ MOST_BYTES = 600_000
 """Of one file; what follows is counted and named in the file's comment."""
 MOST_WORLDS = 3
 """Of one test: one that makes hundreds (property tests) leaves its first ones."""
-LOST, LATE, CHANGED = "lost on the way", "held back", "arrives changed"
+LOST, LATE, CHANGED, REPEATED = "lost on the way", "held back", "arrives changed", "repeated on the way"
 DISTURBED = "disturbed"
-"""Stands in the comment of a file in which the test made, changed, lost or delayed TCP segments."""
+"""Stands in the comment of a file whose frames are lost, delayed, changed or repeated where no tap can see it."""
 
 
 @dataclass(slots=True)
@@ -87,8 +87,8 @@ class Recorder(Tap):
             remark = CHANGED
         elif any(delay for delay, _ in pieces):
             remark = LATE
-        if remark or len(pieces) > 1:
-            self.disturb()
+        elif len(pieces) > 1:
+            remark = REPEATED
         if remark and record is not None:
             record.remarks.append(remark)
 
@@ -98,7 +98,6 @@ class Recorder(Tap):
             self._flying[frame] -= 1
         else:
             self._add(now, BY_HAND, frame)
-            self.disturb()
 
     def say(self, remark: str) -> None:
         """See `Tap.say`."""

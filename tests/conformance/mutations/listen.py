@@ -56,7 +56,7 @@ MUTATIONS = (
         "wildcard-at-ea",
         "a wildcard listener accepts at a one-time address",
         ("UM-EA-1",),
-        (_LISTEN, _MODES, "tests/unit/um", "tests/unit/unimux/test_node.py", "tests/real/um"),
+        (_LISTEN, _MODES, "tests/unit/um", "tests/unit/unimux/test_node.py"),
         (Edit("tapstack.tcp.layer:Tcp._find_armed", "not packet.entry.kind.one_time", "True"),),
     ),
     Mutation(
@@ -221,7 +221,7 @@ MUTATIONS = (
         "icmp-believed",
         "an ICMPv6 error counts whatever sequence number it quotes",
         ("UM-PORT-13",),
-        ("tests/unit/tcp", "tests/real/um", "tests/unit/um"),
+        ("tests/unit/tcp", "tests/unit/um"),
         (Edit("tapstack.tcp.layer:Tcp.error", "if not sender.snd_una <= sequence < sender.snd_nxt:", "if False:"),),
     ),
 )

@@ -23,7 +23,7 @@ MUTATIONS = (
         "rst-anywhere",
         "an RST anywhere in the window ends the connection",
         ("ST-TCP-8", "UM-PORT-10"),
-        (_TCP, "tests/real/um"),
+        (_TCP,),
         (Edit(f"{_ARRIVES}:_check_rst", "sequence != connection.receiver.rcv_nxt", "False"),),
     ),
     Mutation(

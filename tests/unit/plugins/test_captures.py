@@ -54,7 +54,7 @@ def test_a_test_that_proves_something_leaves_its_wire(session: pytest.Pytester) 
         ("a", b"frame that arrives", []),
         (taps.BY_HAND, b"frame of the test", []),
     ]
-    assert taps.DISTURBED.encode() in wire.read_bytes()[:400]
+    assert taps.DISTURBED.encode() not in wire.read_bytes()[:400]
     run(session, "--captures", "kept").assert_outcomes(passed=2)  # what an earlier run left is replaced
 
 
@@ -72,6 +72,24 @@ def test_a_folder_with_other_things_is_left_alone(session: pytest.Pytester) -> N
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["*the folder is not empty; name another*"])
     assert (session.path / "mine" / "letter").read_text() == "dear"
+
+
+def test_what_the_wire_does_is_said(tmp_path: Path) -> None:
+    recorder = taps.Recorder("wire", taps.RAW_IP)
+    recorder.sent(1.0, "a", b"held", [(0.5, b"held")])
+    recorder.sent(1.0, "a", b"bent", [b"BENT"])
+    recorder.sent(1.0, "a", b"twice", [b"twice", b"twice"])
+    for data in (b"twice", b"twice", b"BENT", b"held"):
+        recorder.arrived(2.0, data)
+    recorder.disturb()
+    recorder.write(tmp_path / "wire.pcapng", "a test")
+    assert read(tmp_path / "wire.pcapng") == [
+        ("a", b"held", [taps.LATE]),
+        ("a", b"bent", [taps.CHANGED]),
+        ("a", b"twice", [taps.REPEATED]),
+        (taps.BY_HAND, b"BENT", []),
+    ]
+    assert f"a test; {taps.DISTURBED}".encode() in (tmp_path / "wire.pcapng").read_bytes()
 
 
 def test_what_does_not_fit_is_counted() -> None:
