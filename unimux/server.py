@@ -22,13 +22,15 @@ from tapstack.types import address
 
 from .das import Policy, chosen_address
 from .errors import UnimuxError
-from .ssa.issue import DEFAULT_LIFETIME, Client, Issuer, ServiceAddress
+from .ssa.issue import DEFAULT_LIFETIME, Client, IssueError, Issuer, ServiceAddress
 from .transport import SessionTransport
 
 if TYPE_CHECKING:
     from .node import Node
 
 ISSUE_TIMEOUT = 30.0
+AUTO_ARM_PAUSE = 1.0
+"""Seconds until `Server.auto_arm` tries again when there was no address."""
 
 
 class Server:
@@ -49,6 +51,7 @@ class Server:
             port = options.reduced_port  # unified-multiplex §6: RP where the application names no port
         self._listener: Listener = node.stack.tcp.listen(options, node.now(), port)
         self._listener.owner = self._on_signals
+        self._keeper: asyncio.Task[None] | None = None
         self._issuer = Issuer(self._listener, das or node.das, node.stack.host.addresses, service)
 
     @property
@@ -78,11 +81,18 @@ class Server:
         client: Client | None = None,
         lifetime: float | None = DEFAULT_LIFETIME,
         timeout: float = ISSUE_TIMEOUT,
+        lease: bool = False,
     ) -> ServiceAddress:
         """A fresh SSA, armed for `sessions` sessions of `client` (an address or prefix; None for anybody) for `lifetime` seconds.
 
+        lease: for as many sessions as its first client wants, whoever that is, for `lifetime` seconds; in the modes L2 and
+        Aware, which tell sessions of one host apart (UM-LIS-8).
         Waits at most `timeout` seconds for an address; raises `IssueError`, and what the node's policy raises.
         """
+        if lease and self._listener.options.mode not in (PortMode.L2, PortMode.AWARE):
+            raise IssueError(
+                f"A lease needs mode L2: {self._listener.options.mode} cannot tell a client's sessions apart."
+            )
         node = self._node
         answer: asyncio.Future[ServiceAddress] = asyncio.get_running_loop().create_future()
 
@@ -97,7 +107,7 @@ class Server:
 
         now = node.now()
         begun = self._issuer.issue(
-            now, issued, deadline=now + timeout, sessions=sessions, client=client, lifetime=lifetime
+            now, issued, deadline=now + timeout, sessions=sessions, client=client, lifetime=lifetime, lease=lease
         )
         node.driver.kick()
         if isinstance(begun, ServiceAddress):
@@ -125,8 +135,42 @@ class Server:
         self._listener.arm(entry, node.now(), sessions=None)
         node.driver.kick()
 
+    def auto_arm(
+        self,
+        count: int,
+        armed: Callable[[ServiceAddress], None] = lambda ssa: None,
+        *,
+        client: Client | None = None,
+        lifetime: float | None = DEFAULT_LIFETIME,
+    ) -> None:
+        """Keep `count` SSAs armed from now on, for a server that polls (UM-LIS-2); `armed` is told of each, before any client is.
+
+        Whatever is used up, expires or is withdrawn is replaced; where no address is to be had, again and again.  A count
+        of 0 ends it, and so does `close`.
+        """
+        if self._keeper is not None:
+            self._keeper.cancel()
+            self._keeper = None
+        if count:
+            self._keeper = asyncio.get_running_loop().create_task(self._keep_armed(count, armed, client, lifetime))
+
+    async def _keep_armed(
+        self, count: int, armed: Callable[[ServiceAddress], None], client: Client | None, lifetime: float | None
+    ) -> None:
+        listener = self._listener
+        while True:
+            while len(listener.armed) < count:
+                try:
+                    armed(await self.issue(client=client, lifetime=lifetime))
+                except IssueError:
+                    raise
+                except UnimuxError:
+                    await asyncio.sleep(AUTO_ARM_PAUSE)
+            await self._node.until(lambda: len(listener.armed) < count)
+
     def close(self) -> None:
         """Stop listening; established connections go on."""
+        self.auto_arm(0)
         self._listener.close(self._node.now())
         self._node.driver.kick()
 

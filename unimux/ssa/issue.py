@@ -44,6 +44,7 @@ class Arming(Protocol):
         sessions: int | None = 1,
         client: tuple[bytes, int] | None = None,
         expires: float | None = None,
+        lease: bool = False,
     ) -> Any:
         """Accept on the address from now on, and hold it."""
 
@@ -55,11 +56,12 @@ class Arming(Protocol):
 class ServiceAddress:
     """An SSA that was issued: `sessions` sessions until `expires` (the node's clock, seconds), None for no end.
 
+    sessions: None for a lease, which its first client uses as often as it wants (UM-LIS-8).
     client: who may use it, None for anybody.  service: the name it was issued under.
     """
 
     address: IPv6Address
-    sessions: int
+    sessions: int | None
     expires: float | None
     client: IPv6Network | None
     service: str | None = None
@@ -72,7 +74,10 @@ class ServiceAddress:
         parts = [str(self.address)]
         if self.service is not None:
             parts.append(f"for {self.service}")
-        parts.append("1 session" if self.sessions == 1 else f"{self.sessions} sessions")
+        if self.sessions is None:
+            parts.append("lease")
+        else:
+            parts.append("1 session" if self.sessions == 1 else f"{self.sessions} sessions")
         if self.client is not None:
             whole = self.client.prefixlen == self.client.max_prefixlen
             parts.append(f"of {self.client.network_address if whole else self.client}")
@@ -126,20 +131,25 @@ class Issuer:
         sessions: int = 1,
         client: Client | None = None,
         lifetime: float | None = DEFAULT_LIFETIME,
+        lease: bool = False,
     ) -> ServiceAddress | Pending:
         """An SSA at once, or what to cancel; then `issued(ssa or error, now)` comes later, by `deadline`.
 
-        lifetime: seconds until it expires unused, None for never.  The listener is armed when the SSA is returned or told.
+        lifetime: seconds until it expires unused, None for never.  lease: for any number of sessions of the first client
+        that completes one, until `lifetime` is over (UM-LIS-8); `sessions` does not count then.
+        The listener is armed when the SSA is returned or told.
         Raises `IssueError` for parameters that make no sense, and what the policy raises.
         """
         only = client_network(client)
         if sessions < 1:
             raise IssueError(f"An address is issued for at least 1 session, not {sessions}.")
+        if lease and lifetime is None:
+            raise IssueError("A lease has an end: give it a lifetime.")
         if lifetime is not None and lifetime <= 0:
             raise IssueError(f"An address that lives {lifetime:g} s would never be armed: give it a longer lifetime.")
 
         def arm(entry: AddressEntry, at: float) -> ServiceAddress:
-            return self._arm(entry, at, sessions, only, lifetime)
+            return self._arm(entry, at, None if lease else sessions, only, lifetime)
 
         def done(outcome: Outcome, at: float) -> None:
             if isinstance(outcome, UnimuxError):
@@ -164,12 +174,12 @@ class Issuer:
         self._listener.disarm(ssa.address.packed, now, "withdrawn")
 
     def _arm(
-        self, entry: AddressEntry, now: float, sessions: int, client: IPv6Network | None, lifetime: float | None
+        self, entry: AddressEntry, now: float, sessions: int | None, client: IPv6Network | None, lifetime: float | None
     ) -> ServiceAddress:
         expires = None if lifetime is None else now + lifetime
         named = None if client is None else (client.network_address.packed, client.prefixlen)
         try:
-            self._listener.arm(entry, now, sessions=sessions, client=named, expires=expires)
+            self._listener.arm(entry, now, sessions=sessions, client=named, expires=expires, lease=sessions is None)
         except Exception as error:
             if not entry.users and self._addresses.get(entry.address) is entry:
                 self._addresses.release(entry, now, "could not be armed")

@@ -78,6 +78,7 @@ def rows() -> list[Cell]:
             Cell(PortMode.L1, "U(SSA,*)", "L(LA,EP)", parallel),
             Cell(PortMode.L2, "U(SSA,*)", "U(EA,*)", parallel),
             Cell(PortMode.L2, "U(*,*)", "L(LA,EP)", parallel, "an SSA for all"),
+            Cell(PortMode.L2, "U(*,*)", "L(LA,EP)", parallel, "a lease"),
             Cell(PortMode.L2, "U(*,*)", "L(LA,EP)", parallel, "a bound address"),
             Cell(PortMode.AWARE, "U(*,WP)", "L(LA,EP)", parallel, "a bound address"),
             Cell(PortMode.AWARE, "U(*,RP)", "L(LA,EP)", parallel, "a bound address"),
@@ -147,6 +148,8 @@ async def offer(room: Room, name: str, cell: Cell, random: Random) -> tuple[Serv
     if cell.where == "an SSA for all":
         ssa = await server.issue(sessions=cell.parallel, client=SERVER_ADDRESS)
         return server, [str(ssa)] * cell.parallel
+    if cell.where == "a lease":
+        return server, [str(await server.issue(lease=True, lifetime=60))] * cell.parallel
     return server, [str(await server.issue()) for _ in range(cell.parallel)]
 
 

@@ -49,6 +49,8 @@ def cells() -> Sequence[object]:
         ids = {PROOF[cell.mode], "UM-NODE-1"}
         if cell.parallel > 1:
             ids |= {"UM-NODE-3", "UM-PORT-7"}
+        if cell.where == "a lease":
+            ids.add("UM-LIS-8")
         if cell.client.endswith("RP)") or cell.server.endswith("RP)"):
             ids.add("UM-PORT-11")
         found.append(pytest.param(cell, id=cell.name, marks=pytest.mark.proves(*sorted(ids))))
@@ -234,6 +236,47 @@ def test_l2_serves_as_many_sessions_as_it_was_issued_for(net: Room, artefacts: P
     assert all(s.flags & RST for s in refused.answered)
     assert not silent.answered, "a released address answered"
     assert len({each.syn.sport for each in served}) == 3
+
+
+@pytest.mark.proves("UM-LIS-8", "UM-PORT-5")
+def test_a_lease_is_for_its_first_client_until_it_expires(net: Room, artefacts: Path, rng: Random) -> None:
+    """A legacy host opens as many connections as it likes; another one meets silence from the first session on."""
+    capture, other = artefacts / "peer.pcapng", artefacts / "third.pcapng"
+    request = rng.randbytes(800)
+
+    async def main() -> str:
+        dora = net.node("dora")
+        server = start_server(dora, respond, mode=PortMode.L2)
+        target = str(await server.issue(lease=True, lifetime=4.0))
+        ends = dora.now() + 4.0
+        async with net.captured(net.top.server_bridge, capture), net.captured(net.top.third_link, other):
+            for _ in range(3):  # one after the other, as a browser does that comes back
+                streams = await asyncio.gather(*(legacy.connect(net.legacy, target, WP) for _ in range(4)))
+                with pytest.raises(TimeoutError):
+                    await legacy.connect(net.top.third, target, WP, timeout=0.3)
+                for each in streams:
+                    assert await ask(each, request) == answer_to(request)
+                await asyncio.gather(*(end(each) for each in streams))
+            standing = await legacy.connect(net.legacy, target, WP)
+            await asyncio.sleep(ends - dora.now() + 0.1)
+            with pytest.raises((TimeoutError, ConnectionRefusedError)):
+                await legacy.connect(net.legacy, target, WP, timeout=0.5)
+            assert await ask(standing, request) == answer_to(request)
+            await end(standing)
+            await dora.until(lambda: address(target) not in dora.stack.host.addresses, 10)
+        server.close()
+        return target
+
+    target = net.run(main())
+    sound(capture)
+    found = [each for each in sessions(segments(capture), by_ports=True) if each.server == target]
+    served = [each for each in found if each.request]
+    assert len(served) == 13
+    assert {each.client for each in served} == {SERVER_ADDRESS}
+    assert all(each.answer == answer_to(request) and each.ended is not None for each in served)
+    third = segments(other)
+    assert len({segment.sport for segment in third if segment.is_syn and segment.dst == target}) == 3
+    assert not [segment for segment in third if segment.src == target], "another client got an answer"
 
 
 @pytest.mark.proves("UM-PORT-7")
