@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from typing import Annotated
 
-from scenarios.engine import Addressing, Bars, Host, Parameter, Run, Table, echo, scenario
+from scenarios.engine import Addressing, Bars, Host, Parameter, Run, Table, echo, released, scenario
 from tapstack.tcp.options import PortMode
 from unimux.aio import open_connection, start_server
 from unimux.node import Node
@@ -53,8 +53,7 @@ async def reverse_attack(
             writer.write_eof()
             await reader.read()
             writer.close()
-            if kind.one_time:
-                await client.until(lambda client=client: not _in_use(client), 30)  # type: ignore[misc]
+            await released(client)
             after.append(await _connect_back(mallory, log[-1], wait))
         for when, outcomes in (("during", during), ("after", after)):
             share = sum(map(any, outcomes)) / attempts
@@ -91,10 +90,6 @@ async def reverse_attack(
 
 
 KINDS = (Addressing.FIXED, Addressing.TEMPORARY, Addressing.ONE_TIME)
-
-
-def _in_use(node: Node) -> bool:
-    return any(entry.kind.one_time and entry.users for entry in node.stack.host.addresses)
 
 
 def _run_a_service(run: Run, kind: Addressing, client: Node) -> None:

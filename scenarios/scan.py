@@ -36,7 +36,9 @@ async def scan(
     *,
     bits: Annotated[int, Parameter("bits of the address that the prober has to guess", least=2, most=12)] = 8,
     rate: Annotated[float, Parameter("probes per second", unit="1/s", least=1, most=300)] = 100.0,
-    life: Annotated[float, Parameter("seconds that a service address waits for its client", unit="s", least=0.1, most=10)] = 1.0,
+    life: Annotated[
+        float, Parameter("seconds that a service address waits for its client", unit="s", least=0.1, most=10)
+    ] = 1.0,
     trials: Annotated[int, Parameter("addresses that are hunted", least=10, most=2000)] = 200,
 ) -> None:
     home, outside = run.lan("home"), run.lan("outside")
@@ -44,7 +46,9 @@ async def scan(
     bob = await run.node("bob", home, ready=8)
     fixed = await run.node("fixed", home, addressing=Addressing.FIXED)
     off_link, on_link = await run.raw("offlink", outside), await run.raw("onlink", home)
-    start_server(fixed, lambda reader, writer: writer.close(), mode=PortMode.AWARE, port=PORT).bind(run.address_of(fixed))
+    start_server(fixed, lambda reader, writer: writer.close(), mode=PortMode.AWARE, port=PORT).bind(
+        run.address_of(fixed)
+    )
     server = start_server(bob, lambda reader, writer: writer.close())
 
     rows = []
@@ -55,16 +59,22 @@ async def scan(
             rows.append((name, "off-link" if prober is off_link else "on-link", *seen))
             if name in ("UNCERTAIN", "released", "in use"):
                 silent = not seen[0].startswith("answered") and not seen[1].startswith("answered")
-                run.require(f"An address that is {name} tells a stranger nothing", silent, "UM-ADDR-4", because=f"{seen[0]}, {seen[1]}")
+                run.require(
+                    f"An address that is {name} tells a stranger nothing",
+                    silent,
+                    "UM-ADDR-4",
+                    because=f"{seen[0]}, {seen[1]}",
+                )
     run.show(
         Table(
             title="What a prober learns who was told the address",
             columns=("address", "prober", "ping", "SYN", "address resolution", "DAD probe"),
             rows=rows,
-            caption="'unreachable' is the router's word: it asked, nobody answered. So an on-link prefix lets an off-link prober tell "
-            "an address that answers nobody from one that is in use. A neighbour can find every reserved address by its DAD defence.",
+            caption="'unreachable' is the router's word: it asked, nobody answered. So an on-link prefix lets an off-link prober "
+            "tell an address that answers nobody from one that is in use. A neighbour can find every reserved address by its "
+            "DAD defence.",
         )
-    )  # fmt: skip
+    )
     space, budget = 1 << bits, min(int(rate * life), 1 << bits)
     hits = 0
     for _ in range(trials):
@@ -112,7 +122,10 @@ async def _probe(run: Run, prober: Raw, target: str, owner: Node) -> tuple[str, 
         answers.append(_answer(prober, target))
     if not on_link:
         return answers[0], answers[1], "–", "–"
-    for frame in (solicitation(prober.mac, prober.address, target), dad_probe(prober.mac, target, run.random.randbytes(6))):
+    for frame in (
+        solicitation(prober.mac, prober.address, target),
+        dad_probe(prober.mac, target, run.random.randbytes(6)),
+    ):
         prober.seen.clear()
         prober.send_frame(frame)
         await asyncio.sleep(1)
@@ -143,7 +156,9 @@ async def _hunt(run: Run, prober: Raw, target: bytes, space: int, budget: int, r
     prober.seen.clear()
     known = int.from_bytes(target, "big") & ~(space - 1)
     for guess in run.random.sample(range(space), budget):
-        probe = segment(prober.address, address_text((known | guess).to_bytes(16, "big")), (4000, PORT), tcp.SYN, seq=guess)
+        probe = segment(
+            prober.address, address_text((known | guess).to_bytes(16, "big")), (4000, PORT), tcp.SYN, seq=guess
+        )
         prober.send(probe)
         await asyncio.sleep(1 / rate)
     return any(packet[6] == ipv6.TCP and packet[8:24] == target for _, packet in prober.seen)
@@ -160,12 +175,14 @@ def _odds(run: Run, bits: int, rate: float, life: float, measured: float, low: f
             y="probability",
             log_y=True,
             theory={
-                f"a service address, {figures(life)} s at {figures(rate)}/s": [(b, min(1.0, rate * life / 2**b)) for b in sizes],
+                f"a service address, {figures(life)} s at {figures(rate)}/s": [
+                    (b, min(1.0, rate * life / 2**b)) for b in sizes
+                ],
                 "a fixed address, a year at a million/s": [(b, min(1.0, 1e6 * hour * 24 * 365 / 2**b)) for b in sizes],
                 "a service address, 5 minutes at a million/s": [(b, min(1.0, 1e6 * 300 / 2**b)) for b in sizes],
             },
             series={"measured": [(bits, measured, max(low, 1e-12), high)]},
             joined=False,
-            caption="An identifier has 64 bits. The fixed address is random too here; one made of a MAC address or ::1 has far fewer.",
+            caption="An identifier has 64 bits. The fixed address is random too here; one made of a MAC address has far fewer.",
         )
-    )  # fmt: skip
+    )

@@ -8,17 +8,18 @@ from __future__ import annotations
 from tapstack.link.impairment import Impairment
 
 from .addressing import OPTIONS, Addressing
-from .backend import Host
+from .backend import Host, Streams
 from .charts import Bars, Curves, Ecdf, Matrix, Table, figures, seconds
 from .definition import Scenario, scenario
 from .errors import BackendCannot, ParameterError, ScenarioError
 from .measure import Summary, wilson
+from .napt import PortTranslator
 from .network import Lan
 from .parameters import Parameter
 from .raw import Raw
 from .router import NeighborLimits
 from .run import Run
-from .talk import echo, exchange
+from .talk import echo, exchange, released
 
 __all__ = [
     "OPTIONS",
@@ -33,6 +34,8 @@ __all__ = [
     "Matrix",
     "NeighborLimits",
     "Parameter",
+    "PortTranslator",
+    "Streams",
     "ParameterError",
     "Raw",
     "Run",
@@ -43,6 +46,7 @@ __all__ = [
     "echo",
     "exchange",
     "figures",
+    "released",
     "scenario",
     "seconds",
     "wilson",

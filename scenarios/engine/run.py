@@ -13,10 +13,12 @@ from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, TypeGuard
 
 from scenarios.engine.router import NeighborLimits
-from scenarios.witness.setup import Setup, UnifiedNode
+from scenarios.witness.judge import TITLES
+from scenarios.witness.setup import Explanation, Setup, UnifiedNode
+from tapstack.events import AddressChanged, Event
 from tapstack.ipv6.config import HostConfig
 from tapstack.link.base import Link
 from tapstack.link.impairment import NONE, ImpairedLink, Impairment
@@ -75,7 +77,20 @@ class _Member:
     mac: bytes
     prefix: str
     own: str | None
+    judged: bool
     policy: TemporaryAddresses | None = None
+
+
+@dataclass(slots=True)
+class _Cases:
+    requirements: tuple[str, ...]
+    count: int = 0
+    held: int = 0
+
+
+def _is_new(event: Event) -> TypeGuard[AddressChanged]:
+    """Whether a global address came into the node's table."""
+    return isinstance(event, AddressChanged) and event.old == "INVALID" and not event.address.startswith("fe80:")
 
 
 class Run:
@@ -98,6 +113,8 @@ class Run:
         self._members: dict[str, _Member] = {}
         self._ordinary: list[tuple[Lan, str]] = []
         self._witness: dict[str, Any] = {}
+        self._cases: dict[str, _Cases] = {}
+        self._left_out: list[str] = []
 
     # -- what a script asks ----------------------------------------------------------------------
 
@@ -161,12 +178,14 @@ class Run:
         temporary_lifetime: float = 86_400.0,
         names: Mapping[str, list[str]] | None = None,
         wrap: Callable[[Link], Link] = lambda link: link,
+        judged: bool = True,
     ) -> Node:
         """A running node.
 
         outgoing, incoming: what its cable does to the frames it sends and gets.  ready: addresses that its pool must have when
         this returns.  temporary_lifetime: seconds after which a temporary address is replaced.  wrap: puts a link of the
-        scenario's own around the node's, a middlebox for instance.
+        scenario's own around the node's, a middlebox for instance.  judged: False for a node that breaks a rule of the witness
+        on purpose, which the script has to say in a remark.
         """
         await self._build()
         if name in self._members:
@@ -185,7 +204,9 @@ class Run:
             file = EventFile(self._folder / "events.jsonl", node.events, node=name, clock=self._backend.wall)
             self._stack.enter_context(file)
         await self._stack.enter_async_context(node)
-        member = self._members[name] = _Member(node, lan, addressing, mac, lan.prefix, None)
+        member = self._members[name] = _Member(node, lan, addressing, mac, lan.prefix, None, judged)
+        if not judged:
+            node.watch(lambda event: self._ordinary.append((lan, event.address)) if _is_new(event) else None)
         await self._settle(member, name, ready, temporary_lifetime)
         return node
 
@@ -287,6 +308,12 @@ class Run:
         """Something that must hold, else the run has failed; because: figures, in a clause."""
         self.claims.append(Claim(title, bool(holds), because or ("it does" if holds else "it does not"), requirements))
 
+    def require_quietly(self, holds: bool, title: str, *requirements: str) -> None:
+        """One of many cases of something that must hold: all of them are one line, with how many there were."""
+        cases = self._cases.setdefault(title, _Cases(requirements))
+        cases.count += 1
+        cases.held += bool(holds)
+
     def expect(
         self,
         what: str,
@@ -300,7 +327,7 @@ class Run:
         low, high = interval or (theory * (1 - (within or 0.0)), theory * (1 + (within or 0.0)))
         agrees = low <= theory <= high if interval else low <= measured <= high
         self.comparisons.append(Comparison(what, measured, theory, low, high, agrees))
-        kind = "95 % interval of the measurement" if interval else "allowed"
+        kind = "interval of the measurement" if interval else "allowed"
         sentence = f"measured {figures(measured)}, theory {figures(theory)} ({kind}: {figures(low)} to {figures(high)})"
         self.claims.append(Claim(f"Theory agrees: {what}", agrees, sentence))
 
@@ -322,10 +349,24 @@ class Run:
                 value = {**before, **value}
             self._witness[key] = value
 
+    def leave_out(self, rule: str, reason: str) -> None:
+        """A rule of the witness that the scenario breaks on purpose, and why; the report says so."""
+        if rule not in TITLES:
+            raise ScenarioError(f"There is no rule {rule!r} to leave out: docs/reading-the-report.md lists them.")
+        self._left_out.append(rule)
+        self.remarks.append(f"Not judged: {TITLES[rule].lower()}, since {reason}.")
+
+    def explain(self, pattern: str, reason: str, where: str | None = None) -> tuple[Explanation, ...]:
+        """For `witness(explanations=…)`: a remark of tshark that the scenario provokes on purpose."""
+        return (Explanation(pattern, reason, where),)
+
     # -- the end, for the engine -----------------------------------------------------------------
 
     async def until_released(self) -> None:
         """Wait until no one-time address is in use any more, and claim that it came to that (UM-REL-1)."""
+        for title, cases in self._cases.items():
+            because = f"{cases.held:,} of {cases.count:,}"
+            self.require(title, cases.held == cases.count, *cases.requirements, because=because)
         exempt = set(self._witness.get("held", ()))
         for name, member in self._members.items():
             if not member.addressing.one_time:
@@ -351,7 +392,7 @@ class Run:
         """What the judge is told."""
         nodes = []
         for name, member in self._members.items():
-            if member.addressing.one_time:
+            if member.addressing.one_time and member.judged:
                 ordinary = [member.lan.router, *(where for lan, where in self._ordinary if lan is member.lan)]
                 for other in self._members.values():
                     if other.policy is not None and other.lan is member.lan:
@@ -363,8 +404,9 @@ class Run:
                         member.lan.name,
                         (member.mac.hex(":"),),
                         (member.prefix,),
-                        () if dedicated else tuple(ordinary),
+                        () if dedicated else tuple(dict.fromkeys(ordinary)),
                         dedicated,
                     )
                 )
-        return replace(Setup(nodes=tuple(nodes)), **self._witness)
+        rules = tuple(rule for rule in TITLES if rule not in self._left_out) if self._left_out else None
+        return replace(Setup(nodes=tuple(nodes), rules=rules), **self._witness)

@@ -1,0 +1,110 @@
+"""What happens to a connection whose port a middlebox changes on the way, in each port mode? [slide 22]
+
+A port translator stands before the client and forgets its connections in the middle of a transfer, as home gateways do when
+they restart or run full: from then on the client's segments carry another port, and what is sent to the old one is lost.
+A server at L1 follows the port and goes on.  At L0 it takes the segments too, but answers to the port that it has seen first,
+which the translator no longer knows: L0 is for paths on which nobody reads ports.  A server that reads the client's port (L2,
+Aware, and every server of today) takes the segments for those of a stranger.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import Annotated
+
+from scenarios.engine import OPTIONS, Addressing, Bars, Parameter, PortTranslator, Run, Streams, Table, echo, scenario
+from tapstack.link.base import Link
+from tapstack.tcp.options import PortMode
+from unimux.aio import open_connection, start_server
+
+KEEPS = (PortMode.L1,)
+SERVER = replace(OPTIONS, keep_alive=10.0, user_timeout=20.0)
+"""So that what a broken connection leaves at the server is found out and ended."""
+
+
+@scenario(
+    requirements=("UM-PORT-1", "UM-PORT-3", "UM-NODE-5"),
+    shows=("speaks-within-life", "own-pair"),
+    quick={"attempts": 1, "size": 20_000},
+)
+async def rebinding(
+    run: Run,
+    *,
+    attempts: Annotated[int, Parameter("transfers in each mode", least=1, most=200)] = 5,
+    size: Annotated[int, Parameter("bytes each way", unit="B", least=1000)] = 200_000,
+    patience: Annotated[
+        float, Parameter("after how long without an answer a transfer is given up", unit="s", least=1)
+    ] = 5.0,
+) -> None:
+    client_lan, server_lan = run.lan("client"), run.lan("server")
+    run.router(client_lan, server_lan)
+    boxes: list[PortTranslator] = []
+
+    def behind_a_box(link: Link) -> Link:
+        boxes.append(PortTranslator(link, run.random))
+        return boxes[-1]
+
+    alice = await run.node("alice", client_lan, wrap=behind_a_box)
+    bob = await run.node("bob", server_lan)
+    legacy = await run.node("legacyserver", server_lan, addressing=Addressing.FIXED)
+    start_server(legacy, echo, mode=PortMode.AWARE, port=80).bind(run.address_of(legacy))
+    rows, shares = [], {}
+    for mode in (*PortMode, None):
+        survived = 0
+        for _ in range(attempts):
+            if mode is None:
+                streams = await open_connection(alice, run.address_of(legacy), 80)
+            else:
+                server = start_server(
+                    bob, echo, mode=mode, port=80 if mode is PortMode.AWARE else None, options=OPTIONS
+                )
+                ssa = await server.issue()
+                streams = await open_connection(alice, ssa.address, 80)
+                run.witness(aborted=(str(ssa.address),) if mode not in KEEPS else ())
+            own = streams[1].get_extra_info("sockname")[0]
+            run.witness(aborted=(own,) if mode not in KEEPS else ())
+            survived += await _transfer_with_a_change(run, streams, boxes[0], size, patience)
+        name = mode.value if mode else "legacy server"
+        share = shares[name] = survived / attempts
+        run.measure("survived", share, of=name)
+        rows.append((name, f"{survived} of {attempts}"))
+        if mode in KEEPS:
+            run.require(f"{name}: the connection survives a change of ports", share == 1, "UM-PORT-1", "UM-PORT-3")
+        else:
+            run.require(
+                f"{name}: the change is as bad as it is today", share == 0, because=f"{survived} of {attempts} survived"
+            )
+    run.witness(
+        connections=2 * attempts, port_changes=2 * attempts, explanations=run.explain("reset|RST", "broken on purpose")
+    )
+    run.show(
+        Table(title="Transfers that survived a change of the client's port", columns=("server", "survived"), rows=rows)
+    )
+    run.show(
+        Bars(
+            title="Share that survived",
+            categories=list(shares),
+            series={"": list(shares.values())},
+            y="share of transfers",
+        )
+    )
+
+
+async def _transfer_with_a_change(run: Run, streams: Streams, box: PortTranslator, size: int, patience: float) -> bool:
+    """Half of the data, another port, the other half; whether everything came back."""
+    reader, writer = streams
+    data = run.random.randbytes(size)
+    try:
+        async with asyncio.timeout(patience):
+            writer.write(data[: size // 2])
+            first = await reader.readexactly(size // 2)
+            box.rebind()
+            writer.write(data[size // 2 :])
+            writer.write_eof()
+            rest = await reader.read(-1)
+    except (OSError, TimeoutError, asyncio.IncompleteReadError):
+        writer.transport.abort()
+        return False
+    writer.close()
+    return bool(first + rest == data)
