@@ -99,7 +99,7 @@ class Stack:
                 if (
                     at + ipv6.HEADER_LENGTH + length <= len(frame)
                     and (self._destination is None or frame[self._mac_at : self._mac_at + 6] == self._destination)
-                    and frame[at + 1] & 0x30 == 0  # the ECN field, which the slow path reads
+                    and frame[at + 1] & 0x30 != 0x30  # congestion experienced, which the slow path reads
                     and fastpath.receive(pcb, frame, at, length, bool(self._vnet and frame[0] & _TRUSTED), now)
                 ):
                     return

@@ -10,11 +10,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..events import DropReason
-from ..wire.tcp import ACK, FIN, RST, SYN
+from ..wire.tcp import ACK, FIN, RST, SYN, URG
 from . import errors
-from .connection import Connection, Signal
+from .buffers import grow_receive, grow_send
+from .connection import Connection
 from .options import PortMode
 from .sequence import unwrap
+from .signals import Signal
 from .states import TcpState, TcpTrigger
 
 if TYPE_CHECKING:
@@ -70,6 +72,7 @@ def take_syn(connection: Connection, segment: Segment, now: float) -> None:
     receiver = connection.receiver
     receiver.start(segment.sequence)
     connection.negotiate(segment.options)
+    connection.ecn.agree(segment.flags, connection.options.ecn)
     if segment.options.timestamp is not None:
         receiver.ts_recent = segment.options.timestamp[0]
         receiver.ts_recent_at = now
@@ -98,6 +101,8 @@ def establish(connection: Connection, segment: Segment, ack: int, now: float) ->
     connection.last_heard = now
     connection.timers.start_slow(now)
     connection.signal(Signal.ESTABLISHED)
+    if sender.fin_queued:
+        connection.move(TcpTrigger.CLOSE, now, "closed before it was established")
 
 
 # -- §3.10.7.4 other states --------------------------------------------------------------------------
@@ -265,6 +270,9 @@ def acknowledge(connection: Connection, segment: Segment, sequence: int, ack: in
         unchanged = sender.snd_wnd == window
         if unchanged and not segment.payload and not segment.flags & FIN:
             sender.recovery.on_duplicate_ack(now)
+    connection.ecn.ack_arrives(segment.flags, ack, sender, now)
+    if connection.ecn.announce:
+        sender.segment_limit = sender.mss
     if ack >= sender.snd_una:
         opened = sender.snd_wnd == 0 and window > 0
         _set_window(connection, segment, sequence, ack, window)
@@ -313,6 +321,8 @@ def new_data_acknowledged(
     if advanced and recovery.growing:
         congestion.on_ack(news, now)
     congestion.on_delivery(news, now)
+    if 2 * congestion.cwnd > connection.high_water:
+        grow_send(connection)
     if connection.trace is not None:
         connection.trace.point(connection, now)
     if advanced:
@@ -347,11 +357,15 @@ def _text_and_fin(connection: Connection, segment: Segment, sequence: int, now: 
     """Seventh and eighth: the segment text and the FIN bit."""
     payload = segment.payload
     fin = bool(segment.flags & FIN)
+    if segment.flags & URG:
+        _check_urgent(connection, segment, sequence)
     if not payload and not fin:
         return
     receiver = connection.receiver
     if connection.state not in (TcpState.ESTABLISHED, TcpState.FIN_WAIT_1, TcpState.FIN_WAIT_2):
         return  # the peer sent its FIN before: nothing can follow it
+    if payload and connection.ecn.data_arrives(segment.flags, segment.traffic_class):
+        receiver.ack_now = True
     if payload and connection.detached:
         # Nobody will ever read it: say so (RFC 1122 §4.2.2.13).
         connection.abort(now, "data after close")
@@ -362,6 +376,7 @@ def _text_and_fin(connection: Connection, segment: Segment, sequence: int, now: 
         fin = False
         receiver.ack_now = True
     before = receiver.rcv_nxt
+    grow_receive(connection, now)
     if not receiver.accept(sequence, payload, fin):
         connection.tcp.counters.drop(DropReason.TCP_REASSEMBLY_LIMIT)
     if sequence > before and not connection.sack_permitted:
@@ -370,6 +385,15 @@ def _text_and_fin(connection: Connection, segment: Segment, sequence: int, now: 
         connection.signal(Signal.READABLE)
     if receiver.fin_taken():
         fin_arrives(connection, now)
+
+
+def _check_urgent(connection: Connection, segment: Segment, sequence: int) -> None:
+    """Sixth: the URG bit; RCV.UP only grows, and the user is told when it does (RFC 9293 §3.10.7.4, MUST-32)."""
+    receiver = connection.receiver
+    pointer = sequence + segment.urgent
+    if receiver.fin is None and pointer > max(receiver.rcv_up, receiver.rcv_nxt - receiver.queued):
+        receiver.rcv_up = pointer
+        connection.signal(Signal.URGENT)
 
 
 def fin_arrives(connection: Connection, now: float) -> None:

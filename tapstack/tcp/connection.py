@@ -11,26 +11,28 @@ the stack takes them and calls `owner` (see `Stack.take_signals`).
 from __future__ import annotations
 
 from collections.abc import Callable
-from enum import IntFlag
 from typing import TYPE_CHECKING
 
-from ..events import ConnectionChanged, DropReason
+from ..events import ConnectionChanged
 from ..ipv6.addresses import AddressEntry
-from ..types import Buffer, Frame, address_text
-from ..wire.tcp import ACK, RST, SYN, TIMESTAMP_LENGTH, Options
+from ..types import Buffer, address_text
+from ..wire.tcp import ACK, RST, TIMESTAMP_LENGTH, Options
 from . import errors
-from .challenge import PER_CONNECTION
 from .congestion import create
+from .ecn import EcnState
 from .emitter import Emitter
 from .isn import SessionNumbers
 from .options import PortMode, SocketOptions
+from .output import DEFAULT_MSS, Output
 from .receiver import Receiver
 from .recovery import NewRenoRecovery, SelectiveRecovery
 from .recovery.rto import RttEstimator
 from .sender import Sender
 from .sequence import MASK
+from .signals import Signal
 from .states import SYNCHRONIZED, TRANSITIONS, TcpState, TcpTrigger
-from .timers import DELAYED_ACK, ConnectionTimers
+from .statistics import Statistics, collect
+from .timers import ConnectionTimers
 from .trace import Trace
 
 if TYPE_CHECKING:
@@ -40,33 +42,26 @@ if TYPE_CHECKING:
     from .segment import Segment
 
 
+__all__ = ["Connection", "Signal"]
+
 MAXIMUM_WINDOW_SCALE = 14
-DEFAULT_MSS = 1220
 IPV6_TCP_HEADERS = 60
 
 
-class Signal(IntFlag):
-    """News for the owner of a connection or listener."""
-
-    ESTABLISHED = 1
-    READABLE = 2
-    WRITABLE = 4
-    END_OF_STREAM = 8
-    CLOSED = 16
-    ACCEPTABLE = 32
-
-
-class Connection:
+class Connection(Output):
     """A PCB.  Made by `Tcp.connect` and by listeners; `key` is its place in the demultiplexing tables.
 
     local_port, remote_port: what is written in the headers; whether they are also read depends on the mode.
     """
 
     __slots__ = (
+        "ack_threshold",
         "armed",
+        "auto_high_water",
         "challenge_at",
         "detached",
         "dirty",
+        "ecn",
         "emitter",
         "entry",
         "error",
@@ -79,6 +74,8 @@ class Connection:
         "local_port",
         "low_water",
         "mode",
+        "mtu_limit",
+        "opened_at",
         "options",
         "owner",
         "path",
@@ -134,10 +131,13 @@ class Connection:
         self.dirty = False
         self.detached = False
         self.write_blocked = False
-        self.high_water = options.send_buffer
+        self.high_water = self.auto_high_water = options.send_buffer
         self.low_water = options.send_buffer // 2
         self.last_heard = now
         self.challenge_at = -1.0
+        self.opened_at = now
+        self.ecn = EcnState()
+        self.mtu_limit: int | None = None
         self.timestamps = False
         self.timestamp_offset = numbers.timestamp_offset
         self.sack_permitted = False
@@ -146,11 +146,12 @@ class Connection:
         self.syn_retransmitted = False
         self.handshake_timeout = options.syn_timeout
         self.emitter = Emitter(tcp.host, path, tcp.transmit, self.local, remote, numbers.flow_label)
-        self.sender = Sender(numbers.isn, self._emit_data)
+        self.sender = Sender(numbers.isn, self.emit_data)
         self.sender.nodelay = options.nodelay
         self.receiver = Receiver(options.receive_buffer, options.receive_buffer_maximum)
         self.receiver.scale = scale_for(options.receive_buffer_maximum)
         self.rtt = RttEstimator()
+        self.ack_threshold = 2 * self.advertised_mss()
         self.timers = ConnectionTimers(self)
         self.trace = Trace() if options.trace else None
         tcp.host.addresses.acquire(entry, self)
@@ -182,6 +183,25 @@ class Connection:
             self.write_blocked = True
         self.tcp.mark_dirty(self)
 
+    def write_urgent(self, data: Buffer) -> None:
+        """SEND with the urgent flag: the peer's program is told of everything up to the end of `data` (RFC 9293 §3.8.5).
+
+        New programs should not use it (SHLD-13, RFC 6093); the urgent pointer is that of RFC 9293 MUST-62.
+        """
+        self.write(data)
+        sender = self.sender
+        sender.snd_up = sender.snd_nxt + sender.unsent
+        sender.segment_limit = sender.mss
+
+    def urgent_pending(self) -> int:
+        """How many bytes, from the next that `read` returns, the peer marked as urgent; 0 when there are none."""
+        receiver = self.receiver
+        return max(0, receiver.rcv_up - (receiver.rcv_nxt - receiver.queued))
+
+    def statistics(self, now: float) -> Statistics:
+        """Counts and estimates in the style of TCP_INFO."""
+        return collect(self, now)
+
     def read(self) -> list[Buffer]:
         """RECEIVE: all bytes that are in order, in pieces; empty when there are none."""
         receiver = self.receiver
@@ -199,6 +219,8 @@ class Connection:
             self.delete(TcpTrigger.DELETE, now, "closed before it was established", errors.aborted())
             return
         self.sender.fin_queued = True
+        if self.state is TcpState.SYN_RECEIVED:
+            return  # processed after entering ESTABLISHED (RFC 9293 §3.10.4), see `arrives.establish`
         self.move(TcpTrigger.CLOSE, now, "close")
         self.tcp.mark_dirty(self)
 
@@ -287,6 +309,7 @@ class Connection:
             self.sender.scale = self.receiver.scale = 0
         self.timestamps = options.timestamp is not None and wanted.timestamps
         self.sack_permitted = options.sack_permitted and wanted.sack
+        self.ack_threshold = 2 * (self.advertised_mss() - (TIMESTAMP_LENGTH if self.timestamps else 0))
 
     def start_congestion(self) -> None:
         """Both SYNs are known: segment size and congestion window."""
@@ -300,120 +323,27 @@ class Connection:
 
     def set_segment_size(self) -> None:
         """Effective send MSS (RFC 9293 §3.7.1) and the largest super-segment."""
-        mss = min(self.peer_mss, self.path.mtu - IPV6_TCP_HEADERS)
+        mtu = self.path.mtu if self.mtu_limit is None else min(self.path.mtu, self.mtu_limit)
+        mss = min(self.peer_mss, mtu - IPV6_TCP_HEADERS)
         if self.timestamps:
             mss -= TIMESTAMP_LENGTH
         sender = self.sender
         sender.mss = mss
         gso = self.tcp.host.properties.gso_size
         sender.segment_limit = max(mss, (gso - 100) // mss * mss) if gso else mss
+        if sender.snd_up > sender.snd_una or self.ecn.announce:
+            sender.segment_limit = mss  # URG and CWR belong to one segment
 
-    def timestamp(self, now: float) -> tuple[int, int] | None:
-        """TSval and TSecr of a segment sent now; milliseconds with an offset per connection."""
-        if not self.timestamps:
-            return None
-        return (int(now * 1000) + self.timestamp_offset) & MASK, self.receiver.ts_recent or 0
+    def suspect_black_hole(self) -> None:
+        """Time-out after time-out: perhaps large packets vanish without a Packet Too Big; send the least that must pass.
 
-    # -- output ----------------------------------------------------------------------------------
-
-    def output(self, now: float) -> None:
-        """Send what can be sent: data, and an acknowledgement where one is due and none went with data."""
-        self.dirty = False
-        state = self.state
-        if state is TcpState.CLOSED:
-            return
-        receiver = self.receiver
-        if receiver.ack_now and not receiver.orderly:
-            self.send_ack(now)
-        if state in SYNCHRONIZED:
-            sender = self.sender
-            if sender.something_to_send:
-                if now - sender.last_sent > self.rtt.rto and not sender.in_flight:
-                    sender.congestion.on_idle(now - sender.last_sent)
-                sender.transmit(now)
-                if sender.paced_until > now and sender.something_to_send:
-                    self.timers.pace.set(sender.paced_until)
-            self.timers.ensure_retransmit(now)
-        if receiver.ack_now or receiver.unacked >= 2 * self.advertised_mss():
-            self.send_ack(now)
-        elif receiver.unacked and not self.timers.delayed_ack.armed:
-            self.timers.delayed_ack.set(now + DELAYED_ACK)
-        if self.write_blocked and self.sender.buffered <= self.low_water:
-            self.write_blocked = False
-            self.signal(Signal.WRITABLE)
-
-    def _emit_data(self, sequence: int, flags: int, pieces: Frame, length: int) -> None:
-        """The sender's way out; every data segment acknowledges."""
-        now = self.sender.last_sent
-        window = self.receiver.advertise(self.sender.mss)
-        self._acknowledged()
-        self.emitter.emit(
-            self.local_port, self.remote_port, sequence, self.receiver.rcv_nxt, flags, window,
-            self.timestamp(now), pieces, length, self.sender.mss, now,
-        )  # fmt: skip
-
-    def _acknowledged(self) -> None:
-        receiver = self.receiver
-        receiver.unacked = 0
-        receiver.ack_now = False
-        receiver.last_ack_sent = receiver.rcv_nxt
-        self.timers.delayed_ack.cancel()
-
-    def send_ack(self, now: float) -> None:
-        """A pure acknowledgement, with SACK blocks where there are holes."""
-        self.emit(ACK, self.sender.snd_nxt, now)
-
-    def emit(self, flags: int, sequence: int, now: float) -> None:
-        """A segment without payload in a synchronized state."""
-        receiver = self.receiver
-        options = b""
-        if self.sack_permitted and (receiver.duplicate is not None or not receiver.orderly):
-            blocks = receiver.sack_blocks(3 if self.timestamps else 4)
-            receiver.duplicate = None
-            options = Options(sack=[(left & MASK, right & MASK) for left, right in blocks]).pack()
-        window = receiver.advertise(self.sender.mss)
-        self._acknowledged()
-        self.emitter.emit(
-            self.local_port, self.remote_port, sequence, receiver.rcv_nxt, flags, window,
-            self.timestamp(now), [], 0, self.sender.mss, now, options,
-        )  # fmt: skip
-
-    def send_syn(self, now: float) -> None:
-        """SYN, or SYN and ACK in SYN-RECEIVED; also their retransmission."""
-        answering = self.state is TcpState.SYN_RECEIVED
-        receiver = self.receiver
-        options = Options(
-            mss=self.advertised_mss(),
-            window_scale=receiver.scale if not answering or self.sender.scale or receiver.scale else None,
-            sack_permitted=self.sack_permitted if answering else self.options.sack,
-        )
-        if self.timestamps if answering else self.options.timestamps:
-            options.timestamp = (
-                (int(now * 1000) + self.timestamp_offset) & MASK,
-                (receiver.ts_recent or 0) if answering else 0,
-            )
-        self.syn_sent_at = now
-        flags = SYN | ACK if answering else SYN
-        window = receiver.advertise(DEFAULT_MSS, scaled=False)
-        if answering:
-            self._acknowledged()
-        self.emitter.emit(
-            self.local_port, self.remote_port, self.sender.snd_una, receiver.rcv_nxt if answering else 0, flags, window,
-            None, [], 0, DEFAULT_MSS, now, options.pack(),
-        )  # fmt: skip
-
-    def send_keep_alive(self, now: float) -> None:
-        """An old sequence number that the peer must acknowledge (RFC 9293 §3.8.4)."""
-        self.emit(ACK, self.sender.snd_nxt - 1, now)
-
-    def challenge(self, now: float) -> bool:
-        """A challenge ACK (RFC 5961 §3–5) within the limits of §7; False, and counted, when limited."""
-        if now - self.challenge_at < PER_CONNECTION or not self.tcp.challenges.allow(self.remote + self.local, now):
-            self.tcp.counters.drop(DropReason.TCP_CHALLENGE_LIMIT)
-            return False
-        self.challenge_at = now
-        self.send_ack(now)
-        return True
+        The path's MTU stays: only this connection changes (RFC 4821 §7.7 in its simplest form).
+        """
+        sender = self.sender
+        if self.mtu_limit is None and sender.mss > DEFAULT_MSS and sender.in_flight[0].payload_length > DEFAULT_MSS:
+            self.mtu_limit = DEFAULT_MSS + IPV6_TCP_HEADERS
+            self.set_segment_size()
+            sender.congestion.mss_changed(sender.mss)
 
     def completes(self, segment: Segment) -> bool:
         """Whether `segment` acknowledges our SYN and is the peer's next: it belongs to this handshake whatever its ports."""

@@ -146,6 +146,11 @@ class Demux:
             )
         return None
 
+    def half_open_at(self, key: bytes) -> Connection | None:
+        """The handshake of four values, as a key."""
+        group = self._half_open.get(key[:32])
+        return None if group is None else group.get(key)
+
     def find_half_open(self, segment: Segment) -> Connection | None:
         """The handshake a segment belongs to.
 

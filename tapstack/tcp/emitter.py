@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 from ..link.base import LinkProperties
 from ..types import Frame
 from ..wire import checksum, virtio
-from ..wire.tcp import ACK, HEADER_LENGTH, PROTOCOL, TIMESTAMP_LENGTH
+from ..wire.tcp import FIN, HEADER_LENGTH, PROTOCOL, PSH, TIMESTAMP_LENGTH
 from .sequence import MASK
 
 if TYPE_CHECKING:
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 IPV6_HEADER_LENGTH = 40
 _TIMESTAMP_WORD = 0x0101080A
+_ECT0 = 2 << 20
+_LAST_ONLY = FIN | PSH
 _ipv6_tcp_timestamp = struct.Struct("!IHBB32sHHIIBBHHHIII")
 _ipv6_tcp = struct.Struct("!IHBB32sHHIIBBHHH")
 _MINIMUM_MTU_PAYLOAD = 1220
@@ -81,11 +83,13 @@ class Emitter:
         mss: int,
         now: float,
         options: bytes = b"",
+        ect: bool = False,
+        urgent: int = 0,
     ) -> None:
         """Send one segment, or a super-segment when `length` exceeds `mss`.
 
         `sequence` and `acknowledgment` may be unwrapped; `options` are packed options beside the timestamp, a
-        multiple of 4 bytes; `pieces` hold `length` bytes of payload.
+        multiple of 4 bytes; `pieces` hold `length` bytes of payload; `ect` marks the packet ECT(0) (RFC 3168).
         """
         path = self._path
         link_header = path.ready(now)
@@ -103,6 +107,7 @@ class Emitter:
                 mss,
                 now,
                 options,
+                ect,
             )
             return
         offload = link_header is not None and properties.checksum_offload
@@ -118,6 +123,8 @@ class Emitter:
             length,
             options,
             offload,
+            ect,
+            urgent,
         )
         if link_header is None:
             self._host.transmit_queued(path, [header, *pieces], now)
@@ -141,6 +148,8 @@ class Emitter:
         length: int,
         options: bytes,
         offload: bool,
+        ect: bool,
+        urgent: int,
     ) -> bytes:
         """IPv6 and TCP header; with `offload` the checksum field holds the pseudo-header's sum only."""
         header_length = HEADER_LENGTH + len(options) + (TIMESTAMP_LENGTH if timestamp else 0)
@@ -160,12 +169,14 @@ class Emitter:
                 length,
                 options,
                 offload,
+                ect,
+                urgent,
             )
         if offload:
             check = pseudo % 65535
         else:
             total = pseudo + source_port + destination_port + sequence + acknowledgment
-            total += (offset << 8 | flags) + window
+            total += (offset << 8 | flags) + window + urgent
             if timestamp:
                 total += _TIMESTAMP_WORD + timestamp[0] + timestamp[1]
             if options:
@@ -174,16 +185,17 @@ class Emitter:
                 total += checksum.residue_of(pieces)
             check = 65535 - (total % 65535 or 65535)
         hop_limit = self._path.hop_limit
+        first_word = self._first_word | _ECT0 if ect else self._first_word
         if timestamp:
             packed = _ipv6_tcp_timestamp.pack(
-                self._first_word, total_length, PROTOCOL, hop_limit, self._pair,
-                source_port, destination_port, sequence, acknowledgment, offset, flags, window, check, 0,
+                first_word, total_length, PROTOCOL, hop_limit, self._pair,
+                source_port, destination_port, sequence, acknowledgment, offset, flags, window, check, urgent,
                 _TIMESTAMP_WORD, timestamp[0], timestamp[1],
             )  # fmt: skip
         else:
             packed = _ipv6_tcp.pack(
-                self._first_word, total_length, PROTOCOL, hop_limit, self._pair,
-                source_port, destination_port, sequence, acknowledgment, offset, flags, window, check, 0,
+                first_word, total_length, PROTOCOL, hop_limit, self._pair,
+                source_port, destination_port, sequence, acknowledgment, offset, flags, window, check, urgent,
             )  # fmt: skip
         return packed + options if options else packed
 
@@ -200,6 +212,8 @@ class Emitter:
         length: int,
         options: bytes,
         offload: bool,
+        ect: bool,
+        urgent: int,
     ) -> bytes:
         """The headers with the hook applied; the checksum is that of what leaves."""
         transform, self.transform = self.transform, None
@@ -216,6 +230,8 @@ class Emitter:
                 length,
                 options,
                 True,
+                ect,
+                urgent,
             )
         finally:
             self.transform = transform
@@ -256,6 +272,7 @@ class Emitter:
         mss: int,
         now: float,
         options: bytes,
+        ect: bool,
     ) -> None:
         """Send a super-segment as segments of MSS, where the link cannot cut it now; FIN and PSH go with the last."""
         payload = b"".join(pieces)
@@ -264,5 +281,5 @@ class Emitter:
             last = start + mss >= len(payload)
             self.emit(
                 source_port, destination_port, sequence + start, acknowledgment,
-                flags if last else ACK, window, timestamp, [part], len(part), mss, now, options,
+                flags if last else flags & ~_LAST_ONLY, window, timestamp, [part], len(part), mss, now, options, ect,
             )  # fmt: skip

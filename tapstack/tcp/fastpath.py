@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING
 from ..wire import checksum
 from ..wire.tcp import ACK, FIXED, HEADER_LENGTH, PROTOCOL, PSH
 from . import arrives
-from .connection import Connection, Signal
+from .buffers import grow_receive
+from .connection import Connection
 from .sequence import MASK, unwrap
+from .signals import Signal
 from .states import TcpState
 
 if TYPE_CHECKING:
@@ -95,8 +97,7 @@ def receive(connection: Connection, frame: Buffer, at: int, length: int, trusted
         sender.maximum_window = window
     if size:
         receiver.append(view[tcp + header : end])
-        if connection.rtt.srtt is not None:
-            receiver.grow(now, connection.rtt.srtt)
+        grow_receive(connection, now)
         connection.signal(Signal.READABLE)
     connection.tcp.mark_dirty(connection)
     return True

@@ -20,8 +20,9 @@ from ..wire import tcp as wire
 from ..wire.error import WireError
 from ..wire.icmpv6 import Type as IcmpType
 from . import arrives, errors
+from .buffers import BufferBudget, release
 from .challenge import ChallengeLimiter
-from .connection import Connection, Signal
+from .connection import Connection
 from .demux import Demux, four_key, key_for
 from .isn import ephemeral_port, session_numbers
 from .listener import ArmedAddress, Listener
@@ -29,6 +30,7 @@ from .options import PortMode, SocketOptions
 from .passive import PassiveOpens
 from .segment import Segment
 from .sequence import MASK, unwrap
+from .signals import Signal
 from .states import SYNCHRONIZED, TcpState, TcpTrigger
 from .timewait import TimeWaitRecord, TimeWaitTable
 
@@ -64,6 +66,7 @@ class Tcp:
         self.time_waits = TimeWaitTable(self)
         self.passive = PassiveOpens(self, secret)
         self.challenges = ChallengeLimiter(secret)
+        self.budget = BufferBudget()
         self.listeners: set[Listener] = set()
         self.signalled: deque[Connection | Listener] = deque()
         self._secret = secret
@@ -200,7 +203,8 @@ class Tcp:
                 return
             pcb = half_open
         if isinstance(pcb, TimeWaitRecord):
-            self.time_waits.segment_arrives(pcb, segment, now)
+            if self.time_waits.segment_arrives(pcb, segment, now):
+                self._no_pcb(packet, segment, now)
         else:
             arrives.segment_arrives(pcb, segment, now)
 
@@ -259,6 +263,7 @@ class Tcp:
             self.time_waits.enter(connection, now)
             connection.key = b""
             connection.timers.cancel_all()
+            release(connection)
             connection.state = TcpState.CLOSED  # the record is in TIME-WAIT now, this object is nothing any more
             self.host.addresses.drop(connection.entry, connection, now, "TIME-WAIT")
             connection.signal(Signal.CLOSED)
@@ -274,6 +279,7 @@ class Tcp:
         elif connection.key:
             self.demux.remove(connection.key)
         connection.key = b""
+        release(connection)
         self.host.addresses.drop(connection.entry, connection, now, cause)
 
     def _address_moved(self, entry: AddressEntry, old: AddressState, trigger: Trigger, now: float) -> None:
@@ -307,9 +313,7 @@ class Tcp:
         pair = report.dst + report.src
         pcb = self.demux.find(pair, quoted[2:4], quoted[0:2])
         if pcb is None:
-            for half_open in self.demux.half_open() if self.demux.half_open_count else ():
-                if half_open.key == pair + quoted[2:4] + quoted[0:2]:
-                    pcb = half_open
+            pcb = self.demux.half_open_at(pair + quoted[2:4] + quoted[0:2])
         if not isinstance(pcb, Connection):
             self.counters.drop(DropReason.ICMP_UNMATCHED)
             return

@@ -30,6 +30,14 @@ class TimeWait(StrEnum):
     SHARP = "sharp"
 
 
+class Ecn(StrEnum):
+    """Explicit congestion notification (RFC 3168): never, where the peer asks for it, or asked for by this side."""
+
+    OFF = "off"
+    ACCEPT = "accept"
+    REQUEST = "request"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SocketOptions:
     """Options of one socket; times in seconds, buffers in bytes.
@@ -38,8 +46,8 @@ class SocketOptions:
     syn_timeout: the same for a SYN (RFC 9293 MUST-23: at least 3 minutes); connect() time-outs are the caller's.
     fin_wait_2_timeout: how long a fully closed socket waits for the peer's FIN.
     keep_alive: idle time before the first probe; None for no probes (RFC 9293 MUST-25: off by default).
-    receive_buffer, receive_buffer_maximum: where autotuning starts and ends.
-    sack, timestamps, ecn: offer and accept these (RFC 2018, RFC 7323, RFC 3168).
+    send_buffer, send_buffer_maximum, receive_buffer, receive_buffer_maximum: where autotuning starts and ends.
+    sack, timestamps: offer and accept these (RFC 2018, RFC 7323); ecn: see `Ecn`.
     backlog: handshakes that may stand half-open on one address before cookies are sent, and connections that wait for accept().
     congestion: the controller's name (`congestion.known`); pacing: spread its window over the round trip;
     trace: emit `CongestionTrace` events.
@@ -54,7 +62,8 @@ class SocketOptions:
     syn_timeout: float = 180.0
     fin_wait_2_timeout: float = 60.0
     keep_alive: float | None = None
-    send_buffer: int = 4 * 1024 * 1024
+    send_buffer: int = 1024 * 1024
+    send_buffer_maximum: int = 8 * 1024 * 1024
     receive_buffer: int = 1024 * 1024
     receive_buffer_maximum: int = 8 * 1024 * 1024
     congestion: str = "cubic"
@@ -62,5 +71,5 @@ class SocketOptions:
     trace: bool = False
     sack: bool = True
     timestamps: bool = True
-    ecn: bool = True
+    ecn: Ecn = Ecn.ACCEPT
     backlog: int = 128

@@ -13,12 +13,13 @@ from ..ipv6.packet import NoRouteError
 from ..wire import tcp as wire
 from ..wire.tcp import Options
 from . import arrives, cookies
-from .connection import DEFAULT_MSS, IPV6_TCP_HEADERS, Connection, scale_for
+from .connection import IPV6_TCP_HEADERS, Connection, scale_for
 from .demux import key_for
 from .errors import ConflictingSocket
 from .isn import SessionNumbers, session_numbers
 from .listener import Admission
-from .options import PortMode
+from .options import Ecn, PortMode
+from .output import DEFAULT_MSS
 from .sequence import MASK
 from .states import TcpTrigger
 
@@ -76,6 +77,7 @@ class PassiveOpens:
         connection.syn_sent_at = None
         connection.receiver.start(peer_isn)
         connection.negotiate(cookie.options)
+        connection.ecn.usable = cookie.ecn
         if cookie.options.timestamp is not None:
             connection.receiver.ts_recent = cookie.options.timestamp[0]
             connection.receiver.ts_recent_at = now
@@ -152,7 +154,7 @@ class PassiveOpens:
             asked = Options(
                 mss=wanted.mss, window_scale=wanted.window_scale, sack_permitted=wanted.sack_permitted and own.sack
             )
-            ecn = own.ecn and segment.flags & (wire.ECE | wire.CWR) == wire.ECE | wire.CWR
+            ecn = own.ecn is not Ecn.OFF and segment.flags & (wire.ECE | wire.CWR) == wire.ECE | wire.CWR
             bits = cookies.option_bits(asked, ecn)
             clock = (int(now * 1000) + numbers.timestamp_offset) & MASK
             answer.timestamp = (cookies.mark(clock, bits), wanted.timestamp[0])

@@ -60,12 +60,15 @@ class Receiver:
         "capacity_maximum",
         "duplicate",
         "fin",
+        "granted",
+        "irs",
         "last_ack_sent",
         "measured_at",
         "measured_bytes",
         "queued",
         "rcv_adv",
         "rcv_nxt",
+        "rcv_up",
         "scale",
         "ts_recent",
         "ts_recent_at",
@@ -78,6 +81,9 @@ class Receiver:
         self.scale = 0
         self.rcv_nxt = 0
         self.rcv_adv = 0
+        self.rcv_up = 0
+        self.irs = 0
+        self.granted = 0
         self.fin: int | None = None
         self.queued = 0
         self.beyond = 0
@@ -97,6 +103,8 @@ class Receiver:
         """Begin after the peer's SYN."""
         self.rcv_nxt = self.last_ack_sent = irs + 1
         self.rcv_adv = self.rcv_nxt
+        self.rcv_up = self.rcv_nxt
+        self.irs = irs
 
     @property
     def orderly(self) -> bool:
@@ -127,16 +135,6 @@ class Receiver:
         """Whether the application freed enough that the sender should hear of it (RFC 9293 §3.8.6.2.2)."""
         gain = self.rcv_nxt + self.capacity - self.queued - self.rcv_adv
         return gain >= min(self.capacity // 2, 2 * mss) and self.rcv_adv - self.rcv_nxt < self.capacity // 2
-
-    def grow(self, now: float, rtt: float) -> None:
-        """Receive-buffer autotuning: room for twice what the application took in the last round trip."""
-        if now - self.measured_at < max(rtt, 0.001):
-            return
-        wanted = 2 * self.measured_bytes
-        if self.measured_at and wanted > self.capacity:
-            self.capacity = min(wanted, self.capacity_maximum)
-        self.measured_at = now
-        self.measured_bytes = 0
 
     # -- data ------------------------------------------------------------------------------------
 
@@ -214,27 +212,17 @@ class Receiver:
             run.end = end
             self.beyond += end - start
             return True
-        index = bisect_right(runs, start, key=_run_start)
-        if index and runs[index - 1].end > start:
-            covered = min(runs[index - 1].end, end)
-            self.duplicate = (start, covered)
-            piece = piece[covered - start :]
-            start = covered
         while start < end:
-            following = runs[index] if index < len(runs) else None
-            stop = end if following is None else min(end, following.start)
-            if stop > start:
+            index = bisect_right(runs, start, key=_run_start)
+            if index and runs[index - 1].end > start:
+                stop = min(runs[index - 1].end, end)
+                self.duplicate = (start, stop)
+            else:
+                stop = end if index == len(runs) else min(end, runs[index].start)
                 if not self._put(index, start, stop, piece[: stop - start]):
                     return False
-                index = bisect_right(runs, start, key=_run_start)
-                following = runs[index] if index < len(runs) else None
-            if following is None or stop == end:
-                break
-            covered = min(end, following.end)
-            self.duplicate = (following.start, covered)
-            piece = piece[covered - start :]
-            start = covered
-            index = bisect_right(runs, start, key=_run_start)
+            piece = piece[stop - start :]
+            start = stop
         return True
 
     def _put(self, index: int, start: int, end: int, piece: Buffer) -> bool:

@@ -43,7 +43,7 @@ _PACING_QUANTUM = 0.001
 class Sender:
     """State of the send sequence space (RFC 9293 §3.3.1); sequence numbers are unwrapped.
 
-    `emit(sequence, flags, pieces, length)` puts one segment on the link.
+    `emit(sequence, flags, pieces, length, again)` puts one segment on the link; snd_up is SND.UP, the end of urgent data.
     """
 
     __slots__ = (
@@ -57,6 +57,7 @@ class Sender:
         "fin_sent",
         "first_sent_at",
         "in_flight",
+        "iss",
         "last_sent",
         "limited_until",
         "lost",
@@ -73,6 +74,7 @@ class Sender:
         "segment_limit",
         "snd_nxt",
         "snd_una",
+        "snd_up",
         "snd_wl1",
         "snd_wl2",
         "snd_wnd",
@@ -80,10 +82,12 @@ class Sender:
         "unsent",
     )
 
-    def __init__(self, iss: int, emit: Callable[[int, int, Frame, int], None]) -> None:
+    def __init__(self, iss: int, emit: Callable[[int, int, Frame, int, bool], None]) -> None:
         self._emit = emit
         self.snd_una = iss
         self.snd_nxt = iss
+        self.iss = iss
+        self.snd_up = iss
         self.snd_wnd = 0
         self.snd_wl1 = 0
         self.snd_wl2 = 0
@@ -205,7 +209,7 @@ class Sender:
         self.pipe += segment.end - segment.start
         self.by_time.append(segment)
         self.last_sent = now
-        self._emit(segment.start, flags, segment.pieces, size)
+        self._emit(segment.start, flags, segment.pieces, size, segment.retransmitted)
 
     def _take(self, size: int) -> Frame:
         """The next `size` unsent bytes as pieces."""
@@ -280,16 +284,20 @@ class Sender:
         return bisect_right(self.in_flight, sequence, key=_start) - 1
 
     def probe_window(self, now: float) -> None:
-        """Send one byte into a closed window (RFC 9293 §3.8.6.1): the oldest in flight, or the next that waits."""
+        """Send one byte into a closed window (RFC 9293 §3.8.6.1): the oldest in flight, or the next that waits.
+
+        Where the window is open but too small for its own good, what fits goes: the time-out of SWS avoidance (§3.8.6.2.1).
+        """
         if not self.in_flight:
             if self.unsent:
-                segment = SentSegment(self.snd_nxt, self.snd_nxt + 1, self._take(1), False)
+                size = max(1, min(self.unsent, self.mss, self.snd_una + self.snd_wnd - self.snd_nxt))
+                segment = SentSegment(self.snd_nxt, self.snd_nxt + size, self._take(size), False)
             elif self.fin_queued and not self.fin_sent:
                 segment = SentSegment(self.snd_nxt, self.snd_nxt + 1, [], True)
                 self.fin_sent = True
             else:
                 return
-            self.snd_nxt += 1
+            self.snd_nxt = segment.end
             self.in_flight.append(segment)
             self._put(segment, ACK | (FIN if segment.fin else PSH), segment.payload_length, now)
             return

@@ -18,6 +18,8 @@ DELAYED_ACK = 0.04
 """Seconds; RFC 9293 MUST-58 allows up to 0.5."""
 KEEP_ALIVE_PROBES = 9
 KEEP_ALIVE_INTERVAL = 75.0
+BLACK_HOLE_TIMEOUTS = 3
+"""Time-outs in a row after which large packets are suspected to vanish (RFC 8201 §1, RFC 4821); also R1 (RFC 9293 MUST-20)."""
 
 
 class ConnectionTimers:
@@ -112,9 +114,11 @@ class ConnectionTimers:
             self._on_recovery(now)  # a probe is due at the same moment: it comes first, and the time-out starts over
             return
         sender = connection.sender
-        sender.recovery.on_timeout(now)
         self.timeouts += 1
         connection.rtt.back_off()
+        if connection.rtt.backoff >= BLACK_HOLE_TIMEOUTS:
+            connection.suspect_black_hole()
+        sender.recovery.on_timeout(now)
         if connection.trace is not None:
             connection.trace.point(connection, now)
         sender.transmit(now)
@@ -165,7 +169,10 @@ class ConnectionTimers:
         if idle is None:
             return
         heard = connection.last_heard + idle
-        if heard > now:
+        if connection.sender.in_flight:
+            self.keep_alive_probes = 0
+            self.slow.set(now + idle)  # the retransmission timer watches already (RFC 9293 MUST-26)
+        elif heard > now:
             self.keep_alive_probes = 0
             self.slow.set(heard)
         elif self.keep_alive_probes >= KEEP_ALIVE_PROBES:

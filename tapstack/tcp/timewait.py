@@ -1,7 +1,8 @@
 """TIME-WAIT as a compact record: it keeps the address, answers what must be answered, and ends (UM-REL-2; RFC 9293 §3.6.1).
 
-All records of a node wait in one heap under one timer.  In L0, in L1 and on one-time addresses a record never
-reopens; a retransmitted FIN is acknowledged and restarts the wait.
+All records of a node wait in one heap under one timer.  A retransmitted FIN is acknowledged and restarts the wait.  In
+Aware mode on an ordinary address a SYN that is certainly newer than the old connection reopens it (RFC 6191); elsewhere, in
+L0, in L1, in L2 and on one-time addresses, nothing does.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 from ..events import ConnectionChanged, DropReason
 from ..types import address_text
 from ..wire import tcp as wire
-from .options import TimeWait
+from .options import PortMode, TimeWait
 from .sequence import MASK, unwrap
 from .states import TcpState
 
@@ -72,6 +73,18 @@ class TimeWaitRecord:
     def serves(self, remote: bytes) -> bool:
         """Whether `remote` is the peer."""
         return remote == self.remote
+
+
+def _may_reopen(record: TimeWaitRecord, segment: Segment) -> bool:
+    """RFC 6191 §2: a SYN whose timestamp, or else whose sequence number, is beyond the old connection's."""
+    if record.mode is not PortMode.AWARE or record.entry.kind.one_time or not segment.is_syn:
+        return False
+    stamp = segment.options.timestamp
+    newer = unwrap(segment.sequence, record.rcv_nxt) > record.rcv_nxt
+    if stamp is None or record.ts_recent is None:
+        return newer
+    value = unwrap(stamp[0], record.ts_recent)
+    return value > record.ts_recent or (value == record.ts_recent and newer)
 
 
 class TimeWaitTable:
@@ -144,8 +157,18 @@ class TimeWaitTable:
         for record in list(self._alive):
             self.end(record, now, cause)
 
-    def segment_arrives(self, record: TimeWaitRecord, segment: Segment, now: float) -> None:
-        """RFC 9293 §3.10.7.4 in TIME-WAIT, with RFC 5961 for RST and SYN."""
+    def segment_arrives(self, record: TimeWaitRecord, segment: Segment, now: float) -> bool:
+        """RFC 9293 §3.10.7.4 in TIME-WAIT, with RFC 5961 for RST and SYN.
+
+        True when the record has made way for a new connection, which the segment asks for.
+        """
+        if _may_reopen(record, segment):
+            self.end(record, now, "reopened")
+            return True
+        self._answer(record, segment, now)
+        return False
+
+    def _answer(self, record: TimeWaitRecord, segment: Segment, now: float) -> None:
         sequence = unwrap(segment.sequence, record.rcv_nxt)
         stamp = segment.options.timestamp
         if segment.flags & wire.RST:

@@ -55,7 +55,8 @@ class Scoreboard:
             if duplicate[0] < previous_una - sender.maximum_window or duplicate[1] > sender.snd_nxt:
                 duplicate = None
         for left, right in sorted(unwrapped):
-            if una <= left < right <= sender.snd_nxt and len(self._starts) < _MAXIMUM_RANGES:
+            left = max(left, una)
+            if left < right <= sender.snd_nxt and len(self._starts) < _MAXIMUM_RANGES:
                 for start, end in self._add(left, right):
                     sender.mark_sacked(start, end)
         return duplicate

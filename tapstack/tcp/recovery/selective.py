@@ -227,8 +227,7 @@ class SelectiveRecovery(Recovery):
                 interval += MAXIMUM_ACK_DELAY
         due = now + interval
         timeout = self._retransmit_timer.when
-        if timeout is not None and timeout < due:
-            due = timeout
+        due = min(due, now + self.rtt.rto if timeout is None else timeout)
         self._probe_due = True
         if self.timer.when is not None and self.timer.when > due:
             self.timer.cancel()

@@ -12,7 +12,7 @@ from itertools import count
 
 from tapstack.events import Counters, Event, EventStream
 from tapstack.ipv6.addresses import AddressEntry, AddressKind, AddressTable, Trigger
-from tapstack.ipv6.packet import Packet
+from tapstack.ipv6.packet import IcmpError, Packet
 from tapstack.link.base import LinkProperties
 from tapstack.tcp import fastpath
 from tapstack.tcp.connection import Connection
@@ -48,16 +48,24 @@ class OpenHost:
         self.addresses = AddressTable(events)
         self._transmit = transmit
         self._mtu = mtu
+        self.paths: list[OpenPath] = []
 
     def path(self, dst: bytes, now: float) -> OpenPath:
-        return OpenPath(dst, self._mtu)
+        self.paths.append(OpenPath(dst, self._mtu))
+        return self.paths[-1]
 
     def send(self, src: bytes, dst: bytes, next_header: int, pieces: Frame, now: float, *, flow_label: int = 0) -> None:
         body = b"".join(pieces)
         self._transmit([ipv6.pack_header(src, dst, next_header, len(body), flow_label=flow_label), body])
 
-    def accept_path_mtu(self, report: object, now: float) -> None:
-        raise AssertionError("no path MTU on this wire")
+    def accept_path_mtu(self, report: IcmpError, now: float) -> bool:
+        """Learn a path MTU, as the real host does after TCP has vouched for the report."""
+        if not 1280 <= report.info < self._mtu:
+            return False
+        self._mtu = report.info
+        for path in self.paths:
+            path.mtu = report.info
+        return True
 
 
 class End:
@@ -87,7 +95,8 @@ class End:
         self.tap.arrived(now, packet)
         pcb = self.tcp.demux.pairs.get(packet[8:40]) or self.tcp.demux.fours.get(packet[8:44])
         length = int.from_bytes(packet[4:6], "big")
-        if isinstance(pcb, Connection) and fastpath.receive(pcb, packet, 0, length, False, now):
+        marked = packet[1] & 0x30 == 0x30
+        if isinstance(pcb, Connection) and not marked and fastpath.receive(pcb, packet, 0, length, False, now):
             return
         entry = self.host.addresses.get(packet[24:40])
         if entry is not None:

@@ -1,0 +1,202 @@
+"""What a connection says: the segments of its state, and when they leave (RFC 9293 §3.8).
+
+`Output` is the half of `Connection` that talks; it decides flags, options and window, `emitter` writes the headers.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..events import DropReason
+from ..types import Frame
+from ..wire.tcp import ACK, CWR, ECE, SYN, URG, Options
+from .challenge import PER_CONNECTION
+from .sequence import MASK
+from .signals import Signal
+from .states import SYNCHRONIZED, TcpState
+from .timers import DELAYED_ACK
+
+if TYPE_CHECKING:
+    from .ecn import EcnState
+    from .emitter import Emitter
+    from .layer import Tcp
+    from .options import SocketOptions
+    from .receiver import Receiver
+    from .recovery.rto import RttEstimator
+    from .sender import Sender
+    from .timers import ConnectionTimers
+
+DEFAULT_MSS = 1220
+"""What an IPv6 peer that names no MSS takes (RFC 9293 MUST-15)."""
+_LARGEST_URGENT = 65535
+
+
+class Output:
+    """See the module's docstring; the attributes are `Connection`'s."""
+
+    if not TYPE_CHECKING:
+        __slots__ = ()  # the slots are `Connection`'s
+
+    ack_threshold: int
+    challenge_at: float
+    dirty: bool
+    ecn: EcnState
+    emitter: Emitter
+    local: bytes
+    local_port: int
+    low_water: int
+    options: SocketOptions
+    receiver: Receiver
+    remote: bytes
+    remote_port: int
+    rtt: RttEstimator
+    sack_permitted: bool
+    sender: Sender
+    state: TcpState
+    syn_retransmitted: bool
+    syn_sent_at: float | None
+    tcp: Tcp
+    timers: ConnectionTimers
+    timestamp_offset: int
+    timestamps: bool
+    write_blocked: bool
+
+    if TYPE_CHECKING:
+
+        def advertised_mss(self) -> int:
+            """See `Connection`."""
+            ...
+
+        def set_segment_size(self) -> None:
+            """See `Connection`."""
+
+        def signal(self, bits: int) -> None:
+            """See `Connection`."""
+
+    def output(self, now: float) -> None:
+        """Send what can be sent: data, and an acknowledgement where one is due and none went with data."""
+        self.dirty = False
+        state = self.state
+        if state is TcpState.CLOSED:
+            return
+        receiver = self.receiver
+        if receiver.ack_now and not receiver.orderly:
+            self.send_ack(now)
+        if state in SYNCHRONIZED:
+            sender = self.sender
+            if sender.something_to_send:
+                if now - sender.last_sent > self.rtt.rto and not sender.in_flight:
+                    sender.congestion.on_idle(now - sender.last_sent)
+                sender.transmit(now)
+                if sender.paced_until > now and sender.something_to_send:
+                    self.timers.pace.set(sender.paced_until)
+            self.timers.ensure_retransmit(now)
+        if receiver.ack_now or receiver.unacked >= self.ack_threshold:
+            self.send_ack(now)
+        elif receiver.unacked and not self.timers.delayed_ack.armed:
+            self.timers.delayed_ack.set(now + DELAYED_ACK)
+        if self.write_blocked and self.sender.buffered <= self.low_water:
+            self.write_blocked = False
+            self.signal(Signal.WRITABLE)
+
+    def timestamp(self, now: float) -> tuple[int, int] | None:
+        """TSval and TSecr of a segment sent now; milliseconds with an offset per connection."""
+        if not self.timestamps:
+            return None
+        return (int(now * 1000) + self.timestamp_offset) & MASK, self.receiver.ts_recent or 0
+
+    def emit_data(self, sequence: int, flags: int, pieces: Frame, length: int, again: bool) -> None:
+        """The sender's way out; every data segment acknowledges.  `again`: it is a repetition or a probe."""
+        sender = self.sender
+        now = sender.last_sent
+        window = self.receiver.advertise(sender.mss)
+        self._acknowledged()
+        urgent = sender.snd_up - sender.snd_una
+        if urgent > 0:
+            urgent = min(sender.snd_up - sequence, _LARGEST_URGENT)
+            if urgent > 0:
+                flags |= URG
+            else:
+                urgent = 0
+        else:
+            urgent = 0
+        ect = False
+        ecn = self.ecn
+        if ecn.usable:
+            ect = not again and length > 0
+            if ecn.echo:
+                flags |= ECE
+            if ecn.announce and ect:
+                flags |= CWR
+                ecn.announce = False
+                self.set_segment_size()
+        self.emitter.emit(
+            self.local_port, self.remote_port, sequence, self.receiver.rcv_nxt, flags, window,
+            self.timestamp(now), pieces, length, sender.mss, now, b"", ect, urgent,
+        )  # fmt: skip
+
+    def _acknowledged(self) -> None:
+        receiver = self.receiver
+        receiver.unacked = 0
+        receiver.ack_now = False
+        receiver.last_ack_sent = receiver.rcv_nxt
+        self.timers.delayed_ack.cancel()
+
+    def send_ack(self, now: float) -> None:
+        """A pure acknowledgement, with SACK blocks where there are holes."""
+        self.emit(ACK, self.sender.snd_nxt, now)
+
+    def emit(self, flags: int, sequence: int, now: float) -> None:
+        """A segment without payload in a synchronized state."""
+        receiver = self.receiver
+        options = b""
+        if self.sack_permitted and (receiver.duplicate is not None or not receiver.orderly):
+            blocks = receiver.sack_blocks(3 if self.timestamps else 4)
+            receiver.duplicate = None
+            options = Options(sack=[(left & MASK, right & MASK) for left, right in blocks]).pack()
+        if self.ecn.echo:
+            flags |= ECE
+        window = receiver.advertise(self.sender.mss)
+        self._acknowledged()
+        self.emitter.emit(
+            self.local_port, self.remote_port, sequence, receiver.rcv_nxt, flags, window,
+            self.timestamp(now), [], 0, self.sender.mss, now, options,
+        )  # fmt: skip
+
+    def send_syn(self, now: float) -> None:
+        """SYN, or SYN and ACK in SYN-RECEIVED; also their retransmission."""
+        answering = self.state is TcpState.SYN_RECEIVED
+        receiver = self.receiver
+        options = Options(
+            mss=self.advertised_mss(),
+            window_scale=receiver.scale if not answering or self.sender.scale or receiver.scale else None,
+            sack_permitted=self.sack_permitted if answering else self.options.sack,
+        )
+        if self.timestamps if answering else self.options.timestamps:
+            options.timestamp = (
+                (int(now * 1000) + self.timestamp_offset) & MASK,
+                (receiver.ts_recent or 0) if answering else 0,
+            )
+        self.syn_sent_at = now
+        flags = SYN | ACK if answering else SYN
+        flags |= self.ecn.syn_flags(answering, self.options.ecn, self.syn_retransmitted)
+        window = receiver.advertise(DEFAULT_MSS, scaled=False)
+        if answering:
+            self._acknowledged()
+        self.emitter.emit(
+            self.local_port, self.remote_port, self.sender.snd_una, receiver.rcv_nxt if answering else 0, flags, window,
+            None, [], 0, DEFAULT_MSS, now, options.pack(),
+        )  # fmt: skip
+
+    def send_keep_alive(self, now: float) -> None:
+        """An old sequence number that the peer must acknowledge (RFC 9293 §3.8.4)."""
+        self.emit(ACK, self.sender.snd_nxt - 1, now)
+
+    def challenge(self, now: float) -> bool:
+        """A challenge ACK (RFC 5961 §3–5) within the limits of §7; False, and counted, when limited."""
+        if now - self.challenge_at < PER_CONNECTION or not self.tcp.challenges.allow(self.remote + self.local, now):
+            self.tcp.counters.drop(DropReason.TCP_CHALLENGE_LIMIT)
+            return False
+        self.challenge_at = now
+        self.send_ack(now)
+        return True

@@ -1,0 +1,17 @@
+"""What a connection or listener tells its owner."""
+
+from __future__ import annotations
+
+from enum import IntFlag
+
+
+class Signal(IntFlag):
+    """News for the owner of a connection or listener; URGENT: the peer's urgent pointer is ahead of what was read."""
+
+    ESTABLISHED = 1
+    READABLE = 2
+    WRITABLE = 4
+    END_OF_STREAM = 8
+    CLOSED = 16
+    ACCEPTABLE = 32
+    URGENT = 64

@@ -1,0 +1,126 @@
+"""Explicit congestion notification on the wire (RFC 3168)."""
+
+from __future__ import annotations
+
+import pytest
+
+from tapstack.tcp.connection import Connection
+from tapstack.tcp.options import Ecn, PortMode, SocketOptions
+
+from . import wire
+from .pair import End, Pair
+from .path import DATA, Path, established, transfer
+
+pytestmark = pytest.mark.proves("ST-TCP-7")
+
+
+def codepoint(packet: bytes) -> int:
+    return packet[1] >> 4 & 3
+
+
+def flags(packet: bytes) -> str:
+    return str(wire.read(packet).flags)
+
+
+def marking(pair: Pair, numbers: set[int]) -> None:
+    """A router that marks the data packets of these numbers instead of dropping them."""
+    path = Path(pair)
+
+    def meddle(end: End, packet: bytes) -> list[bytes | tuple[float, bytes]]:
+        data = end is pair.a and len(packet) > 40 + (packet[52] >> 4) * 4
+        out = path(end, packet)
+        if data and path.sent in numbers:
+            assert codepoint(packet) == 2, "only ECT packets may be marked"
+            return [packet[:1] + bytes([packet[1] | 0x30]) + packet[2:]]
+        return out
+
+    pair.meddle = meddle
+
+
+@pytest.mark.parametrize(
+    ("client", "server", "used"),
+    [
+        (Ecn.REQUEST, Ecn.ACCEPT, True),
+        (Ecn.REQUEST, Ecn.REQUEST, True),
+        (Ecn.REQUEST, Ecn.OFF, False),
+        (Ecn.ACCEPT, Ecn.REQUEST, False),
+        (Ecn.OFF, Ecn.ACCEPT, False),
+    ],
+)
+def test_negotiation(client: Ecn, server: Ecn, used: bool) -> None:
+    pair = Pair()
+    listener = pair.b.tcp.listen(SocketOptions(ecn=server, mode=PortMode.L1), pair.now)
+    listener.arm(pair.b.entry(pair.now), pair.now)
+    one = pair.a.tcp.connect(pair.a.entry(pair.now), pair.b.address, 80, pair.now, SocketOptions(ecn=client))
+    pair.run(1)
+    other = listener.accept()
+    assert isinstance(other, Connection)
+    assert (one.ecn.usable, other.ecn.usable) == (used, used)
+    syn, syn_ack = (p for _, _, p in pair.packets[:2])
+    assert flags(syn) == ("SEC" if client is Ecn.REQUEST else "S")
+    assert flags(syn_ack) == ("SAE" if used else "SA")
+    assert codepoint(syn) == codepoint(syn_ack) == 0, "neither SYN nor SYN-ACK is ECT"
+
+
+def test_a_repeated_syn_does_not_ask_again() -> None:
+    pair = Pair()
+    pair.meddle = lambda end, packet: []
+    pair.a.tcp.connect(pair.a.entry(pair.now), pair.b.address, 80, pair.now, SocketOptions(ecn=Ecn.REQUEST))
+    pair.run(4)
+    assert [flags(p) for _, _, p in pair.packets] == ["SEC", "S", "S"]
+
+
+def test_a_mark_is_echoed_until_the_sender_says_that_it_has_reduced() -> None:
+    pair = Pair()
+    client, server, _ = established(pair, ecn=Ecn.REQUEST)
+    transfer(pair, client, server, 300_000)
+    before, cwnd = len(pair.packets), client.sender.congestion.cwnd
+    marking(pair, {5})
+    transfer(pair, client, server, 400_000)
+    pair.run(1)
+    assert client.ecn.reductions == 1, "once per window, whatever the number of echoes"
+    assert client.sender.congestion.ssthresh < cwnd
+    assert client.sender.retransmissions == 0
+    data = [p for _, who, p in pair.packets[before:] if who == "a" and wire.read(p).payload]
+    assert sum("C" in flags(p) for p in data) == 1, "CWR goes with one segment"
+    echoes = ["E" in flags(p) for _, who, p in pair.packets[before:] if who == "b"]
+    assert any(echoes)
+    last = len(echoes) - echoes[::-1].index(True)
+    assert not any(echoes[last:]) and len(echoes) > last, "and stops after CWR"
+
+
+def test_only_new_data_is_ect() -> None:
+    pair = Pair()
+    client, server, path = established(pair, ecn=Ecn.REQUEST)
+    path.fate = lambda n: None if n == 3 else 0.0
+    before = len(pair.packets)
+    transfer(pair, client, server, 30_000)
+    seen: set[int] = set()
+    for _, who, packet in pair.packets[before:]:
+        tcp = wire.read(packet)
+        if who == "b" or not tcp.payload:
+            assert codepoint(packet) == 0, "pure acknowledgements are not ECT"
+        elif tcp.seq in seen:
+            assert codepoint(packet) == 0, "repetitions are not ECT"
+        else:
+            assert codepoint(packet) == 2
+        seen.add(tcp.seq)
+    assert client.sender.retransmissions == 1
+
+
+def test_without_agreement_nothing_is_ect_and_marks_mean_nothing() -> None:
+    pair = Pair()
+    client, server, _ = established(pair)
+    transfer(pair, client, server, 30_000)
+    assert not any(codepoint(p) for _, _, p in pair.packets)
+    segment = wire.segment(
+        "2001:db8:b::1", "2001:db8:a::1", client.remote_port, client.local_port, "AE",
+        seq=client.receiver.rcv_nxt, ack=client.sender.snd_una, window=1000,
+        options=[("NOP", None), ("NOP", None), ("Timestamp", ((server.timestamp(pair.now) or (0, 0))[0], 0))],
+    )  # fmt: skip
+    cwnd = client.sender.congestion.cwnd
+    pair.a.input(segment, pair.now)
+    assert client.sender.congestion.cwnd == cwnd
+    client.write(DATA[:10])
+    pair.run(1)
+    assert not server.ecn.echo

@@ -1,0 +1,304 @@
+"""Each timer at the instant its document gives, under a clock that stands still in between."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from tapstack.tcp.connection import Connection
+from tapstack.tcp.options import PortMode, SocketOptions, TimeWait
+
+from . import wire
+from .pair import Pair, read_all
+from .path import DATA, Path, collect, established
+
+A, B = "2001:db8:a::1", "2001:db8:b::1"
+RTT = 0.02
+
+
+def sent(pair: Pair, name: str, since: int, *, pure: bool = False) -> list[tuple[float, Any]]:
+    """What one end sent since packet `since`: (time, TCP layer); with `pure` also segments without payload."""
+    found = [(when, wire.read(p)) for when, who, p in pair.packets[since:] if who == name]
+    return [(when, tcp) for when, tcp in found if pure or tcp.payload]
+
+
+def test_the_first_round_trip_gives_rfc_6298s_estimate() -> None:
+    pair = Pair(delay=0.15)
+    client, _, _ = established(pair)
+    assert client.rtt.srtt == pytest.approx(0.3)
+    assert client.rtt.rttvar == pytest.approx(0.15)
+    assert client.rtt.rto == pytest.approx(0.9)
+
+
+@pytest.mark.proves("ST-TCP-4")
+def test_a_lost_syn_goes_again_after_one_second_and_doubles() -> None:
+    pair = Pair()
+    pair.meddle = lambda end, packet: []
+    started = pair.now
+    client = pair.a.tcp.connect(pair.a.entry(pair.now), pair.b.address, 80, pair.now, SocketOptions())
+    pair.run(400)
+    times = [round(when - started, 6) for when, _ in sent(pair, "a", 0, pure=True)]
+    assert times == [0, 1, 3, 7, 15, 31, 63, 123], "doubling stops at 60 s"
+    assert isinstance(client.error, TimeoutError)
+    assert client.options.syn_timeout >= 180
+
+
+@pytest.mark.proves("ST-TCP-4")
+def test_after_a_lost_syn_the_time_out_begins_with_three_seconds_and_one_segment() -> None:
+    pair = Pair()
+    lost: list[bytes] = []
+
+    def first(end: object, packet: bytes) -> list[bytes | tuple[float, bytes]]:
+        if not lost:
+            lost.append(packet)
+            return []
+        return [packet]
+
+    pair.meddle = first
+    client, _ = pair.connect()
+    assert client.rtt.rto == 3.0
+    assert client.sender.congestion.cwnd == client.sender.mss
+
+
+@pytest.mark.proves("ST-TCP-4")
+@pytest.mark.parametrize("sack", [True, False])
+def test_retransmission_time_outs_double_exactly(sack: bool) -> None:
+    pair = Pair()
+    client, _, path = established(pair, sack=sack)
+    rto = client.rtt.rto
+    path.fate = lambda n: None
+    before, started = len(pair.packets), pair.now
+    client.write(b"x")
+    pair.run(rto * 40)
+    times = [when - started for when, _ in sent(pair, "a", before)]
+    probes = client.sender.recovery.probes
+    assert probes == (1 if sack else 0)
+    begun = times[probes]  # the probe, if there is one, starts the time-out over
+    expected = [begun + rto * (2**n - 1) for n in range(5)]
+    assert times[probes : probes + 5] == pytest.approx(expected)
+
+
+@pytest.mark.proves("ST-TCP-4")
+def test_an_acknowledgement_restarts_the_time_out() -> None:
+    pair = Pair()
+    client, _, path = established(pair, sack=False)
+    path.fate = lambda n: None if n > 1 else 0.0
+    client.write(DATA[:1428])
+    pair.run(0.005)
+    client.write(DATA[:1428])
+    before = len(pair.packets)
+    pair.run(1, until=lambda: client.sender.retransmissions > 0)
+    when = sent(pair, "a", before)[-1][0]
+    acked = next(t for t, who, p in pair.packets[before:] if who == "b") + pair.delay
+    assert when == pytest.approx(acked + client.rtt.rto / 2), "the RTO from the acknowledgement on (doubled since)"
+
+
+@pytest.mark.proves("ST-TCP-11")
+def test_a_lone_segment_is_acknowledged_after_forty_milliseconds_and_every_second_at_once() -> None:
+    pair = Pair()
+    client, _, _ = established(pair)
+    before = len(pair.packets)
+    client.write(b"x")
+    pair.run(1)
+    (heard, _), (answered, _) = sent(pair, "a", before)[0], sent(pair, "b", before, pure=True)[0]
+    assert answered == pytest.approx(heard + pair.delay + 0.04)
+    before = len(pair.packets)
+    client.write(DATA[: 2 * client.sender.mss])
+    pair.run(1)
+    (heard, _), (answered, _) = sent(pair, "a", before)[0], sent(pair, "b", before, pure=True)[0]
+    assert answered == pytest.approx(heard + pair.delay)
+
+
+@pytest.mark.proves("ST-TCP-11")
+def test_probes_of_a_closed_window_double_and_never_end_while_they_are_answered() -> None:
+    pair = Pair()
+    client, server, _ = established(pair, receive_buffer=5000, receive_buffer_maximum=5000, user_timeout=100.0)
+    client.write(DATA[:20_000])
+    pair.run(3)
+    assert client.sender.snd_wnd == 0
+    before = len(pair.packets)
+    pair.run(3600)
+    probes = [when for when, tcp in sent(pair, "a", before)]
+    assert client.error is None, "an hour of closed window is no reason to give up (RFC 9293 MUST-37)"
+    gaps = [b - a for a, b in pairwise(probes)]
+    assert all(b == pytest.approx(min(2 * a, 60.0)) for a, b in pairwise(gaps))
+    assert gaps[-1] == pytest.approx(60.0)
+    assert collect(pair, server, 20_000, 70) == DATA[:20_000]
+
+
+@pytest.mark.proves("ST-TCP-11")
+def test_a_window_that_opens_while_the_update_is_lost_is_found_by_the_probe() -> None:
+    pair = Pair()
+    client, server, path = established(pair, receive_buffer=5000, receive_buffer_maximum=5000)
+    client.write(DATA[:9000])
+    pair.run(1)
+    assert client.sender.snd_wnd == 0
+    path.ack_fate = lambda n: None
+    arrived = bytearray(read_all(server))
+    pair.run(0.01)
+    path.ack_fate = lambda n: 0.0
+    assert arrived + collect(pair, server, 9000 - len(arrived), 5) == DATA[:9000]
+
+
+@pytest.mark.proves("ST-TCP-11")
+def test_keep_alive_is_off_by_default() -> None:
+    pair = Pair()
+    client, server, _ = established(pair)
+    before = len(pair.packets)
+    pair.run(86_400)
+    assert len(pair.packets) == before
+    assert (client.error, server.error) == (None, None)
+
+
+@pytest.mark.proves("ST-TCP-11")
+def test_keep_alive_probes_an_idle_connection_and_gives_up_on_a_dead_one() -> None:
+    pair = Pair()
+    client, _, _ = established(pair, keep_alive=7200.0)
+    heard, before = client.last_heard, len(pair.packets)
+    pair.run(3 * 7200)
+    last = (client.sender.snd_nxt - 1) & 0xFFFFFFFF
+    probes = [(when, tcp) for when, tcp in sent(pair, "a", before, pure=True) if tcp.seq == last]
+    assert probes[0][0] == pytest.approx(heard + 7200)
+    assert not probes[0][1].payload
+    assert len(probes) == 3 and client.error is None, "answered probes keep it alive"
+    pair.meddle = lambda end, packet: []
+    before = len(pair.packets)
+    pair.run(2 * 7200)
+    times = [when for when, tcp in sent(pair, "a", before, pure=True) if tcp.seq == last]
+    assert [round(b - a) for a, b in pairwise(times)] == [75] * 8
+    assert isinstance(client.error, TimeoutError)
+
+
+@pytest.mark.proves("ST-TCP-11")
+def test_keep_alive_stays_quiet_while_data_is_in_flight() -> None:
+    pair = Pair()
+    client, _, path = established(pair, user_timeout=50.0, keep_alive=1.0)
+    pair.run(0.3)
+    path.fate = lambda n: None
+    client.write(b"x")
+    before = len(pair.packets)
+    pair.run(20)
+    assert all(tcp.payload for _, tcp in sent(pair, "a", before, pure=True))
+
+
+@pytest.mark.proves("ST-TCP-11")
+def test_fin_wait_2_of_a_closed_socket_ends_after_its_time_out() -> None:
+    pair = Pair()
+    client, _, _ = established(pair)
+    client.close(pair.now)
+    pair.run(1)
+    assert client.state.value == "FIN-WAIT-2"
+    entered = next(e.time for e in reversed(pair.a.log) if getattr(e, "new", "") == "FIN-WAIT-2")
+    pair.run(100, until=lambda: client.state.value == "CLOSED")
+    assert pair.now == pytest.approx(entered + 60.0)
+
+
+@pytest.mark.proves("ST-TCP-11")
+def test_a_half_closed_connection_stays_for_ever() -> None:
+    pair = Pair()
+    client, server, _ = established(pair)
+    client.shutdown(pair.now)
+    pair.run(86_400)
+    assert (client.state.value, server.state.value) == ("FIN-WAIT-2", "CLOSE-WAIT")
+    server.write(b"still here")
+    pair.run(1)
+    assert read_all(client) == b"still here"
+
+
+@pytest.mark.proves("ST-TCP-11")
+def test_the_user_time_out_counts_from_when_data_began_to_wait() -> None:
+    pair = Pair()
+    client, _, path = established(pair, user_timeout=30.0)
+    pair.run(1000)
+    path.fate = lambda n: None
+    client.write(b"x")
+    started = pair.now
+    pair.run(200, until=lambda: client.state.value == "CLOSED")
+    assert isinstance(client.error, TimeoutError)
+    assert 30 <= pair.now - started <= 60
+    assert str(wire.read(pair.packets[-1][2]).flags) == "RA"
+
+
+@pytest.mark.proves("ST-TCP-13", "UM-REL-2")
+@pytest.mark.parametrize(("option", "seconds"), [(TimeWait.FULL, 60.0), (TimeWait.SHORT, 1.0), (TimeWait.SHARP, 0.0)])
+def test_time_wait_ends_exactly(option: TimeWait, seconds: float) -> None:
+    pair = Pair()
+    client, server, _ = established(pair, time_wait=option)
+    client.shutdown(pair.now)
+    pair.run(0.1)
+    server.shutdown(pair.now)
+    pair.run(5, until=lambda: client.state.value == "CLOSED")
+    entered = pair.now
+    pair.run(200, until=lambda: not len(pair.a.tcp.demux))
+    assert pair.now - entered == pytest.approx(seconds)
+
+
+def reopen(pair: Pair, mode: PortMode, isn: int, stamp: int | None) -> str | None:
+    """A SYN for a pair in TIME-WAIT; what is answered, or None."""
+    options = [("MSS", 1440)] + ([("Timestamp", (stamp, 0))] if stamp is not None else [])
+    before = len(pair.packets)
+    pair.a.input(wire.segment(B, A, 5000, 80, "S", seq=isn, options=options), pair.now)
+    pair.run(0.001)
+    answers = [str(wire.read(p).flags) for _, who, p in pair.packets[before:] if who == "a"]
+    return answers[0] if answers else None
+
+
+def in_time_wait(mode: PortMode, timestamps: bool) -> tuple[Pair, Connection]:
+    """`a` is the server, on a stable address where the mode allows it, and the one in TIME-WAIT."""
+    from tapstack.ipv6.addresses import AddressKind
+
+    pair = Pair()
+    aware = mode is PortMode.AWARE
+    options = SocketOptions(mode=mode, timestamps=timestamps)
+    listener = pair.a.tcp.listen(options, pair.now, 80 if aware else None)
+    kind = AddressKind.STABLE if aware else AddressKind.SERVICE
+    listener.arm(pair.a.entry(pair.now, kind), pair.now, sessions=None)
+    client = pair.b.tcp.connect(
+        pair.b.entry(pair.now), pair.a.address, 80, pair.now, SocketOptions(mode=PortMode.AWARE), local_port=5000
+    )
+    pair.run(1)
+    server = listener.accept()
+    assert server is not None
+    server.shutdown(pair.now)
+    pair.run(0.1)
+    client.shutdown(pair.now)
+    pair.run(1)
+    assert len(pair.a.tcp.time_waits) == 1
+    return pair, server
+
+
+@pytest.mark.proves("ST-TCP-13")
+@pytest.mark.parametrize(
+    ("mode", "timestamps", "sequence", "later", "answer"),
+    [
+        (PortMode.AWARE, False, 1, 0, "SA"),
+        (PortMode.AWARE, False, -5, 0, "A"),
+        (PortMode.AWARE, True, -5, 1000, "SA"),
+        (PortMode.AWARE, True, 1, 0, "SA"),
+        (PortMode.AWARE, True, -5, 0, "A"),
+        (PortMode.AWARE, True, 1, -1000, "A"),
+        (PortMode.L2, True, 1, 1000, "A"),
+    ],
+)
+def test_a_newer_syn_reopens_in_aware_mode_only(
+    mode: PortMode, timestamps: bool, sequence: int, later: int, answer: str
+) -> None:
+    pair, server = in_time_wait(mode, timestamps)
+    record = next(iter(pair.a.tcp.demux))
+    stamp = (record.ts_recent or 0) + later if timestamps else None
+    pair.run(1)
+    assert reopen(pair, mode, server.receiver.rcv_nxt + sequence, stamp) == answer
+
+
+@pytest.mark.proves("ST-IP6-8")
+def test_a_path_that_swallows_large_packets_is_noticed() -> None:
+    pair = Pair()
+    client, server, path = established(pair)
+    hole = Path(pair)
+    pair.meddle = lambda end, packet: [] if len(packet) > 1400 else hole(end, packet)
+    client.write(DATA[:50_000])
+    assert collect(pair, server, 50_000, 60) == DATA[:50_000]
+    assert client.sender.mss <= 1220
+    assert path is not hole
