@@ -121,7 +121,9 @@ def publish(
     count: Annotated[
         int | None, typer.Option(help="Addresses to keep armed and print.", show_default="1, or 0 with DNS or a secret")
     ] = None,
-    sessions: Annotated[int | None, typer.Option(help="Sessions that one address serves.", show_default="1")] = None,
+    sessions: Annotated[
+        int | None, typer.Option(help="Sessions that one address serves.", show_default="a lease for its first client")
+    ] = None,
     client: Annotated[
         str | None, typer.Option(help="Address or prefix of the only clients.", show_default="anybody")
     ] = None,
@@ -202,7 +204,7 @@ def publish(
             lifetime=settings.lifetime,
             complain=complain,
         ) as publisher:
-            each = "1 session" if settings.sessions == 1 else f"{settings.sessions} sessions"
+            each = "one client" if settings.sessions is None else f"{settings.sessions} session(s)"
             tell("begin", {"service": service}, f"{service} at {backend}; each address serves {each}; Ctrl-C ends it.")
             try:
                 await serve_publication(node, publisher, settings, attachment, tell)

@@ -1,9 +1,11 @@
 """An unmodified kernel-stack server behind one-time addresses: each session of an SSA is relayed to it.
 
-Model.  `Publisher` has a listener of its own per port-ignore mode: L1 for SSAs of one session, L2 for those of several (one
-client host may then hold many; UM-PORT-5).  A session that comes in dials the backend over the kernel and is joined to it by
-`compat.relay`, which carries back-pressure, half-close and resets both ways.  Nothing is read from the client before
-the backend is connected.
+Model.  By default an SSA is a lease: its first client, and nobody else from then on, may open as many sessions as it wants
+until the lease is over, as browsers do (UM-LIS-8).  An SSA can also be for a number of sessions, of anybody.  `Publisher` has
+a listener per port-ignore mode: L1 for SSAs of one session, L2 for leases and SSAs of several (UM-PORT-5).
+
+A session that comes in dials the backend over the kernel and is joined to it by `compat.relay`, which carries back-pressure,
+half-close and resets both ways.  Nothing is read from the client before the backend is connected.
 
 Bounds: sessions at a time (one more is reset at once), time to connect to the backend, idle time.
 """
@@ -17,10 +19,12 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from ipaddress import IPv6Network
 from typing import Any
 
 from compat.proxyprotocol import proxy_header
 from compat.relay import IDLE_TIMEOUT, EndReason, Relay, RelayResult
+from tapstack.tcp.listener import ArmedAddress
 from tapstack.tcp.options import PortMode
 from unimux.control import Offer, check_name
 from unimux.errors import SetupError, endpoint_text
@@ -102,9 +106,9 @@ class Backend:
 class Publisher:
     """A service behind SSAs; `issue` makes one, `close` ends everything.
 
-    backend: the server.  scheme: of the URLs, None where they are tokens.  proxy_protocol: tell the backend who the client
-    is.  complain: told, once per cause, what went wrong with the backend.  port: written in URLs, None for none (an SSA
-    does not look at it).
+    backend: the server.  sessions: of one SSA, None for leases.
+    scheme: of the URLs, None where they are tokens.  proxy_protocol: tell the backend who the client
+    is.  complain: told, once per cause, what went wrong with the backend.
     """
 
     def __init__(
@@ -116,7 +120,7 @@ class Publisher:
         limits: PublishLimits | None = None,
         scheme: str | None = None,
         proxy_protocol: bool = False,
-        sessions: int = 1,
+        sessions: int | None = None,
         client: Client | None = None,
         lifetime: float | None = DEFAULT_LIFETIME,
         complain: Callable[[str], None] = lambda text: None,
@@ -156,7 +160,8 @@ class Publisher:
         count = self._sessions if sessions is None else sessions
         server = self.server(PortMode.L1 if count == 1 else PortMode.L2)
         ssa = await server.issue(
-            sessions=count,
+            sessions=1 if count is None else count,
+            lease=count is None,
             client=self._client if client is None else client,
             lifetime=self._lifetime if lifetime is None else lifetime,
         )
@@ -178,10 +183,21 @@ class Publisher:
 
     def is_armed(self, ssa: ServiceAddress) -> bool:
         """Whether it can be connected to now."""
-        return any(ssa.address in server.armed for server in self._servers.values())
+        return self._armed(ssa) is not None
+
+    def is_free(self, ssa: ServiceAddress) -> bool:
+        """Whether a new client can connect to it now: armed, and if it is a lease, not taken."""
+        armed = self._armed(ssa)
+        return armed is not None and (ssa.sessions is not None or armed.lease)
+
+    def _armed(self, ssa: ServiceAddress) -> ArmedAddress | None:
+        found = (server.listener.armed.get(ssa.address.packed) for server in self._servers.values())
+        return next((armed for armed in found if armed is not None), None)
 
     def describe(self, ssa: ServiceAddress) -> dict[str, Any]:
-        """What a client, or whoever carries it there, needs to know of an SSA."""
+        """What a client, or whoever carries it there, needs to know of an SSA; sessions None for a lease."""
+        armed = self._armed(ssa)
+        bound = None if armed is None or armed.client is None else IPv6Network(armed.client)
         seconds = None if ssa.expires is None else max(0.0, ssa.expires - self.node.now())
         until = None if seconds is None else datetime.now(UTC) + timedelta(seconds=seconds)
         token = str(Token(ssa.address, self.backend.port, self.name, until, ssa.sessions))
@@ -190,20 +206,21 @@ class Publisher:
             "url": token if self.scheme is None else f"{self.scheme}://[{ssa.address}]/",
             "token": token,
             "sessions": ssa.sessions,
-            "client": None if ssa.client is None else str(ssa.client),
+            "client": str(bound or ssa.client) if bound or ssa.client else None,
+            "taken": armed is not None and not self.is_free(ssa),
             "seconds": None if seconds is None else round(seconds, 3),
         }
 
     async def keep(self, count: int, announce: Callable[[ServiceAddress], None]) -> None:
-        """Keep `count` SSAs armed, each announced when it is; runs until it is cancelled."""
+        """Keep `count` SSAs ready for new clients, each announced when it is; runs until it is cancelled."""
         kept: list[ServiceAddress] = []
         while True:
-            kept[:] = [ssa for ssa in kept if self.is_armed(ssa)]
+            kept[:] = [ssa for ssa in kept if self.is_free(ssa)]
             while len(kept) < count:
                 ssa = await self.issue()
                 announce(ssa)
                 kept.append(ssa)
-            await self.node.until(lambda: not all(map(self.is_armed, kept)))
+            await self.node.until(lambda: not all(map(self.is_free, kept)))
 
     # -- sessions ----------------------------------------------------------------------------------
 

@@ -18,7 +18,9 @@ class PublishSettings(msgspec.Struct, frozen=True, kw_only=True):
     """How a service is put behind one-time addresses; times in seconds.  See `unimux.cli.settings`."""
 
     count: Annotated[int | None, msgspec.Meta(description="addresses to keep armed and print")] = None
-    sessions: Annotated[int, msgspec.Meta(description="sessions that one address serves", ge=1)] = 1
+    sessions: Annotated[
+        int | None, msgspec.Meta(description="sessions of one address; without, its first client leases it", ge=1)
+    ] = None
     client: Annotated[str | None, msgspec.Meta(description="address or prefix of the only clients")] = None
     lifetime: Annotated[float, msgspec.Meta(description="seconds an address waits for its client", gt=0)] = (
         DEFAULT_LIFETIME
@@ -31,11 +33,15 @@ class PublishSettings(msgspec.Struct, frozen=True, kw_only=True):
         IDLE_TIMEOUT
     )
     secret_file: Annotated[str | None, msgspec.Meta(description="secret shared with the clients")] = None
-    secret_clients: Annotated[list[str], msgspec.Meta(description="names of the clients that share it")] = msgspec.field(default_factory=lambda: ["client"])
+    secret_clients: Annotated[list[str], msgspec.Meta(description="names of the clients that share it")] = (
+        msgspec.field(default_factory=lambda: ["client"])
+    )
     window: Annotated[int, msgspec.Meta(description="counters of each client that are armed", ge=1, le=64)] = 4
     dns: Annotated[str | None, msgspec.Meta(description="zone that is answered with addresses")] = None
     dns_address: Annotated[str | None, msgspec.Meta(description="the node's address that answers for it")] = None
-    dns_names: Annotated[list[str], msgspec.Meta(description="names in the zone that get addresses")] = msgspec.field(default_factory=lambda: ["@"])
+    dns_names: Annotated[list[str], msgspec.Meta(description="names in the zone that get addresses")] = msgspec.field(
+        default_factory=lambda: ["@"]
+    )
     dns_lifetime: Annotated[float, msgspec.Meta(description="seconds an address asked for by DNS waits", gt=0)] = 30.0
     dns_outstanding: Annotated[int, msgspec.Meta(description="such addresses that wait at a time", ge=1)] = 64
     dns_rate: Annotated[float, msgspec.Meta(description="addresses per second and source", gt=0)] = 5.0

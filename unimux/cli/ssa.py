@@ -118,7 +118,8 @@ def list_armed(
     for each in answer["armed"]:
         seconds = "no end" if each["seconds"] is None else f"{each['seconds']:.0f} s left"
         whom = each["client"] or "anybody"
-        typer.echo(f"{each['url']}  {each['sessions']} session(s), for {whom}, {seconds}")
+        what = "lease" if each["sessions"] is None else f"{each['sessions']} session(s)"
+        typer.echo(f"{each['url']}  {what}, for {whom}, {seconds}{', in use' if each['taken'] else ''}")
 
 
 @app.command()

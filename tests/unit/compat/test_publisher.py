@@ -7,6 +7,7 @@ import hashlib
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from ipaddress import IPv6Address
 from typing import Any
 
@@ -18,7 +19,7 @@ from compat.relay import EndReason
 from tests.unit.unimux.lan import lan
 from unimux.aio import open_connection
 from unimux.control import ask_service, control_server, service_socket
-from unimux.errors import SetupError
+from unimux.errors import ConnectTimeout, SetupError
 from unimux.node import Node
 from unimux.ssa.token import Token
 
@@ -40,8 +41,15 @@ async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
     writer.close()
 
 
-async def ask(node: Node, where: IPv6Address, data: bytes) -> bytes:
-    reader, writer = await open_connection(node, where, None)
+@dataclass(frozen=True)
+class OneHost:
+    """A client that keeps its address, as legacy hosts do."""
+
+    ttl: float | None = 60.0
+
+
+async def ask(node: Node, where: IPv6Address, data: bytes, **options: Any) -> bytes:
+    reader, writer = await open_connection(node, where, None, **options)
     writer.write(data)
     writer.write_eof()
     answer = await reader.read()
@@ -50,11 +58,13 @@ async def ask(node: Node, where: IPv6Address, data: bytes) -> bytes:
 
 
 @asynccontextmanager
-async def stage(handler: Handler = echo, **options: Any) -> AsyncIterator[tuple[Node, Publisher]]:
+async def stage(
+    handler: Handler = echo, *, sessions: int | None = 1, **options: Any
+) -> AsyncIterator[tuple[Node, Publisher]]:
     """A client's node and a publisher on another, real time."""
     async with lan(latency=0.0001) as net, backend(handler) as where:
         alice, bob = await net.node(), await net.node()
-        async with published(bob, "echo", where, **options) as publisher:
+        async with published(bob, "echo", where, sessions=sessions, **options) as publisher:
             yield alice, publisher
 
 
@@ -213,6 +223,30 @@ def test_the_url_for_people_and_the_token_for_programs() -> None:
             assert (str(token.address), token.service, token.sessions) == (told["address"], "echo", 1)
             assert told["client"] == "2001:db8::/32"
             assert 59 < told["seconds"] <= 60
+
+    asyncio.run(main())
+
+
+@pytest.mark.proves("UM-LIS-8")
+def test_by_default_the_first_client_leases_an_ssa_and_the_next_client_gets_another() -> None:
+    async def main() -> None:
+        async with lan(latency=0.0001) as net, backend(echo) as where:
+            alice, carol, bob = await net.node(), await net.node(), await net.node()
+            async with published(bob, "echo", where) as publisher:
+                announced: asyncio.Queue[IPv6Address] = asyncio.Queue()
+                keeping = asyncio.create_task(publisher.keep(1, lambda ssa: announced.put_nowait(ssa.address)))
+                first = await announced.get()
+                words = [b"%d" % n for n in range(6)]
+                assert await ask(alice, first, words[0], session=OneHost()) == words[0]
+                second = await asyncio.wait_for(announced.get(), 5)
+                assert await asyncio.gather(*(ask(alice, first, word, session=OneHost()) for word in words)) == words
+                with pytest.raises(ConnectTimeout):
+                    await open_connection(carol, first, None, timeout=1.5)
+                assert await ask(carol, second, b"mine") == b"mine"
+                (lease, _, _) = publisher.armed()
+                assert (lease["address"], lease["taken"], lease["sessions"]) == (str(first), True, None)
+                assert str(lease["client"]).endswith("/128"), "bound to the host that came first"
+                keeping.cancel()
 
     asyncio.run(main())
 
