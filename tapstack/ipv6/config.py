@@ -65,8 +65,9 @@ class HostConfig:
 
     fragments_bytes: memory for fragments of incomplete packets; reassemblies: incomplete packets;
     fragments_per_packet: pieces of one packet; reassemblies_per_source: incomplete packets of one source.
-    extension_headers: headers of one packet between the fixed one and the upper layer; as many as a packet can hold, like kernels,
-    since one costs less than a small packet of its own; options: options in all of them (RFC 8504 §5.3).
+    extension_headers: headers of one packet between the fixed one and the upper layer; by default as many as a packet
+    can hold, as kernels take them: one costs less than a small packet of its own;
+    options: options in all of them (RFC 8504 §5.3).
 
     icmp_error_rate, icmp_error_burst: token bucket for ICMPv6 errors, per second and at once (RFC 4443 §2.4 (f)).
     echo_rate, echo_burst: the same for echo replies.
