@@ -126,9 +126,14 @@ class Receiver:
         window = self.rcv_adv - self.rcv_nxt
         if not scaled:
             return min(window, 65535)
-        # Rounded up, and the edge with it: rounding down would move an edge that was promised to the left.
+        # Rounded up, and the edge with it: rounding down would move an edge that was promised to the left.  But each
+        # rounding promises a little more; a peer that sends crumbs must not get a buffer without end by it.
         units = min((window + (1 << self.scale) - 1) >> self.scale, 65535)
-        self.rcv_adv = max(self.rcv_adv, self.rcv_nxt + (units << self.scale))
+        rounded = self.rcv_nxt + (units << self.scale)
+        if rounded > self.rcv_adv:
+            if rounded > self.rcv_nxt + free + (self.capacity >> 3):
+                return window >> self.scale
+            self.rcv_adv = rounded
         return units
 
     def window_update_due(self, mss: int) -> bool:

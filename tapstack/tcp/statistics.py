@@ -179,6 +179,6 @@ def collect(connection: Connection, now: float) -> Statistics:
         reordering=bool(rack is not None and rack.reordering_seen),
         pacing_rate=congestion.pacing_rate if congestion is not None else None,
         delivery_rate=news.rate_bytes / news.interval if news.interval > 0 else None,
-        last_sent=now - sender.last_sent,
+        last_sent=now - sender.last_sent if sender.transmissions else now - connection.opened_at,
         last_heard=now - connection.last_heard,
     )

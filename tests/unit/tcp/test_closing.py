@@ -1,0 +1,228 @@
+"""Opening and closing from every side and in every order (RFC 9293 §3.5, §3.6)."""
+
+from __future__ import annotations
+
+from itertools import permutations
+
+import pytest
+
+from tapstack.events import ConnectionChanged
+from tapstack.tcp.connection import Connection
+from tapstack.tcp.options import PortMode, SocketOptions, TimeWait
+
+from . import wire
+from .pair import End, Pair, read_all
+from .path import DATA, collect, established
+
+SHORT = SocketOptions(time_wait=TimeWait.SHORT)
+
+
+def states(end: End, connection: Connection) -> list[str]:
+    """The states that a connection went through."""
+    return [e.new for e in end.log if isinstance(e, ConnectionChanged) and e.connection == connection.id]
+
+
+def gone(pair: Pair) -> bool:
+    return not len(pair.a.host.addresses) and not len(pair.b.host.addresses)
+
+
+def test_one_side_first() -> None:
+    pair = Pair()
+    client, server, _ = established(pair, time_wait=TimeWait.SHORT)
+    client.shutdown(pair.now)
+    pair.run(0.1)
+    server.shutdown(pair.now)
+    pair.run(10)
+    assert states(pair.a, client)[-4:] == ["FIN-WAIT-1", "FIN-WAIT-2", "TIME-WAIT", "CLOSED"]
+    assert states(pair.b, server)[-3:] == ["CLOSE-WAIT", "LAST-ACK", "CLOSED"]
+    assert gone(pair)
+    assert (client.error, server.error) == (None, None)
+
+
+def test_both_at_once() -> None:
+    pair = Pair()
+    client, server, _ = established(pair, time_wait=TimeWait.SHORT)
+    client.shutdown(pair.now)
+    server.shutdown(pair.now)
+    pair.run(10)
+    for end, connection in ((pair.a, client), (pair.b, server)):
+        assert states(end, connection)[-4:] == ["FIN-WAIT-1", "CLOSING", "TIME-WAIT", "CLOSED"]
+    assert gone(pair)
+
+
+def test_the_answering_fin_carries_the_acknowledgement() -> None:
+    pair = Pair()
+    client, server, _ = established(pair, time_wait=TimeWait.SHORT)
+    client.shutdown(pair.now)
+    pair.run(0.0101)
+    server.shutdown(pair.now)
+
+    def lose_pure_acks(end: End, packet: bytes) -> list[bytes | tuple[float, bytes]]:
+        return [] if end is pair.b and str(wire.read(packet).flags) == "A" else [packet]
+
+    pair.meddle = lose_pure_acks
+    pair.run(10)
+    assert "TIME-WAIT" in states(pair.a, client)
+    assert gone(pair)
+
+
+@pytest.mark.parametrize("lost", range(1, 5))
+def test_each_packet_of_the_ending_may_be_lost(lost: int) -> None:
+    pair = Pair()
+    client, server, _ = established(pair, time_wait=TimeWait.SHORT)
+    count = 0
+
+    def lose(end: End, packet: bytes) -> list[bytes | tuple[float, bytes]]:
+        nonlocal count
+        count += 1
+        return [] if count == lost else [packet]
+
+    pair.meddle = lose
+    client.shutdown(pair.now)
+    pair.run(0.005)
+    server.shutdown(pair.now)
+    pair.run(60)
+    assert gone(pair)
+    assert (client.error, server.error) == (None, None)
+
+
+def test_half_close_carries_data_the_other_way() -> None:
+    pair = Pair()
+    client, server, _ = established(pair, time_wait=TimeWait.SHORT)
+    client.write(b"request")
+    client.shutdown(pair.now)
+    pair.run(1)
+    assert (client.state.value, server.state.value) == ("FIN-WAIT-2", "CLOSE-WAIT")
+    assert read_all(server) == b"request"
+    server.write(DATA[:500_000])
+    assert collect(pair, client, 500_000, 60) == DATA[:500_000]
+    with pytest.raises(BrokenPipeError):
+        client.write(b"more")
+    server.shutdown(pair.now)
+    pair.run(10)
+    assert gone(pair)
+
+
+def test_half_close_before_the_handshake_is_over() -> None:
+    """CLOSE in SYN-RECEIVED is queued until ESTABLISHED (RFC 9293 §3.10.4)."""
+    pair = Pair()
+    options = SocketOptions(mode=PortMode.L1, time_wait=TimeWait.SHORT)
+    one = pair.a.tcp.connect(pair.a.entry(pair.now), pair.b.address, 80, pair.now, options)
+    other = pair.b.tcp.connect(pair.b.entry(pair.now), pair.a.address, 80, pair.now, options)
+    one.write(b"first and last")
+    pair.run(0.0101, until=lambda: one.state.value == "SYN-RECEIVED")
+    assert one.state.value == "SYN-RECEIVED"
+    one.shutdown(pair.now)
+    pair.run(1)
+    assert one.state.value == "FIN-WAIT-2"
+    assert read_all(other) == b"first and last"
+    other.write(b"still")
+    other.shutdown(pair.now)
+    pair.run(10)
+    assert read_all(one) == b"still"
+    assert gone(pair)
+
+
+def test_close_in_syn_sent_ends_at_once() -> None:
+    pair = Pair()
+    client = pair.a.tcp.connect(pair.a.entry(pair.now), pair.b.address, 80, pair.now, SHORT)
+    pair.flush()
+    client.shutdown(pair.now)
+    assert client.state.value == "CLOSED"
+    assert not len(pair.a.host.addresses)
+
+
+def test_data_written_before_the_handshake_is_sent_after_it() -> None:
+    pair = Pair()
+    listener = pair.b.tcp.listen(SHORT, pair.now)
+    listener.arm(pair.b.entry(pair.now), pair.now)
+    client = pair.a.tcp.connect(pair.a.entry(pair.now), pair.b.address, 80, pair.now, SHORT)
+    client.write(b"eager")
+    pair.run(1)
+    server = listener.accept()
+    assert server is not None
+    assert read_all(server) == b"eager"
+
+
+@pytest.mark.parametrize("read_first", [True, False])
+def test_close_with_unread_data_resets(read_first: bool) -> None:
+    pair = Pair()
+    client, server, _ = established(pair, time_wait=TimeWait.SHORT)
+    client.write(b"never read")
+    pair.run(1)
+    if read_first:
+        read_all(server)
+    before = len(pair.packets)
+    server.close(pair.now)
+    pair.run(1)
+    flags = [str(wire.read(p).flags) for _, who, p in pair.packets[before:] if who == "b"]
+    assert flags[0] == ("FA" if read_first else "RA")
+    assert isinstance(client.error, ConnectionResetError) is not read_first
+
+
+def test_data_after_close_resets() -> None:
+    pair = Pair()
+    client, server, _ = established(pair, time_wait=TimeWait.SHORT)
+    server.close(pair.now)
+    pair.run(1)
+    client.write(b"too late")
+    pair.run(1)
+    assert isinstance(client.error, ConnectionResetError)
+
+
+@pytest.mark.parametrize("state", ["ESTABLISHED", "FIN-WAIT-1", "FIN-WAIT-2", "CLOSE-WAIT", "CLOSING", "LAST-ACK"])
+def test_abort_in_every_state_resets_and_lets_go(state: str) -> None:
+    pair = Pair()
+    client, server, path = established(pair, time_wait=TimeWait.SHORT)
+    first, second = (server, client) if state in ("CLOSE-WAIT", "LAST-ACK") else (client, server)
+    if state != "ESTABLISHED":
+        first.shutdown(pair.now)
+    if state == "CLOSING":
+        second.shutdown(pair.now)
+        pair.run(0.015)
+    elif state in ("FIN-WAIT-2", "CLOSE-WAIT", "LAST-ACK"):
+        pair.run(0.5)
+    if state == "LAST-ACK":
+        second.shutdown(pair.now)
+    assert client.state.value == state
+    before = len(pair.packets)
+    client.abort(pair.now)
+    assert client.state.value == "CLOSED"
+    assert not len(pair.a.host.addresses)
+    pair.run(10)
+    assert any("R" in str(wire.read(p).flags) for _, who, p in pair.packets[before:] if who == "a")
+    assert gone(pair)
+    assert path is pair.meddle
+
+
+@pytest.mark.parametrize("order", list(permutations(("client writes", "server writes", "client ends", "server ends"))))
+def test_any_order_of_last_words_arrives(order: tuple[str, ...]) -> None:
+    pair = Pair()
+    client, server, _ = established(pair, time_wait=TimeWait.SHORT)
+    expected = {client: b"", server: b""}
+    for step in order:
+        me, peer = (client, server) if step.startswith("client") else (server, client)
+        if step.endswith("ends"):
+            me.shutdown(pair.now)
+        elif not me.sender.fin_queued:
+            me.write(DATA[:3000])
+            expected[peer] = DATA[:3000]
+        pair.run(0.004)
+    pair.run(10)
+    assert {c: read_all(c) for c in expected} == expected
+    assert gone(pair)
+    assert (client.error, server.error) == (None, None)
+
+
+@pytest.mark.parametrize("window", [0, 1])
+def test_a_fin_goes_through_a_closed_window(window: int) -> None:
+    pair = Pair()
+    client, server, _ = established(pair, receive_buffer=4000, receive_buffer_maximum=4000, time_wait=TimeWait.SHORT)
+    client.write(DATA[: 4000 - window])
+    pair.run(3)
+    client.shutdown(pair.now)
+    pair.run(3)
+    assert collect(pair, server, 4000 - window, 10) == DATA[: 4000 - window]
+    server.shutdown(pair.now)
+    pair.run(80)
+    assert gone(pair)

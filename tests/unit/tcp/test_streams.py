@@ -1,0 +1,247 @@
+"""What a stream is beyond bytes: urgent marks, buffers that grow, path MTUs, statistics."""
+
+from __future__ import annotations
+
+import pytest
+
+from tapstack.ipv6.packet import IcmpError
+from tapstack.tcp.connection import Connection, Signal
+from tapstack.tcp.options import SocketOptions
+from tapstack.tcp.receiver import Receiver
+from tapstack.wire.icmpv6 import Type
+
+from . import wire
+from .pair import Pair, read_all
+from .path import DATA, collect, established, transfer
+
+
+class Owner:
+    """Collects the signals of a connection."""
+
+    def __init__(self, pair: Pair, connection: Connection) -> None:
+        self.connection = connection
+        self.tcp = connection.tcp
+
+    def news(self) -> Signal:
+        bits = self.connection.signals
+        self.connection.signals = 0
+        self.tcp.signalled.clear()
+        return Signal(bits)
+
+
+# -- urgent data ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.proves("ST-TCP-11")
+@pytest.mark.parametrize("length", [1, 1000, 100_000])
+def test_urgent_data_of_any_length_is_announced_and_comes_in_line(length: int) -> None:
+    pair = Pair()
+    client, server, _ = established(pair)
+    owner = Owner(pair, server)
+    owner.news()
+    before = len(pair.packets)
+    client.write(DATA[:300])
+    client.write_urgent(DATA[300 : 300 + length])
+    client.write(DATA[300 + length : 600 + length])
+    pair.run(0.012)
+    assert Signal.URGENT in owner.news(), "told at once, before the data is there"
+    marked = server.urgent_pending()
+    assert marked == 300 + length if length <= 65_000 else marked > 60_000
+    pair.run(2)
+    assert read_all(server) == DATA[: 600 + length]
+    assert server.urgent_pending() == 0
+    first = next(wire.read(p) for _, who, p in pair.packets[before:] if who == "a")
+    assert "U" in str(first.flags)
+    assert first.urgptr == min(300 + length, 65535), "the octet after the urgent data (RFC 9293 MUST-62)"
+    assert client.sender.mss < client.sender.segment_limit or not client.tcp.host.properties.gso_size
+
+
+@pytest.mark.proves("ST-TCP-11")
+def test_the_mark_counts_down_as_the_program_reads() -> None:
+    pair = Pair()
+    client, server, _ = established(pair)
+    client.write(b"early")
+    pair.run(1)
+    client.write_urgent(b"now")
+    pair.run(1)
+    assert server.urgent_pending() == 8
+    assert read_all(server) == b"earlynow"
+    assert server.urgent_pending() == 0
+    client.write(b"calm")
+    before = len(pair.packets)
+    pair.run(1)
+    assert not any("U" in str(wire.read(p).flags) for _, _, p in pair.packets[before:])
+
+
+# -- buffers -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.proves("ST-TCP-12")
+def test_the_window_grows_to_fill_a_gigabit_over_fifty_milliseconds() -> None:
+    pair = Pair(delay=0.025, mtu=9000)
+    client, server, path = established(pair)
+    path.gap = 9000 * 8 / 1e9
+    client.write(bytes(70_000_000))
+    taken, begun = 0, pair.now
+    marks: list[tuple[float, int]] = []
+
+    def finished() -> bool:
+        nonlocal taken
+        taken += sum(map(len, server.read()))
+        marks.append((pair.now, taken))
+        return taken == 70_000_000
+
+    pair.run(30, until=finished)
+    assert finished()
+    ramp = next(when for when, size in marks if size > 40_000_000)
+    full = next(when for when, size in marks if size > 65_000_000)
+    rate = 25_000_000 * 8 / (full - ramp)
+    assert rate > 0.95e9, f"{rate / 1e6:.0f} Mbit/s once the window is open, begun {begun}"
+    assert server.receiver.capacity <= server.receiver.capacity_maximum
+    assert client.high_water <= client.options.send_buffer_maximum
+
+
+@pytest.mark.proves("ST-TCP-12")
+def test_a_program_that_does_not_read_gets_no_larger_buffer() -> None:
+    pair = Pair()
+    client, server, _ = established(pair)
+    client.write(DATA)
+    pair.run(5)
+    assert server.receiver.capacity == server.options.receive_buffer
+    assert server.receiver.queued <= server.receiver.capacity * 9 / 8
+    assert client.sender.snd_wnd < 1428
+
+
+@pytest.mark.proves("ST-TCP-12")
+def test_crumbs_do_not_stretch_the_window() -> None:
+    receiver = Receiver(10_000, 10_000)
+    receiver.scale = 7
+    receiver.start(-1)
+    for _ in range(30_000):
+        receiver.advertise(1428)
+        if receiver.window() == 0:
+            break
+        receiver.accept(receiver.rcv_nxt, b"x", False)
+    assert receiver.queued <= 10_000 * 9 / 8 + 128
+
+
+@pytest.mark.proves("ST-TCP-12")
+def test_the_node_has_a_budget_that_ends_with_its_connections() -> None:
+    pair = Pair(delay=0.05)
+    pair.b.tcp.budget.limit = 100_000
+    client, server, _ = established(pair, receive_buffer=50_000)
+    transfer(pair, client, server, 3_000_000)
+    assert server.receiver.capacity == 150_000, "all the budget and no more"
+    assert pair.b.tcp.budget.used == 100_000
+    server.abort(pair.now)
+    pair.run(1)
+    assert pair.b.tcp.budget.used == 0
+    assert pair.a.tcp.budget.used == 0
+
+
+@pytest.mark.proves("ST-TCP-12")
+def test_a_send_buffer_that_the_program_set_stays() -> None:
+    pair = Pair()
+    client, server, _ = established(pair, send_buffer=50_000)
+    client.high_water = 70_000
+    transfer(pair, client, server, 2_000_000)
+    assert client.high_water == 70_000
+
+
+# -- path MTU ------------------------------------------------------------------------------------------
+
+
+def too_big(pair: Pair, connection: Connection, sequence: int, mtu: int) -> None:
+    quoted = (
+        connection.local_port.to_bytes(2, "big")
+        + connection.remote_port.to_bytes(2, "big")
+        + (sequence & 0xFFFFFFFF).to_bytes(4, "big")
+    )
+    report = IcmpError(
+        Type.PACKET_TOO_BIG, 0, mtu, connection.remote, connection.local, connection.remote, 6, memoryview(quoted)
+    )
+    connection.tcp.error(report, pair.now)
+
+
+@pytest.mark.proves("ST-IP6-8", "UM-PORT-13")
+def test_packet_too_big_makes_segments_smaller_and_repeats_what_was_lost() -> None:
+    pair = Pair()
+    client, server, path = established(pair)
+    path.fate = lambda n: None
+    client.write(DATA[:30_000])
+    pair.flush()
+    cwnd = client.sender.congestion.cwnd
+    too_big(pair, client, client.sender.snd_una, 1300)
+    path.fate = lambda n: 0.0
+    before = len(pair.packets)
+    assert collect(pair, server, 30_000, 1) == DATA[:30_000]
+    assert max(len(p) for _, who, p in pair.packets[before:] if who == "a") == 1300
+    assert client.sender.congestion.cwnd >= cwnd, "size is not congestion (RFC 8201 §5.3)"
+    assert client.timers.timeouts == 0
+
+
+@pytest.mark.proves("ST-IP6-8", "UM-PORT-13")
+@pytest.mark.parametrize(
+    ("offset", "mtu"), [(-1, 1300), (1_000_000, 1300), (1 << 31, 1300), (0, 1279), (0, 1500), (0, 9000)]
+)
+def test_a_forged_packet_too_big_changes_nothing(offset: int, mtu: int) -> None:
+    pair = Pair()
+    client, _, path = established(pair)
+    path.fate = lambda n: None
+    client.write(DATA[:5000])
+    pair.flush()
+    mss = client.sender.mss
+    too_big(pair, client, client.sender.snd_una + offset, mtu)
+    assert (client.sender.mss, client.path.mtu) == (mss, 1500)
+    if mtu == 1300:
+        assert pair.a.counters.drops["icmp-error-unmatched"] == 1  # type: ignore[index]
+
+
+# -- statistics ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.proves("ST-TCP-14")
+def test_statistics_agree_with_the_wire() -> None:
+    pair = Pair()
+    client, server, path = established(pair)
+    path.fate = lambda n: None if n == 30 else 0.0
+    before = len(pair.packets)
+    transfer(pair, client, server, 200_000)
+    server.write(b"back")
+    pair.run(0.5)
+    sent = [wire.read(p) for _, who, p in pair.packets[before:] if who == "a" and wire.read(p).payload]
+    here, there = client.statistics(pair.now), server.statistics(pair.now)
+    assert here.bytes_acked == 200_000 == there.bytes_received
+    assert here.bytes_received == 4 == there.bytes_acked
+    assert here.segments_sent == len(sent)
+    assert here.bytes_sent == sum(len(tcp.payload) for tcp in sent)
+    assert here.retransmissions == 1 and here.bytes_retransmitted == 1428
+    assert here.mss == 1428 and here.path_mtu == 1500 and here.peer_mss == 1440
+    assert here.minimum_rtt == pytest.approx(0.02, abs=0.002)
+    assert (here.unacked, here.lost, here.sacked, here.send_queue) == (0, 0, 0, 0)
+    assert there.receive_queue == 0
+    assert here.last_heard == pytest.approx(0.5 - pair.delay)
+    assert here.as_dict()["state"] == "ESTABLISHED"
+
+
+@pytest.mark.proves("ST-TCP-14")
+def test_the_text_reads_like_ss() -> None:
+    pair = Pair()
+    client, server, _ = established(pair)
+    transfer(pair, client, server, 200_000)
+    pair.run(1)
+    text = client.statistics(pair.now).text()
+    who, how = text.splitlines()
+    assert who.startswith("ESTABLISHED 0 0 [2001:db8:a::1]:")
+    for word in ("cubic", "ts", "sack", "wscale:8,8", "rtt:", "mss:1428", "cwnd:", "bytes_acked:200000", "retrans:0"):
+        assert f" {word}" in how, word
+
+
+def test_statistics_of_a_connection_that_is_not_established_yet() -> None:
+    pair = Pair()
+    pair.meddle = lambda end, packet: []
+    client = pair.a.tcp.connect(pair.a.entry(pair.now), pair.b.address, 80, pair.now, SocketOptions())
+    pair.run(0.5)
+    statistics = client.statistics(pair.now)
+    assert (statistics.state, statistics.cwnd, statistics.bytes_sent) == ("SYN-SENT", None, 0)
+    assert statistics.text()
