@@ -34,7 +34,9 @@ from tapstack.types import address, address_text
 
 from . import errors
 from .das import AutoSet, Policy, Want, obtain
+from .datagram import IDLE, Datagrams, DatagramSocket
 from .pool import Pool, PoolConfig
+from .resolver import Resolver
 from .server import Server
 from .source import AddressSource
 from .state import MemoryState, State
@@ -90,6 +92,14 @@ class Node:
         )
         self.das: Policy = AutoSet(self.pool)
         self.sticky = StickyAddresses(self)
+        self.datagrams = Datagrams(self)
+        self.resolver = Resolver(
+            self.datagrams,
+            self,
+            self._name_servers,
+            hosts={name: [address(text) for text in texts] for name, texts in self.config.names.items()},
+            random=Random(seed) if seed else None,
+        )
         self._driver: Driver | None = None
         self._closed = False
         self.failure: LinkLost | None = None
@@ -145,6 +155,7 @@ class Node:
         self._closed = True
         with suppress(TimeoutError):
             await self.until(self._all_sent, timeout)
+        await self.resolver.close()
         self.sticky.close(self.now())
         self.pool.close(self.now())
         self.driver.close()
@@ -320,18 +331,45 @@ class Node:
             self, protocol_factory, options if mode is None else replace(options, mode=mode), port=port, das=das
         )
 
+    async def create_datagram_endpoint(
+        self,
+        protocol_factory: Callable[[], asyncio.DatagramProtocol],
+        host: str | IPv6Address | None = None,
+        port: int | None = None,
+        *,
+        session: StickySession | None = None,
+        idle: float = IDLE,
+        timeout: float = CONNECT_TIMEOUT,
+    ) -> tuple[DatagramSocket, asyncio.DatagramProtocol]:
+        """As `loop.create_datagram_endpoint`; every remote endpoint is talked to from an EA of its own (UM-DAS-6).
+
+        host, port: the only remote endpoint, None for any.  idle: seconds after which a flow's address is given back.
+        Raises what `resolve` raises.
+        """
+        remote = None
+        if host is not None:
+            if port is None:
+                raise ValueError("a remote endpoint is a host and a port")
+            remote = (await self.resolve(host, timeout=timeout))[0], port
+        protocol = protocol_factory()
+        transport = DatagramSocket(self, protocol, remote, session=session, idle=idle)
+        protocol.connection_made(transport)
+        return transport, protocol
+
     # -- names -----------------------------------------------------------------------------------
 
     async def resolve(self, host: str | IPv6Address, *, timeout: float) -> list[bytes]:
-        """The addresses of a name, or of an address given as text."""
-        try:
-            return [address(host)]
-        except ValueError:
-            pass
-        known = self.config.names.get(str(host).rstrip(".").lower())
-        if known is None:
-            raise errors.NameNotResolved(str(host), "no name server is configured")
-        return [address(text) for text in known]
+        """The IPv6 addresses of a name, or of an address given as text, within `timeout` seconds, best first.
+
+        Static names come first, then the configured name servers or those that routers announce are asked, from EAs.
+        Raises `NameNotResolved`, `NoIpv6Address`, or what the node's policy raises where there is no address to ask from.
+        """
+        if isinstance(host, IPv6Address):
+            return [host.packed]
+        return await self.resolver.resolve(host, timeout=timeout)
+
+    def _name_servers(self) -> Sequence[bytes]:
+        return [address(server) for server in self.config.name_servers] or self.stack.host.rdnss
 
     def watch(self, subscriber: Callable[[Event], None]) -> Callable[[], None]:
         """Call `subscriber` with every event of this node; returns the function that ends it (UM-NODE-4)."""

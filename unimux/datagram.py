@@ -1,0 +1,331 @@
+"""UDP flows of a node, each from an EA of its own (UM-DAS-6).
+
+Model.  A flow is (local socket, remote endpoint).  Making one fixes no address: the EA is drawn at the first datagram,
+by the node's policy, and datagrams that are sent meanwhile wait, a few of them.  The address is released when the flow is
+closed, or when nothing was sent or received for `idle` seconds; the next datagram of a flow that fell asleep draws another
+one, so no address outlives what it was for.  A UDP connect() that sends nothing burns none.
+
+`DatagramSocket` is the asyncio side of it: one socket, and behind it a flow per remote endpoint.
+
+Invariants: an address that was drawn is a flow's, or released in the same turn; a closed flow never draws one; everything that
+waits is bounded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from ipaddress import IPv6Address
+from typing import TYPE_CHECKING, Any
+
+from tapstack.ipv6.addresses import AddressEntry, AddressKind
+from tapstack.ipv6.packet import NoRouteError
+from tapstack.tcp.errors import from_icmp
+from tapstack.types import Buffer, address_text
+from tapstack.udp.flow import FlowClosed, UdpFlow, UdpSignal
+
+from .errors import UnimuxError
+
+if TYPE_CHECKING:
+    from .node import Node
+    from .sticky import StickySession
+
+IDLE = 120.0
+"""Seconds without a datagram after which a flow's address is given back (as RFC 4787 REQ-5 has it for bindings)."""
+DRAW_TIMEOUT = 10.0
+"""Seconds that the first datagram waits for an address."""
+WAITING = 16
+"""Datagrams that wait for an address."""
+FLOWS = 256
+"""Remote endpoints of one `DatagramSocket` at a time; one more ends the one used least recently."""
+DNS_PORT = 53
+
+Receive = Callable[[bytes], None]
+Failed = Callable[[Exception], None]
+
+
+class EphemeralFlow:
+    """A flow to one remote endpoint; made by `Datagrams.flow`.
+
+    receive: called with each datagram that comes back.  failed: told why datagrams could not be sent or did not arrive: a
+    `UnimuxError` where there was no address, an OSError for an ICMPv6 error; the flow goes on.
+    session: flows and connections of equal sessions share one address (UM-DAS-4).  idle: seconds, see the module.
+    dropped: datagrams that could not be sent.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        remote: bytes,
+        port: int,
+        receive: Receive,
+        *,
+        session: StickySession | None = None,
+        idle: float = IDLE,
+        failed: Failed = lambda error: None,
+    ) -> None:
+        self.remote = remote
+        self.port = port
+        self.dropped = 0
+        self.closed = False
+        self._node = node
+        self._receive = receive
+        self._failed = failed
+        self._session = session
+        self._idle = idle
+        self._flow: UdpFlow | None = None
+        self._waiting: deque[bytes] = deque()
+        self._drawing: asyncio.Task[None] | None = None
+        self._timer = node.stack.timers.timer(self._perhaps_idle)
+
+    @property
+    def peer(self) -> tuple[str, int]:
+        """Address and port of the remote endpoint."""
+        return address_text(self.remote), self.port
+
+    @property
+    def local(self) -> tuple[str, int] | None:
+        """The EA and port that are in use now; None before the first datagram and after an idle time."""
+        return None if self._flow is None else (address_text(self._flow.entry.address), self._flow.local_port)
+
+    def send(self, data: Buffer) -> None:
+        """Send one datagram, as soon as there is an address; what cannot be sent is counted and told to `failed`."""
+        if self.closed:
+            self.dropped += 1
+        elif self._flow is not None:
+            self._send(self._flow, data)
+        elif len(self._waiting) >= WAITING:
+            self.dropped += 1
+        else:
+            self._waiting.append(bytes(data))
+            if self._drawing is None:
+                self._drawing = asyncio.get_running_loop().create_task(self._draw())
+
+    def close(self) -> None:
+        """End the flow and give its address back; harmless when called again."""
+        if self.closed:
+            return
+        self.closed = True
+        if self._drawing is not None:
+            self._drawing.cancel()
+        self._waiting.clear()
+        self._end("closed")
+
+    # -- inside ----------------------------------------------------------------------------------
+
+    async def _draw(self) -> None:
+        """Get an address, then send what has waited for it."""
+        try:
+            entry = await self._address()
+            flow = self._open(entry)
+        except (UnimuxError, OSError) as error:
+            self.dropped += len(self._waiting)
+            self._waiting.clear()
+            self._failed(error)
+            return
+        finally:
+            self._drawing = None
+        self._flow = flow
+        flow.owner = self._on_signals
+        self._timer.set(self._node.now() + self._idle)
+        while self._waiting and self._flow is flow:
+            self._send(flow, self._waiting.popleft())
+
+    async def _address(self) -> AddressEntry:
+        node = self._node
+        if self._session is not None:
+            return await node.sticky.address(self._session, self.remote, timeout=DRAW_TIMEOUT)
+        cause = f"UDP flow to {address_text(self.remote)}"
+        return await node.take_address(AddressKind.EPHEMERAL, self.remote, timeout=DRAW_TIMEOUT, cause=cause)
+
+    def _open(self, entry: AddressEntry) -> UdpFlow:
+        node = self._node
+        try:
+            return node.stack.udp.open(entry, node.now(), self.remote, self.port)
+        except BaseException:
+            if not entry.users and node.stack.host.addresses.get(entry.address) is entry:
+                node.stack.host.addresses.release(entry, node.now(), "UDP flow failed")
+                node.driver.kick()
+            raise
+
+    def _send(self, flow: UdpFlow, data: Buffer) -> None:
+        try:
+            flow.send(data, self._node.now())
+        except (NoRouteError, FlowClosed, ValueError) as error:
+            self.dropped += 1
+            self._failed(error)
+        self._node.driver.kick()
+
+    def _on_signals(self, bits: int) -> None:
+        flow = self._flow
+        if flow is None:
+            return
+        while self._flow is flow and (datagram := flow.receive()) is not None:
+            self._receive(datagram.data)
+        for error in flow.take_errors():
+            self._failed(from_icmp(error.type, error.code))
+        if bits & UdpSignal.CLOSED and self._flow is flow:
+            self._flow = None  # its address is gone; the next datagram draws another one
+            self._timer.cancel()
+
+    def _perhaps_idle(self, now: float) -> None:
+        flow = self._flow
+        if flow is None:
+            return
+        if now - flow.last_used < self._idle:
+            self._timer.set(flow.last_used + self._idle)
+        else:
+            self._end("idle")
+
+    def _end(self, cause: str) -> None:
+        self._timer.cancel()
+        flow, self._flow = self._flow, None
+        if flow is not None:
+            flow.owner = None
+            flow.close(self._node.now(), cause)
+            self._node.driver.kick()
+
+    def __repr__(self) -> str:
+        return f"<EphemeralFlow {self.local} → {self.peer}>"
+
+
+class Datagrams:
+    """The UDP flows of a node."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    def flow(
+        self,
+        remote: bytes,
+        port: int,
+        receive: Receive,
+        *,
+        session: StickySession | None = None,
+        idle: float = IDLE,
+        failed: Failed = lambda error: None,
+    ) -> EphemeralFlow:
+        """A flow to an address (16 bytes) and port; see `EphemeralFlow`.  It costs nothing until it sends."""
+        return EphemeralFlow(self._node, remote, port, receive, session=session, idle=idle, failed=failed)
+
+    async def open_flow(
+        self,
+        host: str | IPv6Address,
+        port: int,
+        receive: Receive,
+        *,
+        session: StickySession | None = None,
+        timeout: float = DRAW_TIMEOUT,
+    ) -> EphemeralFlow:
+        """A flow to a name or address, resolved within `timeout` seconds; raises what `Node.resolve` raises."""
+        remote = (await self._node.resolve(host, timeout=timeout))[0]
+        return self.flow(remote, port, receive, session=session)
+
+    async def exchange(self, server: bytes, payload: bytes, timeout: float, *, port: int = DNS_PORT) -> bytes:
+        """Ask `server` (16 bytes) from an address and port of this question's own; the first datagram that comes back.
+
+        Raises TimeoutError after `timeout` seconds, an OSError where an ICMPv6 error says that nobody listens or nobody is
+        there, and what the node's policy raises where there is no address.
+        """
+        answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        answer.add_done_callback(
+            lambda done: done.cancelled() or done.exception()
+        )  # also where nobody awaits it any more
+
+        def received(data: bytes) -> None:
+            if not answer.done():
+                answer.set_result(data)
+
+        def failed(error: Exception) -> None:
+            if not answer.done():
+                answer.set_exception(error)
+
+        flow = self.flow(server, port, received, failed=failed)
+        try:
+            async with asyncio.timeout(timeout):
+                flow.send(payload)
+                return await answer
+        finally:
+            flow.close()
+
+
+class DatagramSocket(asyncio.DatagramTransport):
+    """An asyncio datagram transport; behind it every remote endpoint has a flow, with an EA, of its own.
+
+    Made by `Node.create_datagram_endpoint`.  remote: the only endpoint that is talked to, None for any.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        protocol: asyncio.DatagramProtocol,
+        remote: tuple[bytes, int] | None,
+        *,
+        session: StickySession | None = None,
+        idle: float = IDLE,
+    ) -> None:
+        super().__init__({"peername": None if remote is None else (address_text(remote[0]), remote[1], 0, 0)})
+        self._node = node
+        self._protocol = protocol
+        self._remote = remote
+        self._session = session
+        self._idle = idle
+        self._flows: OrderedDict[tuple[bytes, int], EphemeralFlow] = OrderedDict()
+        self._closing = False
+
+    @property
+    def flows(self) -> list[EphemeralFlow]:
+        """The flows, the one used last at the end."""
+        return list(self._flows.values())
+
+    def sendto(self, data: Buffer, addr: tuple[Any, ...] | None = None) -> None:  # type: ignore[override]
+        """Send one datagram; `addr` is (IPv6 address as text, port, …) and needed where the socket has no remote of its own.
+
+        Raises ValueError where that does not fit.
+        """
+        if self._closing:
+            return
+        if addr is None:
+            if self._remote is None:
+                raise ValueError("this socket has no remote endpoint: name one")
+            key = self._remote
+        else:
+            key = IPv6Address(addr[0]).packed, int(addr[1])
+            if self._remote is not None and key != self._remote:
+                raise ValueError("this socket has another remote endpoint")
+        flow = self._flows.get(key)
+        if flow is None:
+            flow = self._flows[key] = self._make(key)
+            if len(self._flows) > FLOWS:
+                self._flows.popitem(last=False)[1].close()
+        self._flows.move_to_end(key)
+        flow.send(data)
+
+    def _make(self, key: tuple[bytes, int]) -> EphemeralFlow:
+        remote, port = key
+        source = address_text(remote), port, 0, 0
+        return self._node.datagrams.flow(
+            remote,
+            port,
+            lambda data: self._protocol.datagram_received(data, source),
+            session=self._session,
+            idle=self._idle,
+            failed=self._protocol.error_received,
+        )
+
+    def close(self) -> None:
+        """End all flows; harmless when called again."""
+        if self._closing:
+            return
+        self._closing = True
+        while self._flows:
+            self._flows.popitem()[1].close()
+        asyncio.get_running_loop().call_soon(self._protocol.connection_lost, None)
+
+    def abort(self) -> None:
+        """As `close`: there is nothing to wait for."""
+        self.close()
+
+    def is_closing(self) -> bool:
+        return self._closing
