@@ -6,6 +6,7 @@ and `text`, and may have
     not_applicable   why the rule does not concern this stack; such a row needs no test
     deviation        the UM id that asks for another behaviour, and in `reason` what it is; the tests show that behaviour
     through          ids whose tests prove this row too
+    by               tests that prove it, by the beginning of their node ids
 
 Ids are checked against the tables when tests are collected, so a misspelt id fails at once.  Every session ends by
 writing `out/proves.json` (`--proves FILE` names another), an array of one object per requirement in the order of the
@@ -75,8 +76,12 @@ def verdicts(table: Sequence[Row], outcomes: dict[str, Outcome]) -> list[Row]:
 
 
 def _row(requirement: Row, outcomes: dict[str, Outcome]) -> Row:
-    wanted = ids_of(requirement)
-    tests = {name: outcome for name, outcome in outcomes.items() if not wanted.isdisjoint(outcome.ids)}
+    wanted, by = ids_of(requirement), tuple(requirement.get("by", ()))
+    tests = {
+        name: outcome
+        for name, outcome in outcomes.items()
+        if not wanted.isdisjoint(outcome.ids) or (by and name.startswith(by))
+    }
     reasons = list(dict.fromkeys(outcome.reason for outcome in tests.values() if outcome.reason))
     verdict = _verdict(requirement, {outcome.result for outcome in tests.values()})
     match verdict:
@@ -114,6 +119,7 @@ class Requirements:
         self.table = load_tables()
         self.known = {requirement["id"] for requirement in self.table}
         self.asked = self._asked(asked)
+        self.by = tuple(test for row in self.table for test in row.get("by", ()) if self._wants(row))
         self.outcomes: dict[str, Outcome] = {}
         self.summary = summary
 
@@ -128,6 +134,9 @@ class Requirements:
             raise pytest.UsageError(f"--requirements {wrong[0]}: no table has this id{self._hint(wrong[0])}")
         return {name for row in self.table if row["id"] in wanted for name in ids_of(row)}
 
+    def _wants(self, row: Row) -> bool:
+        return self.asked is None or row["id"] in self.asked
+
     def _hint(self, wrong: str) -> str:
         near = difflib.get_close_matches(wrong, self.known, n=1)
         return f"; did you mean {near[0]}?" if near else ""
@@ -141,10 +150,11 @@ class Requirements:
             for wrong in [name for name in ids if name not in self.known]:
                 hint = self._hint(str(wrong))
                 raise pytest.UsageError(f"{item.nodeid} proves {wrong!r}, which is not in {TABLE.name}{hint}")
-            if ids:
+            named = item.nodeid.startswith(self.by)
+            if ids or named:
                 # Properties travel with the report, so this works under xdist too.
                 item.user_properties.append((PROPERTY, " ".join(dict.fromkeys(ids))))
-            if self.asked is not None and self.asked.isdisjoint(ids):
+            if self.asked is not None and self.asked.isdisjoint(ids) and not named:
                 left_out.append(item)
         if left_out:
             config.hook.pytest_deselected(items=left_out)

@@ -48,7 +48,7 @@ MUTATIONS = (
         "headers-unbounded",
         "a chain of extension headers may be of any length",
         ("ST-IP6-1",),
-        (f"{_EXTENSIONS}::test_long_chains_are_walked_up_to_a_bound",),
+        (f"{_EXTENSIONS}::test_the_length_of_chains_can_be_bounded",),
         (Edit(f"{_RECEIVE}._walk", "range(self._interface.config.extension_headers)", "range(10_000)"),),
     ),
     Mutation(
