@@ -67,7 +67,7 @@ class HostConfig:
     fragments_per_packet: pieces of one packet; reassemblies_per_source: incomplete packets of one source.
     extension_headers: headers of one packet between the fixed one and the upper layer; by default as many as a packet
     can hold, as kernels take them: one costs less than a small packet of its own;
-    options: options in all of them (RFC 8504 §5.3).
+    options: options in all of them; in one header 8 at most (RFC 8504 §5.3).
 
     icmp_error_rate, icmp_error_burst: token bucket for ICMPv6 errors, per second and at once (RFC 4443 §2.4 (f)).
     echo_rate, echo_burst: the same for echo replies.
@@ -111,7 +111,7 @@ class HostConfig:
     reassemblies_per_source: int = 16
     fragments_per_packet: int = 64
     extension_headers: int = 8192
-    options: int = 64
+    options: int = 8192
 
     icmp_error_rate: float = 100.0
     icmp_error_burst: int = 50

@@ -197,6 +197,11 @@ class NeighborCache:
         if neighbor.header is not None:
             self._reachable(neighbor, now)
 
+    def doubt(self, neighbor: Neighbor) -> None:
+        """An upper layer sees its packets vanish (RFC 9293 §3.8.3): the next use begins to verify the neighbour."""
+        if neighbor.state is _S.REACHABLE and neighbor.reachable_until < math.inf:
+            self._enter(neighbor, _S.STALE)
+
     def invalidate_routes(self) -> None:
         """Routes have changed: each path asks again for its next hop before it uses its neighbour once more."""
         for neighbor in self._table.values():

@@ -63,6 +63,10 @@ class Path:
         if now >= neighbor.confirm_from:
             self._routes.neighbors.confirm(neighbor, now)
 
+    def doubt(self) -> None:
+        """What is sent on this path seems not to arrive: have the next hop verified."""
+        self._routes.neighbors.doubt(self._neighbor)
+
     @property
     def next_hop(self) -> bytes:
         """The neighbour that frames go to; `::` while none is chosen."""

@@ -116,7 +116,9 @@ def test_the_length_of_chains_can_be_bounded() -> None:
     assert world.drops(DropReason.IP_EXTENSION) == 1
 
 
-def test_options_are_bounded_over_all_headers(world: World) -> None:
+def test_options_are_bounded_in_a_header_and_over_all_headers() -> None:
+    world = World(HostConfig(dad_initial_delay=0.0, options=64))
+
     def chain(headers: int) -> ScapyPacket:
         packet = world.head()
         for _ in range(headers):
@@ -126,8 +128,10 @@ def test_options_are_bounded_over_all_headers(world: World) -> None:
     world.feed(chain(8))
     assert len(world.delivered) == 1
     world.feed(chain(9))
+    nine = IPv6ExtHdrDestOpt(options=[HBHOptUnknown(otype=0x1E) for _ in range(9)])
+    world.feed(world.head() / nine / UDP())
     assert len(world.delivered) == 1
-    assert world.drops(DropReason.IP_OPTION) == 1
+    assert world.drops(DropReason.IP_OPTION) == 2
 
 
 @pytest.mark.proves("ST-IP6-1")
