@@ -22,6 +22,8 @@ class SessionTransport(asyncio.Transport):
     `get_extra_info` knows `sockname` and `peername` (address, port, 0, 0), and `connection`, the PCB.
     """
 
+    _start_tls_compatible = True  # what `loop.start_tls` asks of a transport
+
     def __init__(self, driver: Driver, connection: Connection) -> None:
         super().__init__({"connection": connection})
         self._driver = driver
@@ -85,6 +87,15 @@ class SessionTransport(asyncio.Transport):
         self._connection.abort(self._driver.now())
         self._driver.kick()
         self._loop.call_soon(self._lose, None)
+
+    def _force_close(self, exc: Exception | None) -> None:
+        """As `abort`, with what `connection_lost` is told: `asyncio.sslproto` ends a handshake that fails with it."""
+        if self._lost:
+            return
+        self._closing = True
+        self._connection.abort(self._driver.now())
+        self._driver.kick()
+        self._loop.call_soon(self._lose, exc, True)
 
     # -- asyncio.ReadTransport -------------------------------------------------------------------
 
@@ -176,7 +187,8 @@ class SessionTransport(asyncio.Transport):
             if not self.get_protocol().eof_received():  # type: ignore[attr-defined]
                 self.close()
 
-    def _lose(self, error: Exception | None) -> None:
+    def _lose(self, error: Exception | None, told: bool = False) -> None:
+        """Tell the protocol; of an end that it asked for, no error, unless `told` says so."""
         if self._lost:
             return
         if error is None and not self._closing and self._paused and self._connection.receiver.queued:
@@ -185,7 +197,7 @@ class SessionTransport(asyncio.Transport):
         self._lost = True
         self._connection.owner = None
         if self._protocol is not None:
-            self._protocol.connection_lost(None if self._closing else error)
+            self._protocol.connection_lost(None if self._closing and not told else error)
 
 
 def _feed_buffered(protocol: asyncio.BufferedProtocol, data: memoryview[Any]) -> None:

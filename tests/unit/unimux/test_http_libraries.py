@@ -1,0 +1,229 @@
+"""Two unmodified HTTP libraries over one-time addresses, plain and with TLS: httpcore asks, aiohttp.web answers.
+
+Each connection is made to a fresh SSA and comes from a fresh EA; the address is asked of the service as from a directory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import random
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import httpcore
+import pytest
+from aiohttp import web
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from tests.unit.unimux.lan import lan, virtual
+from unimux.aio import open_connection
+from unimux.node import Node
+from unimux.server import Server
+from unimux.tls import connect_tls, tls_factory
+
+NAME = "www.example"
+BODY = random.Random(3).randbytes(400_000)
+
+
+@pytest.fixture(scope="module")
+def contexts(tmp_path_factory: pytest.TempPathFactory) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """TLS settings of a server that is NAME, and of a client that trusts it and nobody else."""
+    folder = tmp_path_factory.mktemp("tls")
+    key = ec.generate_private_key(ec.SECP256R1())
+    who = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, NAME)])
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(who)
+        .issuer_name(who)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - datetime.timedelta(hours=1))
+        .not_valid_after(now + datetime.timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(NAME)]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    both: Path = folder / "server.pem"
+    both.write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+        + certificate.public_bytes(serialization.Encoding.PEM)
+    )
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(both)
+    return server, ssl.create_default_context(cafile=str(both))
+
+
+class Stream(httpcore.AsyncNetworkStream):
+    """A connection of a node as httpcore wants it."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        return await asyncio.wait_for(self.reader.read(max_bytes), timeout)
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        self.writer.write(buffer)
+        await asyncio.wait_for(self.writer.drain(), timeout)
+
+    async def aclose(self) -> None:
+        self.writer.close()
+
+    async def start_tls(
+        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
+    ) -> httpcore.AsyncNetworkStream:
+        await self.writer.start_tls(ssl_context, server_hostname=server_hostname, ssl_handshake_timeout=timeout)
+        return self
+
+    def get_extra_info(self, info: str) -> Any:
+        return self.writer.get_extra_info({"ssl_object": "ssl_object", "client_addr": "sockname"}.get(info, info))
+
+
+class Backend(httpcore.AsyncNetworkBackend):
+    """httpcore's network: a node, and somebody who knows where NAME is for the next connection."""
+
+    def __init__(self, node: Node, where: Callable[[], Awaitable[str]]) -> None:
+        self.node = node
+        self.where = where
+        self.sources: list[str] = []
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        assert host == NAME
+        reader, writer = await open_connection(self.node, await self.where(), port, timeout=timeout or 30)
+        self.sources.append(writer.get_extra_info("sockname")[0])
+        return Stream(reader, writer)
+
+
+class Web:
+    """An aiohttp server on one node and an httpcore client on another."""
+
+    def __init__(self, client: Node, listening: Server) -> None:
+        self.listening = listening
+        self.backend = Backend(client, self._next)
+        self.addresses: list[str] = []
+
+    async def _next(self) -> str:
+        self.addresses.append(str(await self.listening.issue()))
+        return self.addresses[-1]
+
+    def pool(self, context: ssl.SSLContext | None = None) -> httpcore.AsyncConnectionPool:
+        return httpcore.AsyncConnectionPool(ssl_context=context, network_backend=self.backend)
+
+
+@asynccontextmanager
+async def served(context: ssl.SSLContext | None = None) -> AsyncIterator[Web]:
+    async def handler(request: web.BaseRequest) -> web.StreamResponse:
+        if request.method == "PUT":
+            return web.Response(text=str(len(await request.read())))
+        return web.Response(body=BODY, headers={"X-Peer": str(request.remote)})
+
+    server = web.Server(handler)
+    async with lan() as net:
+        alice, bob = await net.node(), await net.node()
+        factory: Callable[[], asyncio.BaseProtocol] = server if context is None else tls_factory(server, context)
+        listening = bob.listen(factory)
+        yield Web(alice, listening)
+        listening.close()
+        await server.shutdown(1)
+
+
+@pytest.mark.proves("UM-NODE-2", "UM-DAS-4")
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_an_http_client_and_an_http_server(scheme: str, contexts: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:
+    async def main() -> None:
+        server, client = contexts
+        async with served(server if scheme == "https" else None) as here, here.pool(client) as pool:
+            url = f"{scheme}://{NAME}/"
+            answers = await asyncio.gather(*(pool.request("GET", url) for _ in range(5)))
+            assert [answer.content for answer in answers] == [BODY] * 5
+            again = await pool.request("PUT", url, content=bytes(300_000))
+            assert again.content == b"300000", "on a connection that is kept"
+            peers = {dict(answer.headers)[b"X-Peer"].decode() for answer in answers}
+            assert peers == set(here.backend.sources), "the server sees the EAs"
+            assert len(peers) == len(set(here.addresses)) == 5
+            if scheme == "https":
+                stream = again.extensions["network_stream"]
+                assert stream.get_extra_info("ssl_object").version() == "TLSv1.3"
+
+    virtual(main())
+
+
+def test_a_certificate_for_another_name_is_refused(contexts: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:
+    async def main() -> None:
+        server, client = contexts
+        async with served(server) as here:
+            with pytest.raises(ssl.SSLCertVerificationError, match="Hostname mismatch"):
+                await connect_tls(
+                    here.backend.node,
+                    asyncio.Protocol,
+                    await here._next(),
+                    443,
+                    client,
+                    server_hostname="other.example",
+                )
+
+    virtual(main())
+
+
+def test_a_tls_server_survives_peers_that_speak_something_else(
+    contexts: tuple[ssl.SSLContext, ssl.SSLContext],
+) -> None:
+    async def main() -> None:
+        server, client = contexts
+        async with served(server) as here, here.pool(client) as pool:
+            reader, writer = await open_connection(here.backend.node, await here._next(), 443)
+            writer.write(b"GET / HTTP/1.1\r\n\r\n")
+            with suppress(ConnectionError):  # an alert, and the end
+                while await reader.read(100):
+                    pass
+            _, silent = await open_connection(here.backend.node, await here._next(), 443)
+            assert (await pool.request("GET", f"https://{NAME}/")).content == BODY
+            silent.close()
+            writer.close()
+
+    virtual(main())
+
+
+def test_an_early_request_reaches_the_protocol_whole(contexts: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:
+    """What a client sends in the flight of its Finished message arrives with the end of the server's handshake."""
+
+    class Eager(asyncio.Protocol):
+        def __init__(self) -> None:
+            self.received = bytearray()
+            self.ended = asyncio.Event()
+
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            assert isinstance(transport, asyncio.Transport)
+            transport.write(f"GET / HTTP/1.0\r\nHost: {NAME}\r\n\r\n".encode())
+
+        def data_received(self, data: bytes) -> None:
+            self.received += data
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self.ended.set()
+
+    async def main() -> None:
+        server, client = contexts
+        async with served(server) as here:
+            where = await here._next()
+            _, eager = await connect_tls(here.backend.node, Eager, where, 443, client, server_hostname=NAME)
+            assert isinstance(eager, Eager)
+            await eager.ended.wait()
+            assert bytes(eager.received).endswith(BODY)
+
+    virtual(main())

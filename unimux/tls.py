@@ -1,0 +1,143 @@
+"""TLS over one-time addresses, by asyncio's own `loop.start_tls` on the node's transport.
+
+transport, protocol = await connect_tls(node, Client, "www.example", 443, ssl.create_default_context())
+server = node.listen(tls_factory(Server, context))
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Callable
+from typing import Any, cast
+
+from .node import Node
+
+HANDSHAKE_TIMEOUT = 30.0
+"""Seconds that a peer may take for the handshake; one that takes longer is disconnected."""
+
+
+async def connect_tls(
+    node: Node,
+    protocol_factory: Callable[[], asyncio.BaseProtocol],
+    host: str,
+    port: int | None,
+    context: ssl.SSLContext,
+    *,
+    server_hostname: str | None = None,
+    handshake_timeout: float = HANDSHAKE_TIMEOUT,
+    **options: Any,
+) -> tuple[asyncio.Transport, asyncio.BaseProtocol]:
+    """As `loop.create_connection(…, ssl=context)`, from an EA of its own.  `options` are those of `Node.create_connection`.
+
+    server_hostname: the name that the certificate is checked for, `host` by default.  Raises `ssl.SSLError` as well.
+    """
+    starting = _Starting()
+    transport, _ = await node.create_connection(lambda: starting, host, port, **options)
+    tls = await _start_tls(transport, starting, context, handshake_timeout, server_hostname=server_hostname or host)
+    protocol = protocol_factory()
+    starting.hand_over(tls, protocol)
+    return tls, protocol
+
+
+def tls_factory(
+    protocol_factory: Callable[[], asyncio.BaseProtocol],
+    context: ssl.SSLContext,
+    *,
+    handshake_timeout: float = HANDSHAKE_TIMEOUT,
+) -> Callable[[], asyncio.BaseProtocol]:
+    """A factory for `Node.listen`: each connection does its handshake first, and then gets a protocol of `protocol_factory`."""
+
+    def accepted() -> asyncio.BaseProtocol:
+        return _Accepting(protocol_factory, context, handshake_timeout)
+
+    return accepted
+
+
+async def _start_tls(
+    transport: asyncio.Transport,
+    protocol: asyncio.BaseProtocol,
+    context: ssl.SSLContext,
+    timeout: float,
+    *,
+    server_side: bool = False,
+    server_hostname: str | None = None,
+) -> asyncio.Transport:
+    tls = await asyncio.get_running_loop().start_tls(
+        transport,
+        protocol,
+        context,
+        server_side=server_side,
+        server_hostname=server_hostname,
+        ssl_handshake_timeout=timeout,
+    )
+    assert tls is not None  # None is for a transport that closed meanwhile, which is raised as an error
+    return tls
+
+
+class _Starting(asyncio.Protocol):
+    """Holds what arrives behind the handshake, which may be in the same flight, until the protocol it is for is there."""
+
+    def __init__(self) -> None:
+        self._held: list[bytes] = []
+        self._ended = False
+        self._lost: list[Exception | None] = []
+
+    def data_received(self, data: bytes) -> None:
+        self._held.append(data)
+
+    def eof_received(self) -> bool | None:
+        self._ended = True
+        return None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._lost.append(exc)
+
+    def hand_over(self, transport: asyncio.Transport, protocol: asyncio.BaseProtocol) -> None:
+        transport.set_protocol(protocol)
+        protocol.connection_made(transport)
+        for data in self._held:
+            if isinstance(protocol, asyncio.BufferedProtocol):
+                _feed(protocol, data)
+            else:
+                cast(asyncio.Protocol, protocol).data_received(data)
+        if self._ended and not self._lost:
+            cast(asyncio.Protocol, protocol).eof_received()
+        if self._lost:
+            protocol.connection_lost(self._lost[0])
+
+
+def _feed(protocol: asyncio.BufferedProtocol, data: bytes) -> None:
+    left = memoryview(data)
+    while left:
+        room = memoryview(protocol.get_buffer(len(left)))
+        count = min(len(room), len(left))
+        room[:count] = left[:count]
+        protocol.buffer_updated(count)
+        left = left[count:]
+
+
+class _Accepting(asyncio.Protocol):
+    """An accepted connection until its handshake is done."""
+
+    def __init__(
+        self, protocol_factory: Callable[[], asyncio.BaseProtocol], context: ssl.SSLContext, timeout: float
+    ) -> None:
+        self._factory = protocol_factory
+        self._context = context
+        self._timeout = timeout
+        self._task: asyncio.Task[None] | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        plain = cast(asyncio.Transport, transport)
+        plain.pause_reading()  # start_tls resumes it; nothing may be taken for plain text before
+        self._task = asyncio.get_running_loop().create_task(self._handshake(plain))
+
+    async def _handshake(self, transport: asyncio.Transport) -> None:
+        starting = _Starting()
+        try:
+            tls = await _start_tls(transport, starting, self._context, self._timeout, server_side=True)
+        except (OSError, ssl.SSLError):  # no TLS, no common version, a time-out, a reset: the peer's affair
+            transport.abort()
+            return
+        starting.hand_over(tls, self._factory())
