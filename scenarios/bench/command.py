@@ -12,6 +12,7 @@ import msgspec
 import typer
 
 from tapstack.tcp.options import TimeWait
+from unimux.cli.exits import sentence
 from unimux.errors import SetupError
 
 if TYPE_CHECKING:
@@ -82,13 +83,13 @@ def bench(
         uvloop=uvloop,
         say=(lambda text: None) if json else (lambda text: typer.echo(text, err=True)),
     )
-    result = run(chosen, setting, profile)
-    if out is not None:
-        result.write(out)
+    result, failures = run(chosen, setting, profile, out)
     if json:
         typer.echo(msgspec.json.encode(result.figures).decode())
     else:
         _print(result)
+    if failures:
+        raise failures[0]
 
 
 def _chosen(wanted: list[str] | None, known: list[str]) -> list[str]:
@@ -99,8 +100,13 @@ def _chosen(wanted: list[str] | None, known: list[str]) -> list[str]:
     return [each for each in known if each in asked]
 
 
-def run(ids: list[str], setting: Setting, profile: Path | None = None) -> Result:
-    """Run benchmarks one after another; their figures and the circumstances."""
+def run(
+    ids: list[str], setting: Setting, profile: Path | None = None, out: Path | None = None
+) -> tuple[Result, list[Exception]]:
+    """Run benchmarks one after another; their figures, and what went wrong with those that have none.
+
+    The result is written to `out` after each of them: a long run that is interrupted leaves what it has.
+    """
     from .catalogue import BENCHMARKS, WITHOUT_KERNEL
     from .figures import Result, circumstances
     from .profile import find_profiler, flame_graph
@@ -109,17 +115,24 @@ def run(ids: list[str], setting: Setting, profile: Path | None = None) -> Result
         find_profiler()
     load = os.getloadavg()[0]
     programs = {} if set(ids) <= WITHOUT_KERNEL else {"iperf3": asyncio.run(_iperf_version())}
+    loop = "uvloop" if setting.uvloop else "asyncio"
+    failures: list[Exception] = []
     figures: list[Figure] = []
     for id in ids:
         setting.say(f"{id}: {(BENCHMARKS[id].__doc__ or '').partition(': ')[2].partition(chr(10))[0]}")
-        with ExitStack() as stack:
-            if profile is not None:
-                stack.enter_context(flame_graph(profile / f"{id}.svg"))
-            figures += BENCHMARKS[id](setting)
-    loop = "uvloop" if setting.uvloop else "asyncio"
-    return Result(
-        circumstances=circumstances(load, loop, setting.time_wait.value, setting.smoke, programs), figures=figures
-    )
+        try:
+            with ExitStack() as stack:
+                if profile is not None:
+                    stack.enter_context(flame_graph(profile / f"{id}.svg"))
+                figures += BENCHMARKS[id](setting)
+        except Exception as error:  # the others' figures are not to be lost; the first error ends the command
+            failures.append(error)
+            typer.echo(f"{id} failed: {sentence(error)}", err=True)
+        about = circumstances(load, loop, setting.time_wait.value, setting.smoke, programs)
+        result = Result(circumstances=about, figures=figures)
+        if out is not None:
+            result.write(out)
+    return result, failures
 
 
 async def _iperf_version() -> str:

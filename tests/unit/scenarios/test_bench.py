@@ -14,7 +14,7 @@ from scenarios.bench.command import bench
 from scenarios.bench.compare import changes
 from scenarios.bench.figures import Figure, Goal, Result, circumstances, figure
 from scenarios.bench.responder import Lone, answer
-from scenarios.bench.setting import take_turns
+from scenarios.bench.setting import Setting, take_turns
 from tapstack.clock import run_virtual
 from tapstack.tcp.options import SocketOptions, TimeWait
 from tapstack.tcp.states import TcpState
@@ -134,6 +134,21 @@ def test_each_benchmark_without_a_kernel_yields_figures(id: str, capsys: pytest.
     rows: list[dict[str, Any]] = json.loads(capsys.readouterr().out)
     assert rows and all(list(row) == FIELDS and row["id"] == id for row in rows)
     assert all(row["value"] > 0 for row in rows)
+
+
+def test_a_benchmark_that_fails_costs_the_others_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(setting: Setting) -> list[Figure]:
+        raise SetupError("This machine has no luck: try another one.")
+
+    monkeypatch.setitem(BENCHMARKS, "P-9", fail)
+    assert run(["bench", "--smoke", "--json", "--id", "P-9", "--id", "P-13", "--out", str(tmp_path / "a.json")]) == 3
+    said = capsys.readouterr()
+    assert [row["id"] for row in json.loads(said.out)] == ["P-13"]
+    words = "This machine has no luck: try another one.\n"
+    assert said.err == f"P-9 failed: {words}unimux: {words}"
+    assert [row.id for row in Result.read(tmp_path / "a.json").figures] == ["P-13"]
 
 
 def test_what_there_is_not_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
