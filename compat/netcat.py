@@ -8,6 +8,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import IPv6Network
 from pathlib import Path
@@ -278,6 +279,8 @@ async def _by_secret(
     timeout: float,
 ) -> asyncio.Transport:
     with CounterFile(file) as counters:
+        with suppress(TimeoutError):  # then the first try says what is missing
+            await node.ready(1, timeout)
         client = SecretClient(node, shared, network, counters)
         transport, _ = await client.create_connection(lambda: protocol, port, timeout=timeout)
         return transport

@@ -19,7 +19,7 @@ class PublishSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     count: Annotated[int | None, msgspec.Meta(description="addresses to keep armed and print")] = None
     sessions: Annotated[
-        int | None, msgspec.Meta(description="sessions of one address; without, its first client leases it", ge=1)
+        int | None, msgspec.Meta(description="sessions of one address; without, its first client leases it")
     ] = None
     client: Annotated[str | None, msgspec.Meta(description="address or prefix of the only clients")] = None
     lifetime: Annotated[float, msgspec.Meta(description="seconds an address waits for its client", gt=0)] = (
