@@ -81,7 +81,7 @@ async def pool_exhaustion(
     because = complaints[0] if complaints else "nobody was refused"
     run.require("Whoever is refused is told why", told, "UM-POOL-5", because=because)
     run.say(
-        f"An address is busy for {seconds(mean)} per session; {size} addresses carry {size / mean:.2f} sessions per second at most."
+        f"An address is busy for {seconds(mean)} per session: {size} carry {size / mean:.2f} sessions per second at most."
     )
     run.witness(connections=0, aborted=tuple(busy.taken))
     run.show(
