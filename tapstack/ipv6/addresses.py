@@ -9,7 +9,8 @@ Invariants, checked by `AddressTable.check`:
 * an entry in the table is never INVALID nor DUPLICATED: such an address is gone;
 * only PREFERRED and DEPRECATED addresses have users (PCBs, TIME-WAIT records, armed listeners, UDP flows);
 * a one-time address whose last user goes is released in the same call (UM-REL-1);
-* no address that was ever released comes back (UM-ADDR-9); the generator sees to that, the table refuses it.
+* an address is in the table once.  That a released one never comes back (UM-ADDR-9) is the generator's affair: remembering them
+  all would be a table without bound.
 """
 
 from __future__ import annotations

@@ -154,6 +154,7 @@ class Host:
             if entry.kind is AddressKind.RESERVED and entry.state in (_S.TENTATIVE, _S.UNCERTAIN):
                 self.addresses.discard(entry, now, "the link came up again")
         self.multicast.report_all(now)
+        self.routers.restore_static()
         self.routers.solicit(now)
 
     @property
@@ -305,6 +306,7 @@ class Host:
             self._deprecate(entry, now, f"the preferred lifetime of {prefix} is over")
 
     def _prefix_expired(self, prefix: Prefix, now: float) -> None:
+        self._dad_counters.pop(prefix.prefix, None)
         for entry in self._in_prefix(prefix):
             self._expire(entry, now, f"the valid lifetime of {prefix} is over")
 

@@ -79,7 +79,7 @@ class Interface:
         self.draw_reachable_time()
 
     def draw_reachable_time(self) -> None:
-        """Draw a new ReachableTime around the base value (RFC 4861 §6.3.2)."""
+        """Draw a new ReachableTime around the base value (RFC 4861 §6.3.2); the cache does it every two hours as well."""
         self.reachable_time = self.base_reachable_time * self.random.uniform(MIN_RANDOM_FACTOR, MAX_RANDOM_FACTOR)
 
     def notice(self, subject: str, cause: str, now: float) -> None:

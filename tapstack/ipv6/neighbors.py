@@ -51,6 +51,10 @@ EVICTION_LOOKS = 16
 """How many entries are looked at for one to give up, so that a full table costs a bounded time."""
 
 
+REDRAW_INTERVAL = 7200.0
+"""Seconds after which ReachableTime is drawn anew."""
+
+
 class NeighborState(StrEnum):
     """RFC 4861 §7.3.2 and RFC 7048 §3."""
 
@@ -127,6 +131,7 @@ class NeighborCache:
         self._interface = interface
         self._table: dict[bytes, Neighbor] = {}
         self._incomplete: dict[bytes, Neighbor] = {}
+        self._redraw_at = -math.inf
         self.get = self._table.get
         self.on_unresolved: Callable[[Neighbor, list[bytes], float], None] = lambda neighbor, packets, now: None
         self.on_unreachable: Callable[[Neighbor, float], None] = lambda neighbor, now: None
@@ -284,7 +289,10 @@ class NeighborCache:
             neighbor.timer.cancel()
 
     def _reachable(self, neighbor: Neighbor, now: float) -> None:
-        """REACHABLE from now on, for ReachableTime."""
+        """REACHABLE from now on, for ReachableTime, which changes every few hours (RFC 4861 §6.3.4)."""
+        if now >= self._redraw_at:
+            self._redraw_at = now + REDRAW_INTERVAL
+            self._interface.draw_reachable_time()
         reachable_time = self._interface.reachable_time
         self._enter(neighbor, _S.REACHABLE)
         neighbor.reachable_until = now + reachable_time

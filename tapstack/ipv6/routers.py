@@ -51,6 +51,7 @@ class RouterDiscovery:
         self._routes = routes
         self.rdnss: dict[bytes, float] = {}
         self.pref64: dict[tuple[bytes, int], float] = {}
+        self._static: set[bytes] = set()
         self.managed = False
         self.other = False
         self._solicitation = interface.timers.timer(self._solicit)
@@ -131,6 +132,8 @@ class RouterDiscovery:
         """Add, renew or remove a default router; whether the choice of routers changes."""
         routers = self._routes.default_routers
         router = routers.get(src)
+        if src in self._static:
+            return False
         if not message.router_lifetime:
             if router is None:
                 return False
@@ -150,10 +153,16 @@ class RouterDiscovery:
         return changed
 
     def add_static(self, address: bytes, now: float) -> None:
-        """A default router set by hand, for a link whose router does not advertise itself; it lasts until the link goes down."""
-        router = self._routes.default_routers.setdefault(address, Router(address))
-        router.lifetime_until = math.inf
-        self._routes.changed()
+        """A default router set by hand, for a link whose router does not advertise itself; it lasts, link flaps included."""
+        self._static.add(address)
+        self.restore_static()
+
+    def restore_static(self) -> None:
+        """Routers set by hand are there again: the link came up."""
+        for address in self._static:
+            self._routes.default_routers.setdefault(address, Router(address)).lifetime_until = math.inf
+        if self._static:
+            self._routes.changed()
 
     def _take_route(self, src: bytes, option: nd.RouteInformation, now: float) -> bool:
         """RFC 4191 §2.3; whether routes change.  A route of length zero speaks of the default router itself (§3.1)."""

@@ -417,6 +417,32 @@ def test_what_a_router_says_does_not_come_from_ourselves(bench: Bench) -> None:
     assert not any(str(prefix).startswith("2001:db8:66") for prefix in bench.host.prefixes)
 
 
+def test_a_router_set_by_hand_stays() -> None:
+    bench = Bench()
+    bench.settle(router=False)
+    bench.host.routers.add_static(address(ROUTER), bench.now)
+    assert next_hop(bench, OFF_LINK) == ROUTER
+    bench.feed(advertisement(lifetime=0, prefix=None))
+    bench.run(100_000)
+    assert next_hop(bench, OFF_LINK) == ROUTER
+    bench.host.link_down(bench.now)
+    with pytest.raises(NoRouteError):
+        next_hop(bench, OFF_LINK)
+    bench.host.link_up(bench.now)
+    assert next_hop(bench, OFF_LINK) == ROUTER
+
+
+def test_the_reachable_time_changes_every_few_hours(bench: Bench) -> None:
+    """RFC 4861 §6.3.4."""
+    drawn = set()
+    for _ in range(5):
+        bench.host.neighbors.confirm(bench.host.neighbors.get(address(ROUTER)), bench.now)  # type: ignore[arg-type]
+        drawn.add(bench.host.interface.reachable_time)
+        bench.run(7200)
+    assert len(drawn) == 5
+    assert all(15 <= each <= 45 for each in drawn)
+
+
 def test_a_router_solicitation_is_not_for_us(bench: Bench) -> None:
     assert bench.feed(to_us("fe80::9", bench.link_local, hlim=255) / ICMPv6ND_RS()) == []
     assert bench.drops(DropReason.ND_UNEXPECTED) == 1
