@@ -29,15 +29,15 @@ class Result(msgspec.Struct, frozen=True):
     ids: tuple[str, ...]
     """the requirements that it breaks"""
     outcome: str
-    """caught, survived, hung (which counts as caught), or why it could not be judged"""
+    """caught, survived, or why it could not be judged"""
     by: str = ""
     """the test that noticed it first"""
     seconds: float = 0.0
 
     @property
     def caught(self) -> bool:
-        """Whether a test failed because of it, or did not come to an end."""
-        return self.outcome in ("caught", "hung")
+        """Whether a test failed because of it."""
+        return self.outcome == "caught"
 
 
 class Score(msgspec.Struct, frozen=True):

@@ -1,0 +1,71 @@
+"""The short run of the negative controls, and the machinery that breaks the stack."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import FunctionType
+
+import pytest
+
+from tapstack.wire import checksum
+from tests.conformance.mutant import Edit, Put, StaleMutation
+from tests.conformance.mutations import ALL
+from tests.plugins.requirements import load_tables
+
+ROOT = Path(__file__).parents[2]
+BUDGET = 50
+"""Seconds after which no further mutant begins; `unimux conformance --mutations` runs all of them."""
+LEAST = 5
+
+
+@pytest.mark.timeout(300)
+def test_the_tests_notice_what_is_broken(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tests.conformance.mutate", "--quick", "--budget", str(BUDGET)]
+    command += ["--json", str(tmp_path / "results.json")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280, check=False)
+    said = done.stdout + done.stderr
+    assert (tmp_path / "results.json").exists(), said
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert [result for result in results if result["outcome"] != "caught"] == [], said
+    assert len(results) >= LEAST, said
+    assert done.returncode == 0
+
+
+def test_there_are_enough_of_them_and_each_breaks_a_rule() -> None:
+    known = {row["id"] for row in load_tables()}
+    names = [mutation.name for mutation in ALL]
+    assert len(set(names)) == len(names) >= 40
+    for mutation in ALL:
+        assert mutation.ids and known.issuperset(mutation.ids), mutation.name
+        assert mutation.what and mutation.tests and mutation.changes, mutation.name
+
+
+def test_an_edit_changes_the_function_for_everybody(monkeypatch: pytest.MonkeyPatch) -> None:
+    held = checksum.field
+    assert isinstance(held, FunctionType)
+    code = held.__code__
+    try:
+        assert held(0) == 0
+        Edit("tapstack.wire.checksum:field", "return 65535 -", "return 65534 -").apply()
+        assert held(0) == -1
+    finally:
+        held.__code__ = code
+    assert held(0) == 0
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        Edit("tapstack.wire.checksum:field", "text that is not there", ""),
+        Edit("tapstack.wire.checksum:no_such_function", "", ""),
+        Edit("tapstack.ipv6.addresses:ANSWERS", "", ""),
+        Put("tapstack.ipv6.addresses:ANSWERS", "1", "'no such key'"),
+    ],
+    ids=["text", "function", "no function", "key"],
+)
+def test_what_is_stale_says_so(change: Edit | Put) -> None:
+    with pytest.raises(StaleMutation):
+        change.apply()

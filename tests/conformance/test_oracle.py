@@ -1,0 +1,169 @@
+"""tshark over what the suite leaves: nothing without an explanation; and the oracle itself, given faults that it must find."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from scapy.layers.inet import TCP
+from scapy.layers.inet6 import ICMPv6DestUnreach, IPv6
+from scapy.packet import Raw
+
+from scenarios.conformance.packets import Listing, Reader, file_comment
+from tests.plugins import taps
+
+pytestmark = [pytest.mark.real("tshark"), pytest.mark.timeout(300)]
+ROOT = Path(__file__).parents[2]
+SUITE = (
+    "tests/unit/tcp/test_modes.py",
+    "tests/unit/tcp/test_listen.py",
+    "tests/unit/ipv6/test_uncertain.py",
+    "tests/unit/ipv6/test_dad.py",
+    "tests/unit/unimux/test_issue.py",
+)
+"""A part of the suite that stands for all of it: `unimux conformance` gives tshark every capture."""
+A, B = "2001:db8:a::1", "2001:db8:b::1"
+
+
+@pytest.fixture(scope="module")
+def reader() -> Iterator[Reader]:
+    with Reader() as opened:
+        yield opened
+
+
+def test_nothing_that_the_suite_leaves_lacks_an_explanation(reader: Reader, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pytest", "-q", "--no-header", "-p", "no:cacheprovider", *SUITE]
+    command += [
+        "--requirements",
+        "all",
+        "--captures",
+        str(tmp_path / "kept"),
+        "--proves",
+        str(tmp_path / "proves.json"),
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stdout[-2000:]
+    captures = sorted((tmp_path / "kept").glob("*.pcapng"))
+    assert len(captures) >= 40
+    for listing in reader.read_all(captures):
+        assert not listing.error, listing
+        assert listing.packets, listing.path
+        assert not listing.unexplained, (listing.path.name, listing.unexplained)
+
+
+# -- the oracle on faults ------------------------------------------------------------------------------
+
+
+def segment(src: str, dst: str, flags: str, seq: int, ack: int = 0, data: bytes = b"", **fields: int) -> IPv6:
+    ports = (5000, 80) if src == A else (80, 5000)
+    return (
+        IPv6(src=src, dst=dst)
+        / TCP(sport=ports[0], dport=ports[1], flags=flags, seq=seq, ack=ack, **fields)
+        / Raw(data)
+    )
+
+
+TALK = (
+    ("a", segment(A, B, "S", 100, window=65535)),
+    ("b", segment(B, A, "SA", 900, 101, window=65535)),
+    ("a", segment(A, B, "A", 101, 901, window=65535)),
+    ("a", segment(A, B, "PA", 101, 901, b"hello", window=65535)),
+    ("b", segment(B, A, "A", 901, 106, window=65535)),
+)
+LOST_AND_REPEATED = ("a", segment(A, B, "PA", 101, 901, b"hello", window=65535))
+
+
+def capture(path: Path, frames: list[tuple[str, bytes]], change: Callable[[taps.Recorder], None] | None = None) -> Path:
+    recorder = taps.Recorder("wire", taps.RAW_IP)
+    for number, (who, frame) in enumerate(frames):
+        recorder.sent(number / 10, who, frame)
+    if change is not None:
+        change(recorder)
+    recorder.write(path, "tests/x.py::test_of_the_oracle (wire)")
+    return path
+
+
+def opinion(reader: Reader, path: Path, *more: tuple[str, bytes]) -> Listing:
+    return reader.read(capture(path, [(who, bytes(packet)) for who, packet in TALK] + list(more)))
+
+
+def test_a_clean_talk_is_clean(reader: Reader, tmp_path: Path) -> None:
+    listing = opinion(reader, tmp_path / "x.pcapng")
+    assert (listing.error, listing.unexplained, listing.explained) == ("", [], 0)
+    assert [packet.sender for packet in listing.packets] == ["a", "b", "a", "a", "b"]
+    assert "[SYN, ACK]" in listing.packets[1].info
+    assert file_comment(tmp_path / "x.pcapng") == "tests/x.py::test_of_the_oracle (wire)"
+
+
+def wrong_checksum() -> bytes:
+    frame = bytearray(bytes(segment(A, B, "A", 106, 901, window=65535)))
+    frame[56] ^= 1
+    return bytes(frame)
+
+
+def malformed() -> bytes:
+    frame = bytearray(bytes(segment(A, B, "A", 106, 901, window=65535)))
+    frame[52] = 0x20  # a header of eight bytes
+    return bytes(frame)
+
+
+@pytest.mark.parametrize(
+    ("frame", "said"),
+    [
+        (wrong_checksum(), "hecksum"),
+        (malformed(), "header length"),
+        (bytes(LOST_AND_REPEATED[1]), "retransmission"),
+        (bytes(segment(A, B, "PA", 300, 901, b"later", window=65535)), "not captured"),
+    ],
+    ids=["checksum", "malformed", "retransmission", "gap"],
+)
+def test_faults_of_a_stack_have_no_explanation(reader: Reader, tmp_path: Path, frame: bytes, said: str) -> None:
+    listing = opinion(reader, tmp_path / "x.pcapng", ("a", frame))
+    assert len(listing.unexplained) >= 1, listing.packets[-1]
+    number, message = listing.unexplained[0]
+    assert number == 6
+    assert said in message
+    by_hand = opinion(reader, tmp_path / "y.pcapng", (taps.BY_HAND, frame))
+    assert by_hand.unexplained == [], "what the test made is the test's"
+    assert by_hand.explained >= 1
+
+
+def test_a_loss_on_the_wire_explains_the_retransmission_but_no_wrong_checksum(reader: Reader, tmp_path: Path) -> None:
+    frames = [(who, bytes(packet)) for who, packet in TALK]
+
+    def lossy(recorder: taps.Recorder) -> None:
+        recorder.say(taps.LOST)
+        recorder.sent(1.0, "a", bytes(LOST_AND_REPEATED[1]))
+        recorder.sent(1.1, "a", wrong_checksum())
+
+    listing = reader.read(capture(tmp_path / "x.pcapng", frames, lossy))
+    assert [number for number, _ in listing.unexplained] == [7]
+    assert listing.explained >= 1
+
+
+def test_an_impaired_wire_explains_as_much(reader: Reader, tmp_path: Path) -> None:
+    frames = [(who, bytes(packet)) for who, packet in TALK]
+    frames.append(("a", bytes(LOST_AND_REPEATED[1])))
+    listing = reader.read(capture(tmp_path / "x.pcapng", frames, taps.Recorder.disturb))
+    assert listing.unexplained == []
+    assert listing.explained >= 1
+
+
+def test_a_quotation_is_not_held_against_the_error(reader: Reader, tmp_path: Path) -> None:
+    error = bytes(IPv6(src=B, dst=A) / ICMPv6DestUnreach(code=4) / IPv6(wrong_checksum()))
+    listing = reader.read(capture(tmp_path / "x.pcapng", [("b", error)]))
+    assert listing.unexplained == []
+    broken = bytearray(error)
+    broken[42] ^= 1  # the error's own checksum
+    listing = reader.read(capture(tmp_path / "y.pcapng", [("b", bytes(broken))]))
+    assert listing.unexplained != []
+
+
+def test_what_is_no_capture_is_an_error(reader: Reader, tmp_path: Path) -> None:
+    path = tmp_path / "x.pcapng"
+    path.write_bytes(b"nothing")
+    assert reader.read(path).error == "x.pcapng is not a pcapng file"
+    assert reader.read(tmp_path / "absent.pcapng").error != ""
