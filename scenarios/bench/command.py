@@ -108,12 +108,12 @@ def run(
     The result is written to `out` after each of them: a long run that is interrupted leaves what it has.
     """
     from .catalogue import BENCHMARKS, WITHOUT_KERNEL
-    from .figures import Result, circumstances
+    from .figures import Result, circumstances, moment
     from .profile import find_profiler, flame_graph
 
     if profile is not None:
         find_profiler()
-    load = os.getloadavg()[0]
+    started, load = moment(), os.getloadavg()[0]
     programs = {} if set(ids) <= WITHOUT_KERNEL else {"iperf3": asyncio.run(_iperf_version())}
     loop = "uvloop" if setting.uvloop else "asyncio"
     failures: list[Exception] = []
@@ -128,7 +128,7 @@ def run(
         except Exception as error:  # the others' figures are not to be lost; the first error ends the command
             failures.append(error)
             typer.echo(f"{id} failed: {sentence(error)}", err=True)
-        about = circumstances(load, loop, setting.time_wait.value, setting.smoke, programs)
+        about = circumstances(started, load, loop, setting.time_wait.value, setting.smoke, programs)
         result = Result(circumstances=about, figures=figures)
         if out is not None:
             result.write(out)

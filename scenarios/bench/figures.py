@@ -150,10 +150,15 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
             raise SetupError(f"{path} is not a result of `unimux bench --out`: {error}.") from error
 
 
+def moment() -> str:
+    """The time now, as results name it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
 def circumstances(
-    load_before: float, loop: str, time_wait: str, smoke: bool, programs: dict[str, str]
+    started: str, load_before: float, loop: str, time_wait: str, smoke: bool, programs: dict[str, str]
 ) -> Circumstances:
-    """Those of a run that ends now; `programs` are versions of programs that took part."""
+    """Those of a run that began at `started` and has got as far as now; `programs` are versions of programs that took part."""
     versions = {"Python": sys.version.split()[0], "Linux": platform.release(), **programs}
     for name in DISTRIBUTIONS:
         try:
@@ -161,7 +166,7 @@ def circumstances(
         except PackageNotFoundError:
             continue
     return Circumstances(
-        started=datetime.now(UTC).isoformat(timespec="seconds"),
+        started=started,
         versions=versions,
         system=platform.machine(),
         processors=os.cpu_count() or 1,

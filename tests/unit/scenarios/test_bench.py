@@ -26,7 +26,8 @@ FIELDS = ["id", "what", "value", "unit", "baseline", "ratio", "reach", "met", "r
 
 def result(*figures: Figure, load: float = 0.0) -> Result:
     return Result(
-        circumstances=circumstances(load, "asyncio", "short", False, {"iperf3": "3.12"}), figures=list(figures)
+        circumstances=circumstances("2026-01-02T03:04:05+00:00", load, "asyncio", "short", False, {"iperf3": "3.12"}),
+        figures=list(figures),
     )
 
 
