@@ -33,6 +33,7 @@ from unimux.journal import Journal, JournalPolicy
 from unimux.node import Node, NodeConfig
 from unimux.poolstate import PoolConfig, WhenEmpty
 from unimux.state import DiskState, MemoryState, State
+from unimux.status import status_server
 
 from . import kernel
 
@@ -174,6 +175,8 @@ async def attached_node(settings: NodeSettings) -> AsyncIterator[Node]:
         if settings.events is not None:
             stack.enter_context(EventFile(Path(settings.events), node.events))
         await stack.enter_async_context(node)
+        what = f"bridge {settings.bridge}" if settings.bridge else f"prefix {settings.prefix}"
+        await stack.enter_async_context(status_server(node, what))
         if settings.prefix is not None:
             await _route(stack, where, kernel.Interface(where, name), node, IPv6Network(settings.prefix))
         if settings.das_agent is not None:

@@ -1,0 +1,213 @@
+"""What a running node looks like from outside: a snapshot of it, and the socket by which `unimux top` asks for one.
+
+Each attached node has a socket `/run/unimux/nodes/PROCESS.sock` (below `XDG_RUNTIME_DIR` without root), which only the
+same user can open.  Protocol, in JSON lines as `unimux.localsocket` says:
+
+    → {"status": true, "rows": 50}
+    ← {"node": {…}}                  a `Snapshot`, with at most so many connections in `rows` (and never more than `MOST_ROWS`)
+    ← {"error": "one sentence"}
+
+Asking changes nothing in the node.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from tapstack.tcp.connection import Connection
+from tapstack.tcp.states import TcpState
+from tapstack.types import address_text
+
+from .errors import SetupError
+from .localsocket import LocalError, LocalServer, Peer
+from .node import Node
+
+MOST_ROWS = 200
+ASK_TIMEOUT = 5.0
+MAX_ANSWER = 1 << 20
+
+
+class Row(msgspec.Struct, kw_only=True):
+    """One connection.  age, rtt: seconds (rtt None while not measured); sent, received: bytes."""
+
+    connection: int
+    local: str
+    remote: str
+    remote_port: int
+    mode: str
+    state: str
+    age: float
+    rtt: float | None
+    sent: int
+    received: int
+
+
+class Snapshot(msgspec.Struct, kw_only=True):
+    """One moment of a node.
+
+    time: of its clock, seconds.  what: how it is attached.  addresses: counts by state, then by kind.
+    connections, modes: counts of PCBs by state and by port mode, TIME-WAIT records included.  half_open: handshakes that
+    listeners have not completed; armed: SSAs that can be connected to.  counters: since the start, as `Counters.as_dict`.
+    pool: the fields of `PoolStatus`.
+    """
+
+    process: int
+    what: str
+    time: float
+    addresses: dict[str, dict[str, int]]
+    pool: dict[str, Any]
+    connections: dict[str, int]
+    modes: dict[str, int]
+    half_open: int
+    armed: int
+    opened: int
+    counters: dict[str, int]
+    rows: list[Row]
+
+
+def snapshot(node: Node, what: str = "", rows: int = 50) -> Snapshot:
+    """The node now, with its `rows` youngest connections, in order of age."""
+    now, stack = node.now(), node.stack
+    addresses: dict[str, dict[str, int]] = {}
+    for entry in stack.host.addresses:
+        kinds = addresses.setdefault(entry.state.value, {})
+        kinds[entry.kind.value] = kinds.get(entry.kind.value, 0) + 1
+    states: Counter[str] = Counter()
+    modes: Counter[str] = Counter()
+    living: list[Connection] = []
+    newest = 0
+    for pcb in stack.tcp.demux:
+        state = pcb.state if isinstance(pcb, Connection) else TcpState.TIME_WAIT
+        states[state.value] += 1
+        modes[pcb.mode.value] += 1
+        newest = max(newest, pcb.id if isinstance(pcb, Connection) else pcb.connection)
+        if isinstance(pcb, Connection):
+            living.append(pcb)
+    living.sort(key=lambda pcb: -pcb.id)
+    return Snapshot(
+        process=os.getpid(),
+        what=what,
+        time=now,
+        addresses=addresses,
+        pool=msgspec.to_builtins(node.pool.status(now)),
+        connections=dict(states),
+        modes=dict(modes),
+        half_open=stack.tcp.demux.half_open_count,
+        armed=sum(len(listener.armed) for listener in stack.tcp.listeners),
+        opened=newest,
+        counters=stack.counters.as_dict(),
+        rows=[_row(pcb, now) for pcb in living[: max(0, min(rows, MOST_ROWS))]],
+    )
+
+
+def _row(pcb: Connection, now: float) -> Row:
+    told = pcb.statistics(now)
+    return Row(
+        connection=pcb.id,
+        local=address_text(pcb.local),
+        remote=address_text(pcb.remote),
+        remote_port=pcb.remote_port,
+        mode=pcb.mode.value,
+        state=pcb.state.value,
+        age=told.age,
+        rtt=told.srtt,
+        sent=told.bytes_acked,
+        received=told.bytes_received,
+    )
+
+
+def folder() -> Path:
+    """Where the sockets of this user's nodes are."""
+    runtime = "/run" if os.geteuid() == 0 else os.environ.get("XDG_RUNTIME_DIR") or f"/tmp/unimux-{os.geteuid()}"
+    return Path(runtime) / "unimux" / "nodes"
+
+
+def running(where: Path | None = None) -> list[Path]:
+    """The sockets of the nodes that run; those that dead processes left behind are removed."""
+    found = []
+    for path in sorted((where or folder()).glob("*.sock")):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as trial:
+            trial.settimeout(1.0)
+            try:
+                trial.connect(str(path))
+            except ConnectionRefusedError:
+                with suppress(OSError):
+                    path.unlink()
+            except OSError:
+                pass
+            else:
+                found.append(path)
+    return found
+
+
+def status_server(node: Node, what: str, where: Path | None = None) -> LocalServer:
+    """The status socket of a node, for `async with`; `what`: how the node is attached, for people."""
+    place = where or folder()
+    running(place)
+    name, number = str(os.getpid()), 1
+    while (place / f"{name}.sock").exists():  # several nodes of one process
+        number += 1
+        name = f"{os.getpid()}.{number}"
+
+    async def serve(peer: Peer) -> None:
+        async for message in peer.messages():
+            rows = message.get("rows", 50)
+            if message.get("status") is not True or not isinstance(rows, int):
+                peer.send({"error": 'The request cannot be read: send {"status": true}.'})
+                continue
+            peer.send({"node": msgspec.to_builtins(snapshot(node, what, rows))})
+            await peer.flush()
+
+    return LocalServer(place / f"{name}.sock", serve, f"The status socket {name}")
+
+
+def choose(process: str | None, where: Path | None = None) -> Path:
+    """The socket of the named process's node, or of the only one that runs; raises `SetupError`."""
+    paths = running(where)
+    if process is not None:
+        for path in paths:
+            if path.stem == process or path.stem.partition(".")[0] == process:
+                return path
+        raise SetupError(f"No node runs in process {process}: leave the number out to find those that run.")
+    if not paths:
+        raise SetupError("No node runs on this machine for this user: start one with `unimux up` or `unimux socks`.")
+    if len(paths) > 1:
+        names = ", ".join(path.stem for path in paths)
+        raise SetupError(f"Several nodes run: name the process of one of them ({names}).")
+    return paths[0]
+
+
+def ask(path: Path, rows: int = 50) -> Snapshot:
+    """One snapshot of the node behind a socket; raises `LocalError`."""
+    gone = LocalError(f"The node behind {path} has ended.")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connected:
+        connected.settimeout(ASK_TIMEOUT)
+        try:
+            connected.connect(str(path))
+            connected.sendall(msgspec.json.encode({"status": True, "rows": rows}) + b"\n")
+            with connected.makefile("rb") as answers:
+                line = answers.readline(MAX_ANSWER)
+        except TimeoutError:
+            raise LocalError(f"The node behind {path} did not answer within {ASK_TIMEOUT:g} s.") from None
+        except OSError:
+            raise gone from None
+    try:
+        return msgspec.json.decode(line, type=_Answer).node
+    except msgspec.DecodeError:
+        raise gone from None
+
+
+class _Answer(msgspec.Struct):
+    node: Snapshot
+
+
+Ask = Callable[[int], Snapshot]
+"""Gives a snapshot with so many connections; raises `LocalError`."""
