@@ -152,6 +152,8 @@ class AddressNotSet(UnimuxError, TimeoutError):
     'No address was set within 5 s: check that the agent that sets addresses is running.'
     """
 
+    exit_code = 4
+
     def __init__(self, waited: float, reason: str = "") -> None:
         self.waited = waited
         self.reason = reason

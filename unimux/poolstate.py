@@ -73,6 +73,8 @@ class NoPrefix(UnimuxError):
     'This node had no IPv6 prefix for 2 s'
     """
 
+    exit_code = 4
+
     def __init__(self, waited: float) -> None:
         super().__init__(waited)
         self.waited = waited
