@@ -90,8 +90,8 @@ def _table(run: Run, window: float) -> None:
             title=f"Packets needed on average, receive window {figures(window)} bytes",
             columns=("attack", "packets"),
             rows=[(name, figures(count, 2)) for name, count in rows],
-            caption="What is lost by ignoring ports (2^14 ephemeral ports) is gained many times over by the address, as long as the "
-            "address is secret. An attacker who knows it needs fewer packets at L1 than against a host of today.",
+            caption="What is lost by ignoring ports (2^14 ephemeral ports) is gained many times over by the address, as long as "
+            "the address is secret. An attacker who knows it needs fewer packets at L1 than against a host of today.",
         )
     )
 

@@ -82,8 +82,8 @@ async def ssa_theft(
             categories=list(served),
             series={"": list(served.values())},
             y="share",
-            caption="An address that is meant for anybody belongs to whoever completes the first handshake: issue it for a client, "
-            "or tell it over a channel that others cannot read.",
+            caption="An address that is meant for anybody belongs to whoever completes the first handshake: issue it for a "
+            "client, or tell it over a channel that others cannot read.",
         )
     )
 

@@ -1,0 +1,140 @@
+"""What do one-time addresses cost and gain beside the addresses of today, doing the same work?
+
+The same fetches from the same server by four nodes: with one fixed address and connections told apart by ports; with temporary
+addresses (RFC 8981); with one-time addresses on the shared link; and on a prefix of the node's own.  Latency, time for the
+work, load of the link, addresses shown to the world, and how long each can be reached.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated
+
+from scenarios.engine import (
+    Addressing,
+    Bars,
+    Ecdf,
+    Impairment,
+    Parameter,
+    Run,
+    Summary,
+    Table,
+    echo,
+    exchange,
+    released,
+    scenario,
+    seconds,
+)
+from tapstack.wire import ethernet, ipv6
+from unimux.aio import open_connection
+from unimux.node import Node
+
+
+@scenario(
+    requirements=("UM-DAS-4", "UM-NODE-3", "UM-NODE-5"),
+    shows=("own-pair", "complete", "released", "never-again"),
+    quick={"fetches": 32, "size": 5000},
+)
+async def legacy_baseline(
+    run: Run,
+    *,
+    fetches: Annotated[int, Parameter("fetches of each node", least=32, most=5000)] = 60,
+    together: Annotated[int, Parameter("of them at the same time", least=1, most=32)] = 4,
+    size: Annotated[int, Parameter("bytes each way per fetch", unit="B", least=1)] = 50_000,
+    delay: Annotated[float, Parameter("one-way delay of the path to the server", unit="s", least=0)] = 0.01,
+) -> None:
+    path = Impairment(delay=delay)
+    client_lan, server_lan = run.lan("client"), run.lan("server", to_router=path, from_router=path)
+    run.router(client_lan, server_lan)
+    server = await run.host("www", server_lan)
+    log: list[str] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        log.append(writer.get_extra_info("peername")[0])
+        await echo(reader, writer)
+
+    await server.serve(80, serve)
+    frames = {"link": 0, "data": 0}
+    fetches -= fetches % together
+    await run.observe(client_lan, lambda when, frame: _count(frame, frames))
+    rows, took = [], {}
+    for kind in Addressing:
+        client = await run.node(kind.value.replace("-", ""), client_lan, addressing=kind, ready=together)
+        await exchange(
+            *await open_connection(client, server.address, 80), b"first"
+        )  # routers and hosts find each other
+        await asyncio.sleep(5)
+        log.clear()
+        frames.update(link=0, data=0)
+        began = run.now()
+        await asyncio.gather(
+            *(_fetch_all(run, client, kind, server.address, fetches // together, size) for _ in range(together))
+        )
+        work = run.now() - began
+        await released(client)
+        run.measure("all the work", work, "s", of=kind.value)
+        run.measure("link messages per fetch", frames["link"] / fetches, of=kind.value)
+        run.measure("addresses shown", len(set(log)), of=kind.value)
+        took[kind.value] = run.metrics.samples("fetch", kind.value)
+        setup = Summary.of(run.metrics.samples("setup", kind.value))
+        reach = "for its session" if kind.one_time else "always" if kind is Addressing.FIXED else "for a day or a week"
+        rows.append(
+            (
+                kind.value,
+                seconds(setup.mean),
+                seconds(work),
+                f"{frames['link'] / fetches:.1f}",
+                str(len(set(log))),
+                reach,
+            )
+        )
+        expected = fetches if kind.one_time else 1
+        run.require(
+            f"{kind.value}: {expected} addresses for {fetches} fetches",
+            len(set(log)) == expected,
+            "UM-DAS-4",
+            because=f"{len(set(log))} seen",
+        )
+    means = {kind: Summary.of(samples).mean for kind, samples in took.items()}
+    run.require(
+        "One-time addresses slow no fetch by more than a quarter",
+        max(means["one-time"], means["dedicated"]) <= 1.25 * means["fixed"],
+        because=", ".join(f"{kind} {seconds(mean)}" for kind, mean in means.items()),
+    )
+    run.witness(connections=2 * fetches)
+    columns = (
+        "addresses",
+        "connect(), mean",
+        "all the work",
+        "ND and MLD messages per fetch",
+        "addresses the server saw",
+        "reachable by them",
+    )
+    run.show(Table(title="Side by side", columns=columns, rows=rows))
+    run.show(Ecdf(title="Time for one fetch", x="seconds", series=took))
+    load = {kind.value: run.metrics.means()[f"link messages per fetch: {kind.value}"] for kind in Addressing}
+    run.show(
+        Bars(
+            title="What a fetch costs the link",
+            categories=list(load),
+            series={"": list(load.values())},
+            y="ND and MLD messages",
+        )
+    )
+
+
+async def _fetch_all(run: Run, client: Node, kind: Addressing, where: str, fetches: int, size: int) -> None:
+    """So many fetches, one after another."""
+    for _ in range(fetches):
+        start = run.now()
+        streams = await open_connection(client, where, 80)
+        run.measure("setup", run.now() - start, "s", of=kind.value)
+        equal = await exchange(*streams, run.random.randbytes(size))
+        run.measure("fetch", run.now() - start, "s", of=kind.value)
+        run.require_quietly(equal, "Every fetch came back equal", "UM-NODE-2")
+
+
+def _count(frame: bytes, frames: dict[str, int]) -> None:
+    """Neighbour discovery and MLD apart from everything else."""
+    kind = frame[ethernet.HEADER_LENGTH + 6]
+    frames["link" if kind in (ipv6.ICMPV6, ipv6.HOP_BY_HOP) else "data"] += 1

@@ -1,0 +1,151 @@
+"""Can an observer tell which sessions belong to one node? [slide 7]
+
+Several nodes on one LAN fetch from a server, in random order, and an observer beside the server writes down the source address
+of every session.  It has seen the first session of each node and who it was; from then on it guesses: the node that used the
+same address before, else the one whose prefix it is, else any.  The share of right guesses, and how many bits are left to
+guess, for each way of addressing.  An ephemeral address hides a node among its neighbours, never the prefix that they share.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import Counter
+from ipaddress import IPv6Address
+from typing import Annotated
+
+from scenarios.engine import Addressing, Bars, Matrix, Parameter, Run, Table, echo, exchange, scenario, wilson
+from unimux.aio import open_connection
+
+
+@scenario(
+    requirements=("UM-GEN-3", "UM-GEN-7", "UM-NODE-5"),
+    shows=("own-pair", "complete", "released"),
+    quick={"sessions": 10, "nodes": 4},
+)
+async def linkability(
+    run: Run,
+    *,
+    nodes: Annotated[int, Parameter("nodes of each kind", least=2, most=50)] = 8,
+    sessions: Annotated[int, Parameter("sessions of each node", least=2, most=2000)] = 40,
+    lifetime: Annotated[float, Parameter("after how long a temporary address is replaced", unit="s", least=20)] = 60.0,
+    gap: Annotated[float, Parameter("mean time between two sessions of a kind", unit="s", least=0.01)] = 0.5,
+) -> None:
+    client_lan, server_lan = run.lan("client"), run.lan("server")
+    run.router(client_lan, server_lan)
+    server = await run.host("www", server_lan)
+    log: list[str] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        log.append(writer.get_extra_info("peername")[0])
+        await echo(reader, writer)
+
+    await server.serve(80, serve)
+    rows, accuracy, left = [], {}, {}
+    matrices: dict[Addressing, list[list[float]]] = {}
+    for kind in Addressing:
+        owners: list[int] = []
+        made = [
+            await run.node(
+                f"{kind.value.replace('-', '')}{i}", client_lan, addressing=kind, temporary_lifetime=lifetime, ready=1
+            )
+            for i in range(nodes)
+        ]
+        log.clear()
+        order = list(range(nodes)) + run.random.sample(
+            [i for i in range(nodes) for _ in range(sessions - 1)], nodes * (sessions - 1)
+        )
+        for owner in order:
+            streams = await open_connection(made[owner], server.address, 80)
+            run.require_quietly(await exchange(*streams, b"GET /"), "Every session is served")
+            owners.append(owner)
+            await asyncio.sleep(run.random.expovariate(1 / gap))
+        guesses = _guess(run, log, owners, nodes)
+        right = sum(guess == owner for guess, owner in guesses)
+        share, (low, high) = right / len(guesses), wilson(right, len(guesses))
+        entropy = _entropy_left(log, owners, nodes)
+        accuracy[kind], left[kind] = (share, low, high), entropy
+        run.measure("guessed right", share, of=kind.value)
+        run.measure("bits left", entropy, "bit", of=kind.value)
+        cells = Counter(guesses)
+        matrices[kind] = [[float(cells[guess, owner]) for guess in range(nodes)] for owner in range(nodes)]
+        rows.append((kind.value, str(len(set(log))), f"{share:.0%}", f"{entropy:.2f} of {math.log2(nodes):.2f}"))
+    by_chance = 1 / nodes
+    _, low, high = accuracy[Addressing.ONE_TIME]
+    run.expect(
+        "right guesses, one-time addresses on a shared prefix",
+        accuracy[Addressing.ONE_TIME][0],
+        by_chance,
+        interval=(low, high),
+    )
+    run.require("A fixed address gives its node away", accuracy[Addressing.FIXED][0] == 1)
+    run.require(
+        "A prefix of its own gives its node away as well",
+        accuracy[Addressing.DEDICATED][0] == 1,
+        "UM-NODE-5",
+        because="one-time addresses do not help where the prefix is the node",
+    )
+    run.witness(connections=2 * nodes * sessions)
+    run.show(
+        Table(
+            title="What the observer gets right",
+            columns=("addresses", "seen", "guessed right", "bits left to guess"),
+            rows=rows,
+        )
+    )
+    run.show(
+        Bars(
+            title="Share of sessions that the observer gave to the right node",
+            categories=[kind.value for kind in Addressing],
+            series={"": list(accuracy.values())},
+            theory={"by chance": [by_chance] * len(Addressing)},
+            y="share",
+            caption="On a prefix of its own a node is its prefix: such prefixes buy speed and a quiet link, not privacy.",
+        )
+    )
+    for kind in (Addressing.TEMPORARY, Addressing.ONE_TIME):
+        names = [str(i + 1) for i in range(nodes)]
+        run.show(
+            Matrix(
+                title=f"Guesses with {kind.value} addresses",
+                rows=names,
+                columns=names,
+                cells=matrices[kind],
+                row="node",
+                column="guess",
+            )
+        )
+
+
+def _guess(run: Run, log: list[str], owners: list[int], nodes: int) -> list[tuple[int, int]]:
+    """(guess, truth) for each session after the first of every node."""
+    by_address: dict[str, int] = {}
+    by_prefix: dict[bytes, set[int]] = {}
+    guesses = []
+    for number, (where, owner) in enumerate(zip(log, owners, strict=True)):
+        prefix = IPv6Address(where).packed[:8]
+        if number < nodes:  # these it was told
+            by_address[where] = owner
+            by_prefix.setdefault(prefix, set()).add(owner)
+            continue
+        candidates = sorted(by_prefix.get(prefix, range(nodes)))
+        guess = by_address.get(where)
+        if guess is None:
+            guess = run.random.choice(candidates)
+            by_address[where] = guess  # the same address is the same node, whoever it is
+        guesses.append((guess, owner))
+    return guesses
+
+
+def _entropy_left(log: list[str], owners: list[int], nodes: int) -> float:
+    """Bits that a new session of each node leaves to guess, given whether its address or prefix has been seen before."""
+    seen: set[str] = set()
+    prefixes: dict[bytes, set[int]] = {}
+    for where, owner in zip(log, owners, strict=True):
+        prefixes.setdefault(IPv6Address(where).packed[:8], set()).add(owner)
+    total = 0.0
+    for number, where in enumerate(log):
+        if number >= nodes and where not in seen:
+            total += math.log2(len(prefixes[IPv6Address(where).packed[:8]]))
+        seen.add(where)
+    return total / (len(log) - nodes)
