@@ -59,6 +59,9 @@ def bench(
             metavar="FOLDER", help="Write a flame graph of each benchmark (needs py-spy).", show_default="none"
         ),
     ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Draw P-14 as a chart (.svg, .pdf).", show_default="none")
+    ] = None,
     uvloop: Annotated[
         bool, typer.Option("--uvloop", help="Run the node on uvloop in place of asyncio's loop.")
     ] = False,
@@ -69,12 +72,15 @@ def bench(
     """
     from .catalogue import BENCHMARKS
     from .figures import Result
+    from .plot import plot as draw
     from .setting import Setting
 
     if compare is not None:
         _compare(Result.read(compare[0]), Result.read(compare[1]), json)
         return
     chosen = _chosen(id, list(BENCHMARKS))
+    if plot is not None and "P-14" not in chosen:
+        raise SetupError("--plot draws P-14, which is not among the benchmarks to run: add --id P-14.")
     setting = Setting(
         smoke=smoke,
         repeats=repeats or (1 if smoke else REPEATS),
@@ -90,6 +96,8 @@ def bench(
         _print(result)
     if failures:
         raise failures[0]
+    if plot is not None:
+        draw(result.figures, plot)
 
 
 def _chosen(wanted: list[str] | None, known: list[str]) -> list[str]:

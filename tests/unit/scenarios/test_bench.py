@@ -13,6 +13,7 @@ from scenarios.bench.catalogue import BENCHMARKS, WITHOUT_KERNEL
 from scenarios.bench.command import bench
 from scenarios.bench.compare import changes
 from scenarios.bench.figures import Figure, Goal, Result, circumstances, figure
+from scenarios.bench.plot import plot
 from scenarios.bench.responder import Lone, answer
 from scenarios.bench.setting import Setting, take_turns
 from tapstack.clock import run_virtual
@@ -155,6 +156,21 @@ def test_a_benchmark_that_fails_costs_the_others_nothing(
 def test_what_there_is_not_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["bench", "--id", "P-15"]) == 3
     assert capsys.readouterr().err == "unimux: There is no benchmark P-15: they are P-1 to P-14.\n"
+
+
+def test_cost_growth_becomes_a_chart(tmp_path: Path) -> None:
+    rows = [
+        figure("P-14", f"time per {unit}, ×{factor}" + "; baseline ×1" * (factor > 1), "µs", [10.0 + factor])
+        for unit in ("GB", "connection, 50 × so many")
+        for factor in (1, 10, 100)
+    ]
+    plot(rows, tmp_path / "deep" / "growth.svg")
+    drawn = (tmp_path / "deep" / "growth.svg").read_text()
+    assert "time per GB" in drawn and "time per connection" in drawn
+    with pytest.raises(SetupError, match="P-14"):
+        plot([figure("P-1", "bulk", "Gbit/s", [1.0])], tmp_path / "no.svg")
+    with pytest.raises(SetupError, match="--plot"):
+        plot(rows, tmp_path / "growth.nonsense")
 
 
 def test_the_command_compares_two_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
