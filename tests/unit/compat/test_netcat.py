@@ -1,0 +1,129 @@
+"""connect and listen: where they connect to, and how standard input and output are carried."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from ipaddress import IPv6Address
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from compat.netcat import Interrupted, Standard, Target, converse
+from compat.publishsettings import PublishSettings
+from tests.unit.unimux.lan import lan
+from unimux.aio import open_connection, start_server
+from unimux.cli.exits import ExitCode
+from unimux.cli.main import run
+from unimux.errors import SetupError
+from unimux.ssa.token import TokenError
+
+
+@pytest.mark.parametrize(
+    ("text", "port", "host", "wanted"),
+    [
+        ("unimux://[2001:db8::1]:443/files", None, "2001:db8::1", 443),
+        ("unimux://[2001:db8::1]:443/files", 80, "2001:db8::1", 80),
+        ("2001:db8::1", None, "2001:db8::1", None),
+        ("2001:db8::1", 22, "2001:db8::1", 22),
+        ("[2001:db8::1]:8080", None, "2001:db8::1", 8080),
+        ("www.example:80", None, "www.example", 80),
+        ("www.example", 80, "www.example", 80),
+    ],
+)
+def test_every_way_to_name_a_place(text: str, port: int | None, host: str, wanted: int | None) -> None:
+    target = Target.parse(text, port, 0.0)
+    assert (target.host, target.port) == (host, wanted)
+
+
+@pytest.mark.parametrize("text", ["", "www.example", "a:b:c", "[2001:db8::1", "www.example:http"])
+def test_what_names_no_place_is_a_sentence(text: str) -> None:
+    with pytest.raises(SetupError, match="names no place"):
+        Target.parse(text, None, 0.0)
+
+
+def test_a_token_that_is_over_is_not_tried() -> None:
+    with pytest.raises(TokenError, match="was over"):
+        Target.parse("unimux://[2001:db8::1]?until=2026-01-01T00:00:00Z", None, 1.8e9)
+
+
+async def talk(given: bytes, serve: Any, tmp_path: Path, *, pipe: bool) -> tuple[Any, bytes]:
+    """A session with `serve`; standard input is a pipe, or a file."""
+    async with lan(latency=0.0001) as net:
+        alice, bob = await net.node(), await net.node()
+        ssa = await start_server(bob, serve).issue()
+        reader, writer = await open_connection(alice, IPv6Address(ssa.address), None)
+        out = tmp_path / "out"
+        (tmp_path / "in").write_bytes(given)
+        if pipe:
+            source, feed = os.pipe()
+            feeding = asyncio.create_task(asyncio.to_thread(_feed, feed, given))
+        else:
+            source = os.open(tmp_path / "in", os.O_RDONLY)
+            feeding = asyncio.create_task(asyncio.sleep(0))
+        sink = os.open(out, os.O_WRONLY | os.O_CREAT, 0o600)
+        try:
+            report = await converse(reader, writer, Standard(source, sink), alice.now)
+            await feeding
+        finally:
+            os.close(source)
+            os.close(sink)
+        return report, out.read_bytes()
+
+
+def _feed(feed: int, data: bytes) -> None:
+    with os.fdopen(feed, "wb") as file:
+        file.write(data)
+
+
+@pytest.mark.parametrize("pipe", [True, False], ids=["pipe", "file"])
+def test_both_streams_end_for_themselves(tmp_path: Path, pipe: bool) -> None:
+    data = os.urandom(700_000)
+
+    async def answer_after_the_end(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        got = await reader.read()
+        writer.write(got[::-1])
+        writer.close()
+
+    report, out = asyncio.run(talk(data, answer_after_the_end, tmp_path, pipe=pipe))
+    assert out == data[::-1]
+    assert (report.sent, report.received, report.ended) == (len(data), len(data), "complete")
+
+
+def test_a_reset_is_an_error_that_says_how_much_came(tmp_path: Path) -> None:
+    async def reset(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        writer.transport.abort()
+
+    with pytest.raises(Interrupted, match="ended the session early"):
+        asyncio.run(talk(b"hello", reset, tmp_path, pipe=False))
+
+
+@pytest.mark.parametrize(
+    ("argv", "why"),
+    [
+        (["publish", "web", "--to", "nowhere", "--bridge", "lan"], "not HOST:PORT"),
+        (["publish", "a/b", "--to", "[::1]:80", "--bridge", "lan"], "cannot be the name"),
+        (["publish", "web", "--to", "[::1]:80", "--bridge", "lan", "--dns", "x.example"], "--dns-address"),
+        (["connect", "web", "--bridge", "lan", "--secret-file", "/dev/null"], "--server-prefix"),
+        (["connect", "nowhere", "--bridge", "lan"], "names no place"),
+        (["ssa", "new", "no-such-service"], "No service 'no-such-service' runs"),
+        (["ssa", "list", "../x"], "cannot be the name"),
+    ],
+)
+def test_a_wrong_command_line_is_one_sentence_before_anything_is_set_up(
+    argv: list[str], why: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(argv) in (ExitCode.MACHINE, ExitCode.USAGE, ExitCode.NO)
+    said = capsys.readouterr().err
+    assert why in said
+    assert "fault of unimux" not in said
+
+
+def test_one_address_is_kept_unless_another_delivery_tells_clients() -> None:
+    assert PublishSettings().kept() == 1
+    assert PublishSettings(dns="x").kept() == 0
+    assert PublishSettings(secret_file="x", count=2).kept() == 2
+    with pytest.raises(SetupError, match="NAME:FILE"):
+        PublishSettings(dns="x", dns_address="::1", dns_keys=["alice"]).dns_policy()
