@@ -8,7 +8,7 @@ from typing import ClassVar
 from rich.text import Text
 from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Horizontal
+from textual.containers import Container
 from textual.events import Resize
 from textual.widgets import DataTable, Footer, Static
 
@@ -29,18 +29,22 @@ from .topview import (
     rates,
 )
 
-_FIXED = 64
-"""Columns that a line needs beside its two addresses."""
+_WIDTHS = {"mode": 5, "state": 12, "age": 6, "rtt": 6, "sent": 6, "rcvd": 6}
+_PADDING, _SCROLL_BAR = 2, 2
+_NARROW = 120
+"""Below so many columns the boxes stand in two rows, and the table does without the column of the round-trip time."""
 
 
 class TopApp(App[None]):
     """Asks for a snapshot every `interval` seconds and shows it; ends with `failure` when the node does."""
 
     CSS = """
-    Screen { layers: base; }
     #title { height: 1; background: $primary; color: $text; }
-    #boxes { height: 8; }
-    #boxes Static { border: round $primary; padding: 0 1; width: 1fr; height: 8; }
+    #boxes { layout: grid; grid-size: 4 1; height: 8; }
+    #boxes Static { border: round $primary; padding: 0 1; height: 100%; text-wrap: nowrap; text-overflow: ellipsis; }
+    .narrow #boxes { grid-size: 2 2; height: 12; }
+    #title, #drops { text-wrap: nowrap; text-overflow: ellipsis; }
+    #drops.all { text-wrap: wrap; }
     #drops { height: auto; max-height: 10; padding: 0 1; }
     DataTable { height: 1fr; }
     """
@@ -62,11 +66,13 @@ class TopApp(App[None]):
         self._paused = False
         self._all_drops = False
         self._sort = next(iter(SORTS))
+        self._fitted = 0
+        self._address_width = 0
         self.failure: UnimuxError | None = None
 
     def compose(self) -> ComposeResult:
         yield Static(id="title")
-        with Horizontal(id="boxes"):
+        with Container(id="boxes"):
             for name in ("addresses", "pool", "rates", "connections"):
                 box = Static(id=name)
                 box.border_title = name
@@ -96,7 +102,8 @@ class TopApp(App[None]):
         self._show()
 
     def on_resize(self, event: Resize) -> None:
-        """Fit the columns anew."""
+        """Fit boxes and columns anew."""
+        self.screen.set_class(event.size.width < _NARROW, "narrow")
         self.call_after_refresh(self._show)
 
     def action_pause(self) -> None:
@@ -130,21 +137,30 @@ class TopApp(App[None]):
             told = "\n".join(f"{n:>9}  {name}" for name, n in drops(now).items()) or "no drops"
         else:
             told = f"drops: {drop_text(now)}"
+        self.query_one("#drops").set_class(self._all_drops, "all")
         self._put("drops", told)
         self._show_table(now)
 
     def _put(self, name: str, text: str) -> None:
-        self.query_one(f"#{name}", Static).update(Text(text, no_wrap=name != "drops", overflow="ellipsis"))
+        self.query_one(f"#{name}", Static).update(Text(text))
 
     def _show_table(self, now: Snapshot) -> None:
         table = self.query_one(DataTable)
-        width = max(14, min(48, (self.size.width - _FIXED) // 2))
-        row_of_cursor, left, above = table.cursor_row, table.scroll_x, table.scroll_y
-        with self.batch_update():
+        size = self.size.width
+        left_out = {"rtt"} if size < _NARROW else set()
+        if self._fitted != size:
+            self._fitted = size
+            shown = [name for name in HEADINGS if name not in left_out]
+            fixed = sum(_WIDTHS.get(name, 0) + _PADDING for name in shown) + _SCROLL_BAR
+            self._address_width = max(10, min(47, (size - fixed) // 2))
             table.clear(columns=True)
-            for heading in HEADINGS:
-                table.add_column(heading)
+            for name in shown:
+                table.add_column(name, width=_WIDTHS.get(name, self._address_width))
+        row_of_cursor, above = table.cursor_row, table.scroll_y
+        with self.batch_update():
+            table.clear()
             for row in ordered(now.rows, self._sort):
-                table.add_row(*cells(row, width), key=str(row.connection))
+                told = dict(zip(HEADINGS, cells(row, self._address_width), strict=True))
+                table.add_row(*(text for name, text in told.items() if name not in left_out), key=str(row.connection))
             table.move_cursor(row=row_of_cursor, animate=False, scroll=False)
-            table.scroll_to(left, above, animate=False)
+            table.scroll_to(y=above, animate=False)

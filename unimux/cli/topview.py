@@ -15,7 +15,7 @@ SORTS: dict[str, Callable[[Row], float | str]] = {
     "state": lambda row: row.state,
     "mode": lambda row: row.mode,
 }
-HEADINGS = ("address", "peer", "mode", "state", "age", "rtt", "sent", "received")
+HEADINGS = ("address", "peer", "mode", "state", "age", "rtt", "sent", "rcvd")
 
 
 def amount(value: float) -> str:
@@ -65,7 +65,7 @@ def address_lines(now: Snapshot) -> list[str]:
     for state in sorted(now.addresses, key=lambda s: STATES.index(s) if s in STATES else len(STATES)):
         kinds = now.addresses[state]
         words = " ".join(f"{kinds[kind]} {kind}" for kind in KINDS if kind in kinds)
-        lines.append(f"{state:<10} {sum(kinds.values()):>5}  {words}")
+        lines.append(f"{state:<10} {sum(kinds.values()):>4} {words}")
     return lines
 
 
@@ -88,7 +88,7 @@ def connection_lines(now: Snapshot) -> list[str]:
     """PCBs by state, and by mode."""
     modes = " ".join(f"{mode} {count}" for mode, count in sorted(now.modes.items())) or "none"
     states = [f"{state:<12} {count:>5}" for state, count in sorted(now.connections.items(), key=lambda each: -each[1])]
-    return [f"modes {modes}", f"armed SSAs {now.armed}, half-open {now.half_open}", *states]
+    return [f"modes {modes}", f"armed SSAs {now.armed}  half-open {now.half_open}", *states]
 
 
 def rates(before: Snapshot | None, now: Snapshot) -> dict[str, float]:
