@@ -19,6 +19,7 @@ from typing import Any
 
 _FLAGS = __future__.annotations.compiler_flag
 _texts: dict[str, str] = {}
+_edited: dict[FunctionType, str] = {}
 
 
 class StaleMutation(Exception):
@@ -33,16 +34,21 @@ def load(name: str) -> ModuleType:
     return module
 
 
-def _text_of(module: str, function: FunctionType) -> str:
-    """The text of a function, from its `def` on."""
-    text = _texts[module]
+def _text_of(function: FunctionType) -> str:
+    """The text of a function, from its `def` on, as it was imported or last edited."""
+    if function in _edited:
+        return _edited[function]
+    load(function.__module__)
+    text = _texts[function.__module__]
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef) and node.name == function.__name__:
             first = node.decorator_list[0].lineno if node.decorator_list else node.lineno
             if first == function.__code__.co_firstlineno:
                 lines = text.splitlines(keepends=True)[node.lineno - 1 : node.end_lineno]
                 return textwrap.dedent("".join(lines))
-    raise StaleMutation(f"the text of {module}:{function.__qualname__} has changed since it was imported")
+    raise StaleMutation(
+        f"the text of {function.__qualname__} in {function.__module__} has changed since it was imported"
+    )
 
 
 def _resolve(target: str) -> tuple[dict[str, Any], Any, Any, str]:
@@ -70,20 +76,25 @@ class Edit:
 
     def apply(self) -> None:
         """Do it.  Raises `StaleMutation`."""
-        names, _, found, name = _resolve(self.target)
+        _, _, found, name = _resolve(self.target)
         function = found.fget if isinstance(found, property) else getattr(found, "__func__", found)
         if not isinstance(function, FunctionType):
             raise StaleMutation(f"{self.target} is no function")
-        text = _text_of(self.target.partition(":")[0], function)
+        text = _text_of(function)
         if text.count(self.old) != 1:
             raise StaleMutation(f"{self.target} has {self.old!r} {text.count(self.old)} times")
         made: dict[str, Any] = {}
         body = text.replace(self.old, self.new)
-        exec(compile(body, f"<mutant of {self.target}>", "exec", flags=_FLAGS, dont_inherit=True), names.copy(), made)
+        exec(
+            compile(body, f"<mutant of {self.target}>", "exec", flags=_FLAGS, dont_inherit=True),
+            dict(function.__globals__),
+            made,
+        )
         code = made[name].__code__
         if code.co_freevars != function.__code__.co_freevars:
             raise StaleMutation(f"{self.target} cannot be edited in place")
         function.__code__ = code
+        _edited[function] = body
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from types import FunctionType
 import pytest
 
 from tapstack.wire import checksum
+from tests.conformance import mutant
 from tests.conformance.mutant import Edit, Put, StaleMutation
 from tests.conformance.mutations import ALL
 from tests.plugins.requirements import load_tables
@@ -51,8 +52,11 @@ def test_an_edit_changes_the_function_for_everybody(monkeypatch: pytest.MonkeyPa
         assert held(0) == 0
         Edit("tapstack.wire.checksum:field", "return 65535 -", "return 65534 -").apply()
         assert held(0) == -1
+        Edit("tapstack.wire.checksum:field", "65534", "65533").apply()
+        assert held(0) == -2
     finally:
         held.__code__ = code
+        mutant._edited.pop(held, None)
     assert held(0) == 0
 
 

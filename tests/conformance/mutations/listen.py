@@ -6,6 +6,7 @@ from tests.conformance.mutant import Edit, Mutation
 
 _LISTEN = "tests/unit/tcp/test_listen.py"
 _MODES = "tests/unit/tcp/test_modes.py"
+_ASKED = "tests/conformance/test_asked_for.py"
 _LISTENER = "tapstack.tcp.listener:Listener"
 
 MUTATIONS = (
@@ -56,7 +57,7 @@ MUTATIONS = (
         "wildcard-at-ea",
         "a wildcard listener accepts at a one-time address",
         ("UM-EA-1",),
-        (_LISTEN, _MODES, "tests/unit/um", "tests/unit/unimux/test_node.py"),
+        (f"{_ASKED}::test_no_wildcard_listener_accepts_at_an_ephemeral_address",),
         (Edit("tapstack.tcp.layer:Tcp._find_armed", "not packet.entry.kind.one_time", "True"),),
     ),
     Mutation(
@@ -146,7 +147,7 @@ MUTATIONS = (
         "l1-follows-blindly",
         "L1 turns to the port of a segment that advances nothing",
         ("UM-PORT-3",),
-        (f"{_MODES}::test_l1_follows_a_rebound_port_only_on_a_segment_that_advances",),
+        (f"{_ASKED}::test_an_acknowledgement_that_says_nothing_new_does_not_move_the_reply_port",),
         (
             Edit(
                 "tapstack.tcp.arrives:otherwise",

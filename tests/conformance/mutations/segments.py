@@ -9,6 +9,7 @@ _MODES = "tests/unit/tcp/test_modes.py"
 _INTEGRITY = "tests/unit/tcp/test_integrity.py"
 _RECOVERY = "tests/unit/tcp/test_recovery.py"
 _CONGESTION = "tests/unit/tcp/test_congestion.py"
+_ASKED = "tests/conformance/test_asked_for.py"
 _ARRIVES = "tapstack.tcp.arrives"
 
 MUTATIONS = (
@@ -126,15 +127,22 @@ MUTATIONS = (
         "overlap-doubled",
         "bytes that came before are taken a second time",
         ("ST-TCP-1",),
-        (_INTEGRITY,),
+        (f"{_ASKED}::test_of_a_segment_that_overlaps_only_the_new_bytes_are_taken",),
         (Edit("tapstack.tcp.receiver:Receiver.accept", "payload = payload[self.rcv_nxt - sequence :]", "pass"),),
     ),
     Mutation(
         "window-shrinks",
         "the advertised right edge moves left",
         ("ST-TCP-1",),
-        (_TCP,),
-        (Edit("tapstack.tcp.receiver:Receiver.advertise", "if edge > self.rcv_adv and", "if True or"),),
+        (f"{_ASKED}::test_the_advertised_right_edge_never_moves_left",),
+        (
+            Edit("tapstack.tcp.receiver:Receiver.advertise", "if edge > self.rcv_adv and", "if True or"),
+            Edit(
+                "tapstack.tcp.receiver:Receiver.advertise",
+                "self.capacity - self.queued",
+                "self.capacity - 2 * self.queued",
+            ),
+        ),
     ),
     Mutation(
         "sack-ignored",
