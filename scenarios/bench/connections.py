@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from compat import kernel
+from compat.programs.errors import ProgramFailed
 from tapstack.tcp.options import TimeWait
 from unimux.errors import UnimuxError
 from unimux.node import Node
@@ -188,26 +189,26 @@ async def _on_link(setting: Setting) -> list[Figure]:
 
 def price(setting: Setting) -> list[Figure]:
     """P-5: the price of one-time: the same stack with one fixed address and four-value keys."""
-    return setting.run(_price(setting))
+    with rig() as net:
+        return setting.run(_price(setting, net))
 
 
-async def _price(setting: Setting) -> list[Figure]:
+async def _price(setting: Setting, net: Rig) -> list[Figure]:
     count = setting.many(3000, 32)
     costs: dict[bool, list[float]] = {False: [], True: []}
     speeds: dict[bool, list[float]] = {False: [], True: []}
 
     async def one(fixed: bool) -> float:
-        with rig() as net:
-            async with (
-                net.node(fixed=fixed, time_wait=setting.time_wait) as node,
-                net.helper(net.peer, "echo", ADDRESS, PORT),
-            ):
-                series = await connections(node, count, 1, wait=True)
+        async with (
+            net.node(fixed=fixed, time_wait=setting.time_wait) as node,
+            net.helper(net.peer, "echo", ADDRESS, PORT),
+        ):
+            series = await connections(node, count, 1, wait=True)
         costs[fixed].append(series.cost * 1e6)
         speeds[fixed].append(series.rate)
         return series.cost
 
-    await take_turns(max(setting.repeats, 2), lambda: one(False), lambda: one(True))
+    await take_turns(setting.repeats, lambda: one(False), lambda: one(True))
     baseline = "baseline one fixed address, four-value keys"
     return [
         figure(
@@ -244,32 +245,35 @@ class Answer(asyncio.Protocol):
 
 def services(setting: Setting) -> list[Figure]:
     """P-6: SSAs issued, used by a kernel client, and released."""
-    return setting.run(_services(setting))
+    with rig() as net:
+        return setting.run(_services(setting, net))
 
 
-async def _services(setting: Setting) -> list[Figure]:
+async def _services(setting: Setting, net: Rig) -> list[Figure]:
     count = setting.many(4000, 32)
 
     async def one(parallel: int) -> float:
-        with rig() as net:
-            async with (
-                net.node(time_wait=setting.time_wait) as node,
-                net.helper(net.peer, "visit", ADDRESS, node.config.socket.reduced_port) as visitor,
-            ):
-                free = asyncio.Semaphore(parallel)
-                server = node.listen(lambda: Answer(free.release))
-                began = time.perf_counter()
-                for _ in range(count):
-                    await free.acquire()
-                    ssa = await server.issue()
-                    visitor.tell(f"{ssa}\n")
-                for _ in range(parallel):
-                    await asyncio.wait_for(free.acquire(), WAIT)
-                took = time.perf_counter() - began
-                visitor.finish()
-                facts = await visitor.line()
-                server.close()
-        assert facts["done"] == count, facts
+        async with (
+            net.node(time_wait=setting.time_wait) as node,
+            net.helper(net.peer, "visit", ADDRESS, node.config.socket.reduced_port) as visitor,
+        ):
+            free = asyncio.Semaphore(parallel)
+            server = node.listen(lambda: Answer(free.release))
+            began = time.perf_counter()
+            for _ in range(count):
+                await free.acquire()
+                ssa = await server.issue()
+                visitor.tell(f"{ssa}\n")
+            for _ in range(parallel):
+                await asyncio.wait_for(free.acquire(), WAIT)
+            took = time.perf_counter() - began
+            visitor.finish()
+            facts = await visitor.line()
+            server.close()
+        if facts["done"] != count:
+            raise ProgramFailed(
+                f"{facts['failed']} of {count} connections to SSAs failed; the figure would mean nothing."
+            )
         return count / took
 
     figures = []
@@ -285,31 +289,30 @@ async def _services(setting: Setting) -> list[Figure]:
 
 def latencies(setting: Setting) -> list[Figure]:
     """P-7: from connect() to established."""
-    return setting.run(_latencies(setting))
+    with rig() as net:
+        return setting.run(_latencies(setting, net))
 
 
-async def _latencies(setting: Setting) -> list[Figure]:
+async def _latencies(setting: Setting, net: Rig) -> list[Figure]:
     count = setting.many(500, 16)
     pool = PoolConfig(low=0, high=count, limit=count + 64, pace=0.0005, concurrent=256)
     times: dict[str, list[list[float]]] = {"pool hit": [], "dedicated": [], "fixed": [], "kernel": []}
 
     async def own(name: str) -> float:
-        with rig() as net:
-            async with (
-                net.node(
-                    fixed=name == "fixed", pool=pool if name == "pool hit" else None, time_wait=setting.time_wait
-                ) as node,
-                net.helper(net.peer, "echo", ADDRESS, PORT),
-            ):
-                if name == "pool hit":
-                    await node.until(lambda: node.pool.ready >= count, WAIT + count * 0.01)
-                series = await connections(node, count, 1)
+        async with (
+            net.node(
+                fixed=name == "fixed", pool=pool if name == "pool hit" else None, time_wait=setting.time_wait
+            ) as node,
+            net.helper(net.peer, "echo", ADDRESS, PORT),
+        ):
+            if name == "pool hit":
+                await node.until(lambda: node.pool.ready >= count, WAIT + count * 0.01)
+            series = await connections(node, count, 1)
         times[name].append(series.connect)
         return percentile(series.connect, 0.5)
 
     async def kernel_() -> float:
-        with rig() as net:
-            facts = await kernels(net, count, 1)
+        facts = await kernels(net, count, 1)
         connect = facts["times"]
         assert isinstance(connect, list)
         times["kernel"].append(connect)

@@ -7,6 +7,7 @@ import gc
 import time
 from contextlib import AsyncExitStack
 
+from compat.programs.errors import ProgramFailed
 from tapstack.tcp.connection import Connection
 from unimux.node import Node
 
@@ -44,7 +45,8 @@ async def _many_idle(setting: Setting) -> list[Figure]:
             memory = (rss() - before) / _MIB
             [among] = await take_turns(setting.repeats, transfer)
             established = sum(connection.state.value == "ESTABLISHED" for connection in held)
-            assert established == count, f"{established} of {count} connections are established"
+            if established != count:
+                raise ProgramFailed(f"Only {established:,} of {count:,} connections are still established.")
             for connection in held:
                 connection.abort(node.now())
             node.driver.kick()

@@ -153,6 +153,14 @@ def test_a_benchmark_that_fails_costs_the_others_nothing(
     assert [row.id for row in Result.read(tmp_path / "a.json").figures] == ["P-13"]
 
 
+def test_a_profile_needs_a_program_that_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("shutil.which", lambda name, path: None)
+    assert run(["bench", "--smoke", "--id", "P-13", "--profile", str(tmp_path)]) == 3
+    assert "pip install py-spy" in capsys.readouterr().err
+
+
 def test_what_there_is_not_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["bench", "--id", "P-15"]) == 3
     assert capsys.readouterr().err == "unimux: There is no benchmark P-15: they are P-1 to P-14.\n"
