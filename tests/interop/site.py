@@ -34,7 +34,9 @@ SERVERS = ("dnsmasq", "dumpcap", "nginx", "radvd")
 SERVER = topology.SERVER_ADDRESS
 PORT = 1080
 NAME = "www.example"
-HOSTS = {NAME: [SERVER], "six.example": ["2001:db8:6::6"]}
+MIRRORS = [f"mirror-{digit}.example" for digit in range(10)]
+HOSTS = {NAME: [SERVER], "six.example": ["2001:db8:6::6"], **{name: [SERVER] for name in MIRRORS}}
+"""What the name server knows, which only the node can ask: the programs leave every name to the front end."""
 _READY = 20.0
 _PRIVILEGE_SEPARATION = "/run/sshd"
 _RULES = ("captures-whole", "own-pair", "checksums", "within-mtu")

@@ -6,26 +6,37 @@ Every connection of every program must come from a one-time address of its own.
 from __future__ import annotations
 
 import hashlib
+import json
 import random
 import struct
 import subprocess
+import sys
 import zlib
 from collections.abc import Iterator
-from contextlib import ExitStack
 from ipaddress import IPv6Address, IPv6Network
 from pathlib import Path
 
 import pytest
 
-from compat import kernel
 from compat.kernel import topology
 from compat.programs import curl
-from tests.interop.site import PORT, SERVER, SERVERS, Site, site, ssh_options, ssh_server, udp_forwarder, udp_sources
+from tests.interop.site import (
+    MIRRORS,
+    NAME,
+    PORT,
+    SERVER,
+    SERVERS,
+    Site,
+    site,
+    ssh_options,
+    ssh_server,
+    udp_forwarder,
+    udp_sources,
+)
 
-URL = f"http://[{SERVER}]"
+URL = f"http://{NAME}"
 BODY = random.Random(6).randbytes(1_000_000)
 RESOURCES = 50
-MIRRORS = [f"2001:db8:2::9{digit}" for digit in range(10)]
 
 
 @pytest.fixture(scope="module")
@@ -126,20 +137,20 @@ def test_ssh_scp_and_git_over_ssh(place: Site) -> None:
         wanted = repository(place.folder / "over-ssh.git")
         async with ssh_server(place), place.captured("ssh") as path:
             options = ssh_options(place)
-            target = f"root@{SERVER}"
+            target = f"root@{NAME}"
             said = await place.program("ssh", *options, target, "echo $SSH_CONNECTION; cat; exit 7")
             assert said.code == 7, said.stderr
             peer = said.stdout.decode().split()[0]
             payload = place.folder / "payload"
             payload.write_bytes(BODY)
             there = place.folder / "there"
-            sent = await place.program("scp", *options, str(payload), f"root@[{SERVER}]:{there}")
+            sent = await place.program("scp", *options, str(payload), f"{target}:{there}")
             assert sent.code == 0, sent.stderr
             assert there.read_bytes() == BODY
-            back = await place.program("scp", *options, f"root@[{SERVER}]:{there}", "back")
+            back = await place.program("scp", *options, f"{target}:{there}", "back")
             assert back.code == 0, back.stderr
             assert (place.folder / "back").read_bytes() == BODY
-            url = f"ssh://root@[{SERVER}]{place.folder}/over-ssh.git"
+            url = f"ssh://{target}{place.folder}/over-ssh.git"
             cloned = await place.program(
                 "git", "clone", "-q", url, "ssh-clone", env={"GIT_SSH_COMMAND": " ".join(quoted(options))}
             )
@@ -208,7 +219,7 @@ def test_a_dns_tool_over_udp_associate(place: Site) -> None:
 @pytest.mark.proves("UM-DAS-4", "UM-NODE-3")
 def test_a_browser_and_fifty_resources(place: Site) -> None:
     """The resources lie on ten hosts, so that the browser opens many connections at once."""
-    pictures = [f"http://[{MIRRORS[n % len(MIRRORS)]}]/picture-{n}.png" for n in range(RESOURCES)]
+    pictures = [f"http://{MIRRORS[n % len(MIRRORS)]}/picture-{n}.png" for n in range(RESOURCES)]
     for number in range(RESOURCES):
         (place.www / f"picture-{number}.png").write_bytes(png(number + 1))
     images = "".join(f'<img src="{url}">' for url in pictures)
@@ -230,7 +241,20 @@ def test_a_browser_and_fifty_resources(place: Site) -> None:
         assert f'data-widths="{widths}"' in done.stdout.decode(), done
         assert len(place.sources(path)) > len(MIRRORS)
 
-    with ExitStack() as stack:
-        for mirror in MIRRORS:
-            stack.enter_context(kernel.address(place.top.server_bridge, f"{mirror}/64"))
-        place.run(body())
+    place.run(body())
+
+
+@pytest.mark.real(*SERVERS)
+def test_top_sees_the_running_node(place: Site) -> None:
+    async def body() -> None:
+        assert place.socks is not None
+        top = (sys.executable, "-m", "unimux.cli.main", "top", str(place.socks.pid))
+        told = await place.program(*top, "--json")
+        assert told.code == 0, told.stderr
+        seen = json.loads(told.stdout)
+        assert (seen["process"], seen["what"]) == (place.socks.pid, f"bridge {place.top.client_bridge.name}")
+        assert seen["addresses"]["UNCERTAIN"]["reserved"] == seen["pool"]["ready"] > 0
+        text = await place.program(*top)
+        assert b"PREFERRED" in text.stdout and text.stderr == b""
+
+    place.run(body())
