@@ -11,7 +11,7 @@ import json
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import cycle, pairwise
 from pathlib import Path
 from random import Random
 
@@ -67,6 +67,13 @@ class Cell:
         """The port that the client names."""
         return RP if self.server == "U(*,RP)" else WP
 
+    @property
+    def named_ports(self) -> list[int]:
+        """The ports that the clients name, in turn: any will do where the server's port is ignored."""
+        if self.client == "L(LA,EP)" and self.mode is not PortMode.AWARE:
+            return [WP, WP + 1, 9, 40_000]
+        return [self.server_port]
+
 
 def rows() -> list[Cell]:
     """Every mode × style row with 1 and with 100 sessions."""
@@ -119,8 +126,8 @@ async def play(room: Room, cell: Cell, path: Path, random: Random) -> Played:
                 calls = [open_connection(caller, address, None, mode=cell.mode) for address in addresses]
             else:
                 calls = [
-                    legacy.connect(room.legacy, address, cell.server_port, source=cell.source_port)
-                    for address in addresses
+                    legacy.connect(room.legacy, address, port, source=cell.source_port)
+                    for address, port in zip(addresses, cycle(cell.named_ports))
                 ]
         streams: Sequence[Streams] = await asyncio.gather(*calls)
         if cell.ports_vary:
@@ -171,6 +178,8 @@ def judge_cell(cell: Cell, path: Path, requests: list[bytes]) -> str:
     assert established < min(session.ended or 0.0 for session in found), "the sessions were not parallel"
     _judge_addresses(cell, found)
     changes = sum(_judge_ports(cell, session) for session in found)
+    if cell.client == "L(LA,EP)":
+        assert len({session.syn.dport for session in found}) == min(cell.parallel, len(cell.named_ports))
     total = sum(len(session.request) + len(session.answer) for session in found)
     return f"{cell.parallel} session(s), {total:,} bytes" + (f", ports changed {changes} times" if changes else "")
 
@@ -198,8 +207,8 @@ def _judge_ports(cell: Cell, session: Session) -> int:
         return changes
     assert set(forward) == {(syn.sport, syn.dport)}, f"the opener's ports moved after {syn}"
     assert set(backward) == {(syn.dport, syn.sport)}, f"the reply's ports are not the SYN's in reverse: {syn}"
-    named = RP if cell.client.startswith("U") and cell.server.startswith("U") else cell.server_port
-    assert syn.dport == named, f"the port that was named is {named}: {syn}"
+    named = [RP] if cell.client.startswith("U") and cell.server.startswith("U") else cell.named_ports
+    assert syn.dport in named, f"the port that was named is one of {named}: {syn}"
     if cell.source_port:
         assert syn.sport == cell.source_port
     return 0

@@ -12,7 +12,7 @@ from random import Random
 
 import pytest
 
-from compat.kernel.topology import SERVER_ADDRESS
+from compat.kernel.topology import SERVER_ADDRESS, THIRD_ADDRESS
 from tapstack.ipv6.addresses import AddressKind, Trigger
 from tapstack.tcp import arrives
 from tapstack.tcp.connection import Connection
@@ -20,7 +20,7 @@ from tapstack.tcp.errors import ConflictingSocket
 from tapstack.tcp.options import PortMode, SocketOptions
 from tapstack.tcp.segment import Segment
 from tapstack.types import address
-from unimux.aio import start_server
+from unimux.aio import open_connection, start_server
 
 from . import legacy, talk
 from .cells import PROPERTY, WP, Cell, judge_cell, play, row_of, rows
@@ -71,6 +71,82 @@ def test_row(
         record_property(PROPERTY, row_of(cell, verdict, capture, said))
         record_property("capture", str(capture))
     assert played.answers == [answer_to(request) for request in played.requests]
+
+
+@pytest.mark.proves("UM-PORT-6")
+def test_aware_connections_differ_in_any_one_of_four_values(net: Room, artefacts: Path, rng: Random) -> None:
+    """Two addresses and two ports of the server, two ports of two legacy hosts: sixteen connections, each its own."""
+    capture, other = artefacts / "peer.pcapng", artefacts / "third.pcapng"
+    dora = net.node("dora")
+    places = [(where, port) for where in (BOUND, f"{BOUND}b") for port in (WP, WP + 1)]
+    hosts = [(space, source) for space in (net.legacy, net.top.third) for source in (5000, 5001)]
+    requests = {(server, client): rng.randbytes(700) for server in range(4) for client in range(4)}
+
+    async def main() -> None:
+        second = address(f"{BOUND}b")
+        dora.stack.host.addresses.add(
+            second, AddressKind.STABLE, dora.now(), trigger=Trigger.ADD_WITHOUT_DAD, per_address_nd=False
+        )
+        servers = [start_server(dora, respond, mode=PortMode.AWARE, port=port) for port in (WP, WP + 1)]
+        for server in servers:
+            for where in (BOUND, f"{BOUND}b"):
+                server.bind(where)
+        async with net.captured(net.top.server_bridge, capture), net.captured(net.top.third_link, other):
+            streams = {
+                (server, client): await legacy.connect(hosts[client][0], *places[server], source=hosts[client][1])
+                for server, client in requests
+            }
+            answers = await asyncio.gather(*(ask(streams[key], request) for key, request in requests.items()))
+            assert answers == [answer_to(request) for request in requests.values()]
+            assert len(dora.stack.tcp.demux.fours) >= 16
+            await asyncio.gather(*(end(each) for each in streams.values()))
+        for server in servers:
+            server.close()
+        dora.stack.host.addresses.release(dora.stack.host.addresses.get(second), dora.now(), "test")  # type: ignore[arg-type]
+
+    net.run(main())
+    found = [
+        session
+        for path, host in ((capture, SERVER_ADDRESS), (other, THIRD_ADDRESS))
+        for session in sessions(segments(path), by_ports=True)
+        if session.client == host and session.request
+    ]
+    keys = {(each.client, each.syn.sport, each.server, each.syn.dport) for each in found}
+    assert len(keys) == 16
+    assert sorted(each.request for each in found if each.ended) == sorted(requests.values())
+    assert all(each.answer == answer_to(each.request) for each in found)
+
+
+@pytest.mark.proves("UM-PORT-7", "UM-PORT-1", "UM-PORT-2", "UM-PORT-5", "UM-PORT-6")
+def test_modes_mix_on_one_node(net: Room, artefacts: Path, rng: Random) -> None:
+    """Every mode as server and as client at once, ten sessions each, between one unified node and one legacy host."""
+    capture = artefacts / "peer.pcapng"
+    dora = net.node("dora")
+    requests = [rng.randbytes(600) for _ in range(80)]
+
+    async def main() -> None:
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(net.captured(net.top.server_bridge, capture))
+            await stack.enter_async_context(legacy.serve(net.legacy, WP, respond))
+            calls = []
+            for mode in PortMode:
+                server = start_server(dora, respond, mode=mode, port=WP if mode is PortMode.AWARE else None)
+                stack.callback(server.close)
+                for _ in range(10):
+                    calls.append(legacy.connect(net.legacy, str(await server.issue()), WP))
+                    calls.append(open_connection(dora, SERVER_ADDRESS, WP, mode=mode))
+            streams = await asyncio.gather(*calls)
+            dora.stack.check()
+            answers = await asyncio.gather(*(ask(each, said) for each, said in zip(streams, requests, strict=True)))
+            assert answers == [answer_to(said) for said in requests]
+            await asyncio.gather(*(end(each) for each in streams))
+
+    net.run(main())
+    sound(capture)
+    found = [each for each in sessions(segments(capture), by_ports=True) if each.request]
+    assert sorted(each.request for each in found) == sorted(requests)
+    assert all(each.answer == answer_to(each.request) and each.ended and not each.resets for each in found)
+    assert len({frozenset((each.client, each.server)) for each in found}) == 80, "an address pair each"
 
 
 # -- rows that must fail ---------------------------------------------------------------------------------
