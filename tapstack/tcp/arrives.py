@@ -173,13 +173,14 @@ def _check_sequence(connection: Connection, segment: Segment, sequence: int, now
             counters.drop(DropReason.TCP_PAWS)
             connection.challenge(now)
             return False
-    length = segment.length
+    length = segment.length if not segment.flags & RST else 0  # a reset may carry text (SHLD-2)
     window = receiver.window()
     end = sequence + length
     left = receiver.rcv_nxt
     if length == 0:
         acceptable = sequence == left if window == 0 else left <= sequence < left + window
-        acceptable = acceptable or (sequence == left + window)
+        if sequence == left + window and not segment.flags & RST:
+            acceptable = True  # the acknowledgements of a peer that has filled the window come from its right edge
     else:
         acceptable = window > 0 and sequence < left + window and end > left
     if acceptable:
@@ -187,23 +188,27 @@ def _check_sequence(connection: Connection, segment: Segment, sequence: int, now
     counters.drop(DropReason.TCP_SEQUENCE)
     if segment.flags & RST:
         return False
-    if connection.state is TcpState.SYN_RECEIVED and segment.flags & SYN and end <= left:
-        if connection.timers.retransmit.armed and not segment.flags & ACK:
-            connection.send_syn(now)  # the peer repeats its SYN: our answer was lost
+    repeated_syn = segment.flags & (SYN | ACK | FIN) == SYN and end == left and not segment.payload
+    if repeated_syn and connection.state is TcpState.SYN_RECEIVED and connection.timers.retransmit.armed:
+        connection.send_syn(now)  # our answer was lost
         return False
-    if end <= left or window == 0:
-        if window and segment.payload:
+    if segment.payload and (end <= left or window == 0):
+        # A repetition, or a probe of our closed window: the peer must hear where we are.
+        if window:
             receiver.note_duplicate(sequence, sequence + len(segment.payload))
-        receiver.ack_now = True  # a repetition, or a probe of our closed window: the peer must hear where we are
+        elif sequence == left:
+            if segment.flags & URG:
+                _check_urgent(connection, segment, sequence)
+            _check_ack_only(connection, segment, sequence, now)
+        receiver.ack_now = True
         connection.tcp.mark_dirty(connection)
-        _check_ack_only(connection, segment, sequence, now)
     else:
-        connection.challenge(now)
+        connection.challenge(now)  # limited, so that two ends that disagree do not answer each other for ever
     return False
 
 
 def _check_ack_only(connection: Connection, segment: Segment, sequence: int, now: float) -> None:
-    """A zero-window probe or a repetition still carries a valid acknowledgement (RFC 9293 MUST-66)."""
+    """A segment that a closed window keeps out still carries a valid acknowledgement (RFC 9293 §3.10.7.4)."""
     if segment.flags & ACK and not segment.flags & (SYN | RST) and connection.state is not TcpState.SYN_RECEIVED:
         _check_ack(connection, segment, sequence, now)
 
@@ -223,9 +228,13 @@ def _check_rst(connection: Connection, segment: Segment, sequence: int, now: flo
 def _check_syn(connection: Connection, segment: Segment, now: float) -> None:
     """Fourth: a SYN is answered with a challenge ACK whatever its number (RFC 5961 §4).
 
-    The answer goes to the established port, never to the SYN's (UM-PORT-4).
+    The answer goes to the established port, never to the SYN's (UM-PORT-4).  A half-open handshake of a listener ends
+    instead: back to LISTEN (RFC 9293 §3.10.7.4).
     """
     connection.tcp.counters.drop(DropReason.TCP_FLAGS)
+    if connection.armed is not None and connection.state is TcpState.SYN_RECEIVED:
+        connection.delete(TcpTrigger.DELETE, now, "another SYN", errors.refused())
+        return
     connection.challenge(now)
 
 

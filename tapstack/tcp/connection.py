@@ -146,6 +146,8 @@ class Connection(Output):
         self.syn_retransmitted = False
         self.handshake_timeout = options.syn_timeout
         self.emitter = Emitter(tcp.host, path, tcp.transmit, self.local, remote, numbers.flow_label)
+        self.emitter.set_dscp(options.dscp)
+        self.emitter.hop_limit = options.hop_limit
         self.sender = Sender(numbers.isn, self.emit_data)
         self.sender.nodelay = options.nodelay
         self.receiver = Receiver(options.receive_buffer, options.receive_buffer_maximum)
@@ -272,6 +274,15 @@ class Connection(Output):
         if not self.signals:
             self.tcp.signalled.append(self)
         self.signals |= bits
+
+    def trouble(self, error: Exception) -> None:
+        """Something is wrong that does not end the connection: tell its owner (RFC 9293 MUST-47)."""
+        self.soft_error = error
+        self.signal(Signal.TROUBLE)
+
+    def set_dscp(self, dscp: int) -> None:
+        """The Differentiated Services code point, 0 to 63, of all segments sent from now on (RFC 9293 §3.9.1.9)."""
+        self.emitter.set_dscp(dscp)
 
     def fail(self, error: Exception, now: float, cause: str) -> None:
         """End with an error that the owner sees; a synchronized peer is told with a reset."""

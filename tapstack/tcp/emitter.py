@@ -53,6 +53,7 @@ class Emitter:
         "_path",
         "_properties",
         "_transmit",
+        "hop_limit",
         "transform",
     )
 
@@ -68,6 +69,13 @@ class Emitter:
         self._first_word = 6 << 28 | flow_label
         self._gso_headers: tuple[int, bytes] | None = None
         self.transform: SegmentTransform | None = None
+        self.hop_limit: int | None = None
+
+    def set_dscp(self, dscp: int) -> None:
+        """Write this Differentiated Services code point from now on; ValueError unless it is 0 to 63."""
+        if not 0 <= dscp <= 63:
+            raise ValueError(f"a Differentiated Services code point is 0 to 63, not {dscp}")
+        self._first_word = self._first_word & ~(63 << 22) | dscp << 22
 
     def emit(
         self,
@@ -184,7 +192,7 @@ class Emitter:
             if pieces:
                 total += checksum.residue_of(pieces)
             check = 65535 - (total % 65535 or 65535)
-        hop_limit = self._path.hop_limit
+        hop_limit = self._path.hop_limit if self.hop_limit is None else self.hop_limit
         first_word = self._first_word | _ECT0 if ect else self._first_word
         if timestamp:
             packed = _ipv6_tcp_timestamp.pack(

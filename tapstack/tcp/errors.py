@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 
+from ..types import address_text
 from ..wire.icmpv6 import TimeExceededCode, Type, UnreachableCode
 
 
@@ -37,6 +38,11 @@ def timed_out() -> TimeoutError:
 def aborted() -> ConnectionAbortedError:
     """This side aborted the connection."""
     return ConnectionAbortedError(errno.ECONNABORTED, os.strerror(errno.ECONNABORTED))
+
+
+def invalid_address(address: bytes) -> OSError:
+    """A group, the unspecified or the loopback address cannot be a peer's (RFC 9293 MUST-46)."""
+    return OSError(errno.EADDRNOTAVAIL, f"{address_text(address)} cannot be the address of a peer")
 
 
 _PORT_UNREACHABLE = (Type.DESTINATION_UNREACHABLE, UnreachableCode.PORT)

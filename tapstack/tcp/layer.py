@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from ..events import Counters, DropReason, EventStream
 from ..ipv6.addresses import AddressEntry, AddressState, Trigger
 from ..timers import TimerQueue
-from ..types import Frame, is_multicast
+from ..types import UNSPECIFIED, Frame, is_multicast
 from ..wire import checksum
 from ..wire import tcp as wire
 from ..wire.error import WireError
@@ -38,8 +38,14 @@ if TYPE_CHECKING:
     from ..ipv6.host import Host
     from ..ipv6.packet import IcmpError, Packet
 
+_LOOPBACK = bytes(15) + b"\x01"
 _PORT_ATTEMPTS = 64
 """Ports that are tried for a connection whose mode reads them, before the address counts as full."""
+
+
+def valid_peer(address: bytes) -> bool:
+    """Whether `address` can be a peer's: no group, nor the unspecified or the loopback one (RFC 9293 MUST-46, MUST-63)."""
+    return not is_multicast(address) and address != UNSPECIFIED and address != _LOOPBACK
 
 
 class Tcp:
@@ -92,8 +98,11 @@ class Tcp:
     ) -> Connection:
         """Active OPEN from a PREFERRED address; the SYN leaves with the next `flush`.
 
-        remote_port: what the application named; None writes RP.  Raises `NoRouteError`, `ConflictingSocket`, `AddressError`.
+        remote_port: what the application named; None writes RP.
+        Raises `NoRouteError`, `ConflictingSocket`, `AddressError`, and OSError for an address that cannot be a peer's.
         """
+        if not valid_peer(remote):
+            raise errors.invalid_address(remote)
         path = self.host.path(remote, now)
         if remote_port is None:
             remote_port = options.reduced_port
@@ -181,7 +190,7 @@ class Tcp:
 
     def input(self, packet: Packet, now: float) -> None:
         """One TCP packet that the fast path did not take."""
-        if packet.entry is None or is_multicast(packet.src):
+        if packet.entry is None or not valid_peer(packet.src):
             self.counters.drop(DropReason.TCP_MALFORMED)
             return
         if not packet.checksum_trusted and not checksum.valid(packet.src, packet.dst, wire.PROTOCOL, packet.payload):
@@ -214,7 +223,7 @@ class Tcp:
         if armed is not None and segment.is_syn:
             self.passive.syn_arrives(armed, segment, now)
         elif armed is None or not self.passive.ack_arrives(armed, segment, now):
-            if segment.flags & wire.RST:
+            if segment.flags & wire.RST or (armed is not None and not segment.flags & wire.ACK):
                 self.counters.drop(DropReason.TCP_NO_PCB)
             else:
                 assert packet.entry is not None
@@ -327,7 +336,7 @@ class Tcp:
             return
         error = errors.from_icmp(report.type, report.code)
         if pcb.state in SYNCHRONIZED:
-            pcb.soft_error = error
+            pcb.trouble(error)
         else:
             pcb.fail(error, now, "destination unreachable")
 

@@ -49,6 +49,7 @@ class SocketOptions:
     send_buffer, send_buffer_maximum, receive_buffer, receive_buffer_maximum: where autotuning starts and ends.
     sack, timestamps: offer and accept these (RFC 2018, RFC 7323); ecn: see `Ecn`.
     backlog: handshakes that may stand half-open on one address before cookies are sent, and connections that wait for accept().
+    hop_limit: of the packets sent, None for the router's advice; dscp: their Differentiated Services code point.
     congestion: the controller's name (`congestion.known`); pacing: spread its window over the round trip;
     trace: emit `CongestionTrace` events.
     """
@@ -73,3 +74,5 @@ class SocketOptions:
     timestamps: bool = True
     ecn: Ecn = Ecn.ACCEPT
     backlog: int = 128
+    hop_limit: int | None = None
+    dscp: int = 0

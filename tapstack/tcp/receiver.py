@@ -101,8 +101,9 @@ class Receiver:
 
     def start(self, irs: int) -> None:
         """Begin after the peer's SYN."""
+        promised = self.rcv_adv - self.rcv_nxt  # by our SYN, if we opened
         self.rcv_nxt = self.last_ack_sent = irs + 1
-        self.rcv_adv = self.rcv_nxt
+        self.rcv_adv = self.rcv_nxt + promised
         self.rcv_up = self.rcv_nxt
         self.irs = irs
 

@@ -18,8 +18,9 @@ DELAYED_ACK = 0.04
 """Seconds; RFC 9293 MUST-58 allows up to 0.5."""
 KEEP_ALIVE_PROBES = 9
 KEEP_ALIVE_INTERVAL = 75.0
-BLACK_HOLE_TIMEOUTS = 3
-"""Time-outs in a row after which large packets are suspected to vanish (RFC 8201 §1, RFC 4821); also R1 (RFC 9293 MUST-20)."""
+R1 = 3
+"""Time-outs in a row after which the owner is told, the next hop is verified, and large packets are suspected to vanish (RFC 9293
+MUST-20, SHLD-9, SHLD-10; RFC 4821)."""
 
 
 class ConnectionTimers:
@@ -116,8 +117,10 @@ class ConnectionTimers:
         sender = connection.sender
         self.timeouts += 1
         connection.rtt.back_off()
-        if connection.rtt.backoff >= BLACK_HOLE_TIMEOUTS:
+        if connection.rtt.backoff >= R1:
             connection.suspect_black_hole()
+            connection.trouble(errors.timed_out())
+            connection.path.doubt()
         sender.recovery.on_timeout(now)
         if connection.trace is not None:
             connection.trace.point(connection, now)
@@ -139,6 +142,9 @@ class ConnectionTimers:
             connection.fail(errors.timed_out(), now, "handshake time-out")
             return
         connection.rtt.back_off()
+        if connection.rtt.backoff >= R1:
+            connection.trouble(errors.timed_out())
+            connection.path.doubt()
         connection.syn_retransmitted = True
         connection.send_syn(now)
         self.retransmit.set(now + connection.rtt.rto)

@@ -179,10 +179,11 @@ class TimeWaitTable:
             return
         if stamp is not None and record.ts_recent is not None and unwrap(stamp[0], record.ts_recent) > record.ts_recent:
             record.ts_recent = stamp[0]
-        if segment.flags & wire.FIN and sequence + segment.length == record.rcv_nxt:
-            record.expires = now + record.wait
+        if segment.flags & wire.SYN:
             self._acknowledge(record, now)
-        elif segment.flags & wire.SYN or segment.length:
+        elif sequence != record.rcv_nxt or segment.length:  # the window is closed: nothing else is acceptable
+            if segment.flags & wire.FIN and sequence + segment.length == record.rcv_nxt:
+                record.expires = now + record.wait
             self._acknowledge(record, now)
         else:
             self._tcp.counters.drop(DropReason.TCP_AFTER_CLOSE)

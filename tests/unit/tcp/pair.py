@@ -32,12 +32,16 @@ class OpenPath:
         self.mtu = mtu
         self.hop_limit = 64
         self.confirmations = 0
+        self.doubts = 0
 
     def ready(self, now: float) -> bytes:
         return b""
 
     def confirm(self, now: float) -> None:
         self.confirmations += 1
+
+    def doubt(self) -> None:
+        self.doubts += 1
 
 
 class OpenHost:
