@@ -478,4 +478,4 @@ class _Raw(io.RawIOBase):
             self._sock.release_file()
 
 
-__all__ = ["SOL_UNIMUX", "DasMode", "NodeThread", "Option", "Socket", "SsaPolicy"]
+__all__ = ["SOL_UNIMUX", "DasMode", "NodeThread", "Option", "PortMode", "Socket", "SsaPolicy", "TimeWait"]
