@@ -33,7 +33,7 @@ PORT_BITS = 4
     requirements=("UM-PORT-3", "UM-PORT-10"),
     backends=("sim",),
     shows=("own-pair", "speaks-within-life", "released"),
-    quick={"trials": 40, "packets": 3000},
+    quick={"trials": 25, "packets": 1000},
 )
 async def blind_injection(
     run: Run,

@@ -28,6 +28,7 @@ from scenarios.engine import (
 from tapstack.wire import ethernet, ipv6
 from unimux.aio import open_connection
 from unimux.node import Node
+from unimux.poolstate import PoolConfig
 
 
 @scenario(
@@ -41,6 +42,8 @@ async def legacy_baseline(
     fetches: Annotated[int, Parameter("fetches of each node", least=32, most=5000)] = 60,
     together: Annotated[int, Parameter("of them at the same time", least=1, most=32)] = 4,
     size: Annotated[int, Parameter("bytes each way per fetch", unit="B", least=1)] = 50_000,
+    think: Annotated[float, Parameter("pause after each fetch; with none a pool runs dry", unit="s", least=0)] = 0.25,
+    pool: Annotated[int, Parameter("addresses that the pool keeps ready", least=4, most=250)] = 32,
     delay: Annotated[float, Parameter("one-way delay of the path to the server", unit="s", least=0)] = 0.01,
 ) -> None:
     path = Impairment(delay=delay)
@@ -57,9 +60,11 @@ async def legacy_baseline(
     frames = {"link": 0, "data": 0}
     fetches -= fetches % together
     await run.observe(client_lan, lambda when, frame: _count(frame, frames))
+    stock = PoolConfig(low=pool, high=pool)
     rows, took = [], {}
     for kind in Addressing:
-        client = await run.node(kind.value.replace("-", ""), client_lan, addressing=kind, ready=together)
+        own_pool = stock if kind is Addressing.ONE_TIME else None
+        client = await run.node(kind.value.replace("-", ""), client_lan, addressing=kind, pool=own_pool, ready=together)
         await exchange(
             *await open_connection(client, server.address, 80), b"first"
         )  # routers and hosts find each other
@@ -68,7 +73,7 @@ async def legacy_baseline(
         frames.update(link=0, data=0)
         began = run.now()
         await asyncio.gather(
-            *(_fetch_all(run, client, kind, server.address, fetches // together, size) for _ in range(together))
+            *(_fetch_all(run, client, kind, server.address, fetches // together, size, think) for _ in range(together))
         )
         work = run.now() - began
         await released(client)
@@ -123,7 +128,9 @@ async def legacy_baseline(
     )
 
 
-async def _fetch_all(run: Run, client: Node, kind: Addressing, where: str, fetches: int, size: int) -> None:
+async def _fetch_all(
+    run: Run, client: Node, kind: Addressing, where: str, fetches: int, size: int, think: float
+) -> None:
     """So many fetches, one after another."""
     for _ in range(fetches):
         start = run.now()
@@ -132,6 +139,7 @@ async def _fetch_all(run: Run, client: Node, kind: Addressing, where: str, fetch
         equal = await exchange(*streams, run.random.randbytes(size))
         run.measure("fetch", run.now() - start, "s", of=kind.value)
         run.require_quietly(equal, "Every fetch came back equal", "UM-NODE-2")
+        await asyncio.sleep(run.random.expovariate(1 / think) if think else 0)
 
 
 def _count(frame: bytes, frames: dict[str, int]) -> None:

@@ -1,6 +1,6 @@
 """What does a scanner find, off-link and on-link, and what are its odds? [slides 7, 14]
 
-First a prober that was *told* an address in each state asks everything it can: a ping, a SYN, an address resolution, a DAD
+First a prober that was told an address in each state asks everything it can: a ping, a SYN, an address resolution, a DAD
 probe.  Then a prober that knows all but a few bits of the address tries its luck: the armed address of a service that waits
 for its client lives for some seconds only, a fixed one for ever.  The odds of theory (probes within the life of the address
 over the size of the space) stand beside the measured ones, and give those of all 64 bits.

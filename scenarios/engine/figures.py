@@ -7,19 +7,22 @@ also holds in grey.  What is measured is drawn as points and steps, theory as th
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from .charts import Bars, Chart, Curves, Ecdf, Matrix, Point, Table
+from .charts import figures as numbers
 
 # Colours as matplotlib gets them, and the CSS variables that take their place.
 _INK, _SOFT, _GRID = "#010203", "#040506", "#070809"
@@ -115,11 +118,50 @@ def _drawn(chart: Chart, size: tuple[float, float], ink: str, soft: str, grid: s
             _matrix(axes, chart)
         else:
             raise TypeError(f"there is no picture of {type(chart).__name__}")
-        if axes.get_legend_handles_labels()[1] and not isinstance(chart, Matrix):
-            count = len(axes.get_legend_handles_labels()[1])
-            columns = 1 if narrow else min(count, 4)
-            figure.legend(loc="outside upper left", ncols=columns, fontsize=9)
+        labels = axes.get_legend_handles_labels()[1]
+        if labels and not isinstance(chart, Matrix):
+            figure.legend(loc="outside upper left", ncols=_legend_columns(labels, size[0]), fontsize=9)
         yield figure
+
+
+def _legend_columns(labels: Sequence[str], inches: float) -> int:
+    """As many columns as fit beside each other.
+
+    >>> _legend_columns(["short"] * 3, 8), _legend_columns(["x" * 60, "y" * 60], 8)
+    (3, 1)
+    """
+    longest = max(map(len, labels)) + 7  # the sample of the line before the text
+    return max(1, min(len(labels), 4, int(inches * 13 / longest)))
+
+
+def _scale(axes: Axes, which: Literal["x", "y"], values: Sequence[float]) -> None:
+    """A logarithmic axis where the values span more than a factor of five, with numbers as people write them."""
+    positive = [value for value in values if value > 0]
+    if not positive or max(positive) < 5 * min(positive):
+        return
+    if which == "x":
+        axes.autoscale(axis="x")
+        axes.set_xscale("log")
+    else:
+        axes.autoscale(axis="y")
+        axes.set_yscale("log")
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    spans = math.log10(max(positive) / min(positive))
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if spans < 2 else (1,), numticks=9))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: _tick(value)))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _tick(value: float) -> str:
+    """A value on a logarithmic axis.
+
+    >>> _tick(0.02), _tick(5000), _tick(1e-12)
+    ('0.02', '5,000', '$10^{-12}$')
+    """
+    if 1e-4 < value < 1e6:
+        return numbers(value)
+    exponent = math.log10(value)
+    return f"$10^{{{round(exponent)}}}$" if abs(exponent - round(exponent)) < 1e-6 else ""
 
 
 def _ecdf(axes: Axes, chart: Ecdf) -> None:
@@ -135,10 +177,10 @@ def _ecdf(axes: Axes, chart: Ecdf) -> None:
     axes.set_ylim(0, 1.02)
     axes.set_ylabel("share of samples")
     axes.set_xlabel(chart.x)
+    everything = [value for samples in chart.series.values() for value in samples]
+    axes.set_xlim(left=0)
     if chart.log:
-        axes.set_xscale("log")
-    else:
-        axes.set_xlim(left=0)
+        _scale(axes, "x", everything)
 
 
 def _curves(axes: Axes, chart: Curves, ink: str) -> None:
@@ -158,12 +200,12 @@ def _curves(axes: Axes, chart: Curves, ink: str) -> None:
         )  # fmt: skip
     axes.set_xlabel(chart.x)
     axes.set_ylabel(chart.y)
+    points = [point for each in (*chart.series.values(), *chart.theory.values()) for point in each]
+    axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
     if chart.log_x:
-        axes.set_xscale("log")
+        _scale(axes, "x", [point[0] for point in points])
     if chart.log_y:
-        axes.set_yscale("log")
-    else:
-        axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
+        _scale(axes, "y", [point[1] for point in points])
 
 
 def _columns(points: Sequence[Point]) -> tuple[list[float], list[float], list[list[float]] | None]:
@@ -188,10 +230,10 @@ def _bars(axes: Axes, chart: Bars, ink: str, *, narrow: bool) -> None:
             label=name if name else None, yerr=errors if any(map(any, errors)) else None, capsize=3, ecolor=ink,
         )  # fmt: skip
         if len(chart.categories) * len(chart.series) <= 14:
-            for x, height in zip(at, heights, strict=True):
+            for x, height, bound in zip(at, heights, bounds, strict=True):
                 axes.annotate(
                     f"{height:.3g}",
-                    (x, height),
+                    (x, max(height, bound[2])),
                     ha="center",
                     va="bottom",
                     fontsize=8,
@@ -214,11 +256,14 @@ def _bars(axes: Axes, chart: Bars, ink: str, *, narrow: bool) -> None:
         axes.tick_params(axis="x", labelsize=8)
     axes.set_ylabel(chart.y)
     axes.grid(visible=False, axis="x")
+    axes.margins(y=0.12)
+    axes.set_ylim(bottom=0)
     if chart.log:
-        axes.set_yscale("log")
-    else:
-        axes.set_ylim(bottom=0)
-        axes.margins(y=0.12)
+        _scale(
+            axes,
+            "y",
+            [value if isinstance(value, int | float) else value[0] for each in chart.series.values() for value in each],
+        )
 
 
 def _wrapped(text: str, width: int) -> str:
