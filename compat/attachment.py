@@ -30,6 +30,7 @@ from unimux.errors import SetupError
 from unimux.events import EventFile
 from unimux.generators import load_generator
 from unimux.journal import Journal, JournalPolicy
+from unimux.nat64 import nat64_prefix
 from unimux.node import Node, NodeConfig
 from unimux.poolstate import PoolConfig, WhenEmpty
 from unimux.state import DiskState, MemoryState, State
@@ -85,6 +86,9 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
     das_agent: Annotated[
         str | None, msgspec.Meta(description="socket at which an agent sets every address, in place of the pool")
     ] = None
+    nat64: Annotated[
+        str | None, msgspec.Meta(description="NAT64 prefix for IPv4 destinations, in place of one that is found")
+    ] = None
     name_servers: Annotated[list[str], msgspec.Meta(description="name servers in place of those routers announce")] = []
     events: Annotated[str | None, msgspec.Meta(description="file that events are written to as JSON lines")] = None
 
@@ -92,6 +96,8 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
         """Raise `SetupError` where the settings contradict each other."""
         if (self.bridge is None) == (self.prefix is None):
             raise SetupError("A node needs either --bridge NAME or --prefix PREFIX, not both and not neither.")
+        if self.nat64 is not None:
+            nat64_prefix(self.nat64)
         if self.prefix is not None:
             try:
                 network = IPv6Network(self.prefix)
@@ -107,6 +113,7 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
             pool=self.pool_config(),
             socket=SocketOptions(mode=self.mode, time_wait=self.time_wait, nodelay=True),
             name_servers=tuple(self.name_servers),
+            nat64=self.nat64,
         )
 
     def pool_config(self) -> PoolConfig:

@@ -17,7 +17,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from ipaddress import IPv6Address
+from ipaddress import IPv4Address, IPv6Address, IPv6Network
 from random import Random
 from types import TracebackType
 
@@ -35,6 +35,7 @@ from tapstack.types import address, address_text
 from . import errors
 from .das import AutoSet, Policy, Want, obtain
 from .datagram import IDLE, Datagrams, DatagramSocket
+from .nat64 import DISCOVERY_NAME, discovered, embed, nat64_prefix, reaches
 from .pool import Pool, PoolConfig
 from .resolver import Resolver
 from .server import Server
@@ -56,6 +57,8 @@ class NodeConfig:
     socket: the options of sockets that name none.
     names: addresses by host name, asked before any name server.
     name_servers: to ask instead of those that routers announce.
+    nat64: prefix of a NAT64 gateway for IPv4 destinations; by default the one that routers announce (RFC 8781) or that the
+    name servers work with (RFC 7050), if any.
     """
 
     host: HostConfig = field(default_factory=lambda: HostConfig(stable_addresses=False))
@@ -63,6 +66,7 @@ class NodeConfig:
     socket: SocketOptions = field(default_factory=SocketOptions)
     names: Mapping[str, Sequence[str]] = field(default_factory=dict)
     name_servers: Sequence[str] = ()
+    nat64: str | None = None
 
 
 class Node:
@@ -362,11 +366,30 @@ class Node:
         """The IPv6 addresses of a name, or of an address given as text, within `timeout` seconds, best first.
 
         Static names come first, then the configured name servers or those that routers announce are asked, from EAs.
+        An IPv4 address is reached through the NAT64 gateway, where one is known (RFC 6052).
         Raises `NameNotResolved`, `NoIpv6Address`, or what the node's policy raises where there is no address to ask from.
         """
         if isinstance(host, IPv6Address):
             return [host.packed]
-        return await self.resolver.resolve(host, timeout=timeout)
+        try:
+            return await self.resolver.resolve(host, timeout=timeout)
+        except errors.NoIpv6Address:
+            ipv4 = _ipv4(host)
+            prefix = None if ipv4 is None else await self._nat64_prefix(timeout)
+            if ipv4 is None or prefix is None or not reaches(prefix, ipv4):
+                raise
+            return [embed(prefix, ipv4).packed]
+
+    async def _nat64_prefix(self, timeout: float) -> IPv6Network | None:
+        if self.config.nat64 is not None:
+            return nat64_prefix(self.config.nat64)
+        for packed, length in self.stack.host.routers.pref64:
+            return IPv6Network((packed, length), strict=False)
+        try:
+            answers = await self.resolver.resolve(DISCOVERY_NAME, timeout=timeout)
+        except errors.NameNotResolved:
+            return None
+        return discovered(map(IPv6Address, answers))
 
     def _name_servers(self) -> Sequence[bytes]:
         return [address(server) for server in self.config.name_servers] or self.stack.host.rdnss
@@ -374,6 +397,13 @@ class Node:
     def watch(self, subscriber: Callable[[Event], None]) -> Callable[[], None]:
         """Call `subscriber` with every event of this node; returns the function that ends it (UM-NODE-4)."""
         return self.events.subscribe(subscriber)
+
+
+def _ipv4(host: str) -> IPv4Address | None:
+    try:
+        return IPv4Address(host)
+    except ValueError:
+        return None
 
 
 def connect_error(error: Exception | None, host: str, port: int, timeout: float) -> errors.ConnectError:

@@ -1,0 +1,68 @@
+"""IPv4 destinations through a NAT64 gateway (RFC 6052, 7050, 8781)."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address, IPv6Address, IPv6Network
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from compat.attachment import NodeSettings
+from tapstack.types import address_text
+from tests.unit.unimux.lan import lan, virtual
+from unimux import errors, nat64
+
+
+@given(st.ip_addresses(v=4), st.ip_addresses(v=6), st.sampled_from(nat64.LENGTHS))
+def test_what_is_embedded_is_found_again(ipv4: IPv4Address, place: IPv6Address, length: int) -> None:
+    cleared = int(place) & ~(0xFF << 56)  # bits 64 to 71 of a prefix are zero
+    prefix = IPv6Network((cleared, length), strict=False)
+    made = nat64.embed(prefix, ipv4)
+    assert made in prefix
+    assert nat64.extract(made, length) == ipv4
+    assert made.packed[8] == 0
+
+
+def test_prefixes_that_carry_no_ipv4_are_sentences() -> None:
+    for wrong in ("64:ff9b::/95", "x", "64:ff9b::1/96"):
+        with pytest.raises(errors.SetupError):
+            nat64.nat64_prefix(wrong)
+        with pytest.raises(errors.SetupError):
+            NodeSettings(prefix="2001:db8::/64", nat64=wrong).check()
+    assert NodeSettings(prefix="2001:db8::/64", nat64="64:ff9b::/96").node_config().nat64 == "64:ff9b::/96"
+
+
+@pytest.mark.parametrize(
+    ("config", "announced", "expected"),
+    [
+        ({"nat64": "2001:db8:64::/96"}, True, "2001:db8:64::808:808"),
+        ({}, True, "2001:db8:a::808:808"),
+        ({"names": {"ipv4only.arpa": ["64:ff9b::192.0.0.171"]}}, False, "64:ff9b::808:808"),
+    ],
+    ids=["configured", "announced", "discovered"],
+)
+def test_where_the_prefix_comes_from(config: dict[str, Any], announced: bool, expected: str) -> None:
+    async def main() -> None:
+        async with lan() as net:
+            node = await net.node(**config)
+            if announced:
+                prefix = IPv6Address("2001:db8:a::").packed
+                node.stack.host.routers.pref64[prefix, 96] = node.now() + 600
+            assert [address_text(each) for each in await node.resolve("8.8.8.8", timeout=5)] == [expected]
+
+    virtual(main())
+
+
+def test_without_a_gateway_and_behind_the_well_known_prefix() -> None:
+    async def main() -> None:
+        async with lan() as net:
+            plain = await net.node()
+            with pytest.raises(errors.NoIpv6Address, match="NAT64"):
+                await plain.resolve("8.8.8.8", timeout=5)
+            node = await net.node(nat64="64:ff9b::/96")
+            with pytest.raises(errors.NoIpv6Address):
+                await node.resolve("10.0.0.1", timeout=5)
+
+    virtual(main())
