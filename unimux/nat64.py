@@ -1,4 +1,4 @@
-"""IPv4 destinations through a NAT64 gateway: IPv4 addresses embedded in IPv6 ones (RFC 6052), the prefix found by name (RFC 7050)."""
+"""IPv4 destinations through a NAT64 gateway: addresses that carry an IPv4 one (RFC 6052), the prefix found (RFC 7050)."""
 
 from __future__ import annotations
 
