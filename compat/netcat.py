@@ -8,6 +8,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import CancelledError
 from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import IPv6Network
@@ -97,6 +98,11 @@ class Standard:
         self._loop = asyncio.get_running_loop()
         self._started = False
 
+    @property
+    def at_terminal(self) -> bool:
+        """Whether a person types the input."""
+        return os.isatty(self._source)
+
     async def read(self) -> bytes:
         """The next bytes of standard input; empty at its end."""
         if not self._started:
@@ -113,7 +119,7 @@ class Standard:
                 data = b""  # a terminal that is gone
             try:
                 asyncio.run_coroutine_threadsafe(self._chunks.put(data), self._loop).result()
-            except (RuntimeError, asyncio.CancelledError):  # the loop has ended
+            except (RuntimeError, CancelledError):  # the loop has ended
                 return
 
     async def write(self, data: bytes) -> None:
@@ -147,7 +153,8 @@ async def converse(
 ) -> Report:
     """Carry standard input out and what comes back to standard output, until both are over.
 
-    The end of standard input is the end of our stream only.  Raises `Interrupted` for a session that was reset.
+    The end of one stream is not the end of the other; only a person at a terminal is not waited for when the peer has
+    ended.  Raises `Interrupted` for a session that was reset.
     """
     report = Report()
     host, port = writer.get_extra_info("sockname")[:2]
@@ -168,10 +175,10 @@ async def converse(
         while data := await reader.read(CHUNK):
             report.received += len(data)
             await standard.write(data)
-        if sending.done():
-            sending.result()  # its error is the session's
-        else:
+        if not sending.done() and standard.at_terminal:
             report.ended = "peer closed"
+        else:
+            await sending
     except BrokenPipeError:
         report.ended = "output closed"
     except ConnectionError as error:

@@ -91,6 +91,22 @@ def test_both_streams_end_for_themselves(tmp_path: Path, pipe: bool) -> None:
     assert (report.sent, report.received, report.ended) == (len(data), len(data), "complete")
 
 
+def test_a_peer_that_ends_its_stream_first_still_gets_ours(tmp_path: Path) -> None:
+    data = os.urandom(300_000)
+    got: list[bytes] = []
+
+    async def end_first(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"that was all")
+        writer.write_eof()
+        await asyncio.sleep(0.2)
+        got.append(await reader.read())
+        writer.close()
+
+    report, out = asyncio.run(talk(data, end_first, tmp_path, pipe=True))
+    assert (out, got) == (b"that was all", [data])
+    assert report.ended == "complete"
+
+
 def test_a_reset_is_an_error_that_says_how_much_came(tmp_path: Path) -> None:
     async def reset(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(1)
