@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Callable
 from ipaddress import IPv6Address
 from pathlib import Path
 from typing import Any
@@ -48,8 +49,10 @@ def test_a_token_that_is_over_is_not_tried() -> None:
         Target.parse("unimux://[2001:db8::1]?until=2026-01-01T00:00:00Z", None, 1.8e9)
 
 
-async def talk(given: bytes, serve: Any, tmp_path: Path, *, pipe: bool) -> tuple[Any, bytes]:
-    """A session with `serve`; standard input is a pipe, or a file."""
+async def talk(
+    given: bytes, serve: Any, tmp_path: Path, *, pipe: bool, until: Callable[[], object] = lambda: True
+) -> tuple[Any, bytes]:
+    """A session with `serve`; standard input is a pipe, or a file.  The nodes live until `until()`, 5 s at most."""
     async with lan(latency=0.0001) as net:
         alice, bob = await net.node(), await net.node()
         ssa = await start_server(bob, serve).issue()
@@ -66,6 +69,9 @@ async def talk(given: bytes, serve: Any, tmp_path: Path, *, pipe: bool) -> tuple
         try:
             report = await converse(reader, writer, Standard(source, sink), alice.now)
             await feeding
+            async with asyncio.timeout(5):
+                while not until():
+                    await asyncio.sleep(0.01)
         finally:
             os.close(source)
             os.close(sink)
@@ -98,11 +104,10 @@ def test_a_peer_that_ends_its_stream_first_still_gets_ours(tmp_path: Path) -> No
     async def end_first(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"that was all")
         writer.write_eof()
-        await asyncio.sleep(0.2)
         got.append(await reader.read())
         writer.close()
 
-    report, out = asyncio.run(talk(data, end_first, tmp_path, pipe=True))
+    report, out = asyncio.run(talk(data, end_first, tmp_path, pipe=True, until=lambda: got))
     assert (out, got) == (b"that was all", [data])
     assert report.ended == "complete"
 
