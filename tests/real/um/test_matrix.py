@@ -154,10 +154,14 @@ def test_modes_mix_on_one_node(net: Room, artefacts: Path, rng: Random) -> None:
 
 @dataclass(frozen=True)
 class Refused:
-    """A row in which a second session of one legacy host must not come about."""
+    """A row in which a second session of one legacy host must not come about.
+
+    source: the port that both connections of the legacy host bind, 0 for ephemeral ones.
+    """
 
     mode: PortMode
     where: str
+    source: int = 0
 
     @property
     def name(self) -> str:
@@ -175,11 +179,11 @@ async def knock_twice(net: Room, row: Refused, capture: Path, requests: tuple[by
             target = str(await server.issue(sessions=2 if row.where == "an SSA for two" else 1))
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(net.captured(net.top.server_bridge, capture))
-            first = await legacy.connect(net.legacy, target, WP)
+            first = await legacy.connect(net.legacy, target, WP, source=row.source)
             stack.callback(first[1].transport.abort)
             assert await ask(first, requests[0]) == answer_to(requests[0])
             with pytest.raises(TimeoutError):
-                await legacy.connect(net.legacy, target, WP, timeout=1.6)
+                await legacy.connect(net.legacy, target, SECOND, source=row.source, timeout=1.6)
             assert await ask(first, requests[1]) == answer_to(requests[1])
             await end(first)
     finally:
@@ -207,7 +211,8 @@ def judge_refused(capture: Path, target: str, requests: tuple[bytes, bytes]) -> 
         assert after, f"no challenge ACK after {attempt}"
         challenge = after[0]
         assert challenge.flags == ACK
-        assert challenge.dport == first.syn.sport != attempt.sport
+        assert (challenge.sport, challenge.dport) == (first.syn.dport, first.syn.sport)
+        assert (attempt.sport, attempt.dport) != (first.syn.sport, first.syn.dport)
         assert (challenge.seq - first.syn_ack.seq) % (1 << 32) == 1 + said
         assert (challenge.ack - first.syn.seq) % (1 << 32) == 1 + said
     later = [s for s in (*first.sent, *first.answered) if s.data and s.time > attempts[-1].time]
@@ -219,7 +224,10 @@ REFUSED = [
     Refused(PortMode.L1, "an SSA for two"),
     Refused(PortMode.L0, "an SSA for two"),
     Refused(PortMode.L0, "a bound address"),
+    Refused(PortMode.L2, "an SSA for two", source=5002),  # L2 reads the client's port, and no other
 ]
+SECOND = WP + 1
+"""The port that the second connection names."""
 
 
 @pytest.mark.proves("UM-PORT-4", "UM-PORT-10")

@@ -63,6 +63,25 @@ def test_accept_arms_one_when_none_is_armed() -> None:
 
 
 @pytest.mark.proves("UM-LIS-2")
+def test_accept_arms_nothing_where_something_is_armed() -> None:
+    async def main() -> None:
+        async with lan() as net:
+            alice, bob = await net.node(), await net.node()
+            told: list[ServiceAddress] = []
+            acceptor = Acceptor(bob, armed=told.append)
+            issued = await acceptor.server.issue()
+            waiting = asyncio.ensure_future(acceptor.accept(timeout=30))
+            await asyncio.sleep(5)
+            assert acceptor.server.armed == [issued.address]
+            assert told == []
+            client = await open_connection(alice, issued.address, None)
+            shut(client, await waiting)
+            acceptor.close()
+
+    virtual(main())
+
+
+@pytest.mark.proves("UM-LIS-2")
 def test_several_waiting_accepts_arm_one_after_the_other() -> None:
     async def main() -> None:
         async with lan() as net:
