@@ -1,11 +1,14 @@
 # Each target sets up what it needs by itself: see tools/setup.sh.  ARGS goes to the program that a target runs.
-.PHONY: help demo test lint lock clean distclean
+.PHONY: help demo test conformance fuzz coverage lint lock clean distclean
 ARGS ?=
 SETUP = @sh tools/setup.sh
 
 help:
 	@echo "make demo    see one-time addresses at work between real kernels (root); ARGS=--memory without root"
 	@echo "make test    run every test, real devices and namespaces included; ARGS='-k word' chooses"
+	@echo "make conformance   every rule with its verdict and captures; ARGS=--mutations breaks the stack on purpose"
+	@echo "make fuzz    fuzz the codecs and the whole stack, SECONDS=3600 for a night's run; what it finds is in out/fuzz"
+	@echo "make coverage      run every test and name the lines and branches that none reaches"
 	@echo "make lint    check style, types and who imports whom"
 	@echo "make lock    bring requirements/*.txt up to date with pyproject.toml; ARGS=--upgrade takes the newest versions"
 	@echo "make clean   remove what runs and tools left behind; make distclean removes .venv as well"
@@ -18,6 +21,22 @@ demo:
 test:
 	$(SETUP) test
 	@.venv/bin/python -m pytest $(ARGS)
+
+conformance:
+	$(SETUP) test
+	@.venv/bin/unimux conformance $(ARGS)
+
+# Each target gets half of the time.
+SECONDS ?= 120
+fuzz:
+	$(SETUP) test
+	@for target in codecs world; do \
+		.venv/bin/python -m tests.fuzz.fuzz $$target --seconds $$(($(SECONDS) / 2)) || exit 1; \
+	done
+
+coverage:
+	$(SETUP) test
+	@.venv/bin/python -m coverage run -m pytest $(ARGS); status=$$?; .venv/bin/python -m coverage report; exit $$status
 
 lint:
 	$(SETUP) lint
