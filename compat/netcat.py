@@ -8,7 +8,6 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import CancelledError
 from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import IPv6Network
@@ -94,7 +93,8 @@ class Standard:
     def __init__(self, source: int = 0, sink: int = 1) -> None:
         self._source = source
         self._sink = sink
-        self._chunks: asyncio.Queue[bytes] = asyncio.Queue(1)
+        self._chunks: asyncio.Queue[bytes] = asyncio.Queue()
+        self._room = threading.Semaphore(1)
         self._loop = asyncio.get_running_loop()
         self._started = False
 
@@ -108,18 +108,21 @@ class Standard:
         if not self._started:
             self._started = True
             threading.Thread(target=self._feed, name="standard input", daemon=True).start()
-        return await self._chunks.get()
+        data = await self._chunks.get()
+        self._room.release()
+        return data
 
     def _feed(self) -> None:
         data = b"x"
         while data:
+            self._room.acquire()
             try:
                 data = os.read(self._source, CHUNK)
             except OSError:
                 data = b""  # a terminal that is gone
             try:
-                asyncio.run_coroutine_threadsafe(self._chunks.put(data), self._loop).result()
-            except (RuntimeError, CancelledError):  # the loop has ended
+                self._loop.call_soon_threadsafe(self._chunks.put_nowait, data)
+            except RuntimeError:  # the loop has ended
                 return
 
     async def write(self, data: bytes) -> None:
