@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from compat.socks.services import DatagramService, Flow
 from tapstack.tcp.errors import from_icmp
 from tapstack.types import address, address_text
 from tapstack.udp.flow import UdpFlow
@@ -378,6 +379,24 @@ def test_an_exchange_without_an_address_says_so(rng: Random) -> None:
             await asyncio.wait([cancelled])
             assert alice.pool.waiting == 0
             held.close()
+            await made.quiet()
+
+    virtual(main())
+
+
+def test_it_is_what_the_socks_front_end_asks_for(rng: Random) -> None:
+    async def main() -> None:
+        async with bed(rng, pool=POOL) as made:
+            alice, bob = made.nodes
+            peer = Peer(made, bob)
+            service: DatagramService = alice.datagrams
+            received: list[bytes] = []
+            flow: Flow = await service.open_flow(peer.text, 53, lambda data: received.append(bytes(data)), session=None)
+            assert flow.peer == (peer.text, 53)
+            assert in_use(alice) == []
+            flow.send(memoryview(b"through socks"))
+            await eventually(lambda: received == [b"THROUGH SOCKS"])
+            flow.close()
             await made.quiet()
 
     virtual(main())
