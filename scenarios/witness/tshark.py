@@ -20,7 +20,7 @@ from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from ipaddress import IPv6Address
 from pathlib import Path
 from typing import NamedTuple
@@ -255,6 +255,7 @@ def _fits(explanation: Explanation, capture: CaptureFile, message: str) -> bool:
     return explanation.where in (None, capture.where) and re.search(explanation.pattern, message) is not None
 
 
+@lru_cache(maxsize=8)  # asked for every remark
 def _addresses(names: tuple[str, ...]) -> frozenset[bytes]:
     return frozenset(IPv6Address(name).packed for name in names)
 
