@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Annotated
 
-from scenarios.engine import OPTIONS, Parameter, Raw, Run, Streams, Table, figures, scenario, wilson
+from scenarios.engine import OPTIONS, Parameter, Raw, Run, Streams, Table, number, scenario
 from scenarios.engine.raw import segment
 from tapstack.events import DropReason
 from tapstack.tcp.connection import Connection
@@ -57,17 +57,13 @@ async def blind_injection(
         hits = sum([await attack.on_one(mode, flags) for _ in range(trials)])
         share = hits / trials
         exact[name] = share
-        low, high = wilson(hits, trials)
         run.measure("connections broken", share, of=name)
         odds = 0.0 if flags == tcp.SYN else attack.budget / 2**bits / (2**PORT_BITS if mode is PortMode.AWARE else 1)
-        run.expect(f"connections broken by {name}", share, odds, interval=(low, high))
+        run.expect_share(f"connections broken by {name}", hits, trials, odds)
     run.require("No SYN breaks a connection (RFC 5961 §4)", exact["SYN, ports ignored (L1)"] == 0, "UM-PORT-10")
     taken, window = await attack.forged_data(packets)
-    low, high = wilson(taken, packets)
     run.measure("forged data accepted", taken / packets)
-    run.expect(
-        "share of forged data with an acceptable acknowledgment", taken / packets, window / SPACE, interval=(low, high)
-    )
+    run.expect_share("share of forged data with an acceptable acknowledgment", taken, packets, window / SPACE)
     run.witness(connections=0, aborted=tuple(attack.pairs))
     run.leave_out("complete", "connections are broken on purpose")
     run.leave_out("second-opinion", "forged segments look like what they are")
@@ -87,9 +83,9 @@ def _table(run: Run, window: float) -> None:
     ]
     run.show(
         Table(
-            title=f"Packets needed on average, receive window {figures(window)} bytes",
+            title=f"Packets needed on average, receive window {number(window)} bytes",
             columns=("attack", "packets"),
-            rows=[(name, figures(count, 2)) for name, count in rows],
+            rows=[(name, number(count, 2)) for name, count in rows],
             caption="What is lost by ignoring ports (2^14 ephemeral ports) is gained many times over by the address, as long as "
             "the address is secret. An attacker who knows it needs fewer packets at L1 than against a host of today.",
         )
@@ -150,10 +146,10 @@ class _Attack:
         victim, (_, writer) = await self._connect(PortMode.L1)
         drops = self.bob.stack.counters.drops
         before = drops[DropReason.TCP_ACK]
-        for number in range(packets):
+        for sent in range(packets):
             ack = self.run.random.randrange(2**32)
             self._forge(victim, tcp.ACK, victim.receiver.rcv_nxt + 1000, ack, 9, b"!")
-            if number % 500 == 499:
+            if sent % 500 == 499:
                 await asyncio.sleep(0.01)
         await asyncio.sleep(0.1)
         refused = drops[DropReason.TCP_ACK] - before

@@ -41,7 +41,7 @@ async def linkability(
         await echo(reader, writer)
 
     await server.serve(80, serve)
-    rows, accuracy, left = [], {}, {}
+    rows, accuracy, counted = [], {}, {}
     matrices: dict[Addressing, list[list[float]]] = {}
     for kind in Addressing:
         owners: list[int] = []
@@ -63,21 +63,16 @@ async def linkability(
         guesses = _guess(run, log, owners, nodes)
         right = sum(guess == owner for guess, owner in guesses)
         share, (low, high) = right / len(guesses), wilson(right, len(guesses))
+        counted[kind] = right, len(guesses)
         entropy = _entropy_left(log, owners, nodes)
-        accuracy[kind], left[kind] = (share, low, high), entropy
+        accuracy[kind] = share, low, high
         run.measure("guessed right", share, of=kind.value)
         run.measure("bits left", entropy, "bit", of=kind.value)
         cells = Counter(guesses)
         matrices[kind] = [[float(cells[guess, owner]) for guess in range(nodes)] for owner in range(nodes)]
         rows.append((kind.value, str(len(set(log))), f"{share:.0%}", f"{entropy:.2f} of {math.log2(nodes):.2f}"))
     by_chance = 1 / nodes
-    _, low, high = accuracy[Addressing.ONE_TIME]
-    run.expect(
-        "right guesses, one-time addresses on a shared prefix",
-        accuracy[Addressing.ONE_TIME][0],
-        by_chance,
-        interval=(low, high),
-    )
+    run.expect_share("right guesses, one-time addresses on a shared prefix", *counted[Addressing.ONE_TIME], by_chance)
     run.require("A fixed address gives its node away", accuracy[Addressing.FIXED][0] == 1)
     run.require(
         "A prefix of its own gives its node away as well",

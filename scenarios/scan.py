@@ -12,7 +12,7 @@ import asyncio
 from ipaddress import IPv6Address
 from typing import Annotated
 
-from scenarios.engine import Addressing, Curves, Parameter, Raw, Run, Table, echo, figures, scenario, wilson
+from scenarios.engine import Addressing, Curves, Parameter, Raw, Run, Table, echo, number, scenario, wilson
 from scenarios.engine.raw import dad_probe, echo_request, segment, solicitation
 from tapstack.ipv6.addresses import AddressState
 from tapstack.tcp.options import PortMode
@@ -84,7 +84,7 @@ async def scan(
         run.witness(aborted=(str(ssa.address),))
     low, high = wilson(hits, trials)
     run.measure("found", hits / trials, of="service address")
-    run.expect("share of service addresses found", hits / trials, budget / space, interval=(low, high))
+    run.expect_share("share of service addresses found", hits, trials, budget / space)
     _odds(run, bits, rate, life, hits / trials, low, high)
 
 
@@ -175,7 +175,7 @@ def _odds(run: Run, bits: int, rate: float, life: float, measured: float, low: f
             y="probability",
             log_y=True,
             theory={
-                f"a service address, {figures(life)} s at {figures(rate)}/s": [
+                f"a service address, {number(life)} s at {number(rate)}/s": [
                     (b, min(1.0, rate * life / 2**b)) for b in sizes
                 ],
                 "a fixed address, a year at a million/s": [(b, min(1.0, 1e6 * hour * 24 * 365 / 2**b)) for b in sizes],

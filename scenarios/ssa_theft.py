@@ -13,7 +13,7 @@ from typing import Annotated
 
 import numpy as np
 
-from scenarios.engine import Bars, Host, Parameter, Run, Table, echo, exchange, scenario, wilson
+from scenarios.engine import Bars, Host, Parameter, Run, Table, echo, exchange, scenario
 from scenarios.engine.raw import segment
 from tapstack.wire import tcp
 from unimux.aio import start_server
@@ -69,10 +69,9 @@ async def ssa_theft(
         holds = (got, stolen) == ((trials, 0) if safe else (0, trials))
         run.require(title, holds, requirement, because=f"{got} of {trials}")
     passed = _forge(run, redundancy, forgeries)
-    low, high = wilson(passed, forgeries)
     odds = 2.0**-redundancy
     run.measure("forged tags that decrypt", passed / forgeries)
-    run.expect("share of random identifiers with the right redundancy", passed / forgeries, odds, interval=(low, high))
+    run.expect_share("share of random identifiers with the right redundancy", passed, forgeries, odds)
     run.witness(explanations=run.explain("Previous segment", "spoofed handshakes stand between the same two addresses"))
     run.leave_out("complete", "spoofed handshakes are never completed")
     run.show(Table(title="Who gets the service", columns=("attack", "client served", "thief served"), rows=rows))

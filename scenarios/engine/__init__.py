@@ -9,7 +9,7 @@ from tapstack.link.impairment import Impairment
 
 from .addressing import OPTIONS, Addressing
 from .backend import Host, Streams
-from .charts import Bars, Curves, Ecdf, Matrix, Table, figures, seconds
+from .charts import Bars, Curves, Ecdf, Matrix, Table, number, seconds
 from .definition import Scenario, scenario
 from .errors import BackendCannot, ParameterError, ScenarioError
 from .measure import Summary, wilson
@@ -45,7 +45,7 @@ __all__ = [
     "Table",
     "echo",
     "exchange",
-    "figures",
+    "number",
     "released",
     "scenario",
     "seconds",

@@ -74,10 +74,10 @@ class Table(Chart):
     rows: Sequence[Sequence[str]]
 
 
-def figures(value: float, digits: int = 3) -> str:
+def number(value: float, digits: int = 3) -> str:
     """A number with so many significant digits, and its thousands apart.
 
-    >>> figures(0.0012345), figures(12345.6), figures(2.0), figures(float("inf"))
+    >>> number(0.0012345), number(12345.6), number(2.0), number(float("inf"))
     ('0.00123', '12,346', '2', '∞')
     """
     if value in (float("inf"), float("-inf")):
@@ -98,7 +98,7 @@ def seconds(value: float) -> str:
     ('1.23 ms', '2.5 s', '0 s')
     """
     if 0 < abs(value) < 1e-3:
-        return f"{figures(value * 1e6)} µs"
+        return f"{number(value * 1e6)} µs"
     if 0 < abs(value) < 1:
-        return f"{figures(value * 1e3)} ms"
-    return f"{figures(value)} s"
+        return f"{number(value * 1e3)} ms"
+    return f"{number(value)} s"

@@ -22,7 +22,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from .charts import Bars, Chart, Curves, Ecdf, Matrix, Point, Table
-from .charts import figures as numbers
+from .charts import number as numbers
 
 # Colours as matplotlib gets them, and the CSS variables that take their place.
 _INK, _SOFT, _GRID = "#010203", "#040506", "#070809"

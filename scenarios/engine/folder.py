@@ -174,9 +174,9 @@ def read_order(folder: Path) -> Order:
 
 def summary_text(summary: Summary, unit: str) -> str:
     """A mean with its interval for a line of text."""
-    from .charts import figures, seconds
+    from .charts import number, seconds
 
-    show = seconds if unit == "s" else lambda value: f"{figures(value)} {unit}".strip()
+    show = seconds if unit == "s" else lambda value: f"{number(value)} {unit}".strip()
     if summary.n == 1:
         return show(summary.mean)
     return f"{show(summary.mean)} (95 %: {show(summary.low)} to {show(summary.high)}; n={summary.n})"

@@ -70,18 +70,22 @@ class Summary:
         return cls(n, mean, mean - half, mean + half, deviation, ordered[0], middle, late, ordered[-1])
 
 
-def wilson(hits: int, tries: int) -> tuple[float, float]:
-    """The 95 % interval of a probability from so many hits in so many tries (Wilson), sound near 0 and 1, too.
+Z_95, Z_999 = 1.959964, 3.290527
+"""Quantiles of the normal distribution for two-sided intervals of 95 % and 99.9 %."""
+
+
+def wilson(hits: int, tries: int, z: float = Z_95) -> tuple[float, float]:
+    """The interval of a probability from so many hits in so many tries (Wilson), sound near 0 and 1, too; 95 % by default.
 
     >>> [round(bound, 3) for bound in wilson(0, 100)]
     [0.0, 0.037]
     """
     if not tries:
         return 0.0, 1.0
-    z, share = 1.959964, hits / tries
+    share = hits / tries
     middle = (share + z * z / (2 * tries)) / (1 + z * z / tries)
     half = z / (1 + z * z / tries) * math.sqrt(share * (1 - share) / tries + z * z / (4 * tries * tries))
-    return max(0.0, middle - half), min(1.0, middle + half)
+    return max(0.0, middle - half) if hits else 0.0, min(1.0, middle + half) if hits < tries else 1.0
 
 
 @dataclass(slots=True)

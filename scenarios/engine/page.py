@@ -10,7 +10,7 @@ from markupsafe import Markup
 from scenarios.report import Report, Section, write_report
 from scenarios.witness import TITLES, Judgement
 
-from .charts import Chart, Table, figures, seconds
+from .charts import Chart, Table, number, seconds
 from .execute import Outcome
 from .figures import chart_html, save
 from .folder import Verdicts, versions
@@ -60,8 +60,8 @@ def answer(folder: Path, outcome: Outcome) -> Section | None:
 def drawn(folder: Path, charts: Iterable[Chart]) -> list[str]:
     """Charts as HTML, their files written to the folder."""
     parts = []
-    for number, chart in enumerate(charts, 1):
-        files = {path.name: path.name for path in save(chart, folder / f"figure-{number}")}
+    for count, chart in enumerate(charts, 1):
+        files = {path.name: path.name for path in save(chart, folder / f"figure-{count}")}
         parts.append(chart_html(chart, files))
     return parts
 
@@ -71,7 +71,7 @@ def numbers_table(metrics: Iterable[Metric]) -> Table | None:
     rows = []
     for metric in metrics:
         about = Summary.of(metric.samples)
-        show = seconds if metric.unit == "s" else figures
+        show = seconds if metric.unit == "s" else number
         interval = f"{show(about.low)} to {show(about.high)}" if about.n > 1 else "–"
         name = metric.column + (f" [{metric.unit}]" if metric.unit not in ("", "s") else "")
         rows.append((name, str(about.n), show(about.mean), interval, show(about.median), show(about.p95)))
@@ -87,9 +87,9 @@ def theory_table(outcome: Outcome) -> Table | None:
     rows = [
         (
             c.what,
-            figures(c.measured),
-            figures(c.theory),
-            f"{figures(c.low)} to {figures(c.high)}",
+            number(c.measured),
+            number(c.theory),
+            f"{number(c.low)} to {number(c.high)}",
             "agrees" if c.agrees else "DIFFERS",
         )
         for c in outcome.comparisons

@@ -31,10 +31,10 @@ from unimux.state import MemoryState
 
 from .addressing import HOST, NO_POOL, POOL, Addressing, TemporaryAddresses, fix
 from .backend import Backend, Host, Impairments, RouterControl
-from .charts import Chart, figures
+from .charts import Chart, number
 from .definition import Backend as BackendName
 from .errors import BackendCannot, ScenarioError
-from .measure import Metrics
+from .measure import Z_999, Metrics, wilson
 from .network import Kind, Lan, Network
 from .raw import Raw
 
@@ -328,8 +328,15 @@ class Run:
         agrees = low <= theory <= high if interval else low <= measured <= high
         self.comparisons.append(Comparison(what, measured, theory, low, high, agrees))
         kind = "interval of the measurement" if interval else "allowed"
-        sentence = f"measured {figures(measured)}, theory {figures(theory)} ({kind}: {figures(low)} to {figures(high)})"
+        sentence = f"measured {number(measured)}, theory {number(theory)} ({kind}: {number(low)} to {number(high)})"
         self.claims.append(Claim(f"Theory agrees: {what}", agrees, sentence))
+
+    def expect_share(self, what: str, hits: int, tries: int, theory: float) -> None:
+        """So many hits in so many tries beside a theoretical probability, which must lie in their 99.9 % interval.
+
+        One comparison in a thousand fails by chance; with 95 %, as figures show it, one in twenty would.
+        """
+        self.expect(what, hits / tries, theory, interval=wilson(hits, tries, Z_999))
 
     def show(self, chart: Chart) -> None:
         """A figure or table for the report."""

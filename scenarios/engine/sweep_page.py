@@ -7,7 +7,7 @@ from html import escape
 from importlib import resources
 from pathlib import Path
 
-from .charts import Bars, Chart, Curves, Ecdf, Point, Table, figures, seconds
+from .charts import Bars, Chart, Curves, Ecdf, Point, Table, number, seconds
 from .figures import chart_html, save
 from .folder import versions
 from .measure import Summary
@@ -21,8 +21,8 @@ def write_sweep_page(sweep: Sweep, folder: Path, remarks: list[str]) -> Path:
     """Write report.html with its figures as files beside it."""
     plan = sweep.plan
     parts = []
-    for number, chart in enumerate([*charts(sweep)[:MOST_FIGURES], table(sweep)], 1):
-        files = {path.name: path.name for path in save(chart, folder / f"figure-{number}")}
+    for count, chart in enumerate([*charts(sweep)[:MOST_FIGURES], table(sweep)], 1):
+        files = {path.name: path.name for path in save(chart, folder / f"figure-{count}")}
         parts.append(chart_html(chart, files))
     failed = [row for row in sweep.rows if not row.passed]
     badge = "passed" if sweep.passed else "failed"
@@ -129,7 +129,7 @@ def table(sweep: Sweep) -> Table:
         for name in metric_names(done):
             about = Summary.of([row.means[name] for row in done if name in row.means])
             unit = next(row.units[name] for row in done if name in row.units)
-            show = seconds if unit == "s" else figures
+            show = seconds if unit == "s" else number
             label = f"{name} [{unit}]" if unit not in ("", "s") else name
             rows.append(
                 (

@@ -1,0 +1,81 @@
+"""Every scenario of the catalogue runs in simulation with its quick parameters, passes, and draws what it promises."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from scenarios.engine.charts import Table
+from scenarios.engine.definition import catalogue, load
+from scenarios.engine.execute import Order, execute
+from scenarios.engine.figures import save
+from scenarios.engine.folder import conclude, prepare
+
+SIMULATED = sorted(name for name, each in catalogue().items() if "sim" in each.backends)
+WHOLE = {"hello", "parallel"}  # test_engine.py and test_determinism.py judge their captures
+WITH_THEORY = {"scan", "pool-exhaustion", "time-wait", "blind-injection", "ssa-theft", "linkability", "setup-latency"}
+EVERY_QUESTION = {
+    "hello", "parallel", "interop-matrix", "legacy-baseline", "setup-latency", "pool-exhaustion", "scan", "reverse-attack",
+    "linkability", "blind-injection", "syn-flood", "ssa-theft", "neighbor-cost", "rebinding", "impaired", "time-wait", "churn",
+}  # fmt: skip
+
+
+def test_the_catalogue_is_whole() -> None:
+    assert catalogue().keys() >= EVERY_QUESTION
+
+
+@pytest.mark.parametrize("name", SIMULATED)
+def test_a_quick_run_holds_and_can_be_drawn(name: str, tmp_path: Path) -> None:
+    found = load(name)
+    outcome = execute(found, Order(found.source, found.values({}, quick=True), 11, "sim"))
+    assert [claim for claim in outcome.claims if not claim.holds] == []
+    assert bool(outcome.comparisons) >= (name in WITH_THEORY)
+    if name not in WHOLE:
+        assert outcome.charts
+    for number, chart in enumerate(outcome.charts):
+        assert isinstance(chart, Table) or len(save(chart, tmp_path / f"figure-{number}")) == 2
+
+
+@pytest.mark.parametrize("name", ["reverse-attack", "scan", "rebinding", "ssa-theft"])
+def test_captures_of_a_quick_run_pass(name: str, artefacts: Path) -> None:
+    found = load(name)
+    folder = artefacts / name
+    prepare(folder)
+    outcome = execute(found, Order(found.source, found.values({}, quick=True), 11, "sim", folder))
+    verdicts = conclude(outcome)
+    assert [f for f in (*verdicts.captured, *verdicts.claimed) if f.verdict.value != "passed"] == []
+    shown = {finding.rule for finding in verdicts.captured}
+    assert set(found.shows) <= shown
+
+
+def test_the_example_of_the_documentation_runs(tmp_path: Path) -> None:
+    page = Path(__file__).parents[3] / "docs" / "writing-a-scenario.md"
+    example = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    assert len(example) == 1
+    path = tmp_path / "paid_delay.py"
+    path.write_text(example[0], encoding="utf-8")
+    found = load(str(path))
+    folder = tmp_path / "out"
+    prepare(folder)
+    outcome = execute(found, Order(found.source, found.values({}, quick=True), 1, "sim", folder))
+    assert conclude(outcome).passed
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_theory_agrees_whatever_the_seed(seed: int) -> None:
+    found = load("scan")
+    outcome = execute(found, Order(found.source, found.values({"trials": 60}), 100 + seed, "sim"))
+    assert [comparison.agrees for comparison in outcome.comparisons] == [True]
+
+
+def test_a_broken_node_fails_a_scenario(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The negative control: a stack that answers strangers is found out by the scripts' own requirements."""
+    from tapstack.ipv6.addresses import AddressEntry
+
+    monkeypatch.setattr(AddressEntry, "speaks_to", lambda self, remote: True)
+    for name, title in (("reverse-attack", "Nothing reaches a one-time client"), ("scan", "tells a stranger nothing")):
+        found = load(name)
+        outcome = execute(found, Order(found.source, found.values({}, quick=True), 1, "sim"))
+        assert any(title in claim.title for claim in outcome.claims if not claim.holds), name
