@@ -29,6 +29,7 @@ from tapstack.ipv6.config import HostConfig
 from tapstack.ipv6.prefixes import Prefix
 from tapstack.tcp.options import SocketOptions, TimeWait
 from tapstack.types import address, address_text
+from unimux.events import EventFile
 from unimux.node import Node, NodeConfig
 from unimux.poolstate import PoolConfig
 
@@ -72,8 +73,10 @@ class Room:
         """The legacy host's namespace."""
         return self.top.server
 
-    async def attach(self, name: str, stack: AsyncExitStack, random: Random, **config: Any) -> Node:
-        """Start a node on its LAN and give it its routed prefix, if it has one."""
+    async def attach(
+        self, name: str, stack: AsyncExitStack, random: Random, *, told: Path | None = None, **config: Any
+    ) -> Node:
+        """Start a node on its LAN and give it its routed prefix, if it has one; `told`: a file for all its events."""
         at_client = name in ("alice", "dora")
         bridge = self.top.client_bridge if at_client else self.top.server_bridge
         dedicated = DEDICATED.get(name)
@@ -83,6 +86,8 @@ class Room:
         node = Node(link, settings)
         events: list[Event] = []
         node.watch(events.append)
+        if told is not None:
+            stack.enter_context(EventFile(told, node.events, node=name))
         await stack.enter_async_context(node)
         self.peers[name] = Peer(node, kernel.Interface(bridge.namespace, f"tap-{name}"), events)
         host = node.stack.host
