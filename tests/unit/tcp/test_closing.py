@@ -26,6 +26,7 @@ def gone(pair: Pair) -> bool:
     return not len(pair.a.host.addresses) and not len(pair.b.host.addresses)
 
 
+@pytest.mark.proves("ST-TCP-11")
 def test_one_side_first() -> None:
     pair = Pair()
     client, server, _ = established(pair, time_wait=TimeWait.SHORT)
@@ -39,6 +40,7 @@ def test_one_side_first() -> None:
     assert (client.error, server.error) == (None, None)
 
 
+@pytest.mark.proves("ST-TCP-11")
 def test_both_at_once() -> None:
     pair = Pair()
     client, server, _ = established(pair, time_wait=TimeWait.SHORT)
@@ -86,6 +88,7 @@ def test_each_packet_of_the_ending_may_be_lost(lost: int) -> None:
     assert (client.error, server.error) == (None, None)
 
 
+@pytest.mark.proves("ST-TCP-11")
 def test_half_close_carries_data_the_other_way() -> None:
     pair = Pair()
     client, server, _ = established(pair, time_wait=TimeWait.SHORT)
@@ -103,6 +106,7 @@ def test_half_close_carries_data_the_other_way() -> None:
     assert gone(pair)
 
 
+@pytest.mark.proves("ST-TCP-11")
 def test_half_close_before_the_handshake_is_over() -> None:
     """CLOSE in SYN-RECEIVED is queued until ESTABLISHED (RFC 9293 §3.10.4)."""
     pair = Pair()
@@ -144,6 +148,7 @@ def test_data_written_before_the_handshake_is_sent_after_it() -> None:
     assert read_all(server) == b"eager"
 
 
+@pytest.mark.proves("MAY-1", "SHLD-3", "MUST-12")
 @pytest.mark.parametrize("read_first", [True, False])
 def test_close_with_unread_data_resets(read_first: bool) -> None:
     pair = Pair()
@@ -160,6 +165,7 @@ def test_close_with_unread_data_resets(read_first: bool) -> None:
     assert isinstance(client.error, ConnectionResetError) is not read_first
 
 
+@pytest.mark.proves("SHLD-3")
 def test_data_after_close_resets() -> None:
     pair = Pair()
     client, server, _ = established(pair, time_wait=TimeWait.SHORT)

@@ -222,7 +222,7 @@ def test_a_wrong_checksum_is_dropped_and_counted() -> None:
     assert pair.b.counters.drops["checksum"] == 1  # type: ignore[index]
 
 
-@pytest.mark.proves("UM-PORT-12")
+@pytest.mark.proves("UM-PORT-12", "MUST-10")
 @pytest.mark.parametrize("mode", [PortMode.L0, PortMode.L1])
 def test_simultaneous_open(mode: PortMode) -> None:
     pair = Pair()

@@ -32,7 +32,7 @@ class Owner:
 # -- urgent data ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.proves("ST-TCP-11")
+@pytest.mark.proves("ST-TCP-11", "MUST-30", "MUST-31", "MUST-32", "MUST-62")
 @pytest.mark.parametrize("length", [1, 1000, 100_000])
 def test_urgent_data_of_any_length_is_announced_and_comes_in_line(length: int) -> None:
     pair = Pair()
@@ -56,7 +56,7 @@ def test_urgent_data_of_any_length_is_announced_and_comes_in_line(length: int) -
     assert client.sender.mss < client.sender.segment_limit or not client.tcp.host.properties.gso_size
 
 
-@pytest.mark.proves("ST-TCP-11")
+@pytest.mark.proves("ST-TCP-11", "MUST-33")
 def test_the_mark_counts_down_as_the_program_reads() -> None:
     pair = Pair()
     client, server, _ = established(pair)

@@ -212,7 +212,7 @@ def cases(s: Subject) -> Iterator[tuple[str, int, int, bytes]]:
             yield flags, seq, ack, payload
 
 
-@pytest.mark.proves("ST-TCP-1", "ST-TCP-8")
+@pytest.mark.proves("ST-TCP-1", "ST-TCP-8", "SHLD-2")
 @pytest.mark.parametrize("state", OPENING + SYNCHRONIZED)
 def test_reaction_to_every_segment(state: str) -> None:
     wrong = []

@@ -142,7 +142,7 @@ def test_a_window_that_opens_while_the_update_is_lost_is_found_by_the_probe() ->
     assert arrived + collect(pair, server, 9000 - len(arrived), 5) == DATA[:9000]
 
 
-@pytest.mark.proves("ST-TCP-11")
+@pytest.mark.proves("ST-TCP-11", "MUST-25")
 def test_keep_alive_is_off_by_default() -> None:
     pair = Pair()
     client, server, _ = established(pair)
@@ -152,7 +152,7 @@ def test_keep_alive_is_off_by_default() -> None:
     assert (client.error, server.error) == (None, None)
 
 
-@pytest.mark.proves("ST-TCP-11")
+@pytest.mark.proves("ST-TCP-11", "MAY-5", "MUST-24", "MUST-26", "MUST-27", "MUST-29", "SHLD-12")
 def test_keep_alive_probes_an_idle_connection_and_gives_up_on_a_dead_one() -> None:
     pair = Pair()
     client, _, _ = established(pair, keep_alive=7200.0)
@@ -171,7 +171,7 @@ def test_keep_alive_probes_an_idle_connection_and_gives_up_on_a_dead_one() -> No
     assert isinstance(client.error, TimeoutError)
 
 
-@pytest.mark.proves("ST-TCP-11")
+@pytest.mark.proves("ST-TCP-11", "MUST-26")
 def test_keep_alive_stays_quiet_while_data_is_in_flight() -> None:
     pair = Pair()
     client, _, path = established(pair, user_timeout=50.0, keep_alive=1.0)

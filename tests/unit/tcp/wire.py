@@ -7,6 +7,10 @@ from typing import Any
 from scapy.layers.inet import TCP
 from scapy.layers.inet6 import IPv6
 
+from tapstack.ipv6.addresses import Trigger
+
+NO_DAD = Trigger.ADD_WITHOUT_DAD
+
 
 def read(packet: bytes) -> Any:
     """The TCP layer of an IPv6 packet, as scapy sees it, with `.src` and `.dst` of the packet and `.data`."""
