@@ -243,8 +243,15 @@ class Connection(Output):
         if self.state is TcpState.CLOSED:
             return
         if self.state in SYNCHRONIZED or self.state is TcpState.SYN_RECEIVED:
-            self.emit(RST | ACK, self.sender.snd_nxt, now)
+            self.emit(RST | ACK, self._reset_sequence(), now)
         self.delete(TcpTrigger.DELETE, now, cause, errors.aborted())
+
+    def _reset_sequence(self) -> int:
+        """SND.NXT, or the window's end where a probe went beyond it: a peer takes no RST from outside its window."""
+        sender = self.sender
+        if self.state not in SYNCHRONIZED:
+            return sender.snd_nxt
+        return min(sender.snd_nxt, sender.snd_una + sender.snd_wnd)
 
     # -- state -----------------------------------------------------------------------------------
 
@@ -287,7 +294,7 @@ class Connection(Output):
     def fail(self, error: Exception, now: float, cause: str) -> None:
         """End with an error that the owner sees; a synchronized peer is told with a reset."""
         if self.state in SYNCHRONIZED:
-            self.emit(RST | ACK, self.sender.snd_nxt, now)
+            self.emit(RST | ACK, self._reset_sequence(), now)
         self.delete(TcpTrigger.DELETE, now, cause, error)
 
     def delete(self, trigger: TcpTrigger, now: float, cause: str, error: Exception | None = None) -> None:
