@@ -208,7 +208,9 @@ def test_a_program_starts_as_from_a_shell(space: Namespace) -> None:
     ignored, *rest = found.stdout.decode().split("\n")
     of_python = 1 << (signal.SIGPIPE - 1) | 1 << (signal.SIGXFSZ - 1)
     own = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("SigIgn"))
-    inherited = int(own.split()[1], 16) & ~of_python  # whoever started the tests may ignore some, and children inherit that
+    inherited = (
+        int(own.split()[1], 16) & ~of_python
+    )  # whoever started the tests may ignore some, and children inherit that
     assert int(ignored.split()[1], 16) & ~inherited == 0
     assert rest[:4] == ["0", "1", "2", "3"]  # 3 is the folder that ls reads
     assert rest[4].strip() == rest[5].strip()
