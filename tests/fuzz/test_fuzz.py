@@ -1,0 +1,105 @@
+"""The kept corpus, replayed; a short run of the fuzzer on each target; and that a broken stack does not get past them."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tapstack.tcp.layer import Tcp
+from tapstack.wire import checksum
+from tapstack.wire.error import WireError
+from tapstack.wire.ipv6 import Fragment
+from tests.fuzz import codecs, world
+from tests.fuzz.fuzz import ROOT, TARGETS, corpus, target
+from tests.fuzz.script import Script
+
+SECONDS = 8
+"""Of fuzzing for each target; `make fuzz` takes as long as it is told."""
+
+
+@pytest.mark.parametrize("name", sorted(TARGETS))
+def test_the_corpus_brings_nothing_but_values(name: str) -> None:
+    one_input = target(name)
+    kept = corpus(name)
+    assert len(kept) >= 40
+    for path in kept:
+        one_input(path.read_bytes())
+
+
+@pytest.mark.parametrize("name", sorted(TARGETS))
+def test_the_fuzzer_finds_nothing(name: str, artefacts: Path) -> None:
+    command = [sys.executable, "-m", "tests.fuzz.fuzz", name, "--seconds", str(SECONDS), "--found", str(artefacts)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=110, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert "stat::number_of_executed_units" in done.stderr
+    assert not list(artefacts.glob("crash-*"))
+
+
+def until_it_fails(one_input: Callable[[bytes], None], inputs: list[bytes]) -> BaseException | None:
+    for data in inputs:
+        try:
+            one_input(data)
+        except Exception as error:
+            return error
+    return None
+
+
+def test_a_codec_that_raises_something_else_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    parse = Fragment.parse
+
+    def careless(data: memoryview) -> Fragment:
+        if len(data) > 3 and data[3] & 1 and data[0] == 6:
+            raise KeyError("no such header")
+        return parse(data)
+
+    inputs = [bytes((3, 6, 0, 0, 9)) + bytes(8)]
+    assert until_it_fails(codecs.one_input, inputs) is None
+    changed = tuple((name, careless if name == "fragment" else run) for name, run in codecs.TARGETS)
+    monkeypatch.setattr(codecs, "TARGETS", changed)
+    assert isinstance(until_it_fails(codecs.one_input, inputs), KeyError)
+
+
+def test_a_value_that_does_not_survive_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    pack = Fragment.pack
+    monkeypatch.setattr(Fragment, "pack", lambda self: pack(self)[:-1] + b"\xff")
+    assert isinstance(until_it_fails(codecs.one_input, [bytes((3, 6, 0, 0, 9)) + bytes(8)]), AssertionError | WireError)
+
+
+@pytest.mark.parametrize("broken", ["checksum", "reset", "leak"])
+def test_a_broken_stack_does_not_get_past_the_corpus(broken: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def raises(*_: object) -> None:
+        raise IndexError("a defect")
+
+    match broken:
+        case "checksum":
+            right = checksum.field
+            monkeypatch.setattr(checksum, "field", lambda total: right(total) ^ 1)
+        case "reset":
+            monkeypatch.setattr(Tcp, "reset", raises)
+        case "leak":
+            monkeypatch.setattr(Tcp, "forget", lambda self, connection, now, cause: None)
+    inputs = [path.read_bytes() for path in corpus("world")]
+    assert until_it_fails(world.run, inputs) is not None
+
+
+def test_random_scripts(rng: random.Random) -> None:
+    for _ in range(150):
+        world.run(rng.randbytes(rng.randrange(2, 300)))
+
+
+def test_a_script_ends() -> None:
+    script = Script(b"\x01\x00\x02\x80\x00\x03abcd")
+    assert (script.byte(), script.word(), script.signed(), script.block(), script.rest()) == (
+        1,
+        2,
+        -32768,
+        b"abc",
+        b"d",
+    )
+    assert script.over
+    assert (script.byte(), script.take(3), script.rest()) == (0, b"", b"")
