@@ -144,7 +144,10 @@ async def _talk(run: Run, client: Node, bob: Node, legacy: str, mode: PortMode, 
         if ending == "reset by server":
             writer.transport.abort()
         else:
-            await asyncio.wait_for(echo(reader, writer), 30)
+            try:
+                await asyncio.wait_for(echo(reader, writer), 30)
+            except TimeoutError:
+                writer.transport.abort()
 
     server, where = None, legacy
     if ending == "reset by server" or run.random.random() < 0.5:

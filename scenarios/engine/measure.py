@@ -7,7 +7,7 @@ samples of one run often are not, which is why the table of a sweep has one valu
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 _T_95 = (
@@ -86,6 +86,52 @@ def wilson(hits: int, tries: int, z: float = Z_95) -> tuple[float, float]:
     middle = (share + z * z / (2 * tries)) / (1 + z * z / tries)
     half = z / (1 + z * z / tries) * math.sqrt(share * (1 - share) / tries + z * z / (4 * tries * tries))
     return max(0.0, middle - half) if hits else 0.0, min(1.0, middle + half) if hits < tries else 1.0
+
+
+MANY = 200
+"""Hits and misses from which on the normal approximation serves."""
+
+
+def exact(hits: int, tries: int, level: float = 0.999) -> tuple[float, float]:
+    """The exact interval of a probability (Clopper and Pearson), for comparisons with theory, where few hits must not mislead.
+
+    >>> [round(bound, 4) for bound in exact(3, 25, 0.95)]
+    [0.0255, 0.3122]
+    >>> exact(0, 10)[0], exact(10, 10)[1]
+    (0.0, 1.0)
+    """
+    if min(hits, tries - hits) > MANY:
+        return wilson(hits, tries, Z_999)
+    if tries - hits < hits:
+        low, high = exact(tries - hits, tries, level)
+        return 1 - high, 1 - low
+    share = (1 - level) / 2
+    low = 0.0 if hits == 0 else _where(lambda p: 1 - _at_most(hits - 1, tries, p) > share)
+    high = 1.0 if hits == tries else _where(lambda p: _at_most(hits, tries, p) < share)
+    return low, high
+
+
+def _at_most(hits: int, tries: int, probability: float) -> float:
+    """The chance of at most so many hits."""
+    if probability <= 0.0:
+        return 1.0
+    if probability >= 1.0:
+        return float(hits >= tries)
+    log_p, log_q = math.log(probability), math.log1p(-probability)
+    whole = math.lgamma(tries + 1)
+    return math.fsum(
+        math.exp(whole - math.lgamma(k + 1) - math.lgamma(tries - k + 1) + k * log_p + (tries - k) * log_q)
+        for k in range(hits + 1)
+    )
+
+
+def _where(begins: Callable[[float], bool]) -> float:
+    """The least probability from which on something holds."""
+    low, high = 0.0, 1.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (low, middle) if begins(middle) else (middle, high)
+    return high
 
 
 @dataclass(slots=True)

@@ -34,7 +34,7 @@ from .backend import Backend, Host, Impairments, RouterControl
 from .charts import Chart, number
 from .definition import Backend as BackendName
 from .errors import BackendCannot, ScenarioError
-from .measure import Z_999, Metrics, wilson
+from .measure import Metrics, exact
 from .network import Kind, Lan, Network
 from .raw import Raw
 
@@ -336,7 +336,7 @@ class Run:
 
         One comparison in a thousand fails by chance; with 95 %, as figures show it, one in twenty would.
         """
-        self.expect(what, hits / tries, theory, interval=wilson(hits, tries, Z_999))
+        self.expect(what, hits / tries, theory, interval=exact(hits, tries))
 
     def show(self, chart: Chart) -> None:
         """A figure or table for the report."""
