@@ -82,7 +82,7 @@ def receive(connection: Connection, frame: Buffer, at: int, length: int, trusted
         )
         if (residue + checksum.residue(view[tcp:end])) % 65535:
             return False
-    if connection.timestamps:
+    if connection.timestamps and receiver.rcv_nxt <= receiver.last_ack_sent:  # RFC 7323 §4.3
         receiver.ts_recent = value
         receiver.ts_recent_at = now
     connection.last_heard = now

@@ -1,0 +1,223 @@
+"""Window scale, timestamps, PAWS, and arithmetic across every wrap (RFC 7323, RFC 9293 §3.4)."""
+
+from __future__ import annotations
+
+import re
+from random import Random
+from typing import Any
+
+import pytest
+
+from tapstack.tcp import layer, passive
+from tapstack.tcp.connection import Connection
+from tapstack.tcp.isn import SessionNumbers, session_numbers
+from tapstack.tcp.options import SocketOptions, TimeWait
+from tapstack.tcp.sequence import unwrap
+
+from . import wire
+from .pair import Pair, read_all
+from .path import DATA, collect, established, transfer
+
+pytestmark = pytest.mark.proves("ST-TCP-2")
+A, B = "2001:db8:a::1", "2001:db8:b::1"
+WRAP = 1 << 32
+PLAIN = SocketOptions(timestamps=False, sack=False)
+
+
+def start_at(monkeypatch: pytest.MonkeyPatch, isn: int | None = None, stamp: int | None = None) -> None:
+    """Let every connection begin with these numbers."""
+
+    def chosen(secret: bytes, key: bytes, now: float) -> SessionNumbers:
+        numbers = session_numbers(secret, key, now)
+        return SessionNumbers(
+            numbers.isn if isn is None else isn % WRAP,
+            numbers.timestamp_offset if stamp is None else (stamp - int(now * 1000)) % WRAP,
+            numbers.flow_label,
+        )
+
+    monkeypatch.setattr(layer, "session_numbers", chosen)
+    monkeypatch.setattr(passive, "session_numbers", chosen)
+
+
+@pytest.mark.parametrize("isn", [-1, -2, -1000, -1429, -100_000, (1 << 31) - 5, (1 << 31) - 100_000, 0])
+@pytest.mark.parametrize("sack", [True, False])
+def test_streams_cross_the_wrap_of_sequence_numbers(monkeypatch: pytest.MonkeyPatch, isn: int, sack: bool) -> None:
+    start_at(monkeypatch, isn=isn)
+    rng = Random(isn)
+    fates = [None if rng.random() < 0.02 else rng.random() * 0.004 if rng.random() < 0.1 else 0.0 for _ in range(1000)]
+    pair = Pair()
+    client, server, _ = established(pair, lambda n: fates[n % 1000], sack=sack, time_wait=TimeWait.SHORT)
+    transfer(pair, client, server, 300_000)
+    server.write(DATA[:50_000])
+    assert collect(pair, client, 50_000, 60) == DATA[:50_000]
+    client.shutdown(pair.now)
+    pair.run(1)
+    server.shutdown(pair.now)
+    pair.run(30)
+    assert not len(pair.a.host.addresses) and not len(pair.b.host.addresses)
+    assert (client.error, server.error) == (None, None)
+
+
+@pytest.mark.parametrize("stamp", [-1, -5, -200, -2000, (1 << 31) - 100])
+def test_streams_cross_the_wrap_of_timestamps(monkeypatch: pytest.MonkeyPatch, stamp: int) -> None:
+    start_at(monkeypatch, stamp=stamp)
+    pair = Pair()
+    client, server, _ = established(pair, lambda n: None if n % 37 == 5 else 0.0)
+    transfer(pair, client, server, 500_000)
+    pair.run(3)
+    transfer(pair, client, server, 100_000)
+    assert client.rtt.srtt is not None and client.rtt.srtt < 0.1, "no echo was misread"
+    assert not pair.b.counters.drops["tcp-paws"]  # type: ignore[index]
+
+
+def forward(sender: Connection, receiver: Connection, size: int) -> None:
+    """As if `size` more bytes had been sent and read: both ends of an idle connection move together."""
+    out, into = sender.sender, receiver.receiver
+    assert out.snd_una == out.snd_nxt == into.rcv_nxt
+    for name in ("snd_una", "snd_nxt", "snd_up"):
+        setattr(out, name, getattr(out, name) + size)
+    out.recovery.point += size
+    out.news.fack += size
+    for name in ("rcv_nxt", "rcv_adv", "rcv_up", "last_ack_sent"):
+        setattr(into, name, getattr(into, name) + size)
+    receiver.sender.snd_wl1 += size  # the window that was learnt from the peer's sequence number
+    sender.sender.snd_wl2 += size
+
+
+def test_more_than_four_gibibytes_on_one_connection() -> None:
+    pair = Pair()
+    client, server, path = established(pair)
+    begun = client.sender.iss
+    for lap in range(5):
+        target = begun + (lap + 1) * WRAP - 150_000  # this lap's data lies across a multiple of 2³² from the start
+        pair.run(1)
+        forward(client, server, target - client.sender.snd_nxt)
+        path.fate = lambda n: None if n % 41 == 3 else 0.0
+        transfer(pair, client, server, 300_000)
+        pair.run(1)
+    statistics = client.statistics(pair.now)
+    assert statistics.bytes_acked > 5 * WRAP
+    assert server.statistics(pair.now).bytes_received == statistics.bytes_acked
+    assert client.timers.timeouts == 0
+
+
+@pytest.mark.parametrize("reference", [0, 5, WRAP - 5, WRAP, 7 * WRAP + (1 << 31), 7 * WRAP - 1])
+def test_unwrap_is_the_nearest(reference: int) -> None:
+    for distance in (-(1 << 31), -70_000, -1, 0, 1, 70_000, (1 << 31) - 1):
+        assert unwrap((reference + distance) % WRAP, reference) == reference + distance
+
+
+# -- window scale --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("offered", "used"), [(0, 0), (7, 7), (14, 14), (15, 14), (200, 14), (None, 0)])
+def test_the_peers_scale_is_fourteen_at_most(offered: int | None, used: int) -> None:
+    pair = Pair()
+    pair.meddle = lambda end, packet: []
+    client = pair.a.tcp.connect(pair.a.entry(pair.now), pair.b.address, 80, pair.now, PLAIN)
+    pair.flush()
+    options: list[Any] = [("MSS", 1440)] + ([] if offered is None else [("WScale", offered)])
+    pair.a.input(
+        wire.segment(B, A, 80, client.local_port, "SA", seq=5, ack=client.sender.snd_nxt, window=1000, options=options),
+        pair.now,
+    )
+    assert client.sender.snd_wnd == 1000, "the window of a SYN is not scaled"
+    assert client.sender.scale == used
+    assert (client.receiver.scale > 0) is (offered is not None), "both or neither"
+
+
+def test_neither_side_scales_unless_both_do() -> None:
+    pair = Pair()
+
+    def without_scale(end: object, packet: bytes) -> list[bytes | tuple[float, bytes]]:
+        if "S" not in str(wire.read(packet).flags):
+            return [packet]
+        return [wire.fixed(re.sub(rb"\x03\x03.(?=$|\x01|\x00)", b"\x01\x01\x01", packet, flags=re.DOTALL))]
+
+    pair.meddle = without_scale
+    client, server = pair.connect()
+    assert (client.sender.scale, client.receiver.scale, server.sender.scale, server.receiver.scale) == (0, 0, 0, 0)
+    transfer(pair, client, server, 300_000)
+
+
+# -- PAWS ----------------------------------------------------------------------------------------------
+
+
+def stale(pair: Pair, server: Connection, age: int, payload: bytes = b"old") -> bool:
+    """A segment with a timestamp that is `age` ms older than the last; whether it is taken."""
+    recent = server.receiver.ts_recent
+    assert recent is not None
+    before = server.receiver.queued
+    packet = wire.segment(
+        A, B, server.remote_port, server.local_port, "A", seq=server.receiver.rcv_nxt, ack=server.sender.snd_una,
+        options=[("NOP", None), ("NOP", None), ("Timestamp", ((recent - age) % WRAP, 0))], payload=payload,
+    )  # fmt: skip
+    pair.b.input(packet, pair.now)
+    pair.flush()
+    return server.receiver.queued > before
+
+
+def test_an_old_segment_in_the_window_is_kept_out_and_answered() -> None:
+    pair = Pair()
+    client, server, _ = established(pair)
+    transfer(pair, client, server, 5000)
+    before = len(pair.packets)
+    assert not stale(pair, server, 1)
+    assert pair.b.counters.drops["tcp-paws"] == 1  # type: ignore[index]
+    (answer,) = [wire.read(p) for _, who, p in pair.packets[before:] if who == "b"]
+    assert answer.ack == server.receiver.rcv_nxt & 0xFFFFFFFF
+    assert stale(pair, server, 0), "an equal timestamp is not old"
+    assert read_all(server) == b"old"
+
+
+def test_after_twenty_four_days_of_silence_the_last_timestamp_is_void() -> None:
+    pair = Pair()
+    _, server, _ = established(pair)
+    pair.run(23 * 86_400)
+    assert not stale(pair, server, 1)
+    pair.run(2 * 86_400)
+    assert stale(pair, server, 1)
+
+
+def test_once_negotiated_every_segment_needs_a_timestamp_but_a_reset() -> None:
+    pair = Pair()
+    client, server, _ = established(pair)
+    fields = {"seq": server.receiver.rcv_nxt, "ack": server.sender.snd_una}
+    pair.b.input(wire.segment(A, B, server.remote_port, server.local_port, "A", payload=b"x", **fields), pair.now)
+    assert server.receiver.queued == 0
+    pair.b.input(wire.segment(A, B, server.remote_port, server.local_port, "R", **fields), pair.now)
+    assert server.state.value == "CLOSED"
+    assert client.state.value == "ESTABLISHED"
+
+
+def test_the_echo_of_a_delayed_acknowledgement_is_that_of_the_first_segment() -> None:
+    pair = Pair()
+    client, server, path = established(pair)
+    path.gap = 0.01
+    before = len(pair.packets)
+    client.write(DATA[:1428])
+    pair.run(0.005)
+    client.write(DATA[:1428])
+    pair.run(0.3)
+    stamps = [wire.timestamps(p) for _, who, p in pair.packets[before:] if who == "a"]
+    echo = next(wire.timestamps(p) for _, who, p in pair.packets[before:] if who == "b")
+    assert stamps[0] is not None
+    assert echo is not None
+    assert echo[1] == stamps[0][0], "so that the delay is part of the estimate (RFC 7323 §4.1)"
+    assert server.error is None
+
+
+def test_an_old_echo_does_not_spoil_the_estimate() -> None:
+    pair = Pair()
+    client, _, path = established(pair)
+    path.fate = lambda n: None
+    client.write(b"x")
+    pair.flush()
+    stamp = client.timestamp(pair.now)
+    assert stamp is not None
+    future = wire.segment(
+        B, A, client.remote_port, client.local_port, "A", seq=client.receiver.rcv_nxt, ack=client.sender.snd_nxt,
+        window=1000, options=[("NOP", None), ("NOP", None), ("Timestamp", (client.receiver.ts_recent, (stamp[0] + 5000) % WRAP))],
+    )  # fmt: skip
+    pair.a.input(future, pair.now)
+    assert client.rtt.srtt is not None and 0 <= client.rtt.srtt < 0.1
