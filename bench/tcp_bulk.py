@@ -67,15 +67,20 @@ class Transfer:
         self.received = 0
         self.acknowledged_at_start = 0
         self.done = asyncio.Event()
+        self.established_at: float | None = None
+        self.done_at: float | None = None
         connection.owner = self.signalled
 
     def signalled(self, bits: int) -> None:
         connection = self.connection
+        if bits & Signal.ESTABLISHED:
+            self.established_at = time.perf_counter()
         if bits & Signal.READABLE:
             self.received += sum(map(len, connection.read()))
         if bits & (Signal.WRITABLE | Signal.ESTABLISHED) and self.direction == "out":
             self.fill()
         if bits & (Signal.CLOSED | Signal.END_OF_STREAM):
+            self.done_at = self.done_at or time.perf_counter()
             self.done.set()
 
     def fill(self) -> None:
@@ -116,6 +121,8 @@ async def run(link: Link, arguments: argparse.Namespace) -> dict[str, object]:
         "direction": arguments.direction,
         "bytes": moved,
         "seconds": round(elapsed, 4),
+        "finished": transfer.done_at is not None,
+        "completion": round((transfer.done_at or time.perf_counter()) - (transfer.established_at or started), 4),
         "gbit_s": round(moved * 8 / elapsed / 1e9, 4),
         "cpu": round((time.process_time() - cpu) / elapsed, 2),
         "retransmissions": connection.sender.retransmissions,
@@ -129,7 +136,8 @@ async def run(link: Link, arguments: argparse.Namespace) -> dict[str, object]:
     return result
 
 
-def main() -> None:
+def options() -> argparse.ArgumentParser:
+    """What can be chosen."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--direction", choices=("in", "out"), default="out")
     parser.add_argument("--seconds", type=float, default=2.0)
@@ -146,7 +154,11 @@ def main() -> None:
     parser.add_argument("--queue", type=int)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--profile")
-    arguments = parser.parse_args()
+    return parser
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, object]:
+    """One transfer in a namespace of its own."""
     with ExitStack() as stack:
         space = stack.enter_context(namespace("tcpbench"))
         with in_namespace(space):
@@ -192,9 +204,14 @@ def main() -> None:
         if arguments.profile:
             profile.disable()
             profile.dump_stats(arguments.profile)
-        print(json.dumps(result))
         os.kill(child, 9)
         os.waitpid(child, 0)
+        return result
+
+
+def main() -> None:
+    """One transfer, one line."""
+    print(json.dumps(measure(options().parse_args())))
 
 
 if __name__ == "__main__":
