@@ -46,7 +46,8 @@ def run(checkout: Path, ids: Sequence[str] | None, junit: Path | None, tell: Cal
     command = [sys.executable, "-m", "pytest", "tests", "-v", "--no-header", "--color=no"]
     command += ["--requirements", ",".join(ids) if ids else "all", "--proves", str(table), "--captures", str(captures)]
     if junit is not None:
-        command.append(f"--junitxml={junit.absolute()}")
+        # The family that has properties: tests record their captures as such.
+        command += [f"--junitxml={junit.absolute()}", "-o", "junit_family=xunit1"]
     environment = {**os.environ, "COLUMNS": "400", "PYTHONUNBUFFERED": "1"}
     with log.open("w", encoding="utf-8") as written:
         process = subprocess.Popen(

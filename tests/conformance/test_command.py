@@ -1,0 +1,171 @@
+"""`unimux conformance`: what it prints and returns, over tables that a test has written and over one small run."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from scenarios.conformance import checkout as checkouts
+from scenarios.conformance.page import page_name, prose
+from scenarios.conformance.rows import Row, Verdict, asked_for, grouped, holds, known_ids
+from unimux.cli.main import run
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A checkout with two specifications of two rules each, and no tests."""
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "pyproject.toml").touch()
+    rule = '[[requirement]]\nid = "{}"\nspec = "{}"\nsection = "1"\ntext = "A rule."\n'
+    (tmp_path / "tests" / "requirements.toml").write_text(
+        rule.format("UM-X-1", "um") + rule.format("ST-TCP-1", "st") + rule.format("ST-LINK-1", "st")
+    )
+    (tmp_path / "tests" / "rfc8504.toml").write_text(rule.format("RFC8504-4", "rfc8504"))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def leave(checkout: Path, **verdicts: str) -> None:
+    """What a run would have left."""
+    rows = []
+    for spec, name in known_ids(checkout):
+        row = {"spec": spec, "id": name, "text": "A rule.", "verdict": verdicts.get(name, "passed")}
+        rows.append({**row, "reason": "", "tests": ["t::x"], "captures": []})
+    (checkout / "out" / "proves.json").write_text(json.dumps(rows))
+
+
+def printed(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, list[dict[str, object]]]:
+    status = run(["conformance", "--last", "--json", *arguments])
+    found: list[dict[str, object]] = json.loads(capsys.readouterr().out)
+    return status, found
+
+
+def test_for_programs_it_prints_one_array_of_objects(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    leave(checkout)
+    status, rows = printed(capsys)
+    assert status == 0
+    assert [row["id"] for row in rows] == ["UM-X-1", "ST-TCP-1", "ST-LINK-1", "RFC8504-4"]
+    assert all(list(row) == ["spec", "id", "text", "verdict", "reason", "tests", "captures"] for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("verdict", "status"), [("passed", 0), ("deviation", 0), ("not-applicable", 0), ("untested", 1), ("failed", 1)]
+)
+def test_only_a_failed_or_untested_rule_makes_it_fail(
+    checkout: Path, capsys: pytest.CaptureFixture[str], verdict: str, status: int
+) -> None:
+    leave(checkout, **{"ST-TCP-1": verdict})
+    assert printed(capsys)[0] == status
+    assert printed(capsys, "--spec", "um")[0] == 0, "only what was asked for counts"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "ids"),
+    [
+        (("--spec", "um"), ["UM-X-1"]),
+        (("--spec", "tcp"), ["ST-TCP-1"]),
+        (("--spec", "st,rfc8504"), ["ST-TCP-1", "ST-LINK-1", "RFC8504-4"]),
+        (("--spec", "link", "--spec", "um"), ["UM-X-1", "ST-LINK-1"]),
+        (("--id", "ST-LINK-1"), ["ST-LINK-1"]),
+        (("--spec", "um", "--id", "ST-TCP-1"), ["UM-X-1", "ST-TCP-1"]),
+    ],
+)
+def test_what_was_asked_for(
+    checkout: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], ids: list[str]
+) -> None:
+    leave(checkout)
+    assert [row["id"] for row in printed(capsys, *arguments)[1]] == ids
+
+
+def test_for_people_it_prints_a_table_for_each_specification(
+    checkout: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    leave(checkout, **{"UM-X-1": "untested"})
+    assert run(["conformance", "--last"]) == 1
+    out = capsys.readouterr().out
+    assert "Unified Multiplex" in out and "RFC 8504" in out
+    assert "4 requirements: 3 passed, 1 untested" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "sentence"),
+    [
+        (("--spec", "umm"), 2, "there is no specification 'umm'; did you mean 'um'?"),
+        (("--id", "UM-X-2"), 2, "there is no requirement 'UM-X-2'; did you mean 'UM-X-1'?"),
+        (("--last", "--junit", "x.xml"), 2, "--junit needs a run"),
+        (("--last",), 3, "no test has run here yet"),
+    ],
+)
+def test_errors_are_one_sentence(
+    checkout: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], status: int, sentence: str
+) -> None:
+    assert run(["conformance", *arguments]) == status
+    said = capsys.readouterr().err
+    assert sentence in " ".join(said.split())
+    assert "Traceback" not in said
+
+
+def test_a_damaged_table_is_one_sentence(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (checkout / "out" / "proves.json").write_text("[{]")
+    assert run(["conformance", "--last"]) == 3
+    assert "is not a table of verdicts" in " ".join(capsys.readouterr().err.split())
+
+
+def test_without_a_checkout_it_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert checkouts.find() == ROOT, "an editable installation knows its own checkout"
+    monkeypatch.setattr(
+        checkouts, "__file__", str(tmp_path / "site-packages" / "scenarios" / "conformance" / "checkout.py")
+    )
+    assert run(["conformance"]) == 3
+    assert "run `unimux conformance` in a checkout of unimux" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.real("tshark")
+@pytest.mark.timeout(240)
+def test_a_run_leaves_the_table_the_captures_and_the_report(tmp_path: Path) -> None:
+    """On a copy of the checkout, so that the run of which this test is a part keeps its own table."""
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for path in ROOT.iterdir():
+        if not path.name.startswith(".") and path.name not in ("out", "build", "dist"):
+            (copy / path.name).symlink_to(path)
+    command = [sys.executable, "-m", "unimux.cli.main", "conformance", "--id", "UM-PORT-11", "--json"]
+    command += ["--report", str(tmp_path / "report"), "--junit", str(tmp_path / "junit.xml")]
+    environment = {**os.environ, "PYTHONPATH": str(copy)}
+    done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, timeout=220, check=False)
+    assert done.returncode == 0, done.stderr
+    (row,) = json.loads(done.stdout)
+    assert (row["id"], row["verdict"]) == ("UM-PORT-11", "passed")
+    assert row["tests"]
+    captures = [copy / name for name in row["captures"]]
+    assert captures and all(path.stat().st_size > 100 for path in captures)
+    index = (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
+    for name in row["captures"]:
+        assert f'href="captures/{page_name(name)}.html"' in index
+        listing = (tmp_path / "report" / "captures" / f"{page_name(name)}.html").read_text(encoding="utf-8")
+        assert "[SYN]" in listing and "without an explanation" not in listing
+        assert (tmp_path / "report" / "captures" / f"{page_name(name)}.pcapng").exists()
+    assert "http" not in index.replace("https://", "").split("<style>")[0], "nothing comes from elsewhere"
+    assert "<testcase" in (tmp_path / "junit.xml").read_text(encoding="utf-8")
+    assert (copy / "out" / "proves.json").exists()
+
+
+def test_rows() -> None:
+    rows = [Row("rfc8504", "R", "", Verdict.PASSED), Row("um", "U", "", Verdict.NOT_APPLICABLE)]
+    assert list(grouped(rows)) == ["um", "rfc8504"]
+    assert holds(rows)
+    assert not holds([*rows, Row("um", "V", "", Verdict.UNTESTED)])
+    assert asked_for("st", "ST-IP6-1", ["ip6"], [])
+    assert not asked_for("st", "ST-IP6-1", ["tcp"], [])
+    assert prose("a *b* `c*d*` <e>") == "a <i>b</i> <code>c*d*</code> &lt;e&gt;"
