@@ -53,7 +53,8 @@ def status(error: BaseException) -> int:
     """The exit status that an error which nobody handled leads to."""
     if isinstance(named := getattr(error, "exit_code", None), int):
         return named
-    if type(error).__name__ == "LinkUnavailable" and is_ours(error):  # by name: the command line loads no stack to say this
+    # By name: the command line loads no stack only to say this.
+    if type(error).__name__ == "LinkUnavailable" and is_ours(error):
         return ExitCode.MACHINE
     for kind, code in _STATUS_BY_TYPE:
         if isinstance(error, kind):
