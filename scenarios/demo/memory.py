@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from random import Random
 
+from scenarios.engine.probes import dad_probe, knocks, resolution
 from scenarios.engine.router import AdvertisedPrefix, InterfaceConfig, Router, RouterConfig, RouterNode
 from scenarios.witness.setup import CaptureFile, Setup, UnifiedNode
 from tapstack.clock import run_virtual, wall_clock
@@ -28,7 +29,6 @@ from unimux.poolstate import PoolConfig
 
 from .outcome import Outcome, Say, Watch
 from .peer import SimulatedPeer
-from .probes import dad_probe, knocks, resolution
 from .story import OPTIONS, READY_TIMEOUT, RELEASE_TIMEOUT, SMALL_BYTES, SMALL_FILES, all_released
 from .talk import talk_at_l0
 from .web import FileProtocol

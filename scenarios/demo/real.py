@@ -31,6 +31,7 @@ from compat.programs.dumpcap import dumpcap
 from compat.programs.nginx import WebServer, web_server
 from compat.programs.radvd import Advertisement, router_advertiser
 from compat.socks.command import serve_socks
+from scenarios.engine.probes import dad_probe, inject, knocks, ping, resolution
 from scenarios.witness.setup import CaptureFile, Explanation, Setup, UnifiedNode
 from tapstack.ipv6.addresses import AddressState
 from tapstack.types import address_text
@@ -39,7 +40,6 @@ from unimux.node import Node, NodeConfig
 from unimux.poolstate import PoolConfig
 
 from .outcome import Outcome, Say, Watch
-from .probes import dad_probe, inject, knocks, ping, resolution
 from .story import OPTIONS, READY_TIMEOUT, RELEASE_TIMEOUT, SMALL_BYTES, SMALL_FILES, all_released
 from .talk import talk_at_l0
 from .web import FileProtocol

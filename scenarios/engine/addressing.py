@@ -57,11 +57,12 @@ def fix(node: Node, where: str) -> None:
 class TemporaryAddresses(Policy):
     """Random addresses of RFC 8981: each serves all connections that begin within `lifetime` seconds.
 
-    used: every address so far, the present one last.
+    used: every address so far, the present one last; formed: these and the one that comes next.
     """
 
     def __init__(self, node: Node, prefix: bytes, random: Random, lifetime: float) -> None:
         self.used: list[bytes] = []
+        self.formed: list[bytes] = []
         self._node = node
         self._prefix = prefix
         self._random = random
@@ -79,6 +80,7 @@ class TemporaryAddresses(Policy):
 
     def _begin(self, now: float) -> None:
         formed = self._prefix[:8] + self._random.randbytes(8)
+        self.formed.append(formed)
         self._coming = self._node.stack.host.addresses.add(formed, AddressKind.STABLE, now)
         self._switch.set(now if self._entry is None else now + REGENERATE_AHEAD)
 

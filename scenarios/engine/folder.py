@@ -11,11 +11,8 @@ scenario.toml          name, parameters, seed, backend, versions: enough to repe
 from __future__ import annotations
 
 import json
-import platform
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -26,21 +23,7 @@ from .errors import ScenarioError
 from .execute import Order, Outcome
 from .measure import Summary
 from .parameters import Value
-
-
-@dataclass(frozen=True, slots=True)
-class Verdicts:
-    """The findings of a run: from captures, and from the script; `untouched` are rules that nothing in it concerned."""
-
-    captured: list[Finding]
-    claimed: list[Finding]
-    untouched: tuple[str, ...]
-
-    @property
-    def passed(self) -> bool:
-        """Whether there are findings and all are passes."""
-        every = [*self.captured, *self.claimed]
-        return bool(every) and all(finding.verdict is Verdict.PASSED for finding in every)
+from .verdicts import Verdicts, versions
 
 
 def prepare(folder: Path) -> None:
@@ -111,17 +94,6 @@ def metrics(outcome: Outcome) -> dict[str, Any]:
             for c in outcome.comparisons
         ],
     }
-
-
-def versions() -> dict[str, str]:
-    """What ran it."""
-    found = {"unimux": version("unimux"), "python": platform.python_version()}
-    for package in ("msgspec", "cryptography"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def _toml(outcome: Outcome) -> str:

@@ -21,7 +21,6 @@ from typing import Any
 from compat import kernel
 from compat.programs.dumpcap import dumpcap
 from compat.programs.radvd import Advertisement, router_advertiser
-from scenarios.demo.probes import ping
 from scenarios.witness.setup import CaptureFile
 from tapstack.link.base import Link
 from tapstack.link.impairment import NONE, ImpairedLink
@@ -29,6 +28,7 @@ from tapstack.link.impairment import NONE, ImpairedLink
 from .backend import Backend, Handler, Host, Impairments, NeighborCount, Observer, RouterControl, Streams
 from .errors import ScenarioError
 from .network import Kind, Lan, Network
+from .probes import ping
 
 _QUIET = ("accept_dad", "dad_transmits", "accept_ra", "router_solicitations", "autoconf")
 _ALL_PROTOCOLS = 3

@@ -13,8 +13,8 @@ from scenarios.witness import TITLES, Judgement
 from .charts import Chart, Table, number, seconds
 from .execute import Outcome
 from .figures import chart_html, save
-from .folder import Verdicts, versions
 from .measure import Metric, Summary
+from .verdicts import Verdicts, versions
 
 
 def write_page(folder: Path, outcome: Outcome, judgement: Judgement, verdicts: Verdicts) -> Path:

@@ -403,7 +403,7 @@ class Run:
                 ordinary = [member.lan.router, *(where for lan, where in self._ordinary if lan is member.lan)]
                 for other in self._members.values():
                     if other.policy is not None and other.lan is member.lan:
-                        ordinary += map(address_text, other.policy.used)
+                        ordinary += map(address_text, other.policy.formed)
                 dedicated = member.addressing is Addressing.DEDICATED
                 nodes.append(
                     UnifiedNode(

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from .charts import Bars, Chart, Curves, Ecdf, Point, Table, number, seconds
 from .figures import chart_html, save
-from .folder import versions
 from .measure import Summary
 from .parameters import Value
 from .sweep import Row, Sweep, metric_names, points
+from .verdicts import versions
 
 MOST_FIGURES = 12
 

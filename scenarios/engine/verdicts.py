@@ -1,0 +1,35 @@
+"""The findings of a run together, and what ran it."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+
+from scenarios.witness.finding import Finding, Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Verdicts:
+    """The findings of a run: from captures, and from the script; `untouched` are rules that nothing in it concerned."""
+
+    captured: list[Finding]
+    claimed: list[Finding]
+    untouched: tuple[str, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether there are findings and all are passes."""
+        every = [*self.captured, *self.claimed]
+        return bool(every) and all(finding.verdict is Verdict.PASSED for finding in every)
+
+
+def versions() -> dict[str, str]:
+    """What ran it."""
+    found = {"unimux": version("unimux"), "python": platform.python_version()}
+    for package in ("msgspec", "cryptography"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
