@@ -80,7 +80,12 @@ async def linkability(
         "UM-NODE-5",
         because="one-time addresses do not help where the prefix is the node",
     )
-    run.witness(connections=2 * nodes * sessions)
+    run.witness(
+        connections=2 * nodes * sessions,
+        explanations=run.explain(
+            "reset", "a kernel that has closed already answers a repeated acknowledgment of its FIN"
+        ),
+    )
     run.show(
         Table(
             title="What the observer gets right",

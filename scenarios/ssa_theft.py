@@ -72,7 +72,11 @@ async def ssa_theft(
     odds = 2.0**-redundancy
     run.measure("forged tags that decrypt", passed / forgeries)
     run.expect_share("share of random identifiers with the right redundancy", passed, forgeries, odds)
-    run.witness(explanations=run.explain("Previous segment", "spoofed handshakes stand between the same two addresses"))
+    run.witness(
+        explanations=run.explain(
+            "Previous segment|ACKed segment", "spoofed handshakes stand between the same two addresses"
+        )
+    )
     run.leave_out("complete", "spoofed handshakes are never completed")
     run.show(Table(title="Who gets the service", columns=("attack", "client served", "thief served"), rows=rows))
     run.show(
