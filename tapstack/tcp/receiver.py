@@ -177,6 +177,7 @@ class Receiver:
             self.ack_now = True  # RFC 5681 §4.2: a segment that fills a gap is acknowledged at once
         if self.fin is not None and self.rcv_nxt == self.fin:
             self.rcv_nxt += 1
+            self.rcv_adv = max(self.rcv_adv, self.rcv_nxt)  # a FIN may lie on the edge itself
             self.ack_now = True
         return True
 
@@ -287,6 +288,7 @@ class Receiver:
     def check(self) -> None:
         """Raise AssertionError where an invariant does not hold."""
         assert self.queued == sum(map(len, self._ready))
+        assert self.rcv_adv >= self.rcv_nxt or not self.irs, (self.rcv_adv, self.rcv_nxt)
         position = self.rcv_nxt
         for run in self._runs:
             assert position < run.start < run.end, (position, run.start, run.end)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 MINIMUM = 0.2
-"""Lower bound in seconds.  RFC 6298 (2.4) says 1 s SHOULD; kernels use 0.2 s, and a peer's delayed ACK stays below it."""
+"""Seconds.  RFC 6298 (2.4) says that RTO SHOULD be 1 s or more; kernels use 0.2 s, and a peer's delayed ACK stays below
+it.  As there, it bounds what is added to SRTT: a bound on the sum would fire two round trips after a loss on a path of
+100 ms, which is when the repetition of a lost repetition comes back."""
 MAXIMUM = 60.0
 INITIAL = 1.0
-GRANULARITY = 0.001
 
 
 class RttEstimator:
@@ -39,7 +40,7 @@ class RttEstimator:
             self.rttvar += (abs(self.srtt - rtt) - self.rttvar) * (0.25 * weight)
             self.srtt += (rtt - self.srtt) * (0.125 * weight)
         self.backoff = 0
-        self.rto = min(max(self.srtt + max(GRANULARITY, 4 * self.rttvar), MINIMUM), MAXIMUM)
+        self.rto = self._from_estimate(self.srtt)
 
     def back_off(self) -> None:
         """Double the time-out after it fired (5.5)."""
@@ -51,4 +52,7 @@ class RttEstimator:
         if self.backoff:
             self.backoff = 0
             srtt = self.srtt
-            self.rto = INITIAL if srtt is None else min(max(srtt + max(GRANULARITY, 4 * self.rttvar), MINIMUM), MAXIMUM)
+            self.rto = INITIAL if srtt is None else self._from_estimate(srtt)
+
+    def _from_estimate(self, srtt: float) -> float:
+        return min(srtt + max(MINIMUM, 4 * self.rttvar), MAXIMUM)

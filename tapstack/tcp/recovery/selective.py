@@ -210,6 +210,8 @@ class SelectiveRecovery(Recovery):
 
     def on_retransmission(self, segment: SentSegment, now: float) -> None:
         if self.phase is not Phase.OPEN:
+            if segment.start == self.sender.snd_una:
+                self._retransmit_timer.set(now + self.rtt.rto)  # the oldest is on its way again: give it its time
             self._undo.retransmitted(now, -(-(segment.end - segment.start) // self.sender.mss))
 
     def _arm_probe(self, now: float) -> None:

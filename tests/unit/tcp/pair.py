@@ -7,8 +7,9 @@ watched, dropped or changed on the way.  Nothing waits: `run` jumps from event t
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import count
+from typing import Literal
 
 from tapstack.events import Counters, Event, EventStream
 from tapstack.ipv6.addresses import AddressEntry, AddressKind, AddressTable, Trigger
@@ -20,8 +21,10 @@ from tapstack.tcp.layer import Tcp
 from tapstack.tcp.options import SocketOptions
 from tapstack.timers import TimerQueue
 from tapstack.types import Frame, address
-from tapstack.wire import ipv6
+from tapstack.wire import ipv6, virtio
 from tests.plugins import taps
+
+from .offload import finished
 
 
 class OpenPath:
@@ -47,8 +50,10 @@ class OpenPath:
 class OpenHost:
     """As much of a host as TCP needs, on a link without Ethernet."""
 
-    def __init__(self, mtu: int, events: EventStream, transmit: Callable[[Frame], None]) -> None:
-        self.properties = LinkProperties(mtu=mtu, mac=None)
+    def __init__(self, mtu: int, events: EventStream, transmit: Callable[[Frame], None], offload: bool) -> None:
+        self.properties = LinkProperties(
+            mtu=mtu, mac=None, vnet_header=offload, gso_size=65_521 if offload else 0, checksum_offload=offload
+        )
         self.addresses = AddressTable(events)
         self._transmit = transmit
         self._mtu = mtu
@@ -60,7 +65,8 @@ class OpenHost:
 
     def send(self, src: bytes, dst: bytes, next_header: int, pieces: Frame, now: float, *, flow_label: int = 0) -> None:
         body = b"".join(pieces)
-        self._transmit([ipv6.pack_header(src, dst, next_header, len(body), flow_label=flow_label), body])
+        front = virtio.PLAIN if self.properties.vnet_header else b""
+        self._transmit([front + ipv6.pack_header(src, dst, next_header, len(body), flow_label=flow_label), body])
 
     def accept_path_mtu(self, report: IcmpError, now: float) -> bool:
         """Learn a path MTU, as the real host does after TCP has vouched for the report."""
@@ -75,7 +81,7 @@ class OpenHost:
 class End:
     """One TCP and the address it uses."""
 
-    def __init__(self, name: str, addr: str, secret: bytes, mtu: int) -> None:
+    def __init__(self, name: str, addr: str, secret: bytes, mtu: int, offload: bool = False) -> None:
         self.name = name
         self.address = address(addr)
         self.timers = TimerQueue()
@@ -85,7 +91,7 @@ class End:
         self.counters = Counters()
         self.out: list[Frame] = []
         self.tap = taps.FORGETFUL
-        self.host = OpenHost(mtu, self.events, self.out.append)
+        self.host = OpenHost(mtu, self.events, self.out.append, offload)
         self.tcp = Tcp(self.host, self.timers, self.events, self.counters, secret, self.out.append)  # type: ignore[arg-type]
 
     def entry(self, now: float, kind: AddressKind = AddressKind.EPHEMERAL) -> AddressEntry:
@@ -110,14 +116,24 @@ class End:
 class Pair:
     """Two ends, `a` and `b`, and the wire between them.
 
+    offload: both links take super-segments with unfinished checksums.  "cut" makes packets of them, as a device does, "whole"
+    hands them over in one piece, as a device that merges does.
     `meddle(sender, packet)` returns the packets to deliver instead, each as bytes or (extra delay, bytes).
     """
 
-    def __init__(self, *, delay: float = 0.01, mtu: int = 1500, start: float = 100.0) -> None:
+    def __init__(
+        self,
+        *,
+        delay: float = 0.01,
+        mtu: int = 1500,
+        start: float = 100.0,
+        offload: Literal["cut", "whole"] | None = None,
+    ) -> None:
+        self.offload = offload
         self.now = start
         self.delay = delay
-        self.a = End("a", "2001:db8:a::1", bytes(range(32)), mtu)
-        self.b = End("b", "2001:db8:b::1", bytes(range(32, 64)), mtu)
+        self.a = End("a", "2001:db8:a::1", bytes(range(32)), mtu, offload is not None)
+        self.b = End("b", "2001:db8:b::1", bytes(range(32, 64)), mtu, offload is not None)
         self.packets: list[tuple[float, str, bytes]] = []
         self.tap = self.a.tap = self.b.tap = taps.world("pair", taps.RAW_IP)
         for end in (self.a, self.b):
@@ -135,8 +151,7 @@ class Pair:
             end.tcp.flush(self.now)
             frames = end.out[:]
             end.out.clear()
-            for frame in frames:
-                packet = b"".join(frame)
+            for packet in self._packets(frames):
                 self.packets.append((self.now, end.name, packet))
                 delivered: list[bytes | tuple[float, bytes]] = self.meddle(end, packet) if self.meddle else [packet]
                 self.tap.sent(self.now, end.name, packet, delivered)
@@ -144,6 +159,15 @@ class Pair:
                     extra, data = item if isinstance(item, tuple) else (0.0, item)
                     arrival = self.now + self.delay + extra
                     heapq.heappush(self._flying, (arrival, next(self._order), self.other(end), data))
+
+    def _packets(self, frames: list[Frame]) -> Iterator[bytes]:
+        """What the links make of frames."""
+        for frame in frames:
+            data = b"".join(frame)
+            if self.offload is None:
+                yield data
+            else:
+                yield from finished(data, cut=self.offload == "cut")
 
     def step(self, until: float) -> bool:
         """Go to the next arrival or timer not after `until`; False when there is none."""

@@ -220,6 +220,19 @@ def test_any_order_of_last_words_arrives(order: tuple[str, ...]) -> None:
     assert (client.error, server.error) == (None, None)
 
 
+@pytest.mark.parametrize("size", [4999, 5000, 5001])
+def test_a_fin_on_the_very_edge_of_the_window(size: int) -> None:
+    pair = Pair()
+    client, server, _ = established(pair, receive_buffer=5000, receive_buffer_maximum=5000, time_wait=TimeWait.SHORT)
+    client.write(DATA[:size])
+    client.shutdown(pair.now)
+    pair.run(3)
+    assert collect(pair, server, size, 10) == DATA[:size]
+    server.shutdown(pair.now)
+    pair.run(80)
+    assert gone(pair)
+
+
 @pytest.mark.parametrize("window", [0, 1])
 def test_a_fin_goes_through_a_closed_window(window: int) -> None:
     pair = Pair()

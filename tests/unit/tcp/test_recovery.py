@@ -8,10 +8,11 @@ from random import Random
 import pytest
 
 from tapstack.tcp.recovery import Phase, SelectiveRecovery
+from tapstack.tcp.recovery.spurious import Undo
 
 from . import wire
 from .pair import Pair
-from .path import DATA, Path, established, lose, transfer
+from .path import DATA, Path, collect, established, lose, transfer
 
 RTT = 0.02
 MSS = 1428
@@ -140,6 +141,28 @@ def test_a_delay_spike_is_recognised_as_spurious(timestamps: bool) -> None:
     assert client.sender.recovery.phase is Phase.OPEN
     assert client.sender.congestion.cwnd >= cwnd
     assert client.sender.retransmissions <= 6, "at most the probe and the first segment, not the window"
+
+
+@pytest.mark.proves("ST-TCP-4")
+def test_f_rto_alone_recognises_a_delay_spike(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the proofs that timestamps and D-SACK give, what is acknowledged after the time-out decides."""
+    monkeypatch.setattr(Undo, "proven", lambda self, news: False)
+    monkeypatch.setattr(Undo, "duplicate_reported", lambda self, segments: False)
+    pair = Pair()
+    client, server, path = established(pair, timestamps=False)
+    transfer(pair, client, server, 400_000)
+    pair.run(1)
+    ssthresh = client.sender.congestion.ssthresh
+    late = pair.now + 0.6
+    path.gap = 0.0002  # late packets still come one after the other
+    path.fate = lambda n: max(0.0, late - pair.now)
+    client.write(DATA[:200_000])
+    pair.run(0.5)
+    client.write(DATA[:200_000])
+    assert collect(pair, server, 400_000, 60) == DATA[:200_000] * 2
+    assert client.timers.timeouts >= 1
+    assert client.sender.recovery.undone == 1
+    assert client.sender.congestion.ssthresh == ssthresh, "the reduction was taken back"
 
 
 @pytest.mark.proves("ST-TCP-4")
