@@ -64,7 +64,9 @@ _FLOW_CONTROL = re.compile(
 )
 _RESET = re.compile(r"Connection reset")
 _NO_ECHO = re.compile(r"No response seen to ICMPv6 request")
-_FACTS = re.compile(r"^Connection (establish|finish)|[Kk]eep-?[Aa]live|Window update|port numbers reused")
+_FACTS = re.compile(
+    r"^Connection (establish|finish)|connection closing$|[Kk]eep-?[Aa]live|Window update|port numbers reused"
+)
 """Expert remarks that object to nothing; among the notes that come with `tcp.analysis` they would be counted too."""
 _GRAVE = re.compile(r"[Cc]hecksum|[Mm]alformed")
 _CHECKSUM = re.compile(r"[Cc]hecksum")
