@@ -43,8 +43,8 @@ lint:
 	@.venv/bin/python -m ruff check .
 	@.venv/bin/python -m ruff format --check .
 	@.venv/bin/python -m mypy
-	@.venv/bin/lint-imports --no-logo
-	@.venv/bin/lint-imports --no-logo --config tools/cycles.toml
+	@.venv/bin/lint-imports --no-logo --no-cache
+	@.venv/bin/lint-imports --no-logo --no-cache --config tools/cycles.toml
 
 # Exact versions and hashes for Python 3.11 on x86_64, from the public index only, whatever this machine's pip is set to.
 lock:

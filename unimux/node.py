@@ -325,15 +325,17 @@ class Node:
         options: SocketOptions | None = None,
         port: int | None = None,
         das: Policy | None = None,
+        service: str | None = None,
     ) -> Server:
         """A service in LISTEN_o; `Server.issue` arms SSAs for it, and every connection gets a protocol of the factory.
 
         port: for Aware mode only, RP where it is None.  das: who sets its SSAs, in place of the node's policy.
+        service: its name in events and journals.
         """
         options = options or self.config.socket
-        return Server(
-            self, protocol_factory, options if mode is None else replace(options, mode=mode), port=port, das=das
-        )
+        if mode is not None:
+            options = replace(options, mode=mode)
+        return Server(self, protocol_factory, options, service, port=port, das=das)
 
     async def create_datagram_endpoint(
         self,

@@ -9,7 +9,6 @@ with `MAX_PER_STREAM` queries under way and `STREAM_IDLE` seconds of silence.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from ipaddress import IPv6Address
 from typing import TYPE_CHECKING
 
@@ -20,11 +19,11 @@ from tapstack.types import address_text
 from tapstack.udp.flow import Datagram, FlowClosed, UdpFlow
 
 from ..errors import SetupError
-from ..server import Server
 from .dnsresponder import Responder
 
 if TYPE_CHECKING:
     from ..node import Node
+    from ..server import Server
 
 DNS_PORT = 53
 MAX_PENDING = 256
@@ -78,8 +77,7 @@ class DnsServer:
         entry = await hold_address(node, self.where)
         self._flow = node.stack.udp.open(entry, node.now(), local_port=self.port)
         self._flow.owner = self._on_signals
-        options = replace(node.config.socket, mode=PortMode.AWARE)
-        self._server = Server(node, lambda: _Stream(self), options, "dns", self.port)
+        self._server = node.listen(lambda: _Stream(self), mode=PortMode.AWARE, port=self.port, service="dns")
         self._server.bind(self.where)
         return self
 
