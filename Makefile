@@ -14,16 +14,13 @@ help:
 	@echo "make clean   remove what runs and tools left behind; make distclean removes .venv as well"
 	@echo "All but help and clean make .venv from the lock and, as root, install missing Debian packages."
 
-# Tests against real kernels mostly wait, one after another in one process; the others run beside them.
-WORKERS ?= 2
-
 demo:
 	$(SETUP) demo
 	@.venv/bin/unimux demo $(ARGS)
 
 test:
 	$(SETUP) test
-	@.venv/bin/python -m pytest -n $(WORKERS) --dist loadgroup $(ARGS)
+	@.venv/bin/python -m pytest $(ARGS)
 
 conformance:
 	$(SETUP) test
