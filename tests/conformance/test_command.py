@@ -140,13 +140,13 @@ def test_a_run_leaves_the_table_the_captures_and_the_report(tmp_path: Path) -> N
     for path in ROOT.iterdir():
         if not path.name.startswith(".") and path.name not in ("out", "build", "dist"):
             (copy / path.name).symlink_to(path)
-    command = [sys.executable, "-m", "unimux.cli.main", "conformance", "--id", "UM-PORT-11", "--json"]
+    command = [sys.executable, "-m", "unimux.cli.main", "conformance", "--id", "UM-PORT-12", "--json"]
     command += ["--report", str(tmp_path / "report"), "--junit", str(tmp_path / "junit.xml")]
     environment = {**os.environ, "PYTHONPATH": str(copy)}
     done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, timeout=220, check=False)
     assert done.returncode == 0, done.stderr
     (row,) = json.loads(done.stdout)
-    assert (row["id"], row["verdict"]) == ("UM-PORT-11", "passed")
+    assert (row["id"], row["verdict"]) == ("UM-PORT-12", "passed")
     assert row["tests"]
     captures = [copy / name for name in row["captures"]]
     assert captures and all(path.stat().st_size > 100 for path in captures)
