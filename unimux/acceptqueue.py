@@ -45,30 +45,15 @@ class AcceptQueue:
 
         self.server: Server = node.listen(factory, options=options, port=port, das=das)
         self._unwatch = node.watch(lambda event: self.changed.set())
-        self._keeper: asyncio.Task[None] | None = None
 
     async def issue(self, policy: SsaPolicy) -> ServiceAddress:
         return await self.server.issue(sessions=policy.sessions, client=policy.client, lifetime=policy.lifetime)
 
     async def keep(self, policy: SsaPolicy) -> None:
-        """Have `policy.auto_arm` SSAs armed now and always (UM-LIS-2)."""
-        await self._fill(policy)
-        self._keeper = asyncio.get_running_loop().create_task(self._refill(policy))
-
-    async def _fill(self, policy: SsaPolicy) -> None:
-        while len(self.server.armed) < policy.auto_arm:
-            await self.issue(policy)
-
-    async def _refill(self, policy: SsaPolicy) -> None:
-        changed = asyncio.Event()
-        unwatch = self.node.watch(lambda event: changed.set())
-        try:
-            while True:
-                await changed.wait()
-                changed.clear()
-                await self._fill(policy)
-        finally:
-            unwatch()
+        """Have `policy.auto_arm` SSAs armed now and always; returns when the first lot is."""
+        server = self.server
+        server.auto_arm(policy.auto_arm, sessions=policy.sessions, client=policy.client, lifetime=policy.lifetime)
+        await self.node.until(lambda: len(server.armed) >= policy.auto_arm)
 
     async def accept(self, policy: SsaPolicy, bound: bool, timeout: float | None) -> Exchange:
         """The next connection, arming an SSA when there is none to come to."""
@@ -82,8 +67,6 @@ class AcceptQueue:
         return self.accepted.popleft()
 
     def close(self) -> None:
-        if self._keeper is not None:
-            self._keeper.cancel()
         self._unwatch()
         self.server.close()
         for exchange in self.accepted:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from tapstack.ipv6.addresses import AddressEntry, AddressKind
 from tapstack.ipv6.packet import NoRouteError
 from tapstack.tcp.errors import from_icmp
-from tapstack.types import Buffer, address_text
+from tapstack.types import UNSPECIFIED, Buffer, address_text, is_multicast
 from tapstack.udp.flow import FlowClosed, UdpFlow, UdpSignal
 
 from .errors import UnimuxError
@@ -52,6 +52,7 @@ class EphemeralFlow:
     `UnimuxError` where there was no address, an OSError for an ICMPv6 error; the flow goes on.
     session: flows and connections of equal sessions share one address (UM-DAS-4).  idle: seconds, see the module.
     dropped: datagrams that could not be sent.
+    Raises ValueError where `remote` is no unicast address.
     """
 
     def __init__(
@@ -65,6 +66,8 @@ class EphemeralFlow:
         idle: float = IDLE,
         failed: Failed = lambda error: None,
     ) -> None:
+        if remote == UNSPECIFIED or is_multicast(remote):
+            raise ValueError(f"a peer is a unicast address, not {address_text(remote)}")
         self.remote = remote
         self.port = port
         self.dropped = 0

@@ -358,6 +358,9 @@ class Pool:
         """Take note of a change of state; act on it in `_work`."""
         if old is AddressState.INVALID:
             return
+        if entry.kind is AddressKind.LINK_LOCAL:
+            self._wake(now)
+            return
         gone = entry.state in (AddressState.INVALID, AddressState.DUPLICATED)
         if self.stock.moved(entry, trigger, now):
             self._wake(now)

@@ -140,6 +140,7 @@ class Server:
         count: int,
         armed: Callable[[ServiceAddress], None] = lambda ssa: None,
         *,
+        sessions: int = 1,
         client: Client | None = None,
         lifetime: float | None = DEFAULT_LIFETIME,
     ) -> None:
@@ -152,16 +153,22 @@ class Server:
             self._keeper.cancel()
             self._keeper = None
         if count:
-            self._keeper = asyncio.get_running_loop().create_task(self._keep_armed(count, armed, client, lifetime))
+            work = self._keep_armed(count, armed, sessions, client, lifetime)
+            self._keeper = asyncio.get_running_loop().create_task(work)
 
     async def _keep_armed(
-        self, count: int, armed: Callable[[ServiceAddress], None], client: Client | None, lifetime: float | None
+        self,
+        count: int,
+        armed: Callable[[ServiceAddress], None],
+        sessions: int,
+        client: Client | None,
+        lifetime: float | None,
     ) -> None:
         listener = self._listener
         while True:
             while len(listener.armed) < count:
                 try:
-                    armed(await self.issue(client=client, lifetime=lifetime))
+                    armed(await self.issue(sessions=sessions, client=client, lifetime=lifetime))
                 except IssueError:
                     raise
                 except UnimuxError:

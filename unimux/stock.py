@@ -102,8 +102,12 @@ class Stock:
     # -- prefixes ------------------------------------------------------------------------------------
 
     def usable(self) -> list[Prefix]:
-        """The prefixes that addresses may be formed in now."""
-        return [p for p in self.host.prefixes if p.preferred and (p.autonomous or p.dedicated)]
+        """The prefixes that addresses may be formed in now.
+
+        On a shared link none before the link-local address stands: a reserved address is defended from there (UM-ADDR-5).
+        """
+        defended = self.host.link_local is not None or self.host.properties.mac is None
+        return [p for p in self.host.prefixes if p.preferred and (p.dedicated or (p.autonomous and defended))]
 
     def shelf_of(self, prefix: Prefix) -> Shelf | None:
         """The shelf of a prefix; None before `sync` has made it."""

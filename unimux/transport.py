@@ -8,12 +8,11 @@ connection by itself, and its address is released when the PCB is gone.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import Any
 
 from tapstack.driver import Driver
 from tapstack.tcp.connection import Connection, Signal
-from tapstack.types import address_text
+from tapstack.types import Buffer, address_text
 
 
 class SessionTransport(asyncio.Transport):
@@ -173,19 +172,25 @@ class SessionTransport(asyncio.Transport):
         if self._paused or self._closing or self._lost:
             return
         if connection.receiver.queued:
-            protocol = self.get_protocol()
-            if isinstance(protocol, asyncio.BufferedProtocol):
-                for piece in connection.read():
-                    _feed_buffered(protocol, memoryview(piece))
-            else:
-                receive: Callable[[bytes], None] = protocol.data_received  # type: ignore[attr-defined]
-                for piece in connection.read():
-                    receive(bytes(piece))
+            pieces = connection.read()
+            for index, piece in enumerate(pieces):
+                if not self.is_reading():  # the protocol has enough: the rest keeps the window closed
+                    if not self.is_closing():
+                        connection.receiver.unread(pieces[index:])
+                    break
+                self._give(piece)
             self._driver.kick()
         if self._end_of_stream and not self._end_told and not self._paused:
             self._end_told = True
             if not self.get_protocol().eof_received():  # type: ignore[attr-defined]
                 self.close()
+
+    def _give(self, piece: Buffer) -> None:
+        protocol = self.get_protocol()
+        if isinstance(protocol, asyncio.BufferedProtocol):
+            _feed_buffered(protocol, memoryview(piece))
+        else:
+            protocol.data_received(bytes(piece))  # type: ignore[attr-defined]
 
     def _lose(self, error: Exception | None, told: bool = False) -> None:
         """Tell the protocol; of an end that it asked for, no error, unless `told` says so."""

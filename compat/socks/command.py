@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from compat.socks.node import NodeBinder, NodeDatagrams
+from compat.socks.node import NodeBinder
 from compat.socks.server import SocksServer
 from compat.socks.services import Services
 from compat.socks.session import PasswordTable
@@ -44,7 +44,7 @@ async def serve_socks(
     services = Services(
         dialler=node,
         binder=NodeBinder(node),
-        datagrams=NodeDatagrams(node),
+        datagrams=node.datagrams,
         authenticator=None if users is None else PasswordTable(users),
         limits=limits or SocksLimits(),
         mode=mode,

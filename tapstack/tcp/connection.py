@@ -311,7 +311,7 @@ class Connection(Output):
 
     def advertised_mss(self) -> int:
         """The MSS to announce and to receive: the link's MTU less the fixed headers (RFC 6691)."""
-        mtu: int = self.tcp.host.properties.mtu
+        mtu: int = self.tcp.host.link_mtu
         return mtu - IPV6_TCP_HEADERS
 
     def negotiate(self, options: Options) -> None:

@@ -14,6 +14,7 @@ port, and by port alone.  No two PCBs may stand where one could take the other's
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from .errors import ConflictingSocket
@@ -74,7 +75,8 @@ class Demux:
         """PCBs and TIME-WAIT records, half-open handshakes apart."""
         return len(self.pairs) + len(self.fours) + len(self._partial)
 
-    def __iter__(self):  # type: ignore[no-untyped-def]
+    def __iter__(self) -> Iterator[Pcb]:
+        """Every PCB and TIME-WAIT record, as they are now."""
         yield from list(self.pairs.values())
         yield from list(self.fours.values())
         yield from list(self._partial.values())

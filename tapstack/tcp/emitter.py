@@ -134,6 +134,8 @@ class Emitter:
             ect,
             urgent,
         )
+        if self.transform is not None:
+            header = self._transformed(header, pieces, length, offload)
         if link_header is None:
             self._host.transmit_queued(path, [header, *pieces], now)
         elif offload:
@@ -164,22 +166,6 @@ class Emitter:
         total_length = header_length + length
         offset = header_length << 2
         pseudo = self._pair_residue + total_length
-        if self.transform is not None:
-            return self._transformed(
-                source_port,
-                destination_port,
-                sequence,
-                acknowledgment,
-                flags,
-                window,
-                timestamp,
-                pieces,
-                length,
-                options,
-                offload,
-                ect,
-                urgent,
-            )
         if offload:
             check = pseudo % 65535
         else:
@@ -207,46 +193,12 @@ class Emitter:
             )  # fmt: skip
         return packed + options if options else packed
 
-    def _transformed(
-        self,
-        source_port: int,
-        destination_port: int,
-        sequence: int,
-        acknowledgment: int,
-        flags: int,
-        window: int,
-        timestamp: tuple[int, int] | None,
-        pieces: Frame,
-        length: int,
-        options: bytes,
-        offload: bool,
-        ect: bool,
-        urgent: int,
-    ) -> bytes:
+    def _transformed(self, packed: bytes, pieces: Frame, length: int, offload: bool) -> bytes:
         """The headers with the hook applied; the checksum is that of what leaves."""
-        transform, self.transform = self.transform, None
-        try:
-            packed = self._headers(
-                source_port,
-                destination_port,
-                sequence,
-                acknowledgment,
-                flags,
-                window,
-                timestamp,
-                [],
-                length,
-                options,
-                True,
-                ect,
-                urgent,
-            )
-        finally:
-            self.transform = transform
+        assert self.transform is not None
         tcp = bytearray(packed[IPV6_HEADER_LENGTH:])
         tcp[16:18] = b"\0\0"
-        assert transform is not None
-        transform.outbound(tcp)
+        self.transform.outbound(tcp)
         pseudo = self._pair_residue + len(tcp) + length
         check = pseudo % 65535 if offload else checksum.field(pseudo + checksum.residue_of([tcp, *pieces]))
         tcp[16:18] = check.to_bytes(2, "big")

@@ -147,7 +147,7 @@ class PassiveOpens:
         own = armed.listener.options
         key = self._key(armed, segment)
         numbers = session_numbers(self._secret, key, now)
-        answer = Options(mss=tcp.host.properties.mtu - IPV6_TCP_HEADERS)
+        answer = Options(mss=tcp.host.link_mtu - IPV6_TCP_HEADERS)
         asked = Options(mss=wanted.mss)
         bits = cookies.option_bits(asked, False)
         if wanted.timestamp is not None and own.timestamps:

@@ -285,6 +285,13 @@ class Receiver:
         self.queued = 0
         return pieces
 
+    def unread(self, pieces: list[Buffer]) -> None:
+        """Put back the last pieces of what `read` gave: the application does not take them now."""
+        size = sum(map(len, pieces))
+        self._ready.extendleft(reversed(pieces))
+        self.queued += size
+        self.measured_bytes -= size
+
     def check(self) -> None:
         """Raise AssertionError where an invariant does not hold."""
         assert self.queued == sum(map(len, self._ready))

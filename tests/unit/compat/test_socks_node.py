@@ -19,7 +19,7 @@ import pytest
 from compat.relay import EndReason
 from compat.socks.client import SocksClient
 from compat.socks.messages import Reply, pack_address
-from compat.socks.node import NodeBinder, NodeDatagrams
+from compat.socks.node import NodeBinder
 from compat.socks.services import Services
 from compat.socks.session import Session
 from compat.socks.settings import SocksLimits
@@ -69,7 +69,7 @@ async def proxy(**limits: float) -> AsyncIterator[tuple[Proxy, Node]]:
         services = Services(
             dialler=near,
             binder=NodeBinder(near),
-            datagrams=NodeDatagrams(near),
+            datagrams=near.datagrams,
             limits=SocksLimits(**limits),  # type: ignore[arg-type]
         )
         made = Proxy(net, near, services)
@@ -233,16 +233,20 @@ def test_udp_flows_have_addresses_of_their_own_and_give_them_back() -> None:
                 inbox.put_nowait(bytes(data))
 
             host = socket.inet_ntop(socket.AF_INET6, entry.address)
-            service = NodeDatagrams(front.node)
+            service = front.node.datagrams
             flows = [await service.open_flow(host, 5353, receive, session=None) for _ in range(2)]
-            assert len(one_time(front.node, AddressKind.EPHEMERAL)) == 2
+            assert not one_time(front.node, AddressKind.EPHEMERAL), "nothing is drawn before the first datagram"
             for flow in flows:
                 assert flow.peer == (host, 5353)
                 flow.send(b"hello")
                 assert await asyncio.wait_for(inbox.get(), 10) == b"HELLO"
+            assert len(one_time(front.node, AddressKind.EPHEMERAL)) == 2
             flows[0].send(bytes(70_000))  # no datagram is that long: dropped, not raised
             session = Session("a", "1", 5.0)
-            flows += [await service.open_flow(host, port, receive, session=session) for port in (5353, 5354)]
+            for _ in range(2):
+                flows.append(await service.open_flow(host, 5353, receive, session=session))
+                flows[-1].send(b"hello")
+                assert await asyncio.wait_for(inbox.get(), 10) == b"HELLO"
             assert len(one_time(front.node, AddressKind.EPHEMERAL)) == 3, "a session's flows share one"
             for flow in flows:
                 flow.close()

@@ -56,7 +56,7 @@ class OpenHost:
         )
         self.addresses = AddressTable(events)
         self._transmit = transmit
-        self._mtu = mtu
+        self._mtu = self.link_mtu = mtu
         self.paths: list[OpenPath] = []
 
     def path(self, dst: bytes, now: float) -> OpenPath:

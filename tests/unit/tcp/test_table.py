@@ -52,7 +52,8 @@ class Subject:
         if tcp.demux.half_open_count:
             return tcp.demux.half_open()[0].state.value
         for pcb in tcp.demux:
-            return str(pcb.state.value)
+            assert isinstance(pcb, Connection)  # a TIME-WAIT record was asked for above
+            return pcb.state.value
         return "CLOSED"
 
     def probe(self, flags: str, seq: int, ack: int, payload: bytes) -> list[Any]:

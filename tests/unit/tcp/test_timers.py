@@ -9,6 +9,7 @@ import pytest
 
 from tapstack.tcp.connection import Connection
 from tapstack.tcp.options import PortMode, SocketOptions, TimeWait
+from tapstack.tcp.timewait import TimeWaitRecord
 
 from . import wire
 from .pair import Pair, read_all
@@ -287,6 +288,7 @@ def test_a_newer_syn_reopens_in_aware_mode_only(
 ) -> None:
     pair, server = in_time_wait(mode, timestamps)
     record = next(iter(pair.a.tcp.demux))
+    assert isinstance(record, TimeWaitRecord)
     stamp = (record.ts_recent or 0) + later if timestamps else None
     pair.run(1)
     assert reopen(pair, mode, server.receiver.rcv_nxt + sequence, stamp) == answer

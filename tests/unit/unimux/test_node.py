@@ -164,6 +164,8 @@ def test_a_pool_that_fails_at_once_does() -> None:
         async with lan() as net:
             pool = PoolConfig(low=0, high=1, limit=1, when_empty=WhenEmpty.FAIL)
             alice = await net.node(pool=pool)
+            await alice.until(lambda: alice.stack.host.link_local is not None)
+            await alice.until(lambda: bool(alice.stack.host.prefixes))
             began = alice.now()
             with pytest.raises(errors.PoolExhausted):
                 await open_connection(alice, "2001:db8:1::99", 80)
@@ -328,5 +330,45 @@ def test_every_ending_releases_both_addresses(ending: str) -> None:
             await settle(bob)
             with pytest.raises((ConnectionError, EOFError)):
                 await reader.readexactly(10)
+
+    virtual(main())
+
+
+def test_a_protocol_that_pauses_gets_no_more_until_it_resumes() -> None:
+    class Sipping(asyncio.Protocol):
+        """Takes one piece at a time."""
+
+        transport: asyncio.Transport
+        pieces = 0
+        received = 0
+
+        def data_received(self, data: bytes) -> None:
+            self.pieces += 1
+            self.received += len(data)
+            self.transport.pause_reading()
+
+    async def main() -> None:
+        async with lan() as net:
+            alice, bob = await net.node(), await net.node()
+
+            async def pour(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+                writer.write(bytes(100_000))
+                writer.close()
+
+            ssa = await start_server(bob, pour).issue()
+            protocol = Sipping()
+            transport, _ = await alice.create_connection(lambda: protocol, ssa.address, None)
+            protocol.transport = transport
+            await asyncio.sleep(5)
+            assert protocol.pieces == 1
+            connection: Connection = transport.get_extra_info("connection")
+            assert connection.receiver.queued == 100_000 - protocol.received
+            connection.receiver.check()
+            while protocol.received < 100_000:
+                before = protocol.pieces
+                transport.resume_reading()
+                await asyncio.sleep(0.1)
+                assert protocol.pieces == before + 1
+            transport.close()
 
     virtual(main())
