@@ -18,9 +18,12 @@ demo:
 	$(SETUP) demo
 	@.venv/bin/unimux demo $(ARGS)
 
+# Tests against real kernels mostly wait; they run one after another in one process, the others beside them.
+WORKERS ?= 2
+
 test:
 	$(SETUP) test
-	@.venv/bin/python -m pytest $(ARGS)
+	@.venv/bin/python -m pytest -n $(WORKERS) --dist loadgroup $(ARGS)
 
 conformance:
 	$(SETUP) test

@@ -9,5 +9,6 @@ pytest_plugins = (
     "tests.plugins.captures",
     "tests.plugins.seed",
     "tests.plugins.skips",
+    "tests.plugins.witness_place",
     "pytester",
 )

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.plugins.real import plain
+
 _FAILED = pytest.StashKey[bool]()
 _FOLDER = pytest.StashKey[Path]()
 _LONGEST = 100  # characters of a folder name; most file systems take 255 bytes
@@ -25,10 +27,11 @@ def folder_name(nodeid: str) -> str:
     >>> folder_name("tests/real/test_tap.py::test_echo[1500]")
     'real.test_tap.test_echo.1500'
     """
-    plain = re.sub(r"[^A-Za-z0-9_.-]+", ".", nodeid.removeprefix("tests/").replace(".py::", ".")).strip(".")
-    if len(plain) <= _LONGEST:
-        return plain
-    return f"{plain[: _LONGEST - 9]}.{hashlib.sha256(nodeid.encode()).hexdigest()[:8]}"
+    own = plain(nodeid)
+    name = re.sub(r"[^A-Za-z0-9_.-]+", ".", own.removeprefix("tests/").replace(".py::", ".")).strip(".")
+    if len(name) <= _LONGEST:
+        return name
+    return f"{name[: _LONGEST - 9]}.{hashlib.sha256(own.encode()).hexdigest()[:8]}"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

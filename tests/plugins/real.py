@@ -66,11 +66,23 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(Loudness(), "unimux-real-loudness")
 
 
+GROUP = "real"
+
+
+def plain(nodeid: str) -> str:
+    """A node id without the group that xdist appends to it.
+
+    >>> plain("tests/real/test_tap.py::test_echo@real")
+    'tests/real/test_tap.py::test_echo'
+    """
+    return nodeid.removesuffix(f"@{GROUP}")
+
+
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("real") is not None:
-            item.add_marker(pytest.mark.xdist_group("real"))
+            item.add_marker(pytest.mark.xdist_group(GROUP))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -31,6 +31,8 @@ from typing import Any, TypeAlias
 
 import pytest
 
+from tests.plugins.real import plain
+
 TABLE = Path(__file__).parents[1] / "requirements.toml"
 Row: TypeAlias = dict[str, Any]
 PROPERTY = "proves"
@@ -165,7 +167,7 @@ class Requirements:
         properties = dict(report.user_properties)
         if PROPERTY not in properties:
             return
-        outcome = self.outcomes.setdefault(report.nodeid, Outcome(tuple(str(properties[PROPERTY]).split())))
+        outcome = self.outcomes.setdefault(plain(report.nodeid), Outcome(tuple(str(properties[PROPERTY]).split())))
         if _RANK[report.outcome] > _RANK[outcome.result]:
             outcome.result = report.outcome
             outcome.reason = _reason(report)
