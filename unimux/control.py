@@ -14,7 +14,6 @@ root).  Protocol, in JSON lines as `unimux.localsocket` says:
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,7 +22,7 @@ from typing import Any, Protocol
 import msgspec
 
 from .errors import SetupError, UnimuxError
-from .localsocket import LocalServer, Message, Peer, ask_local
+from .localsocket import LocalServer, Message, Peer, ask_local, runtime_folder
 
 SERVICE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 ASK_TIMEOUT = 35.0
@@ -61,8 +60,7 @@ def check_name(service: str) -> str:
 
 def service_socket(service: str) -> Path:
     """Where the control socket of a service is."""
-    runtime = "/run" if os.geteuid() == 0 else os.environ.get("XDG_RUNTIME_DIR") or f"/tmp/unimux-{os.geteuid()}"
-    return Path(runtime) / "unimux" / "services" / f"{check_name(service)}.sock"
+    return runtime_folder() / "services" / f"{check_name(service)}.sock"
 
 
 def control_server(service: Issuing) -> LocalServer:

@@ -29,6 +29,12 @@ _MAX_PATH = 107
 Message = dict[str, Any]
 
 
+def runtime_folder() -> Path:
+    """Where this user's sockets are: below /run for root, else where the system keeps a user's own."""
+    runtime = "/run" if os.geteuid() == 0 else os.environ.get("XDG_RUNTIME_DIR") or f"/tmp/unimux-{os.geteuid()}"
+    return Path(runtime) / "unimux"
+
+
 class LocalError(SetupError):
     """The other end of a local socket is not there or does not answer; the message is one sentence."""
 

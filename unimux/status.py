@@ -27,7 +27,7 @@ from tapstack.tcp.states import TcpState
 from tapstack.types import address_text
 
 from .errors import SetupError
-from .localsocket import LocalError, LocalServer, Peer
+from .localsocket import LocalError, LocalServer, Peer, runtime_folder
 from .node import Node
 
 MOST_ROWS = 200
@@ -126,8 +126,7 @@ def _row(pcb: Connection, now: float) -> Row:
 
 def folder() -> Path:
     """Where the sockets of this user's nodes are."""
-    runtime = "/run" if os.geteuid() == 0 else os.environ.get("XDG_RUNTIME_DIR") or f"/tmp/unimux-{os.geteuid()}"
-    return Path(runtime) / "unimux" / "nodes"
+    return runtime_folder() / "nodes"
 
 
 def running(where: Path | None = None) -> list[Path]:
