@@ -7,6 +7,7 @@ slices of a frame and keys of a dict without conversion.  Times are float second
 from __future__ import annotations
 
 from ipaddress import IPv6Address
+from socket import AF_INET6, inet_ntop
 from typing import TypeAlias
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
@@ -19,6 +20,7 @@ UNSPECIFIED = bytes(16)
 ALL_NODES = IPv6Address("ff02::1").packed
 ALL_ROUTERS = IPv6Address("ff02::2").packed
 MLDV2_REPORTS = IPv6Address("ff02::16").packed
+_IPV4_INSIDE = bytes(10)
 _SOLICITED_NODE_PREFIX = IPv6Address("ff02::1:ff00:0").packed[:13]
 
 
@@ -36,8 +38,14 @@ def address(text: str | bytes | IPv6Address) -> bytes:
 
 
 def address_text(packed: bytes) -> str:
-    """The RFC 5952 text of 16 address bytes."""
-    return str(IPv6Address(packed))
+    """The RFC 5952 text of 16 address bytes.
+
+    >>> address_text(address("2001:db8:0:0:1:0:0:1")), address_text(address("::ffff:192.0.2.1"))
+    ('2001:db8::1:0:0:1', '::ffff:c000:201')
+    """
+    if packed.startswith(_IPV4_INSIDE):  # the C library would write the end of these in dots
+        return str(IPv6Address(packed))
+    return inet_ntop(AF_INET6, packed)
 
 
 def mac_text(mac: bytes) -> str:

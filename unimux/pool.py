@@ -371,6 +371,7 @@ class Pool:
             moved(trigger, now)
         elif gone and entry.address in self._held:
             taken = self._held.pop(entry.address)
+            on_link = entry.address in self.stock.held_on_link
             self.stock.held_on_link.discard(entry.address)
             if trigger is Trigger.RELEASE:
                 self._releases += 1
@@ -378,7 +379,8 @@ class Pool:
                 self._holding = max(self._holding + (now - taken - self._holding) * weight, 1e-3)
             elif trigger is Trigger.DAD_FAILED:
                 self.stock.claimed(now)
-            self._wake(now)
+            if on_link:  # there is room for another one; a dedicated prefix always has room
+                self._wake(now)
 
     def check(self) -> None:
         """Raise AssertionError where an invariant of the pool does not hold."""

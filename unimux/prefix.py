@@ -14,6 +14,8 @@ def choose_prefix(prefixes: list[Prefix], destination: bytes | None) -> Prefix |
     Where rules 1 to 7 leave a choice, a dedicated prefix comes before an on-link one, since its addresses cost
     the link nothing; rule 8 (longest match) decides among prefixes of one sort.
     """
+    if len(prefixes) == 1:
+        return prefixes[0]
     groups = [[p for p in prefixes if p.dedicated], [p for p in prefixes if not p.dedicated]]
     if destination is None:
         return next((prefix for group in groups for prefix in sorted(group, key=_unique_local)), None)

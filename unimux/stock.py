@@ -107,7 +107,7 @@ class Stock:
         On a shared link none before the link-local address stands: a reserved address is defended from there (UM-ADDR-5).
         """
         defended = self.host.link_local is not None or self.host.properties.mac is None
-        return [p for p in self.host.prefixes if p.preferred and (p.dedicated or (p.autonomous and defended))]
+        return [p for p in self.host.prefix_list if p.preferred and (p.dedicated or (p.autonomous and defended))]
 
     def shelf_of(self, prefix: Prefix) -> Shelf | None:
         """The shelf of a prefix; None before `sync` has made it."""

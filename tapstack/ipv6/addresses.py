@@ -17,8 +17,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from enum import Enum, Flag, StrEnum, auto
-from typing import Protocol
+from enum import Enum, StrEnum, auto
+from typing import Final, Protocol
 
 from ..events import AddressChanged, EventStream
 from ..types import address_text
@@ -48,7 +48,10 @@ class AddressKind(StrEnum):
     @property
     def one_time(self) -> bool:
         """Whether the address is released with its last user, and silent to strangers."""
-        return self in (AddressKind.RESERVED, AddressKind.EPHEMERAL, AddressKind.SERVICE)
+        return self in _ONE_TIME
+
+
+_ONE_TIME = frozenset({AddressKind.RESERVED, AddressKind.EPHEMERAL, AddressKind.SERVICE})
 
 
 class Trigger(Enum):
@@ -94,19 +97,19 @@ TRANSITIONS: dict[tuple[AddressState, Trigger], AddressState] = {
 """Every move that exists; a test walks each (state, trigger) cell, and the docs' diagram is drawn from it."""
 
 
-class Answers(Flag):
-    """What a node may answer for an address."""
+class Answers:
+    """What a node may answer for an address: bits of an int, since every packet asks."""
 
-    NOTHING = 0
-    DAD = auto()
+    NOTHING: Final = 0
+    DAD: Final = 1
     """a Neighbor Solicitation from the unspecified address: the address is defended (UM-ADDR-2)"""
-    RESOLUTION = auto()
+    RESOLUTION: Final = 2
     """a Neighbor Solicitation from a unicast source (UM-ADDR-3)"""
-    TRAFFIC = auto()
+    TRAFFIC: Final = 4
     """any other packet (UM-ADDR-4)"""
 
 
-ANSWERS: dict[AddressState, Answers] = {
+ANSWERS: dict[AddressState, int] = {
     _S.INVALID: Answers.NOTHING,
     _S.TENTATIVE: Answers.NOTHING,
     _S.OPTIMISTIC: Answers.RESOLUTION | Answers.TRAFFIC,  # a probe for it is a conflict, RFC 4429 §3.3
@@ -154,7 +157,7 @@ class AddressEntry:
         self.address = address
         self.kind = kind
         self.state = AddressState.INVALID
-        self.answers = Answers.NOTHING
+        self.answers: int = Answers.NOTHING
         self.born = now
         self.prefix_length = 64
         self.preferred_until = math.inf
@@ -293,16 +296,17 @@ class AddressTable:
         entry.answers = ANSWERS[new]
         if new in (AddressState.INVALID, AddressState.DUPLICATED):
             del self._entries[entry.address]
-        self._events.emit(
-            AddressChanged(
-                time=now,
-                address=address_text(entry.address),
-                old=old.value,
-                new=new.value,
-                kind=entry.kind.value,
-                cause=cause,
+        if self._events.active:
+            self._events.emit(
+                AddressChanged(
+                    time=now,
+                    address=address_text(entry.address),
+                    old=old.value,
+                    new=new.value,
+                    kind=entry.kind.value,
+                    cause=cause,
+                )
             )
-        )
         for observer in self._observers:
             observer(entry, old, trigger, now)
 

@@ -278,6 +278,6 @@ class Receiver:
         handler(packet, now)
 
 
-def _silence(answers: Answers) -> DropReason:
+def _silence(answers: int) -> DropReason:
     """Why an address of ours takes no traffic."""
     return DropReason.ADDRESS_UNCERTAIN if answers & Answers.DAD else DropReason.ADDRESS_TENTATIVE

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from enum import IntFlag
+from typing import Final
 
 
-class Signal(IntFlag):
-    """News for the owner of a connection or listener.
+class Signal:
+    """News for the owner of a connection or listener: bits of an int.
+
+    They are plain numbers: an `IntFlag` makes an object of every union and intersection, several for each segment.
 
     URGENT: the peer's urgent pointer is ahead of what was read.  TROUBLE: the connection goes on, but `soft_error` says what is
     wrong (RFC 9293 §3.9.1.8); an owner that does not care ignores it.
     """
 
-    ESTABLISHED = 1
-    READABLE = 2
-    WRITABLE = 4
-    END_OF_STREAM = 8
-    CLOSED = 16
-    ACCEPTABLE = 32
-    URGENT = 64
-    TROUBLE = 128
+    ESTABLISHED: Final = 1
+    READABLE: Final = 2
+    WRITABLE: Final = 4
+    END_OF_STREAM: Final = 8
+    CLOSED: Final = 16
+    ACCEPTABLE: Final = 32
+    URGENT: Final = 64
+    TROUBLE: Final = 128

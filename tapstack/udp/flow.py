@@ -11,8 +11,7 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Callable
-from enum import IntFlag
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ..events import DropReason
 from ..ipv6.addresses import AddressEntry
@@ -31,12 +30,12 @@ MAXIMUM_DATA = ipv6.MAXIMUM_PAYLOAD - udp.HEADER_LENGTH
 """Largest datagram in bytes of payload; above the path MTU it travels in fragments."""
 
 
-class UdpSignal(IntFlag):
-    """News for the owner of a flow; the values are those of the TCP signals with the same names."""
+class UdpSignal:
+    """News for the owner of a flow: bits of an int, those of the TCP signals where the names are the same."""
 
-    READABLE = 2
-    CLOSED = 16
-    ERROR = 64
+    READABLE: Final = 2
+    CLOSED: Final = 16
+    ERROR: Final = 64
 
 
 class FlowClosed(ConnectionError):

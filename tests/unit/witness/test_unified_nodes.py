@@ -166,7 +166,7 @@ def test_the_stack_passes_every_rule(artefacts: Path) -> None:
     assert len(annotate(judgement, artefacts / "annotated")) == 1
 
 
-def answers(state: AddressState, allowed: Answers) -> BREAK:
+def answers(state: AddressState, allowed: int) -> BREAK:
     """Let a state answer other things than it should."""
     return lambda patch: patch.setitem(addresses.ANSWERS, state, allowed)
 
