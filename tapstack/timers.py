@@ -4,6 +4,9 @@ A timer is moved far more often than it fires (every acknowledgement re-arms a r
 moving one *later* only stores the new time; the heap entry stays where it is and is pushed again when it
 surfaces too early.  Moving one earlier pushes a second entry and the first becomes stale.
 
+The owner of timers that ends retires them: they let go of it at once, and when most of the heap is theirs it is
+swept, so that a thousand connections a second leave nothing behind for the minute that a time-out takes.
+
 Invariant: an armed timer has exactly one live heap entry, `(queued, …)`, with `queued <= when`.
 """
 
@@ -12,6 +15,9 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable
 from itertools import count
+
+_SWEEP = 64
+"""Entries of retired timers below which the heap is not worth sweeping."""
 
 
 class Timer:
@@ -41,6 +47,18 @@ class Timer:
         """Disarm the timer; harmless when it is not armed."""
         self.when = None
 
+    def retire(self) -> None:
+        """Disarm the timer for good; its callback, and what that holds, is let go."""
+        self.when = None
+        self._callback = _nothing
+        if self._queued is not None:
+            self._queued = None
+            self._queue._left_behind()
+
+
+def _nothing(now: float) -> None:
+    """What a retired timer would do."""
+
 
 class TimerQueue:
     """All timers of one stack, ordered by time.
@@ -57,11 +75,12 @@ class TimerQueue:
     [7.0]
     """
 
-    __slots__ = ("_heap", "_order")
+    __slots__ = ("_heap", "_order", "_stale")
 
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, Timer]] = []
         self._order = count()
+        self._stale = 0
 
     def timer(self, callback: Callable[[float], None]) -> Timer:
         """A new, unarmed timer; `callback(now)` runs when it is due."""
@@ -70,6 +89,14 @@ class TimerQueue:
     def _push(self, when: float, timer: Timer) -> None:
         heapq.heappush(self._heap, (when, next(self._order), timer))
 
+    def _left_behind(self) -> None:
+        """A retired timer has an entry in the heap: sweep when they are the most."""
+        self._stale += 1
+        if self._stale > _SWEEP and self._stale * 2 > len(self._heap):
+            self._heap = [entry for entry in self._heap if entry[2]._queued == entry[0]]
+            heapq.heapify(self._heap)
+            self._stale = 0
+
     def _settle(self) -> None:
         """Bring the earliest truly armed timer to the top of the heap."""
         heap = self._heap
@@ -77,6 +104,7 @@ class TimerQueue:
             queued, _, timer = heap[0]
             if timer._queued != queued:
                 heapq.heappop(heap)
+                self._stale -= self._stale > 0
             elif timer.when is None:
                 heapq.heappop(heap)
                 timer._queued = None

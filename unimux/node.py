@@ -276,20 +276,18 @@ class Node:
         outcome: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
         def told(bits: int) -> None:
-            if not outcome.done():
+            if bits & (Signal.ESTABLISHED | Signal.CLOSED) and not outcome.done():
                 outcome.set_result(bits)
 
         connection.owner = told
+        connection.give_handshake(left - (now - began), now)
         self.driver.kick()
         try:
-            async with asyncio.timeout(max(left - (now - began), 0.0)):
-                await outcome
-        except BaseException as error:
+            await outcome
+        except BaseException:
             connection.owner = None
-            connection.abort(self.now(), "connect time-out" if isinstance(error, TimeoutError) else "connect cancelled")
+            connection.abort(self.now(), "connect cancelled")
             self.driver.kick()
-            if isinstance(error, TimeoutError):
-                raise errors.ConnectTimeout(host, shown, seconds=timeout) from None
             raise
         connection.owner = None
         if not outcome.result() & Signal.ESTABLISHED:

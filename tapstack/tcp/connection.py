@@ -226,6 +226,12 @@ class Connection(Output):
         self.move(TcpTrigger.CLOSE, now, "close")
         self.tcp.mark_dirty(self)
 
+    def give_handshake(self, seconds: float, now: float) -> None:
+        """Fail with a time-out `seconds` from now unless the connection is established by then."""
+        timers = self.timers
+        self.handshake_timeout = min(self.handshake_timeout, max(seconds, 0.0) + (now - timers.waiting_since))
+        timers.wait_for_handshake(now)
+
     def close(self, now: float) -> None:
         """Nobody reads or writes any more: shut down, and reset if the peer's data was not read (RFC 9293 §3.10.4)."""
         self.detached = True
@@ -299,7 +305,7 @@ class Connection(Output):
 
     def delete(self, trigger: TcpTrigger, now: float, cause: str, error: Exception | None = None) -> None:
         """DELETE TCB: out of the tables, timers off, the address no longer held."""
-        self.timers.cancel_all()
+        self.timers.retire()
         self.move(trigger, now, cause)
         self.error = self.error or error
         if error is None and self.receiver.fin is None and not self.detached:

@@ -271,7 +271,7 @@ class Tcp:
         if connection.options.time_wait is not connection.options.time_wait.SHARP:
             self.time_waits.enter(connection, now)
             connection.key = b""
-            connection.timers.cancel_all()
+            connection.timers.retire()
             release(connection)
             connection.state = TcpState.CLOSED  # the record is in TIME-WAIT now, this object is nothing any more
             self.host.addresses.drop(connection.entry, connection, now, "TIME-WAIT")

@@ -162,7 +162,7 @@ class Listener:
         armed = self.armed.pop(address, None)
         if armed is None:
             return
-        armed.expiry.cancel()
+        armed.expiry.retire()
         self.tcp.leave_listener(armed)
         for connection in list(armed.half_open):
             connection.delete(TcpTrigger.DELETE, now, cause)

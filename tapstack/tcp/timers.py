@@ -55,13 +55,13 @@ class ConnectionTimers:
         self.waiting_since = 0.0
         """since when the oldest unacknowledged thing has been waiting, for the user time-out"""
 
-    def cancel_all(self) -> None:
-        """Disarm everything: the PCB is gone."""
-        self.retransmit.cancel()
-        self.delayed_ack.cancel()
-        self.slow.cancel()
-        self.recovery.cancel()
-        self.pace.cancel()
+    def retire(self) -> None:
+        """Disarm everything for good: the PCB is gone."""
+        self.retransmit.retire()
+        self.delayed_ack.retire()
+        self.slow.retire()
+        self.recovery.retire()
+        self.pace.retire()
 
     # -- retransmission and persist --------------------------------------------------------------
 
@@ -136,9 +136,14 @@ class ConnectionTimers:
     def _on_pace(self, now: float) -> None:
         self._connection.tcp.mark_dirty(self._connection)
 
+    def wait_for_handshake(self, now: float) -> None:
+        """Come again when the SYN is to be sent once more, or when the handshake has had its time."""
+        connection = self._connection
+        self.retransmit.set(min(now + connection.rtt.rto, self.waiting_since + connection.handshake_timeout))
+
     def _on_handshake_timeout(self, now: float) -> None:
         connection = self._connection
-        if now - self.waiting_since >= connection.handshake_timeout:
+        if now >= self.waiting_since + connection.handshake_timeout:
             connection.fail(errors.timed_out(), now, "handshake time-out")
             return
         connection.rtt.back_off()
@@ -147,7 +152,7 @@ class ConnectionTimers:
             connection.path.doubt()
         connection.syn_retransmitted = True
         connection.send_syn(now)
-        self.retransmit.set(now + connection.rtt.rto)
+        self.wait_for_handshake(now)
 
     # -- delayed acknowledgement -----------------------------------------------------------------
 

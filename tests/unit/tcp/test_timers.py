@@ -47,6 +47,20 @@ def test_a_lost_syn_goes_again_after_one_second_and_doubles() -> None:
 
 
 @pytest.mark.proves("ST-TCP-4")
+def test_a_handshake_that_is_given_a_time_fails_at_that_moment() -> None:
+    pair = Pair()
+    pair.meddle = lambda end, packet: []
+    started = pair.now
+    client = pair.a.tcp.connect(pair.a.entry(pair.now), pair.b.address, 80, pair.now, SocketOptions())
+    client.give_handshake(2.5, pair.now)
+    pair.run(2.4)
+    assert client.error is None
+    pair.run(0.2)
+    assert isinstance(client.error, TimeoutError)
+    assert [round(when - started, 6) for when, _ in sent(pair, "a", 0, pure=True)] == [0, 1], "nor is a reset sent"
+
+
+@pytest.mark.proves("ST-TCP-4")
 def test_after_a_lost_syn_the_time_out_begins_with_three_seconds_and_one_segment() -> None:
     pair = Pair()
     lost: list[bytes] = []

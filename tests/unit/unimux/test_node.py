@@ -14,6 +14,7 @@ from tapstack.ipv6.addresses import AddressKind, AddressState
 from tapstack.tcp.connection import Connection
 from tapstack.tcp.options import PortMode
 from tapstack.tcp.states import TcpState
+from tapstack.wire import ipv6
 from tests.unit.unimux.lan import lan, virtual
 from unimux import errors
 from unimux.aio import open_connection, start_server
@@ -183,6 +184,25 @@ def test_without_a_prefix_the_error_says_so() -> None:
                 host.prefix_list.remove(prefix, alice.now())
             with pytest.raises(NoPrefix):
                 await open_connection(alice, "2001:db8:1::99", 80, timeout=2)
+
+    virtual(main())
+
+
+@pytest.mark.proves("UM-REL-1")
+@pytest.mark.parametrize("timeout", [0.3, 2.5, 20.0])
+def test_a_connect_to_a_silent_host_ends_at_its_time_however_often_the_syn_went(timeout: float) -> None:
+    async def main() -> None:
+        async with lan() as net:
+            alice, bob = await net.node(), await net.node()
+            server = echo_server(bob)
+            ssa = await server.issue()
+            await alice.ready(1)
+            bob.stack.host.upper[ipv6.TCP] = lambda packet, now: None
+            began = alice.now()
+            with pytest.raises(errors.ConnectTimeout, match=f"{timeout:g} s"):
+                await open_connection(alice, ssa.address, 80, timeout=timeout)
+            assert alice.now() - began == pytest.approx(timeout, abs=0.001)
+            await settle(alice)
 
     virtual(main())
 
