@@ -28,13 +28,14 @@ import pytun
 
 from ..types import Frame
 from ..wire import virtio
+from .allocation import keep_pages
 from .base import Link, LinkProperties
 from .counters import LinkCounters, LinkDrop
 from .errors import LinkLost, LinkUnavailable, Unavailable
 
 LARGEST_FRAME = virtio.HEADER_LENGTH + 14 + 4 + 40 + 65_535
 """Bytes of the largest frame with offload: virtio, Ethernet and VLAN headers, and the largest IPv6 packet without a
-jumbo payload option.  A read buffer of this size stays under the 128 KiB from which malloc maps fresh pages."""
+jumbo payload option."""
 
 GSO_SIZE = 65_521
 """The largest super-segment offered, in bytes of IPv6 packet.  The device itself takes 65,575, but a frame of 65,536 bytes
@@ -90,6 +91,8 @@ def open_device(name: str, flags: int, *, mtu: int, offload: bool, hwaddr: bytes
         device.mtu = mtu
         device.up()
         os.set_blocking(device.fileno(), False)
+        if offload:
+            keep_pages()
     except OSError as error:  # pytun.Error is one
         if device is not None:
             device.close()

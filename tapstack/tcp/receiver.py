@@ -13,7 +13,6 @@ its length, whatever the segments' sizes.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections import deque
 
 from ..types import Buffer
 
@@ -29,13 +28,13 @@ class Run:
 
     __slots__ = ("end", "pieces", "start")
 
-    def __init__(self, start: int, end: int, pieces: deque[Buffer]) -> None:
+    def __init__(self, start: int, end: int, pieces: list[Buffer]) -> None:
         self.start = start
         self.end = end
         self.pieces = pieces
 
 
-def gather(pieces: deque[Buffer], piece: Buffer) -> None:
+def gather(pieces: list[Buffer], piece: Buffer) -> None:
     """Append a piece, a small one to the gathering buffer at the end."""
     if len(piece) >= _SMALL:
         pieces.append(piece)
@@ -95,9 +94,9 @@ class Receiver:
         self.measured_at = 0.0
         self.measured_bytes = 0
         self.duplicate: tuple[int, int] | None = None
-        self._ready: deque[Buffer] = deque()
+        self._ready: list[Buffer] = []
         self._runs: list[Run] = []
-        self._recent: deque[int] = deque(maxlen=_RECENT)
+        self._recent: list[int] = []
 
     def start(self, irs: int) -> None:
         """Begin after the peer's SYN."""
@@ -212,7 +211,9 @@ class Receiver:
         """Keep an out-of-order piece, without the parts that are there already."""
         runs = self._runs
         end = start + len(piece)
-        self._recent.append(start)
+        recent = self._recent
+        recent.append(start)
+        del recent[:-_RECENT]
         if runs and start == runs[-1].end:  # by far the most frequent: the last run goes on
             run = runs[-1]
             gather(run.pieces, piece)
@@ -247,7 +248,7 @@ class Receiver:
         elif len(runs) >= _MAXIMUM_RUNS:
             return False
         else:
-            pieces: deque[Buffer] = deque()
+            pieces: list[Buffer] = []
             gather(pieces, piece)
             if after is not None:
                 pieces.extend(after.pieces)
@@ -279,8 +280,8 @@ class Receiver:
 
     def read(self) -> list[Buffer]:
         """Everything that is in order, in pieces; the buffer is free afterwards."""
-        pieces = list(self._ready)
-        self._ready.clear()
+        pieces = self._ready
+        self._ready = []
         self.measured_bytes += self.queued
         self.queued = 0
         return pieces
@@ -288,7 +289,7 @@ class Receiver:
     def unread(self, pieces: list[Buffer]) -> None:
         """Put back the last pieces of what `read` gave: the application does not take them now."""
         size = sum(map(len, pieces))
-        self._ready.extendleft(reversed(pieces))
+        self._ready[:0] = pieces
         self.queued += size
         self.measured_bytes -= size
 

@@ -15,6 +15,9 @@ it lasts), the peer's window and the pace allow.
 `lost` queues the segments with the mark LOST in order of sequence; `by_time` all segments in order of their last transmission,
 which is what RACK asks for.  Both may hold entries whose mark has moved on; readers skip them.
 
+All queues are lists: an empty deque holds 700 bytes, which an idle connection would have four times.  Whatever leaves them at
+the front leaves in one cut per acknowledgement or transmission.
+
 Invariants, checked by `check`: the in-flight segments are contiguous from `snd_una` to `snd_nxt`; `pipe` is the sum
 over those IN_NETWORK; every LOST segment is in `lost`.
 """
@@ -22,7 +25,6 @@ over those IN_NETWORK; every LOST segment is in `lost`.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from .recovery.base import Recovery
 
 _MAXIMUM_PIECES = 256
+_COPY = 1 << 16
 _PACING_QUANTUM = 0.001
 """Seconds of the pacing rate that may leave at once: timers are not finer than that."""
 
@@ -99,13 +102,13 @@ class Sender:
         self.congestion: CongestionControl
         self.recovery: Recovery
         self.news = Acknowledged()
-        self._unsent: deque[Buffer] = deque()
+        self._unsent: list[Buffer] = []
         self.unsent = 0
         self.fin_queued = False
         self.fin_sent = False
-        self.in_flight: deque[SentSegment] = deque()
-        self.lost: deque[SentSegment] = deque()
-        self.by_time: deque[SentSegment] = deque()
+        self.in_flight: list[SentSegment] = []
+        self.lost: list[SentSegment] = []
+        self.by_time: list[SentSegment] = []
         self.pipe = 0
         self.transmissions = 0
         self.retransmissions = 0
@@ -120,11 +123,19 @@ class Sender:
     # -- the application's side ------------------------------------------------------------------
 
     def write(self, data: Buffer) -> None:
-        """Queue bytes to send.  Immutable bytes are kept as they are; anything else is copied once."""
-        if not data:
+        """Queue bytes to send.  Immutable bytes are kept as they are; others are copied once, in pieces of a frame's size."""
+        size = len(data)
+        if not size:
             return
-        self._unsent.append(data if isinstance(data, bytes) else bytes(data))
-        self.unsent += len(data)
+        if isinstance(data, bytes):
+            self._unsent.append(data)
+        else:
+            # malloc maps fresh pages for large blocks, and gives them back at once: that costs more than the copy.
+            step = self.segment_limit or self.mss
+            limit = max(_COPY // step, 1) * step
+            view = memoryview(data)
+            self._unsent += [bytes(view[at : at + limit]) for at in range(0, size, limit)]
+        self.unsent += size
 
     @property
     def buffered(self) -> int:
@@ -215,18 +226,19 @@ class Sender:
         """The next `size` unsent bytes as pieces."""
         unsent = self._unsent
         self.unsent -= size
-        pieces: Frame = []
+        taken = 0
         while size:
-            piece = unsent[0]
-            if len(piece) <= size:
-                pieces.append(piece)
-                unsent.popleft()
-                size -= len(piece)
-            else:
-                view = memoryview(piece)
-                pieces.append(view[:size])
-                unsent[0] = view[size:]
-                size = 0
+            length = len(unsent[taken])
+            if length > size:
+                break
+            taken += 1
+            size -= length
+        pieces = unsent[:taken]
+        del unsent[:taken]
+        if size:
+            view = memoryview(unsent[0])
+            pieces.append(view[:size])
+            unsent[0] = view[size:]
         return [b"".join(pieces)] if len(pieces) > _MAXIMUM_PIECES else pieces
 
     def _retransmit_lost(self, now: float, rate: float | None) -> int:
@@ -236,7 +248,7 @@ class Sender:
         while lost:
             segment = lost[0]
             if segment.mark != LOST:
-                lost.popleft()
+                del lost[0]
                 continue
             window = self.congestion.cwnd if self.recovery.window is None else self.recovery.window
             room = window - self.pipe
@@ -245,7 +257,7 @@ class Sender:
             size = max(room - room % self.mss, self.mss)
             if segment.payload_length > size:
                 self.split(segment, size)
-            lost.popleft()
+            del lost[0]
             self.resend(segment, now)
             if rate is not None:
                 self.paced_until = max(self.paced_until, now) + (segment.end - segment.start) / rate
@@ -321,13 +333,13 @@ class Sender:
         news = self.news
         news.acked = ack - self.snd_una
         in_flight = self.in_flight
-        while in_flight:
-            segment = in_flight[0]
+        done = 0
+        for segment in in_flight:
             if segment.end > ack:
                 if segment.start < ack:
                     self._trim(segment, ack)
                 break
-            in_flight.popleft()
+            done += 1
             mark = segment.mark
             segment.mark = ACKED
             if mark != SACKED:
@@ -338,10 +350,15 @@ class Sender:
                     news.ambiguous = True
                 else:
                     news.clean = segment
+        del in_flight[:done]
         self.snd_una = ack
         by_time = self.by_time
-        while by_time and by_time[0].mark != IN_NETWORK:
-            by_time.popleft()
+        old = 0
+        for segment in by_time:
+            if segment.mark == IN_NETWORK:
+                break
+            old += 1
+        del by_time[:old]
         if not in_flight:
             self.lost.clear()
 
@@ -410,10 +427,8 @@ class Sender:
 
     def relist(self) -> None:
         """Make `lost` and `by_time` anew from the marks."""
-        self.lost = deque(segment for segment in self.in_flight if segment.mark == LOST)
-        self.by_time = deque(
-            sorted((s for s in self.in_flight if s.mark == IN_NETWORK), key=lambda s: (s.order, s.end))
-        )
+        self.lost = [segment for segment in self.in_flight if segment.mark == LOST]
+        self.by_time = sorted((s for s in self.in_flight if s.mark == IN_NETWORK), key=lambda s: (s.order, s.end))
 
     def mark_sacked(self, start: int, end: int) -> None:
         """The peer holds `start` to `end`, which no SACK block covered before."""

@@ -96,14 +96,17 @@ class Rack:
         sender = self._sender
         by_time = sender.by_time
         allowance = self.rtt + self.reordering_window(recovering)
-        while by_time:
-            segment = by_time[0]
+        old = 0
+        again: float | None = None
+        for segment in by_time:
             if segment.mark == IN_NETWORK:
                 if (segment.order, segment.end) >= self._latest:
-                    return None
+                    break
                 due = segment.sent_at + allowance
                 if due > now:
-                    return due
+                    again = due
+                    break
                 sender.mark_lost(segment)
-            by_time.popleft()
-        return None
+            old += 1
+        del by_time[:old]
+        return again

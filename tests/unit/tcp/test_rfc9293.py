@@ -466,7 +466,7 @@ def test_the_receiver_offers_no_silly_window() -> None:
         taken = 0
         ready = server.receiver._ready
         while ready and taken < 500:  # a program that reads a little at a time
-            piece = ready.popleft()
+            piece = ready.pop(0)
             taken += len(piece)
         server.receiver.queued -= taken
         if server.receiver.window_update_due(server.advertised_mss()):
