@@ -3,6 +3,9 @@
 One wake-up reads frames until the link is empty (bounded, so that others get their turn), runs due timers, tells
 socket owners their news, and then writes what the stack has to say: what the owners read and answered is in the same
 flush, and acknowledgements are per batch, not per frame.
+
+A round of the loop costs as much as a segment, so none is asked for in vain: kicks of owners that are being told news are
+served by the flush that follows, and `flush` is for who is about to wait for an answer.
 """
 
 from __future__ import annotations
@@ -22,8 +25,8 @@ BATCH = 64
 class Driver:
     """Connects a stack, a link and the running loop.
 
-    `kick()` must follow every call on the stack from outside that may have something to send; calls in one loop iteration
-    share one flush.
+    `kick()`, or `flush()`, must follow every call on the stack from outside that may have something to send; calls in one
+    loop iteration share the flush that a kick asks for.
 
     A link that is lost ends the host as `close` does, without a goodbye: every socket's owner hears of it, then `on_lost`.
     """
@@ -36,6 +39,7 @@ class Driver:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._kicked = False
+        self._telling = False
         self._closed = False
         self.now = self._loop.time
         """`now() -> float`: the stack's clock, seconds."""
@@ -48,9 +52,14 @@ class Driver:
 
     def kick(self) -> None:
         """Flush soon: something outside the stack changed it."""
-        if not self._kicked and not self._closed:
+        if not self._kicked and not self._telling and not self._closed:
             self._kicked = True
             self._loop.call_soon(self._flush_kicked)
+
+    def flush(self) -> None:
+        """Send now what the stack has to say."""
+        if not self._telling and not self._closed:
+            self._send_all(self.now())
 
     def close(self) -> None:
         """Stop the host, say goodbye on the link, and close it; harmless when called again."""
@@ -99,8 +108,7 @@ class Driver:
         self._finish()
 
     def _flush_kicked(self) -> None:
-        self._kicked = False
-        if not self._closed:
+        if self._kicked and not self._closed:  # or another flush came first
             self._finish()
 
     def _on_timer(self) -> None:
@@ -115,13 +123,22 @@ class Driver:
         deadline = stack.deadline()
         if deadline is not None and deadline <= now:
             stack.advance(now)
-        self._notify()
+        self._telling = True
+        try:
+            self._notify()
+        finally:
+            self._telling = False
+        if not self._closed:  # by an owner
+            self._send_all(now)
+
+    def _send_all(self, now: float) -> None:
+        self._kicked = False
         try:
             self._transmit(now)
         except LinkLost as error:
             self._lose(error)
-            return
-        self._schedule()
+        else:
+            self._schedule()
 
     def _transmit(self, now: float) -> None:
         counters = self.stack.counters
@@ -139,9 +156,9 @@ class Driver:
 
     def _schedule(self) -> None:
         deadline = self.stack.deadline()
-        timer = self._timer
         if deadline is None:
             return
+        timer = self._timer
         if timer is not None:
             if self._timer_at <= deadline:
                 return  # it fires early at worst, and looks again

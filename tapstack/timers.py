@@ -116,6 +116,9 @@ class TimerQueue:
 
     def deadline(self) -> float | None:
         """When the next timer is due; None when none is armed."""
+        heap = self._heap
+        if heap and heap[0][0] == heap[0][2].when == heap[0][2]._queued:
+            return heap[0][0]
         self._settle()
         return self._heap[0][0] if self._heap else None
 

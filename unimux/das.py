@@ -374,7 +374,7 @@ class AgentCaller:
 async def obtain(
     policy: Policy, want: Want, addresses: AddressTable, now: Callable[[], float], kick: Callable[[], None]
 ) -> AddressEntry:
-    """The address for a want; the caller acquires or releases it before it waits for anything else.
+    """The address for a want; the caller acquires or releases it before it waits for anything else, and kicks the driver then.
 
     `now` is the stack's clock, `kick` the driver's.  Cancelling gives back whatever was on its way.
     Raises what the policy's error is, at the want's deadline at the latest.
@@ -395,9 +395,9 @@ async def obtain(
             answer.set_exception(outcome)
 
     begun = policy.ask(want, now(), done)
-    kick()
     if isinstance(begun, AddressEntry):
         return begun
+    kick()
     try:
         return await answer
     except asyncio.CancelledError:

@@ -281,7 +281,7 @@ class Node:
 
         connection.owner = told
         connection.give_handshake(left - (now - began), now)
-        self.driver.kick()
+        self.driver.flush()
         try:
             await outcome
         except BaseException:

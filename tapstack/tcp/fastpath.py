@@ -1,7 +1,7 @@
 """Header prediction: the segment that a bulk transfer is made of, in one pass and without an object (RFC 1323 Appendix A's idea).
 
 A segment takes this path when the connection is ESTABLISHED (or only waits for the peer to finish), it is the
-next in order, carries nothing but ACK and PSH, has the usual timestamp layout or none, and needs nothing from
+next in order, carries nothing but ACK, PSH and FIN, has the usual timestamp layout or none, and needs nothing from
 loss recovery.  Everything else is left, untouched, to `arrives`.
 """
 
@@ -11,7 +11,7 @@ import struct
 from typing import TYPE_CHECKING
 
 from ..wire import checksum
-from ..wire.tcp import ACK, FIXED, HEADER_LENGTH, PROTOCOL, PSH
+from ..wire.tcp import ACK, FIN, FIXED, HEADER_LENGTH, PROTOCOL, PSH
 from . import arrives
 from .buffers import grow_receive
 from .connection import Connection
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _IPV6_HEADER_LENGTH = 40
 _with_timestamp = struct.Struct("!HHIIBBHHHIII")
 _TIMESTAMP_WORD = 0x0101080A
+_OTHER_FLAGS = ~(PSH | FIN)
 _ELIGIBLE = frozenset({TcpState.ESTABLISHED, TcpState.FIN_WAIT_1, TcpState.FIN_WAIT_2, TcpState.CLOSE_WAIT})
 
 
@@ -57,10 +58,11 @@ def receive(connection: Connection, frame: Buffer, at: int, length: int, trusted
         header = 20
         value = echo = 0
     if (
-        flags & ~PSH != ACK
+        flags & _OTHER_FLAGS != ACK
         or sequence != receiver.rcv_nxt & MASK
         or source != connection.remote_port
         or not receiver.orderly
+        or (receiver.fin is not None and receiver.rcv_nxt <= receiver.fin)
         or connection.emitter.transform is not None
     ):
         return False
@@ -71,6 +73,9 @@ def receive(connection: Connection, frame: Buffer, at: int, length: int, trusted
         return False
     if size:
         if size > receiver.rcv_adv - receiver.rcv_nxt or connection.detached or connection.state is TcpState.CLOSE_WAIT:
+            return False
+    elif flags & FIN:
+        if connection.state is TcpState.CLOSE_WAIT:
             return False
     elif ack == sender.snd_una:
         return False  # a duplicate acknowledgement or a window update
@@ -99,5 +104,8 @@ def receive(connection: Connection, frame: Buffer, at: int, length: int, trusted
         receiver.append(view[tcp + header : end])
         grow_receive(connection, now)
         connection.signal(Signal.READABLE)
+    if flags & FIN:
+        receiver.take_fin()
+        arrives.fin_arrives(connection, now)
     connection.tcp.mark_dirty(connection)
     return True

@@ -175,10 +175,15 @@ class Receiver:
             self._drain()
             self.ack_now = True  # RFC 5681 §4.2: a segment that fills a gap is acknowledged at once
         if self.fin is not None and self.rcv_nxt == self.fin:
-            self.rcv_nxt += 1
-            self.rcv_adv = max(self.rcv_adv, self.rcv_nxt)  # a FIN may lie on the edge itself
-            self.ack_now = True
+            self.take_fin()
         return True
+
+    def take_fin(self) -> None:
+        """The peer's FIN is the next in order."""
+        self.fin = self.rcv_nxt
+        self.rcv_nxt += 1
+        self.rcv_adv = max(self.rcv_adv, self.rcv_nxt)  # a FIN may lie on the edge itself
+        self.ack_now = True
 
     def note_duplicate(self, start: int, end: int) -> None:
         """Bytes came that were here already: the next acknowledgement says so (RFC 2883)."""

@@ -38,6 +38,9 @@ TIMESTAMP_LENGTH = 12
 
 FIXED = struct.Struct("!HHIIBBHHH")
 _TIMESTAMP_LAYOUT = b"\x01\x01\x08\x0a"
+_HANDSHAKE = struct.Struct("!HHHHIII")
+_HANDSHAKE_KINDS = (0x0204, 0x0402, 0x080A, 0x01030300)
+"""The options of nearly every SYN in one piece: MSS, SACK permitted, timestamp, a NOP and window scale, which is the last byte."""
 
 
 class Flags(IntFlag):
@@ -87,6 +90,10 @@ class Options:
 
         `WireError` when an option's length is illegal or runs past the end.
         """
+        if len(data) == _HANDSHAKE.size:
+            mss_kind, mss, sack_kind, timestamp_kind, value, echo, scale = _HANDSHAKE.unpack(data)
+            if (mss_kind, sack_kind, timestamp_kind, scale & ~0xFF) == _HANDSHAKE_KINDS:
+                return cls(mss, scale & 0xFF, True, (value, echo))
         options = cls()
         position = 0
         while position < len(data):
@@ -109,6 +116,10 @@ class Options:
 
     def pack(self) -> bytes:
         """The options padded to 4 bytes; `WireError` when they do not fit in 40."""
+        mss, stamp, scale = self.mss, self.timestamp, self.window_scale
+        if mss is not None and stamp is not None and scale is not None and self.sack_permitted and not self.sack:
+            mss_kind, sack_kind, timestamp_kind, scale_kind = _HANDSHAKE_KINDS
+            return _HANDSHAKE.pack(mss_kind, mss, sack_kind, timestamp_kind, *stamp, scale_kind | scale)
         parts = []
         if self.mss is not None:
             parts.append(struct.pack("!BBH", OptionKind.MSS, 4, self.mss))
