@@ -20,6 +20,7 @@ from compat.up import BridgeOption, EventsOption, NetnsOption, PrefixOption, Sta
 from unimux.control import check_name
 from unimux.errors import SetupError, UnimuxError, endpoint_text
 from unimux.node import CONNECT_TIMEOUT, Node
+from unimux.purpose import Purpose
 from unimux.server import Server
 from unimux.ssa.counters import CounterFile, counter_file_name
 from unimux.ssa.issue import DEFAULT_LIFETIME
@@ -254,7 +255,12 @@ def connect(
             assert where is not None
             mode = None if where.token is None else where.token.mode
             transport, _ = await node.create_connection(
-                lambda: protocol, where.host, where.port, mode=mode, timeout=timeout
+                lambda: protocol,
+                where.host,
+                where.port,
+                mode=mode,
+                timeout=timeout,
+                purpose=Purpose(front_end="connect", service=None if where.token is None else where.token.service),
             )
         writer = asyncio.StreamWriter(transport, protocol, reader, asyncio.get_running_loop())
         _tell(await converse(reader, writer, Standard(), node.now), json, verbose)
@@ -326,7 +332,7 @@ def listen(
             reader = asyncio.StreamReader()
             return asyncio.StreamReaderProtocol(reader, lambda r, w: came.set_result((r, w)))
 
-        server = Server(node, factory, node.config.socket, service)
+        server = Server(node, factory, node.config.socket, service, purpose=Purpose(front_end="listen"))
         ssa = await server.issue(client=client, lifetime=lifetime)
         token = str(Token(ssa.address, service=service, sessions=1))
         if json:

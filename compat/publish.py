@@ -104,7 +104,7 @@ def _dns(node: Node, publisher: Publisher, settings: PublishSettings) -> DnsServ
         waiting[:] = [ssa for ssa in waiting if publisher.is_armed(ssa)]
         if len(waiting) >= settings.dns_outstanding:
             raise Outstanding(f"{len(waiting)} addresses wait for their clients: ask later.")
-        ssa = await publisher.issue(client=asker.client, lifetime=settings.dns_lifetime)
+        ssa = await publisher.issue(client=asker.client, lifetime=settings.dns_lifetime, front_end="dns", who=asker.key)
         waiting.append(ssa)
         return ssa.address
 

@@ -29,6 +29,7 @@ from tapstack.tcp.options import PortMode
 from unimux.control import Offer, check_name
 from unimux.errors import SetupError, endpoint_text
 from unimux.node import Node
+from unimux.purpose import Purpose
 from unimux.server import Server
 from unimux.ssa.issue import DEFAULT_LIFETIME, Client, ServiceAddress, client_network
 from unimux.ssa.token import Token
@@ -150,13 +151,20 @@ class Publisher:
         found = self._servers.get(mode)
         if found is None:
             options = replace(self.node.config.socket, mode=mode)
-            found = self._servers[mode] = Server(self.node, lambda: _Visitor(self), options, self.name)
+            purpose = Purpose(front_end="publish")
+            found = self._servers[mode] = Server(self.node, lambda: _Visitor(self), options, self.name, purpose=purpose)
         return found
 
     async def issue(
-        self, *, sessions: int | None = None, client: Client | None = None, lifetime: float | None = None
+        self,
+        *,
+        sessions: int | None = None,
+        client: Client | None = None,
+        lifetime: float | None = None,
+        front_end: str | None = None,
+        who: str | None = None,
     ) -> ServiceAddress:
-        """An SSA, armed; what is None is the service's default.  Raises as `Server.issue` does."""
+        """An SSA, armed; what is None is the service's default.  Parameters and errors are those of `Server.issue`."""
         count = self._sessions if sessions is None else sessions
         server = self.server(PortMode.L1 if count == 1 else PortMode.L2)
         ssa = await server.issue(
@@ -164,13 +172,17 @@ class Publisher:
             lease=count is None,
             client=self._client if client is None else client,
             lifetime=self._lifetime if lifetime is None else lifetime,
+            front_end=front_end,
+            who=who,
         )
         self.counters.issued += 1
         return ssa
 
     async def issue_for(self, offer: Offer) -> Mapping[str, Any]:
         """For the control socket; see `unimux.control.Issuing`."""
-        ssa = await self.issue(sessions=offer.sessions, client=offer.client, lifetime=offer.lifetime)
+        ssa = await self.issue(
+            sessions=offer.sessions, client=offer.client, lifetime=offer.lifetime, front_end="ssa new"
+        )
         return self.describe(ssa)
 
     def armed(self) -> list[Mapping[str, Any]]:

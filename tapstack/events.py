@@ -39,18 +39,30 @@ class AddressChanged(Event, kw_only=True, frozen=True, tag="address"):
 
 
 class ListenerChanged(Event, kw_only=True, frozen=True, tag="listener"):
-    """A listener armed or lost an SSA, or moved between LISTEN_o and LISTEN (unified-multiplex §5)."""
+    """A listener armed or lost an SSA, or moved between LISTEN_o and LISTEN (unified-multiplex §5).
+
+    armed: how many addresses it accepts on now.  The last three describe the one at `address`: the prefix of the only clients
+    that may come, None for anybody; sessions that may still be established, None without a limit; and the time of the stack's
+    clock at which it expires, None for never.  The events of a listener together tell at any time which SSAs are armed,
+    for whom, until when.
+    """
 
     listener: int
+    service: str | None
     old: str
     new: str
     address: str | None
     armed: int
     cause: str
+    client: str | None = None
+    sessions: int | None = None
+    until: float | None = None
 
     def text(self) -> str:
         where = f" {self.address}" if self.address else ""
-        return f"listener {self.listener}{where} {self.old} → {self.new}, {self.armed} armed ({self.cause})"
+        whom = f" for {self.client}" if self.client else ""
+        end = f" until {self.until:.3f}" if self.until is not None else ""
+        return f"listener {self.listener}{where}{whom}{end} {self.old} → {self.new}, {self.armed} armed ({self.cause})"
 
 
 class ConnectionChanged(Event, kw_only=True, frozen=True, tag="connection"):

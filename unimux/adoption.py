@@ -108,10 +108,10 @@ class _Set(Adoption):
     """An address of a dedicated prefix, usable already; told in the next turn."""
 
     def __init__(
-        self, pool: Pool, address: bytes, prefix: Prefix, kind: AddressKind, now: float, done: Verdict
+        self, pool: Pool, address: bytes, prefix: Prefix, kind: AddressKind, now: float, done: Verdict, cause: str
     ) -> None:
         super().__init__(pool, address, done)
-        self._entry = pool.mint(address, prefix, kind, now)
+        self._entry = pool.mint(address, prefix, kind, now, cause)
         self._timer.set(now)
 
     def _alive(self) -> bool:
@@ -164,7 +164,7 @@ class Reservation:
         """Put it to its use; the caller acquires the entry at once, or releases it."""
         self._end()
         if self._entry is None:
-            return self._pool.mint(self.address, self._prefix, kind, now)
+            return self._pool.mint(self.address, self._prefix, kind, now, cause)
         self._pool.promote(self._entry, kind, now, cause)
         return self._entry
 
@@ -190,7 +190,7 @@ def adopt(pool: Pool, address: bytes, kind: AddressKind, now: float, done: Verdi
     """
     prefix = _claimed(pool, address, renew=False)
     if prefix.dedicated:
-        return _Set(pool, address, prefix, kind, now, done)
+        return _Set(pool, address, prefix, kind, now, done, cause)
     return _Testing(pool, address, prefix, kind, now, done, cause)
 
 

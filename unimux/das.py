@@ -33,6 +33,7 @@ from tapstack.types import address_text
 from .adoption import AddressRefused, Adoption, adopt
 from .errors import UnimuxError
 from .pool import Outcome, Pool
+from .purpose import UNNAMED, Purpose
 
 __all__ = [
     "AddressNotSet",
@@ -61,15 +62,14 @@ class Want:
     """What a socket needs.
 
     kind: EPHEMERAL or SERVICE.  destination: the peer's address where it is known.  deadline: time of the stack's clock after
-    which nothing is wanted any more.  application, service: who asks, for an agent and for the journal.
+    which nothing is wanted any more.  purpose: what for, for an agent and for the journal.
     """
 
     kind: AddressKind
     destination: bytes | None
     deadline: float
     cause: str = "taken"
-    application: str | None = None
-    service: str | None = None
+    purpose: Purpose = UNNAMED
 
 
 class Pending(Protocol):
@@ -170,7 +170,8 @@ class AddressWanted(Event, kw_only=True, frozen=True, tag="wanted"):
     need: int
     kind: str
     destination: str | None
-    application: str | None
+    front_end: str | None
+    who: str | None
     service: str | None
     outcome: str
 
@@ -284,8 +285,9 @@ class DasRequired(Policy):
                 need=need.number,
                 kind=want.kind.value,
                 destination=None if want.destination is None else address_text(want.destination),
-                application=want.application,
-                service=want.service,
+                front_end=want.purpose.front_end,
+                who=want.purpose.who,
+                service=want.purpose.service,
                 outcome=outcome,
             )
         )

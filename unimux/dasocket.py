@@ -5,7 +5,8 @@ socket of the node needs is told to all agents; the first usable answer is taken
 
     node → agent
     {"prefixes": ["2001:db8:1::/64"]}                        on connecting, and when they change before a need
-    {"wanted": 7, "kind": "ephemeral", "destination": "2001:db8:2::80", "service": null, "cause": …, "seconds": 29.8}
+    {"wanted": 7, "kind": "ephemeral", "destination": "2001:db8:2::80", "front_end": "socks", "who": "alice",
+     "service": null, "cause": …, "seconds": 29.8}
     {"refused": 7, "address": "2001:db8:1::5", "reason": "another node on the link has it", "seconds": 28.1}
     {"closed": 7, "outcome": "set"}                          or why nobody needs it any more
 
@@ -13,7 +14,8 @@ socket of the node needs is told to all agents; the first usable answer is taken
     {"set": 7, "address": "2001:db8:1::abcd"}
     {"refuse": 7, "reason": "not on Sundays"}                 the socket gets this as its error, now
 
-`kind` is `ephemeral` or `service`, `seconds` how long the socket still waits.  An address must lie in a prefix of the node, be
+`kind` is `ephemeral` or `service`; `front_end`, `who` and `service` say what for, as far as that is known (`unimux.purpose`);
+`seconds` is how long the socket still waits.  An address must lie in a prefix of the node, be
 new to it, and pass DAD; `refused` leaves the need open for another try.  What is no such message is answered with
 `{"error": …}`.  A need without an agent, or without an answer, ends at its own time-out with `AddressNotSet`.
 """
@@ -104,7 +106,9 @@ class AgentSocket:
             "wanted": need.number,
             "kind": want.kind.value,
             "destination": None if want.destination is None else address_text(want.destination),
-            "service": want.service,
+            "front_end": want.purpose.front_end,
+            "who": want.purpose.who,
+            "service": want.purpose.service,
             "cause": want.cause,
             "seconds": self._left(need),
         }

@@ -26,6 +26,7 @@ from tapstack.types import UNSPECIFIED, Buffer, address_text, is_multicast
 from tapstack.udp.flow import FlowClosed, UdpFlow, UdpSignal
 
 from .errors import UnimuxError
+from .purpose import UNNAMED, Purpose
 
 if TYPE_CHECKING:
     from .node import Node
@@ -51,6 +52,7 @@ class EphemeralFlow:
     receive: called with each datagram that comes back.  failed: told why datagrams could not be sent or did not arrive: a
     `UnimuxError` where there was no address, an OSError for an ICMPv6 error; the flow goes on.
     session: flows and connections of equal sessions share one address (UM-DAS-4).  idle: seconds, see the module.
+    purpose: what its address is for, for the journal and for agents.
     dropped: datagrams that could not be sent.
     Raises ValueError where `remote` is no unicast address.
     """
@@ -65,6 +67,7 @@ class EphemeralFlow:
         session: StickySession | None = None,
         idle: float = IDLE,
         failed: Failed = lambda error: None,
+        purpose: Purpose = UNNAMED,
     ) -> None:
         if remote == UNSPECIFIED or is_multicast(remote):
             raise ValueError(f"a peer is a unicast address, not {address_text(remote)}")
@@ -77,6 +80,7 @@ class EphemeralFlow:
         self._failed = failed
         self._session = session
         self._idle = idle
+        self._purpose = purpose
         self._flow: UdpFlow | None = None
         self._waiting: deque[bytes] = deque()
         self._drawing: asyncio.Task[None] | None = None
@@ -138,9 +142,11 @@ class EphemeralFlow:
     async def _address(self) -> AddressEntry:
         node = self._node
         if self._session is not None:
-            return await node.sticky.address(self._session, self.remote, timeout=DRAW_TIMEOUT)
+            return await node.sticky.address(self._session, self.remote, timeout=DRAW_TIMEOUT, purpose=self._purpose)
         cause = f"UDP flow to {address_text(self.remote)}"
-        return await node.take_address(AddressKind.EPHEMERAL, self.remote, timeout=DRAW_TIMEOUT, cause=cause)
+        return await node.take_address(
+            AddressKind.EPHEMERAL, self.remote, timeout=DRAW_TIMEOUT, cause=cause, purpose=self._purpose
+        )
 
     def _open(self, entry: AddressEntry) -> UdpFlow:
         node = self._node
@@ -208,9 +214,12 @@ class Datagrams:
         session: StickySession | None = None,
         idle: float = IDLE,
         failed: Failed = lambda error: None,
+        purpose: Purpose = UNNAMED,
     ) -> EphemeralFlow:
         """A flow to an address (16 bytes) and port; see `EphemeralFlow`.  It costs nothing until it sends."""
-        return EphemeralFlow(self._node, remote, port, receive, session=session, idle=idle, failed=failed)
+        return EphemeralFlow(
+            self._node, remote, port, receive, session=session, idle=idle, failed=failed, purpose=purpose
+        )
 
     async def open_flow(
         self,
@@ -220,12 +229,15 @@ class Datagrams:
         *,
         session: StickySession | None = None,
         timeout: float = DRAW_TIMEOUT,
+        purpose: Purpose = UNNAMED,
     ) -> EphemeralFlow:
         """A flow to a name or address, resolved within `timeout` seconds; raises what `Node.resolve` raises."""
         remote = (await self._node.resolve(host, timeout=timeout))[0]
-        return self.flow(remote, port, receive, session=session)
+        return self.flow(remote, port, receive, session=session, purpose=purpose)
 
-    async def exchange(self, server: bytes, payload: bytes, timeout: float, *, port: int = DNS_PORT) -> bytes:
+    async def exchange(
+        self, server: bytes, payload: bytes, timeout: float, *, port: int = DNS_PORT, purpose: Purpose = UNNAMED
+    ) -> bytes:
         """Ask `server` (16 bytes) from an address and port of this question's own; the first datagram that comes back.
 
         Raises TimeoutError after `timeout` seconds, an OSError where an ICMPv6 error says that nobody listens or nobody is
@@ -244,7 +256,7 @@ class Datagrams:
             if not answer.done():
                 answer.set_exception(error)
 
-        flow = self.flow(server, port, received, failed=failed)
+        flow = self.flow(server, port, received, failed=failed, purpose=purpose)
         try:
             async with asyncio.timeout(timeout):
                 flow.send(payload)
@@ -267,6 +279,7 @@ class DatagramSocket(asyncio.DatagramTransport):
         *,
         session: StickySession | None = None,
         idle: float = IDLE,
+        purpose: Purpose = UNNAMED,
     ) -> None:
         super().__init__({"peername": None if remote is None else (address_text(remote[0]), remote[1], 0, 0)})
         self._node = node
@@ -274,6 +287,7 @@ class DatagramSocket(asyncio.DatagramTransport):
         self._remote = remote
         self._session = session
         self._idle = idle
+        self._purpose = purpose
         self._flows: OrderedDict[tuple[bytes, int], EphemeralFlow] = OrderedDict()
         self._closing = False
 
@@ -315,6 +329,7 @@ class DatagramSocket(asyncio.DatagramTransport):
             session=self._session,
             idle=self._idle,
             failed=self._protocol.error_received,
+            purpose=self._purpose,
         )
 
     def close(self) -> None:

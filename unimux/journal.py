@@ -5,8 +5,11 @@ ones when a connection on it is established, the last when it is released.  Rows
 address by (epoch, counter), which only the holder of the key can turn into an address or back; what else it says is
 chosen by `JournalPolicy`, and peers' addresses are left out by default.
 
+An address is assigned to a purpose (`unimux.purpose`) right after it was taken: a row says through which front end, for
+whom, for which service.  The rows of the same session after it say so again, so that each can be read by itself.
+
 `Journal` writes to files and rotates them by size; `MemoryJournal` keeps rows in a list.  Both listen to the event
-stream of a stack (`watch`) and are told of things no event knows (`note`): the user of a front end, the service.
+stream of a stack (`watch`).
 
 `whois(address)` answers an audit: what the generator says of the address, and every row on file about it.
 """
@@ -30,9 +33,11 @@ import msgspec
 from tapstack.events import AddressChanged, ConnectionChanged, Event, EventStream
 from tapstack.ipv6.addresses import AddressKind, AddressState
 from tapstack.types import address as to_bytes
+from tapstack.types import address_text
 
 from .errors import UnimuxError
 from .generators import derive_key
+from .purpose import AddressAssigned
 from .source import AddressSource, Origin
 
 
@@ -46,9 +51,9 @@ class What(StrEnum):
     """What a row tells."""
 
     TAKEN = "taken"
+    ASSIGNED = "assigned"
     CONNECTED = "connected"
     RELEASED = "released"
-    NOTE = "note"
 
 
 class Row(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -66,6 +71,7 @@ class Row(msgspec.Struct, kw_only=True, omit_defaults=True):
     address: str | None = None
     peer: str | None = None
     peer_port: int | None = None
+    front_end: str | None = None
     who: str | None = None
     service: str | None = None
     cause: str | None = None
@@ -75,8 +81,9 @@ class Row(msgspec.Struct, kw_only=True, omit_defaults=True):
 class JournalPolicy:
     """What rows say, and how much of them is kept.
 
-    `addresses`: the one-time address in clear.  `peers`: the peer's address and port.  `who`: the user or application
-    that a front end names.  `causes`: why an address was taken or released; without `peers` no address stands in them.
+    `addresses`: the one-time address in clear.  `peers`: the peer's address and port.  `who`: the user, key or program
+    that a front end names; the front end and the service are always written.
+    `causes`: why an address was taken or released; without `peers` no address stands in them.
     `limit` is the size in bytes at which a file is put aside, `keep` how many files put aside are kept.
     `durable`: fsync after each row; without it a crash of the machine (not of the process) can lose the last rows.
     """
@@ -115,7 +122,8 @@ def _row_text(row: Row) -> str:
     parts = [f"{moment} UTC {row.what}"]
     if row.peer is not None:
         parts.append(f"peer {row.peer}" if row.peer_port is None else f"peer [{row.peer}]:{row.peer_port}")
-    parts += [f"{name} {value}" for name in ("kind", "who", "service", "cause") if (value := getattr(row, name))]
+    shown = (("kind", "kind"), ("front_end", "through"), ("who", "who"), ("service", "service"), ("cause", "cause"))
+    parts += [f"{word} {value}" for name, word in shown if (value := getattr(row, name))]
     return ", ".join(parts)
 
 
@@ -143,17 +151,11 @@ class SessionJournal(ABC):
         self.source = source
         self.policy = policy
         self._wall = wall
+        self._purposes: dict[str, AddressAssigned] = {}
 
     def watch(self, events: EventStream) -> Callable[[], None]:
         """Write a row for each session event of a stack from now on; returns the function that ends it."""
         return events.subscribe(self._see)
-
-    def note(self, address: bytes, *, who: str | None = None, service: str | None = None) -> None:
-        """Write who uses a one-time address, or for which service it was issued."""
-        if not self.policy.who:
-            who = None
-        if who is not None or service is not None:
-            self._write(self._row(What.NOTE, address, who=who, service=service))
 
     def whois(self, address: bytes) -> Whois:
         """Everything this node knows of an address that was, or was not, its own (UM-GEN-3)."""
@@ -178,6 +180,8 @@ class SessionJournal(ABC):
     def _see(self, event: Event) -> None:
         if isinstance(event, AddressChanged):
             self._see_address(event)
+        elif isinstance(event, AddressAssigned):
+            self._see_purpose(event)
         elif isinstance(event, ConnectionChanged) and event.new == "ESTABLISHED":
             peers = self.policy.peers
             local = to_bytes(event.local)
@@ -200,18 +204,23 @@ class SessionJournal(ABC):
         row.kind = event.kind
         if self.policy.causes:
             row.cause = event.cause if self.policy.peers else without_addresses(event.cause)
+        if what is What.RELEASED:
+            self._purposes.pop(event.address, None)
         self._write(row)
 
-    def _row(
-        self,
-        what: What,
-        address: bytes,
-        *,
-        peer: str | None = None,
-        who: str | None = None,
-        service: str | None = None,
-    ) -> Row:
-        row = Row(time=self._wall(), what=what, peer=peer, who=who, service=service)
+    def _see_purpose(self, event: AddressAssigned) -> None:
+        peer = event.destination if self.policy.peers else None
+        if any((event.front_end, event.service, event.who and self.policy.who)):
+            self._purposes[event.address] = event
+        elif peer is None:
+            return
+        self._write(self._row(What.ASSIGNED, to_bytes(event.address), peer=peer))
+
+    def _row(self, what: What, address: bytes, *, peer: str | None = None) -> Row:
+        row = Row(time=self._wall(), what=what, peer=peer)
+        if (purpose := self._purposes.get(address_text(address))) is not None:
+            row.front_end, row.service = purpose.front_end, purpose.service
+            row.who = purpose.who if self.policy.who else None
         origin = self.source.locate(address)
         if origin is not None:
             row.epoch, row.counter = origin.epoch, origin.counter

@@ -37,6 +37,7 @@ from .das import AutoSet, Policy, Want, obtain
 from .datagram import IDLE, Datagrams, DatagramSocket
 from .nat64 import DISCOVERY_NAME, discovered, embed, nat64_prefix, reaches
 from .pool import Pool, PoolConfig
+from .purpose import UNNAMED, Purpose, tell_purpose
 from .resolver import Resolver
 from .server import Server
 from .source import AddressSource
@@ -200,14 +201,18 @@ class Node:
         timeout: float,
         cause: str = "taken",
         das: Policy | None = None,
+        purpose: Purpose = UNNAMED,
     ) -> AddressEntry:
         """An address for one use, from `das` or the node's policy (UM-DAS-1), waited for at most `timeout` seconds.
 
         The caller acquires or releases it before it waits for anything else.  Raises what the policy's error is:
         `PoolExhausted`, or `NoPrefix` where no router has announced one; `AddressNotSet` where an agent sets addresses.
         """
-        want = Want(kind, destination, self.now() + timeout, cause)
-        return await obtain(das or self.das, want, self.stack.host.addresses, self.now, self.driver.kick)
+        want = Want(kind, destination, self.now() + timeout, cause, purpose)
+        entry = await obtain(das or self.das, want, self.stack.host.addresses, self.now, self.driver.kick)
+        if entry.kind.one_time:
+            tell_purpose(self.events, self.now(), entry.address, purpose, destination)
+        return entry
 
     # -- connections -----------------------------------------------------------------------------
 
@@ -221,11 +226,12 @@ class Node:
         options: SocketOptions | None = None,
         session: StickySession | None = None,
         das: Policy | None = None,
+        purpose: Purpose = UNNAMED,
     ) -> Connection:
         """An established connection from an EA of its own; `host` is a name or an address, `port` None writes RP.
 
         session: connections of equal sessions share one address, in Aware mode (UM-DAS-4).
-        das: who sets the address, in place of the node's policy.
+        das: who sets the address, in place of the node's policy.  purpose: what for, for the journal and for agents.
         All addresses of a name are tried in order within `timeout` seconds.  Raises an error of `unimux.errors`.
         """
         options = options or self.config.socket
@@ -237,32 +243,37 @@ class Node:
         failure: Exception | None = None
         remotes = await self.resolve(host, timeout=timeout)
         for index, remote in enumerate(remotes):
-            left = (deadline - self.now()) / (len(remotes) - index)
+            left = max((deadline - self.now()) / (len(remotes) - index), 0.0)
+            until = self.now() + left
             try:
-                return await self._connect_one(str(host), remote, port, options, max(left, 0.0), timeout, session, das)
+                entry = await self._address_for(remote, left, session, das, purpose)
+                return await self._connect_from(entry, str(host), remote, port, options, until, timeout)
             except errors.ConnectError as error:
                 failure = error
         assert failure is not None
         raise failure
 
-    async def _connect_one(
+    async def _address_for(
+        self, remote: bytes, left: float, session: StickySession | None, das: Policy | None, purpose: Purpose
+    ) -> AddressEntry:
+        if session is not None:
+            return await self.sticky.address(session, remote, timeout=left, purpose=purpose)
+        cause = f"connect to {address_text(remote)}"
+        return await self.take_address(
+            AddressKind.EPHEMERAL, remote, timeout=left, cause=cause, das=das, purpose=purpose
+        )
+
+    async def _connect_from(
         self,
+        entry: AddressEntry,
         host: str,
         remote: bytes,
         port: int | None,
         options: SocketOptions,
-        left: float,
+        until: float,
         timeout: float,
-        session: StickySession | None,
-        das: Policy | None,
     ) -> Connection:
         shown = options.reduced_port if port is None else port
-        began = self.now()
-        cause = f"connect to {address_text(remote)}"
-        if session is None:
-            entry = await self.take_address(AddressKind.EPHEMERAL, remote, timeout=left, cause=cause, das=das)
-        else:
-            entry = await self.sticky.address(session, remote, timeout=left)
         now = self.now()
         try:
             connection = self.stack.tcp.connect(entry, remote, port, now, options)
@@ -280,7 +291,7 @@ class Node:
                 outcome.set_result(bits)
 
         connection.owner = told
-        connection.give_handshake(left - (now - began), now)
+        connection.give_handshake(until - now, now)
         self.driver.flush()
         try:
             await outcome
@@ -305,10 +316,11 @@ class Node:
         options: SocketOptions | None = None,
         session: StickySession | None = None,
         das: Policy | None = None,
+        purpose: Purpose = UNNAMED,
     ) -> tuple[SessionTransport, asyncio.BaseProtocol]:
         """As `loop.create_connection`, over a one-time address; the other parameters are those of `connect`."""
         connection = await self.connect(
-            host, port, mode=mode, timeout=timeout, options=options, session=session, das=das
+            host, port, mode=mode, timeout=timeout, options=options, session=session, das=das, purpose=purpose
         )
         transport = SessionTransport(self.driver, connection)
         protocol = protocol_factory()
@@ -324,16 +336,17 @@ class Node:
         port: int | None = None,
         das: Policy | None = None,
         service: str | None = None,
+        purpose: Purpose = UNNAMED,
     ) -> Server:
         """A service in LISTEN_o; `Server.issue` arms SSAs for it, and every connection gets a protocol of the factory.
 
         port: for Aware mode only, RP where it is None.  das: who sets its SSAs, in place of the node's policy.
-        service: its name in events and journals.
+        service: its name in events and journals; purpose: what else is known of what its SSAs are for.
         """
         options = options or self.config.socket
         if mode is not None:
             options = replace(options, mode=mode)
-        return Server(self, protocol_factory, options, service, port=port, das=das)
+        return Server(self, protocol_factory, options, service, port=port, das=das, purpose=purpose)
 
     async def create_datagram_endpoint(
         self,
@@ -344,10 +357,12 @@ class Node:
         session: StickySession | None = None,
         idle: float = IDLE,
         timeout: float = CONNECT_TIMEOUT,
+        purpose: Purpose = UNNAMED,
     ) -> tuple[DatagramSocket, asyncio.DatagramProtocol]:
         """As `loop.create_datagram_endpoint`; every remote endpoint is talked to from an EA of its own (UM-DAS-6).
 
         host, port: the only remote endpoint, None for any.  idle: seconds after which a flow's address is given back.
+        purpose: what its addresses are for, for the journal and for agents.
         Raises what `resolve` raises.
         """
         remote = None
@@ -356,7 +371,7 @@ class Node:
                 raise ValueError("a remote endpoint is a host and a port")
             remote = (await self.resolve(host, timeout=timeout))[0], port
         protocol = protocol_factory()
-        transport = DatagramSocket(self, protocol, remote, session=session, idle=idle)
+        transport = DatagramSocket(self, protocol, remote, session=session, idle=idle, purpose=purpose)
         protocol.connection_made(transport)
         return transport, protocol
 

@@ -132,7 +132,7 @@ class Pool:
             if entry is not None:
                 return entry
         if self.config.when_empty is WhenEmpty.OPTIMISTIC and self.stock.may_add(now):
-            return self._optimistic(shelf, kind, now)
+            return self._optimistic(shelf, kind, now, cause)
         return None
 
     def request(
@@ -191,9 +191,9 @@ class Pool:
         self._held[entry.address] = now
         self.host.addresses.take(entry, kind, now, cause)
 
-    def mint(self, address: bytes, prefix: Prefix, kind: AddressKind, now: float) -> AddressEntry:
+    def mint(self, address: bytes, prefix: Prefix, kind: AddressKind, now: float, cause: str) -> AddressEntry:
         """Add a given address of a dedicated prefix, PREFERRED at once."""
-        entry = self.host.reserve(address, prefix, now, kind)
+        entry = self.host.reserve(address, prefix, now, kind, cause)
         self._held[address] = now
         return entry
 
@@ -323,7 +323,7 @@ class Pool:
     def _give(self, shelf: Shelf, kind: AddressKind, now: float, cause: str) -> AddressEntry | None:
         """An address of a shelf for its use: minted on a dedicated prefix, the oldest reserved one elsewhere."""
         if shelf.prefix.dedicated:
-            return self.mint(self.stock.fresh(shelf, now), shelf.prefix, kind, now)
+            return self.mint(self.stock.fresh(shelf, now), shelf.prefix, kind, now, cause)
         reserved = self.stock.oldest(shelf, now)
         if reserved is not None:
             self._held[reserved.address] = now
@@ -333,9 +333,9 @@ class Pool:
                 self._wake(now)
         return reserved
 
-    def _optimistic(self, shelf: Shelf, kind: AddressKind, now: float) -> AddressEntry:
+    def _optimistic(self, shelf: Shelf, kind: AddressKind, now: float, cause: str) -> AddressEntry:
         address = self.stock.fresh(shelf, now)
-        entry = self.host.addresses.add(address, kind, now, trigger=Trigger.ADD_OPTIMISTIC)
+        entry = self.host.addresses.add(address, kind, now, trigger=Trigger.ADD_OPTIMISTIC, cause=cause)
         self._held[address] = now
         self.stock.held_on_link.add(address)
         self._wake(now)

@@ -33,7 +33,8 @@ class PoolConfig:
     and switches keep an entry for each.
     pace: mean time between two addresses that are started; concurrent: addresses under DAD at a time.
     max_age: of a reservation, and never beyond the prefix's preferred lifetime (UM-POOL-2).
-    when_empty, waiters: what an empty pool does, and how many requests may wait.
+    when_empty, waiters: what an empty pool does, and how many requests may wait.  With `fail` one address at least is kept in
+    reserve, whatever `low` is, since no request waits for the next one.
     threshold, backoff, backoff_max, settle: claims in a row that stop filling, the first and the longest pause, and how
     long an address stands unclaimed to end the row (UM-ADDR-10).
     holding, holding_weight: the holding time assumed before one was measured, and the weight of each measurement.
@@ -60,6 +61,10 @@ class PoolConfig:
         if not 0 <= self.low <= self.high <= self.limit or self.limit < 1:
             raise SetupError(
                 f"A pool needs 0 ≤ low ≤ high ≤ limit, not {self.low}, {self.high}, {self.limit}: correct the pool's settings."
+            )
+        if self.when_empty is WhenEmpty.FAIL and self.high == 0:
+            raise SetupError(
+                "A pool that fails when it is empty needs a high mark of 1 or more: it would always be empty."
             )
         for name in ("pace", "concurrent", "max_age", "threshold", "backoff", "settle", "holding", "regrow"):
             if getattr(self, name) <= 0:

@@ -27,16 +27,18 @@ from tapstack.types import address_text
 
 from .errors import NameNotResolved, NoIpv6Address
 from .lookup import Ask, Lookup, LookupCounters, NotAName, Outcome, host_name
+from .purpose import Purpose
 
 DNS_PORT = 53
 CACHE_ENTRIES = 1024
 RESOLVE_TIMEOUT = 10.0
+_RESOLVING = Purpose(front_end="resolver")
 
 
 class DatagramExchange(Protocol):
     """Asks one question over UDP, each time from a fresh address and port."""
 
-    async def exchange(self, server: bytes, payload: bytes, timeout: float) -> bytes:
+    async def exchange(self, server: bytes, payload: bytes, timeout: float, *, purpose: Purpose) -> bytes:
         """Send `payload` to port 53 of `server` (16 bytes); the first datagram that comes back from there.
 
         Raises TimeoutError after `timeout` seconds, an OSError where the server cannot be reached.
@@ -47,7 +49,13 @@ class StreamDialler(Protocol):
     """A node, as far as the resolver needs it for TCP."""
 
     async def create_connection(
-        self, protocol_factory: Callable[[], asyncio.BaseProtocol], host: str, port: int, *, timeout: float
+        self,
+        protocol_factory: Callable[[], asyncio.BaseProtocol],
+        host: str,
+        port: int,
+        *,
+        timeout: float,
+        purpose: Purpose,
     ) -> tuple[asyncio.Transport, Any]:
         """As `Node.create_connection`."""
 
@@ -246,7 +254,7 @@ class Resolver:
                 if step.stream:
                     wire = await self._ask_over_stream(step)
                 else:
-                    wire = await self._exchange.exchange(step.server, step.payload, step.timeout)
+                    wire = await self._exchange.exchange(step.server, step.payload, step.timeout, purpose=_RESOLVING)
             except OSError:  # a time-out and every way to fail to connect included
                 lookup.failed()
             else:
@@ -261,7 +269,11 @@ class Resolver:
         )  # also where nobody awaits it any more
         async with asyncio.timeout(2 * ask.timeout):
             transport, _ = await self._streams.create_connection(
-                lambda: _StreamAnswer(answer), address_text(ask.server), DNS_PORT, timeout=ask.timeout
+                lambda: _StreamAnswer(answer),
+                address_text(ask.server),
+                DNS_PORT,
+                timeout=ask.timeout,
+                purpose=_RESOLVING,
             )
             try:
                 transport.write(len(ask.payload).to_bytes(2) + ask.payload)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from ipaddress import IPv6Address
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,7 @@ from tapstack.types import address
 
 from .das import Policy, chosen_address
 from .errors import UnimuxError
+from .purpose import UNNAMED, Purpose
 from .ssa.issue import DEFAULT_LIFETIME, Client, IssueError, Issuer, ServiceAddress
 from .transport import SessionTransport
 
@@ -44,15 +46,17 @@ class Server:
         service: str | None = None,
         port: int | None = None,
         das: Policy | None = None,
+        purpose: Purpose = UNNAMED,
     ) -> None:
         self._node = node
         self._factory = protocol_factory
         if options.mode is PortMode.AWARE and port is None:
             port = options.reduced_port  # unified-multiplex §6: RP where the application names no port
-        self._listener: Listener = node.stack.tcp.listen(options, node.now(), port)
+        self._listener: Listener = node.stack.tcp.listen(options, node.now(), port, service)
         self._listener.owner = self._on_signals
         self._keeper: asyncio.Task[None] | None = None
-        self._issuer = Issuer(self._listener, das or node.das, node.stack.host.addresses, service)
+        purpose = replace(purpose, service=service or purpose.service)
+        self._issuer = Issuer(self._listener, das or node.das, node.stack.host.addresses, purpose, node.events)
 
     @property
     def state(self) -> TcpState:
@@ -82,11 +86,14 @@ class Server:
         lifetime: float | None = DEFAULT_LIFETIME,
         timeout: float = ISSUE_TIMEOUT,
         lease: bool = False,
+        front_end: str | None = None,
+        who: str | None = None,
     ) -> ServiceAddress:
         """A fresh SSA, armed for `sessions` sessions of `client` (an address or prefix; None for anybody) for `lifetime` seconds.
 
         lease: for as many sessions as its first client wants, whoever that is, for `lifetime` seconds; in the modes L2 and
         Aware, which tell sessions of one host apart (UM-LIS-8).
+        front_end, who: by which way and on whose behalf it was asked for, for journals; None: as the server was made for.
         Waits at most `timeout` seconds for an address; raises `IssueError`, and what the node's policy raises.
         """
         if lease and self._listener.options.mode not in (PortMode.L2, PortMode.AWARE):
@@ -107,7 +114,15 @@ class Server:
 
         now = node.now()
         begun = self._issuer.issue(
-            now, issued, deadline=now + timeout, sessions=sessions, client=client, lifetime=lifetime, lease=lease
+            now,
+            issued,
+            deadline=now + timeout,
+            sessions=sessions,
+            client=client,
+            lifetime=lifetime,
+            lease=lease,
+            front_end=front_end,
+            who=who,
         )
         node.driver.kick()
         if isinstance(begun, ServiceAddress):

@@ -12,6 +12,7 @@ Asking changes nothing in the node.
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 from collections import Counter
@@ -23,6 +24,7 @@ from typing import Any
 import msgspec
 
 from tapstack.tcp.connection import Connection
+from tapstack.tcp.listener import ArmedAddress
 from tapstack.tcp.states import TcpState
 from tapstack.types import address_text
 
@@ -50,13 +52,33 @@ class Row(msgspec.Struct, kw_only=True):
     received: int
 
 
+class Armed(msgspec.Struct, kw_only=True):
+    """One address that a listener accepts on now (UM-LIS-2).
+
+    service: the listener's name, if it has one.  kind: "service" for an SSA, else an ordinary address.  client: the prefix of
+    the only clients that may come, None for anybody.  sessions: how many may still be established, None for any number.
+    lease: "free" before its first client came, "taken" from then on, None where it is no lease.
+    seconds: until it expires, None for never.  half_open: handshakes that stand on it.
+    """
+
+    address: str
+    service: str | None
+    kind: str
+    mode: str
+    client: str | None
+    sessions: int | None
+    lease: str | None
+    seconds: float | None
+    half_open: int
+
+
 class Snapshot(msgspec.Struct, kw_only=True):
     """One moment of a node.
 
     time: of its clock, seconds.  what: how it is attached.  addresses: counts by state, then by kind.
     connections, modes: counts of PCBs by state and by port mode, TIME-WAIT records included.  half_open: handshakes that
-    listeners have not completed; armed: SSAs that can be connected to.  counters: since the start, as `Counters.as_dict`.
-    pool: the fields of `PoolStatus`.
+    listeners have not completed; armed: how many addresses can be connected to, and in `listening` the first of them, those
+    that expire first in front.  counters: since the start, as `Counters.as_dict`.  pool: the fields of `PoolStatus`.
     """
 
     process: int
@@ -71,6 +93,7 @@ class Snapshot(msgspec.Struct, kw_only=True):
     opened: int
     counters: dict[str, int]
     rows: list[Row]
+    listening: list[Armed]
 
 
 def snapshot(node: Node, what: str = "", rows: int = 50) -> Snapshot:
@@ -92,6 +115,9 @@ def snapshot(node: Node, what: str = "", rows: int = 50) -> Snapshot:
         if isinstance(pcb, Connection):
             living.append(pcb)
     living.sort(key=lambda pcb: -pcb.id)
+    armed = [each for listener in stack.tcp.listeners for each in listener.armed.values()]
+    armed.sort(key=lambda each: (math.inf if each.expiry.when is None else each.expiry.when, each.entry.address))
+    most = max(0, min(rows, MOST_ROWS))
     return Snapshot(
         process=os.getpid(),
         what=what,
@@ -101,10 +127,26 @@ def snapshot(node: Node, what: str = "", rows: int = 50) -> Snapshot:
         connections=dict(states),
         modes=dict(modes),
         half_open=stack.tcp.demux.half_open_count,
-        armed=sum(len(listener.armed) for listener in stack.tcp.listeners),
+        armed=len(armed),
         opened=newest,
         counters=stack.counters.as_dict(),
-        rows=[_row(pcb, now) for pcb in living[: max(0, min(rows, MOST_ROWS))]],
+        rows=[_row(pcb, now) for pcb in living[:most]],
+        listening=[_armed(each, now) for each in armed[:most]],
+    )
+
+
+def _armed(armed: ArmedAddress, now: float) -> Armed:
+    listener, until = armed.listener, armed.expiry.when
+    return Armed(
+        address=address_text(armed.entry.address),
+        service=listener.service,
+        kind=armed.entry.kind.value,
+        mode=listener.options.mode.value,
+        client=armed.client_text,
+        sessions=armed.sessions,
+        lease="free" if armed.lease else "taken" if armed.leased else None,
+        seconds=None if until is None else max(0.0, until - now),
+        half_open=len(armed.half_open),
     )
 
 

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from tapstack.ipv6.addresses import AddressEntry, AddressKind, AddressState
 
+from .purpose import UNNAMED, Purpose
+
 if TYPE_CHECKING:
     from .node import Node
 
@@ -50,7 +52,9 @@ class StickyAddresses:
     def __len__(self) -> int:
         return len(self._holds)
 
-    async def address(self, session: StickySession, destination: bytes, *, timeout: float) -> AddressEntry:
+    async def address(
+        self, session: StickySession, destination: bytes, *, timeout: float, purpose: Purpose = UNNAMED
+    ) -> AddressEntry:
         """The session's address, taken from the pool for its first connection; raises what `Node.take_address` raises."""
         lock = self._being_made.setdefault(session, asyncio.Lock())
         try:
@@ -58,14 +62,18 @@ class StickyAddresses:
                 hold = self._holds.get(session)
                 if hold is not None and hold.entry.state is AddressState.PREFERRED:
                     return hold.entry
-                return await self._begin(session, destination, timeout)
+                return await self._begin(session, destination, timeout, purpose)
         finally:
             if not lock.locked():
                 self._being_made.pop(session, None)
 
-    async def _begin(self, session: StickySession, destination: bytes, timeout: float) -> AddressEntry:
+    async def _begin(
+        self, session: StickySession, destination: bytes, timeout: float, purpose: Purpose
+    ) -> AddressEntry:
         node = self._node
-        entry = await node.take_address(AddressKind.EPHEMERAL, destination, timeout=timeout, cause="sticky session")
+        entry = await node.take_address(
+            AddressKind.EPHEMERAL, destination, timeout=timeout, cause="sticky session", purpose=purpose
+        )
         hold = self._holds[session] = Hold(entry)
         node.stack.host.addresses.acquire(entry, hold)
         ttl = DEFAULT_TTL if session.ttl is None else session.ttl

@@ -21,7 +21,7 @@ from tapstack.ipv6.host import Host
 from tapstack.ipv6.prefixes import Prefix
 
 from .errors import UnimuxError
-from .poolstate import Faults, PoolConfig, Shelf, Ticket
+from .poolstate import Faults, PoolConfig, Shelf, Ticket, WhenEmpty
 from .source import AddressSource
 
 _RESERVED = (AddressState.TENTATIVE, AddressState.UNCERTAIN)
@@ -85,8 +85,12 @@ class Stock:
 
     @property
     def low(self) -> int:
-        """The low water mark that the limit allows."""
-        return min(self.config.low, self.limit)
+        """The low water mark that the limit allows.
+
+        Where requests fail at an empty pool none of them waits for the next address: one at least is kept then.
+        """
+        least = 1 if self.config.when_empty is WhenEmpty.FAIL else 0
+        return min(max(self.config.low, least), self.limit)
 
     def pace(self) -> float:
         """Addresses per second that can pass DAD, by our pace and the host's."""

@@ -17,6 +17,7 @@ from compat.socks.session import Session
 from compat.socks.settings import SocksCounters, SocksLimits
 from tapstack.types import Buffer
 from unimux.errors import UnimuxError
+from unimux.purpose import Purpose
 
 _QUEUE = 16
 """Datagrams that wait while their flow is being opened."""
@@ -53,7 +54,9 @@ class UdpAssociation(asyncio.DatagramProtocol):
         limits: SocksLimits,
         client: str,
         client_port: int,
+        *,
         session: Session | None,
+        purpose: Purpose,
     ) -> None:
         self._service = service
         self._counters = counters
@@ -61,6 +64,7 @@ class UdpAssociation(asyncio.DatagramProtocol):
         self._client = ipaddress.ip_address(client.partition("%")[0])
         self._client_port = client_port
         self._session = session
+        self._purpose = purpose
         self._loop = asyncio.get_running_loop()
         self._destinations: OrderedDict[tuple[str, int], _Destination] = OrderedDict()
         self._transport: asyncio.DatagramTransport | None = None
@@ -136,7 +140,10 @@ class UdpAssociation(asyncio.DatagramProtocol):
         try:
             async with asyncio.timeout(self._limits.connect_timeout):
                 flow = await self._service.open_flow(
-                    *key, lambda data: self._answered(destination, data), session=self._session
+                    *key,
+                    lambda data: self._answered(destination, data),
+                    session=self._session,
+                    purpose=self._purpose,
                 )
         except (UnimuxError, OSError):  # a time-out included
             self._counters.datagrams_dropped += len(destination.waiting)

@@ -26,6 +26,7 @@ from compat.socks.replies import Cause, cause_of, failure, success
 from compat.socks.services import Binder, DatagramService, Services
 from compat.socks.table import ClientTable
 from unimux.errors import ConnectTimeout, UnimuxError
+from unimux.purpose import Purpose
 
 logger = logging.getLogger(__name__)
 
@@ -171,6 +172,7 @@ class SocksClient(asyncio.Protocol):
                     mode=self._services.mode,
                     timeout=limits.connect_timeout,
                     session=request.session,
+                    purpose=_purpose(request),
                 )
             if relay.finished:
                 raise ConnectionResetError(errno.ECONNRESET, "the destination closed the connection at once")
@@ -189,7 +191,9 @@ class SocksClient(asyncio.Protocol):
         limits = self._services.limits
         client = request.host if request.address_type is AddressType.IPV6 and request.host != "::" else None
         arrived: asyncio.Future[asyncio.Transport] = asyncio.get_running_loop().create_future()
-        bound = await binder.bind(lambda: _Arrival(arrived), client=client, lifetime=limits.bind_timeout)
+        bound = await binder.bind(
+            lambda: _Arrival(arrived), client=client, lifetime=limits.bind_timeout, purpose=_purpose(request)
+        )
         try:
             self.transport.write(success(request.dialect, bound.address, bound.port))
             async with asyncio.timeout(limits.bind_timeout):
@@ -229,7 +233,13 @@ class SocksClient(asyncio.Protocol):
         # RFC 1928 §6 means the client's own address and port; several clients send their destination's, which says nothing.
         port_named = request.port if request.host in (peer[0], "0.0.0.0", "::") else 0
         association = UdpAssociation(
-            datagrams, services.counters, services.limits, peer[0], port_named, request.session
+            datagrams,
+            services.counters,
+            services.limits,
+            peer[0],
+            port_named,
+            session=request.session,
+            purpose=_purpose(request),
         )
         host, port = await association.start(own[0])
         self._association = association
@@ -257,6 +267,11 @@ class SocksClient(asyncio.Protocol):
             with contextlib.suppress(OSError):  # it is gone already; connection_lost is on its way
                 self.transport.write_eof()
             self.transport.resume_reading()
+
+
+def _purpose(request: Request) -> Purpose:
+    """What a journal says of a request: the way it came, and the user."""
+    return Purpose(front_end=str(request.dialect), who=request.user or None)
 
 
 class _Arrival(asyncio.Protocol):

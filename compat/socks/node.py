@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from compat.socks.services import Bound
 from unimux.node import Node
+from unimux.purpose import Purpose
 from unimux.server import Server
 from unimux.ssa.issue import ServiceAddress
 
@@ -33,10 +34,15 @@ class NodeBinder:
         self._node = node
 
     async def bind(
-        self, protocol_factory: Callable[[], asyncio.BaseProtocol], *, client: str | None, lifetime: float
+        self,
+        protocol_factory: Callable[[], asyncio.BaseProtocol],
+        *,
+        client: str | None,
+        lifetime: float,
+        purpose: Purpose,
     ) -> Bound:
         """Issue an SSA for one session; see `Binder.bind`."""
-        server = self._node.listen(protocol_factory)
+        server = self._node.listen(protocol_factory, purpose=purpose)
         try:
             ssa = await server.issue(client=client, lifetime=lifetime)
         except BaseException:

@@ -15,6 +15,7 @@ from compat.socks.session import Authenticator, Session
 from compat.socks.settings import SocksCounters, SocksLimits
 from tapstack.tcp.options import PortMode
 from tapstack.types import Buffer
+from unimux.purpose import UNNAMED, Purpose
 
 
 class Dialler(Protocol):
@@ -29,11 +30,13 @@ class Dialler(Protocol):
         mode: PortMode | None,
         timeout: float,
         session: Session | None,
+        purpose: Purpose,
     ) -> tuple[asyncio.Transport, Any]:
         """Connect to `host`, a name or an address as text, within `timeout` seconds.
 
         mode: how ports are treated; None for the node's default.
         session: connections of equal sessions share one address; None for an address of its own.
+        purpose: for the node's journal.
         Raises the errors of `unimux.errors`; may be cancelled.
         """
 
@@ -57,11 +60,17 @@ class Binder(Protocol):
     """Issues service addresses (SSAs) for BIND."""
 
     async def bind(
-        self, protocol_factory: Callable[[], asyncio.BaseProtocol], *, client: str | None, lifetime: float
+        self,
+        protocol_factory: Callable[[], asyncio.BaseProtocol],
+        *,
+        client: str | None,
+        lifetime: float,
+        purpose: Purpose,
     ) -> Bound:
         """Arm a fresh address for one session; the connection gets a protocol of `protocol_factory`.
 
         client: the only address that may connect, None for any; lifetime: seconds after which it expires.
+        purpose: for the node's journal.
         """
 
 
@@ -83,7 +92,13 @@ class DatagramService(Protocol):
     """Opens UDP flows."""
 
     async def open_flow(
-        self, host: str, port: int, receive: Callable[[Buffer], None], *, session: Session | None
+        self,
+        host: str,
+        port: int,
+        receive: Callable[[Buffer], None],
+        *,
+        session: Session | None,
+        purpose: Purpose = UNNAMED,
     ) -> Flow:
         """A flow to `host` and `port`; `receive` is called with each datagram that comes back.
 

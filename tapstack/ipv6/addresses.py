@@ -208,6 +208,7 @@ class AddressTable:
         valid_until: float = math.inf,
         preferred_until: float = math.inf,
         per_address_nd: bool = True,
+        cause: str = "added",
     ) -> AddressEntry:
         """Add an address: TENTATIVE by default, without DAD or optimistic by `trigger`.
 
@@ -223,7 +224,7 @@ class AddressTable:
         entry.preferred_until = preferred_until
         entry.per_address_nd = per_address_nd
         self._entries[address] = entry
-        self._move(entry, trigger, now, "added")
+        self._move(entry, trigger, now, cause)
         return entry
 
     def dad_passed(self, entry: AddressEntry, now: float) -> None:

@@ -132,11 +132,14 @@ class Host:
             self._boot.set(now + self._random.uniform(0.0, self.config.dad_initial_delay))
 
     def stop(self, now: float) -> None:
-        """Leave all groups and ask for nothing any more; the table of addresses stays as it is."""
+        """Leave all groups, give up every address, and ask for nothing any more."""
         self._boot.cancel()
         self.routers.stop()
         self.reassembler.clear()
         self.multicast.leave_all(now)
+        for entry in self.addresses:
+            entry.per_address_nd = False  # its group has been left, with all others in one report
+            self._expire(entry, now, "the host stops")
 
     def link_down(self, now: float) -> None:
         """The link lost its carrier: what was learnt on it holds no more."""
@@ -180,7 +183,12 @@ class Host:
     # -- addresses ---------------------------------------------------------------------------------
 
     def reserve(
-        self, address: bytes, prefix: Prefix, now: float, kind: AddressKind = AddressKind.RESERVED
+        self,
+        address: bytes,
+        prefix: Prefix,
+        now: float,
+        kind: AddressKind = AddressKind.RESERVED,
+        cause: str = "added",
     ) -> AddressEntry:
         """Add an address of a prefix.
 
@@ -192,8 +200,9 @@ class Host:
         if address not in prefix or not prefix.preferred or not (prefix.autonomous or prefix.dedicated):
             raise AddressError(f"{address_text(address)} cannot be formed in {prefix!r}")
         if prefix.dedicated:
-            return self.addresses.add(address, kind, now, trigger=Trigger.ADD_WITHOUT_DAD, per_address_nd=False)
-        return self.addresses.add(address, kind, now)
+            trigger = Trigger.ADD_WITHOUT_DAD
+            return self.addresses.add(address, kind, now, trigger=trigger, per_address_nd=False, cause=cause)
+        return self.addresses.add(address, kind, now, cause=cause)
 
     def source_for(self, dst: bytes) -> bytes | None:
         """The ordinary address for packets to a destination (RFC 6724 §5); None where there is none.

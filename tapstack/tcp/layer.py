@@ -134,11 +134,16 @@ class Tcp:
         self._port_attempts += 1
         return ephemeral_port(self._secret, self._port_attempts)
 
-    def listen(self, options: SocketOptions, now: float, port: int | None = None) -> Listener:
-        """Passive OPEN without an address: LISTEN_o (UM-LIS-1).  `port` is for Aware mode only, and needed there."""
+    def listen(
+        self, options: SocketOptions, now: float, port: int | None = None, service: str | None = None
+    ) -> Listener:
+        """Passive OPEN without an address: LISTEN_o (UM-LIS-1).  `port` is for Aware mode only, and needed there.
+
+        service: a name for events, errors and views.
+        """
         if (port is not None) != (options.mode is PortMode.AWARE):
             raise ValueError("a listener names a port in Aware mode, and only there")
-        listener = Listener(self, options, port, now)
+        listener = Listener(self, options, port, now, service)
         self.listeners.add(listener)
         return listener
 

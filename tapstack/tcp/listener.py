@@ -39,11 +39,22 @@ class ArmedAddress:
 
     sessions: how many more may be established; None for no limit (an ordinary address).
     client: (prefix bytes, length) of the only clients that are answered, or None (UM-LIS-4).
-    lease: the first client to complete a handshake is the only one from then on (UM-LIS-8).
+    lease: the first client to complete a handshake is the only one from then on (UM-LIS-8); leased: it has come.
     cookies_until: when the last cookie that was sent for it is void: all that is remembered of them.
     """
 
-    __slots__ = ("client", "cookies_until", "entry", "expiry", "half_open", "key", "lease", "listener", "sessions")
+    __slots__ = (
+        "client",
+        "cookies_until",
+        "entry",
+        "expiry",
+        "half_open",
+        "key",
+        "lease",
+        "leased",
+        "listener",
+        "sessions",
+    )
 
     def __init__(
         self,
@@ -58,6 +69,7 @@ class ArmedAddress:
         self.sessions = sessions
         self.client = client
         self.lease = lease
+        self.leased = False
         self.half_open: set[Connection] = set()
         self.cookies_until = -1.0
         self.expiry = listener.tcp.timers.timer(self._expire)
@@ -65,6 +77,14 @@ class ArmedAddress:
 
     def __repr__(self) -> str:
         return f"{self.listener!r} on {address_text(self.entry.address)}"
+
+    @property
+    def client_text(self) -> str | None:
+        """The only clients as a prefix, or as an address where it is one host; None for anybody."""
+        if self.client is None:
+            return None
+        prefix, length = self.client
+        return address_text(prefix) + ("" if length == 128 else f"/{length}")
 
     def serves(self, remote: bytes) -> bool:
         """An armed address has no peer yet: nothing is sent on its behalf but to a handshake's other end."""
@@ -81,10 +101,12 @@ class ArmedAddress:
     def bind(self, remote: bytes, now: float) -> None:
         """A lease is taken by `remote`: it is the only client now, and handshakes of others are dropped in silence."""
         self.lease = False
+        self.leased = True
         self.client = remote, 128
         for connection in list(self.half_open):
             if connection.remote != remote:
                 connection.delete(TcpTrigger.DELETE, now, "another client has the lease")
+        self.listener.tell(self.listener.state, now, self, "leased")
 
     def _expire(self, now: float) -> None:
         unused = self.lease or self.sessions is not None
@@ -94,11 +116,14 @@ class ArmedAddress:
 class Listener:
     """A listening socket.  Made by `Tcp.listen`; `state` is LISTEN_o or LISTEN, CLOSED after `close`.
 
-    port: the local port in Aware mode, None elsewhere.  `accept` gives completed connections.
+    port: the local port in Aware mode, None elsewhere.  service: a name for people.  `accept` gives completed connections.
     """
 
-    def __init__(self, tcp: Tcp, options: SocketOptions, port: int | None, now: float) -> None:
+    def __init__(
+        self, tcp: Tcp, options: SocketOptions, port: int | None, now: float, service: str | None = None
+    ) -> None:
         self.tcp = tcp
+        self.service = service
         self.id = tcp.next_id()
         self.options = options
         self.port = port
@@ -111,7 +136,8 @@ class Listener:
         self._move(TcpTrigger.LISTEN_UNBOUND, now, None, "listen")
 
     def __repr__(self) -> str:
-        return f"listener {self.id} {self.options.mode}{'' if self.port is None else f' port {self.port}'}"
+        name = "" if self.service is None else f" of {self.service}"
+        return f"listener {self.id}{name} {self.options.mode}{'' if self.port is None else f' port {self.port}'}"
 
     def key_of(self, address: bytes) -> bytes:
         """The listener's key: the local address, with the port in Aware (UM-LIS-7)."""
@@ -147,7 +173,7 @@ class Listener:
         self.armed[entry.address] = armed
         if expires is not None:
             armed.expiry.set(expires)
-        self._move(TcpTrigger.ADDRESS_SET, now, entry.address, "address set")
+        self._move(TcpTrigger.ADDRESS_SET, now, armed, "address set")
         return armed
 
     def listen_on_ordinary(self) -> None:
@@ -166,7 +192,7 @@ class Listener:
         self.tcp.leave_listener(armed)
         for connection in list(armed.half_open):
             connection.delete(TcpTrigger.DELETE, now, cause)
-        self._move(TcpTrigger.ADDRESS_SET if self.armed else TcpTrigger.LAST_ADDRESS_GONE, now, address, cause)
+        self._move(TcpTrigger.ADDRESS_SET if self.armed else TcpTrigger.LAST_ADDRESS_GONE, now, armed, cause)
         self.tcp.host.addresses.drop(armed.entry, armed, now, cause)
 
     def close(self, now: float) -> None:
@@ -210,6 +236,8 @@ class Listener:
             armed.sessions -= 1
             if armed.sessions == 0:
                 self.disarm(armed.entry.address, now, "consumed")
+            else:
+                self.tell(self.state, now, armed, "a session of several")
 
     def accept(self) -> Connection | None:
         """The oldest completed connection that was not taken yet."""
@@ -221,18 +249,27 @@ class Listener:
             self.tcp.signalled.append(self)
         self.signals |= bits
 
-    def _move(self, trigger: TcpTrigger, now: float, address: bytes | None, cause: str) -> None:
+    def _move(self, trigger: TcpTrigger, now: float, armed: ArmedAddress | None, cause: str) -> None:
         old = self.state
         self.state = TRANSITIONS[old, trigger]
-        if self.tcp.events.active:
-            self.tcp.events.emit(
-                ListenerChanged(
-                    time=now,
-                    listener=self.id,
-                    old=old.value,
-                    new=self.state.value,
-                    address=None if address is None else address_text(address),
-                    armed=len(self.armed),
-                    cause=cause,
-                )
+        self.tell(old, now, armed, cause)
+
+    def tell(self, old: TcpState, now: float, armed: ArmedAddress | None, cause: str) -> None:
+        """Say what has changed, at one of its addresses or altogether."""
+        if not self.tcp.events.active:
+            return
+        self.tcp.events.emit(
+            ListenerChanged(
+                time=now,
+                listener=self.id,
+                service=self.service,
+                old=old.value,
+                new=self.state.value,
+                address=None if armed is None else address_text(armed.entry.address),
+                armed=len(self.armed),
+                cause=cause,
+                client=None if armed is None else armed.client_text,
+                sessions=None if armed is None else armed.sessions,
+                until=None if armed is None else armed.expiry.when,
             )
+        )

@@ -1,4 +1,4 @@
-"""Live view of a running node: addresses by state, pool, rates, drops, and its connections with their modes."""
+"""Live view of a running node: addresses by state, pool, rates, drops, its connections, and which SSAs are armed."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def top(
 ) -> None:
     """Show what a running node does: addresses by state, pool, rates, drops, connections with their modes.
 
-    Keys: q ends, p pauses, s sorts the connections by another column, d shows all drops.  Without a terminal one look is
-    printed as text.
+    Keys: q ends, p pauses, s sorts the connections by another column, d shows all drops, a shows the armed SSAs: for whom and
+    until when.  Without a terminal one look is printed as text.
     """
     import msgspec
 

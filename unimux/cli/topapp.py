@@ -16,9 +16,11 @@ from unimux.errors import UnimuxError
 from unimux.status import MOST_ROWS, Ask, Snapshot
 
 from .topview import (
+    ARMED_HEADINGS,
     HEADINGS,
     SORTS,
     address_lines,
+    armed_cells,
     cells,
     connection_lines,
     drop_text,
@@ -30,6 +32,7 @@ from .topview import (
 )
 
 _WIDTHS = {"mode": 5, "state": 12, "age": 6, "rtt": 6, "sent": 6, "rcvd": 6}
+_WIDTHS |= {"sessions": 8, "until": 6, "opening": 7, "service": 10}
 _PADDING, _SCROLL_BAR = 2, 2
 _NARROW = 120
 """Below so many columns the boxes stand in two rows, and the table does without the column of the round-trip time."""
@@ -53,6 +56,7 @@ class TopApp(App[None]):
         Binding("p", "pause", "Pause"),
         Binding("s", "sort", "Sort"),
         Binding("d", "drops", "Drops"),
+        Binding("a", "armed", "Armed SSAs"),
     ]
     ENABLE_COMMAND_PALETTE = False
 
@@ -65,6 +69,7 @@ class TopApp(App[None]):
         self._per_second: dict[str, float] = {}
         self._paused = False
         self._all_drops = False
+        self._armed = False
         self._sort = next(iter(SORTS))
         self._fitted = 0
         self._address_width = 0
@@ -122,13 +127,20 @@ class TopApp(App[None]):
         self._all_drops = not self._all_drops
         self._show()
 
+    def action_armed(self) -> None:
+        """The addresses that can be connected to in place of the connections, or these again."""
+        self._armed = not self._armed
+        self._fitted = 0
+        self._show()
+
     def _show(self) -> None:
         now = self._now
         if now is None:
             return
         total = sum(now.connections.values())
         paused = "  PAUSED" if self._paused else ""
-        self._put("title", f" unimux {now.process}  {now.what}  {total} connections, by {self._sort}{paused}")
+        shown = f"{now.armed} armed, the next to expire first" if self._armed else f"by {self._sort}"
+        self._put("title", f" unimux {now.process}  {now.what}  {total} connections, {shown}{paused}")
         self._put("addresses", "\n".join(address_lines(now)))
         self._put("pool", "\n".join(pool_lines(now)))
         self._put("rates", "\n".join(rate_lines(self._per_second)))
@@ -146,21 +158,29 @@ class TopApp(App[None]):
 
     def _show_table(self, now: Snapshot) -> None:
         table = self.query_one(DataTable)
-        size = self.size.width
-        left_out = {"rtt"} if size < _NARROW else set()
-        if self._fitted != size:
-            self._fitted = size
-            shown = [name for name in HEADINGS if name not in left_out]
-            fixed = sum(_WIDTHS.get(name, 0) + _PADDING for name in shown) + _SCROLL_BAR
-            self._address_width = max(10, min(47, (size - fixed) // 2))
-            table.clear(columns=True)
-            for name in shown:
-                table.add_column(name, width=_WIDTHS.get(name, self._address_width))
+        narrow = self.size.width < _NARROW
+        headings = ARMED_HEADINGS if self._armed else HEADINGS
+        left_out = {"rtt", "service"} if narrow else set()
+        if self._fitted != self.size.width:
+            self._fit(table, [name for name in headings if name not in left_out])
+        if self._armed:
+            rows = [(str(n), armed_cells(each, self._address_width)) for n, each in enumerate(now.listening)]
+        else:
+            rows = [(str(row.connection), cells(row, self._address_width)) for row in ordered(now.rows, self._sort)]
         row_of_cursor, above = table.cursor_row, table.scroll_y
         with self.batch_update():
             table.clear()
-            for row in ordered(now.rows, self._sort):
-                told = dict(zip(HEADINGS, cells(row, self._address_width), strict=True))
-                table.add_row(*(text for name, text in told.items() if name not in left_out), key=str(row.connection))
+            for key, texts in rows:
+                told = zip(headings, texts, strict=True)
+                table.add_row(*(text for name, text in told if name not in left_out), key=key)
             table.move_cursor(row=row_of_cursor, animate=False, scroll=False)
             table.scroll_to(y=above, animate=False)
+
+    def _fit(self, table: DataTable[str], shown: list[str]) -> None:
+        """Columns as wide as the screen has room for."""
+        self._fitted = self.size.width
+        fixed = sum(_WIDTHS.get(name, 0) + _PADDING for name in shown) + _SCROLL_BAR
+        self._address_width = max(10, min(47, (self._fitted - fixed) // 2))
+        table.clear(columns=True)
+        for name in shown:
+            table.add_column(name, width=_WIDTHS.get(name, self._address_width))

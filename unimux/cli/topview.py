@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from unimux.status import Row, Snapshot
+from unimux.status import Armed, Row, Snapshot
 
 STATES = ("TENTATIVE", "UNCERTAIN", "OPTIMISTIC", "PREFERRED", "DEPRECATED", "DUPLICATED", "INVALID")
 KINDS = ("reserved", "ephemeral", "service", "stable", "link-local")
@@ -16,6 +16,7 @@ SORTS: dict[str, Callable[[Row], float | str]] = {
     "mode": lambda row: row.mode,
 }
 HEADINGS = ("address", "peer", "mode", "state", "age", "rtt", "sent", "rcvd")
+ARMED_HEADINGS = ("armed", "for", "mode", "sessions", "until", "opening", "service")
 
 
 def amount(value: float) -> str:
@@ -138,6 +139,27 @@ def cells(row: Row, address_width: int) -> tuple[str, ...]:
     )
 
 
+def whom(armed: Armed) -> str:
+    """For whom an address is armed."""
+    if armed.lease == "taken":
+        return f"{armed.client}, who leased it"
+    return armed.client or "anybody"
+
+
+def armed_cells(armed: Armed, address_width: int) -> tuple[str, ...]:
+    """An armed address under `ARMED_HEADINGS`: which, for whom, for how many sessions, for how long."""
+    sessions = "lease" if armed.lease else "any" if armed.sessions is None else str(armed.sessions)
+    return (
+        end_of(armed.address, address_width),
+        end_of(whom(armed), address_width),
+        armed.mode,
+        sessions,
+        "no end" if armed.seconds is None else duration(armed.seconds),
+        str(armed.half_open),
+        armed.service or "",
+    )
+
+
 def ordered(rows: Sequence[Row], sort: str) -> list[Row]:
     """The rows as one of `SORTS` wants them."""
     return sorted(rows, key=SORTS[sort])
@@ -148,4 +170,6 @@ def as_text(now: Snapshot) -> str:
     parts = [f"node {now.process} {now.what}", "", "addresses", *address_lines(now), "", "pool", *pool_lines(now), ""]
     parts += ["connections", *connection_lines(now), "", f"drops: {drop_text(now)}", ""]
     parts += ["  ".join(cells(row, 45)) for row in now.rows]
+    if now.listening:
+        parts += ["", "  ".join(ARMED_HEADINGS), *("  ".join(armed_cells(each, 60)).rstrip() for each in now.listening)]
     return "\n".join(parts).rstrip()

@@ -12,15 +12,17 @@ deliver an SSA (shared secret, DNS, signalling) are rooms beside this one that c
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv6Address, IPv6Network
 from typing import Any, Protocol
 
+from tapstack.events import EventStream
 from tapstack.ipv6.addresses import AddressEntry, AddressKind, AddressTable
 
 from ..das import Pending, Policy, Want
 from ..errors import UnimuxError
 from ..pool import Outcome
+from ..purpose import UNNAMED, Purpose, tell_purpose
 
 Client = str | IPv6Network | IPv6Address
 Issued = Callable[["ServiceAddress | UnimuxError", float], None]
@@ -105,11 +107,20 @@ def client_network(client: Client | None) -> IPv6Network | None:
 class Issuer:
     """Issues SSAs for one listener.
 
-    policy: where their addresses come from.  addresses: the node's table.  service: a name for events, tokens, journals.
+    policy: where their addresses come from.  addresses: the node's table.  purpose: what they are for, the service's name
+    included, which also stands in tokens.  events: the stream that is told so.
     """
 
-    def __init__(self, listener: Arming, policy: Policy, addresses: AddressTable, service: str | None = None) -> None:
-        self.service = service
+    def __init__(
+        self,
+        listener: Arming,
+        policy: Policy,
+        addresses: AddressTable,
+        purpose: Purpose = UNNAMED,
+        events: EventStream | None = None,
+    ) -> None:
+        self.purpose = purpose
+        self._events = events or EventStream()
         self._listener = listener
         self._policy = policy
         self._addresses = addresses
@@ -132,11 +143,14 @@ class Issuer:
         client: Client | None = None,
         lifetime: float | None = DEFAULT_LIFETIME,
         lease: bool = False,
+        front_end: str | None = None,
+        who: str | None = None,
     ) -> ServiceAddress | Pending:
         """An SSA at once, or what to cancel; then `issued(ssa or error, now)` comes later, by `deadline`.
 
         lifetime: seconds until it expires unused, None for never.  lease: for any number of sessions of the first client
         that completes one, until `lifetime` is over (UM-LIS-8); `sessions` does not count then.
+        front_end, who: of this SSA's purpose, where it differs from the issuer's.
         The listener is armed when the SSA is returned or told.
         Raises `IssueError` for parameters that make no sense, and what the policy raises.
         """
@@ -148,7 +162,10 @@ class Issuer:
         if lifetime is not None and lifetime <= 0:
             raise IssueError(f"An address that lives {lifetime:g} s would never be armed: give it a longer lifetime.")
 
+        purpose = replace(self.purpose, front_end=front_end or self.purpose.front_end, who=who or self.purpose.who)
+
         def arm(entry: AddressEntry, at: float) -> ServiceAddress:
+            tell_purpose(self._events, at, entry.address, purpose)
             return self._arm(entry, at, None if lease else sessions, only, lifetime)
 
         def done(outcome: Outcome, at: float) -> None:
@@ -164,8 +181,8 @@ class Issuer:
 
         # A client that is one host tells which prefix suits it (RFC 6724).
         destination = only.network_address.packed if only is not None and only.prefixlen == 128 else None
-        cause = "issued" if self.service is None else f"issued for {self.service}"
-        want = Want(AddressKind.SERVICE, destination, deadline, cause, service=self.service)
+        cause = "issued" if purpose.service is None else f"issued for {purpose.service}"
+        want = Want(AddressKind.SERVICE, destination, deadline, cause, purpose)
         begun = self._policy.ask(want, now, done)
         return arm(begun, now) if isinstance(begun, AddressEntry) else begun
 
@@ -186,7 +203,7 @@ class Issuer:
             if isinstance(error, UnimuxError):
                 raise
             raise IssueError(f"The listener cannot be armed on {IPv6Address(entry.address)}: {error}") from error
-        ssa = ServiceAddress(IPv6Address(entry.address), sessions, expires, client, self.service)
+        ssa = ServiceAddress(IPv6Address(entry.address), sessions, expires, client, self.purpose.service)
         self._issued[entry.address] = entry, ssa
         if len(self._issued) >= self._prune_at:
             self._prune()

@@ -43,6 +43,7 @@ from ..errors import ConnectError, NetworkUnreachable, UnimuxError
 from ..generators import IDENTIFIER_BITS, SecretSequence
 from ..pool import Pool
 from ..prefix import choose_prefix
+from ..purpose import Purpose, tell_purpose
 from ..state import StateError
 from .counters import Counters
 
@@ -82,6 +83,10 @@ class SharedSecret:
 
     def __repr__(self) -> str:
         return f"<SharedSecret of {self.client!r} for {self.service!r}>"
+
+
+def _purpose(shared: SharedSecret) -> Purpose:
+    return Purpose(front_end="secret", who=shared.client, service=shared.service)
 
 
 class WindowMoved(Event, kw_only=True, frozen=True, tag="secret"):
@@ -146,6 +151,7 @@ class SecretWindow:
         self._reserved = reserved
         self._wanted_prefix = prefix
         self._client = client
+        self._purpose = _purpose(shared)
         self._renewable = counters.reserved if renew else 0
         self._next = counters.used + 1
         self._slots: dict[int, _Slot] = {}
@@ -284,6 +290,7 @@ class SecretWindow:
                 continue
             cause = f"counter {counter} of {self.shared.client}"
             entry = slot.reservation.promote(AddressKind.SERVICE, now, cause)
+            tell_purpose(self._events, now, entry.address, self._purpose)
             slot.armed = True
             try:
                 self._listener.arm(entry, now, sessions=1, client=self._client)
@@ -354,6 +361,7 @@ class Dialler(Protocol):
         *,
         mode: PortMode | None,
         timeout: float,
+        purpose: Purpose,
     ) -> tuple[asyncio.Transport, Any]:
         """As `Node.create_connection`."""
 
@@ -381,6 +389,7 @@ class SecretClient:
         self.counters = counters
         self.attempts: list[tuple[int, ConnectError | None]] = []
         self._node = node
+        self._purpose = _purpose(shared)
         self._sequence = shared.sequence(prefix.prefixlen)
         self._look_ahead = look_ahead
         self._search = search
@@ -428,7 +437,12 @@ class SecretClient:
             self._flying.add(counter)
             try:
                 made = await self._node.create_connection(
-                    protocol_factory, self.shared.address(self.prefix, counter), port, mode=mode, timeout=left
+                    protocol_factory,
+                    self.shared.address(self.prefix, counter),
+                    port,
+                    mode=mode,
+                    timeout=left,
+                    purpose=self._purpose,
                 )
             except NetworkUnreachable:
                 raise

@@ -18,7 +18,32 @@ from unimux.cli import topview
 from unimux.cli.topapp import TopApp
 from unimux.errors import SetupError
 from unimux.localsocket import LocalError
-from unimux.status import Row, Snapshot, snapshot
+from unimux.status import Armed, Row, Snapshot, snapshot
+
+ARMED = [
+    Armed(
+        address="2001:db8:1:0:aaaa::1",
+        service="web",
+        kind="service",
+        mode="L2",
+        client="2001:db8:2::c",
+        sessions=None,
+        lease="taken",
+        seconds=12.0,
+        half_open=1,
+    ),
+    Armed(
+        address="2001:db8:1:0:aaaa::2",
+        service=None,
+        kind="service",
+        mode="L1",
+        client=None,
+        sessions=1,
+        lease=None,
+        seconds=250.0,
+        half_open=0,
+    ),
+]
 
 
 def example(time: float = 10.0, frames: int = 1000, opened: int = 40) -> Snapshot:
@@ -62,6 +87,7 @@ def example(time: float = 10.0, frames: int = 1000, opened: int = 40) -> Snapsho
         opened=opened,
         counters=counters,
         rows=rows,
+        listening=ARMED,
     )
 
 

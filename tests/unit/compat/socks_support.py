@@ -14,6 +14,7 @@ from compat.socks.session import Session
 from tapstack.tcp.options import PortMode
 from tapstack.types import Buffer
 from unimux import errors
+from unimux.purpose import UNNAMED, Purpose
 
 
 @dataclass
@@ -25,6 +26,7 @@ class Call:
     timeout: float
     mode: PortMode | None
     session: Session | None
+    purpose: Purpose
 
 
 @dataclass
@@ -49,8 +51,9 @@ class LoopbackDialler:
         mode: PortMode | None,
         timeout: float,
         session: Session | None,
+        purpose: Purpose,
     ) -> tuple[asyncio.Transport, Any]:
-        self.calls.append(Call(host, port, timeout, mode, session))
+        self.calls.append(Call(host, port, timeout, mode, session, purpose))
         if host in self.failures:
             raise self.failures[host]
         if host in self.hold:
@@ -189,7 +192,13 @@ class EchoDatagrams:
     sessions: list[Session | None] = field(default_factory=list)
 
     async def open_flow(
-        self, host: str, port: int, receive: Callable[[Buffer], None], *, session: Session | None
+        self,
+        host: str,
+        port: int,
+        receive: Callable[[Buffer], None],
+        *,
+        session: Session | None,
+        purpose: Purpose = UNNAMED,
     ) -> EchoFlow:
         if self.gate is not None:
             await self.gate.wait()
@@ -222,7 +231,12 @@ class LoopbackBinder:
     clients: list[str | None] = field(default_factory=list)
 
     async def bind(
-        self, protocol_factory: Callable[[], asyncio.BaseProtocol], *, client: str | None, lifetime: float
+        self,
+        protocol_factory: Callable[[], asyncio.BaseProtocol],
+        *,
+        client: str | None,
+        lifetime: float,
+        purpose: Purpose,
     ) -> LoopbackBound:
         self.clients.append(client)
         server = await asyncio.get_running_loop().create_server(

@@ -29,6 +29,7 @@ from tapstack.types import Buffer, address
 from tests.unit.unimux.lan import Lan, lan, virtual
 from tests.unit.unimux.test_node import echo_server, settle
 from unimux.aio import open_connection
+from unimux.journal import JournalPolicy, MemoryJournal, What
 from unimux.node import Node
 
 GREETING = b"\x05\x01\x00"
@@ -114,6 +115,34 @@ def test_connect_from_an_address_of_its_own_that_the_reply_names() -> None:
             counters = front.services.counters
             assert (counters.bytes_up, counters.bytes_down) == (len(data), len(data))
             assert counters.ended == {EndReason.COMPLETE: 1} and counters.active == 0
+
+    virtual(main())
+
+
+@pytest.mark.proves("UM-GEN-3", "UM-NODE-4")
+def test_the_journal_names_the_front_end_and_the_user_of_connect_and_bind() -> None:
+    async def main() -> None:
+        async with proxy() as (front, far):
+            journal = MemoryJournal(front.node.source, JournalPolicy(peers=True))
+            journal.watch(front.node.events)
+            ssa = await echo_server(far).issue()
+            names = []
+            for command, host in ((1, str(ssa.address)), (2, "2001:db8:1::99")):
+                reader, writer = await front.connect(far)
+                writer.write(b"\x05\x01\x02" + b"\x01\x05alice\x02pw")
+                assert await reader.readexactly(4) == b"\x05\x02\x01\x00"
+                writer.write(bytes([5, command, 0]) + pack_address(host, 80))
+                reply = await reader.readexactly(22)
+                assert reply[1] == 0
+                names.append(reply[4:20])
+                writer.close()
+            await settle(front.node)
+            for name, kind in zip(names, ("ephemeral", "service"), strict=True):
+                rows = journal.whois(name).rows
+                assert rows[0].kind == kind
+                assert {(row.front_end, row.who) for row in rows[1:]} == {("socks5", "alice")}
+            connected = [row.peer for row in journal.whois(names[0]).rows if row.what is What.CONNECTED]
+            assert connected == [str(ssa.address)]
 
     virtual(main())
 

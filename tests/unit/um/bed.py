@@ -88,8 +88,6 @@ class Witness:
         self.backwards += event.time < self.last
         self.last = event.time
         if isinstance(event, AddressChanged):
-            if event.kind in (AddressKind.LINK_LOCAL, AddressKind.STABLE):
-                return  # an ordinary address lives as long as the node
             self.addresses[event.address].add(event.old, event.new, event.cause, "INVALID")
         elif isinstance(event, ConnectionChanged):
             self.connections[event.connection].add(event.old, event.new, event.cause, "CLOSED")

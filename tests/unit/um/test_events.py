@@ -10,7 +10,7 @@ from random import Random
 
 import pytest
 from scapy.layers.inet import TCP
-from scapy.layers.inet6 import IPv6
+from scapy.layers.inet6 import ICMPv6MLReport2, IPv6
 from scapy.layers.l2 import Ether
 
 from tapstack.events import AddressChanged, ConnectionChanged, Event
@@ -71,6 +71,31 @@ def test_the_events_tell_what_the_wire_shows(dedicated: bool, rng: Random) -> No
             assert (src, dst) in established
     assert syns >= 20
     assert answers >= 16
+
+
+@pytest.mark.proves("UM-NODE-4")
+def test_ordinary_addresses_have_their_end_when_the_node_stops(rng: Random) -> None:
+    """Whatever an address is for, its story begins and ends INVALID; the link hears of each group once."""
+    told: list[AddressChanged] = []
+    frames: list[bytes] = []
+
+    async def main() -> None:
+        async with bed(rng, dedicated=False, pool=POOL) as made:
+            (node, _), (witness, _) = made.nodes, made.witnesses
+            node.watch(lambda event: told.append(event) if isinstance(event, AddressChanged) else None)
+            made.ordinary(node)
+            made.switch.observe(lambda when, port, frame: frames.append(bytes(frame)))
+            await node.close()
+            assert len(node.stack.host.addresses) == 0
+        assert witness.faults(ended=True) == []
+        said = [Ether(frame) for frame in frames if frame[6:12] == node.link.properties.mac]
+        assert all(ICMPv6MLReport2 in frame for frame in said), "nothing is said but that groups are left"
+        left = [record.dst for frame in said for record in frame[ICMPv6MLReport2].records]
+        assert len(left) == len(set(left)) >= 2, "and each of them once"
+
+    virtual(main())
+    ended = {event.kind for event in told if event.new == "INVALID" and event.cause == "the host stops"}
+    assert {"link-local", "stable"} <= ended
 
 
 @pytest.mark.proves("UM-NODE-4")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from random import Random
 
 import pytest
 
-from tapstack.events import ListenerChanged
+from tapstack.events import Event, ListenerChanged
 from tapstack.ipv6.addresses import AddressKind
 from tapstack.tcp.options import PortMode, SocketOptions
 from tapstack.tcp.states import TcpState
@@ -17,9 +18,12 @@ from tests.unit.unimux.lan import lan, virtual
 from unimux import errors
 from unimux.accept import Acceptor, AcceptTimeout
 from unimux.aio import open_connection, start_server
+from unimux.cli.topview import as_text
 from unimux.das import AddressNotSet, AgentCaller, DasRequired, Want
+from unimux.node import Node
 from unimux.poolstate import PoolConfig, WhenEmpty
 from unimux.ssa.issue import IssueError, ServiceAddress
+from unimux.status import snapshot
 
 from .bed import bed, in_use, shut
 
@@ -264,6 +268,80 @@ def test_many_armed_at_once_each_for_one_session_and_the_view_always_tells_which
             shut(*opened)
             server.close()
             await made.quiet()
+
+    virtual(main())
+
+
+View = dict[str, tuple[str | None, int | None, float | None]]
+
+
+def armed_now(node: Node) -> View:
+    """What is armed, for whom, for how many sessions, until when: asked of the listeners themselves."""
+    found: View = {}
+    for listener in node.stack.tcp.listeners:
+        for armed in listener.armed.values():
+            found[address_text(armed.entry.address)] = (armed.client_text, armed.sessions, armed.expiry.when)
+    return found
+
+
+@pytest.mark.proves("UM-LIS-2", "UM-LIS-4", "UM-LIS-8", "UM-NODE-4")
+def test_events_and_view_always_tell_which_are_armed_for_whom_until_when(rng: Random) -> None:
+    """Two observers, one of the events alone and one of `unimux top`, agree with the listeners after every step."""
+
+    async def main() -> None:
+        async with bed(rng, pool=POOL) as made:
+            one, two = made.nodes
+            followed: View = {}
+            opened = []
+
+            def follow(event: Event) -> None:
+                if not isinstance(event, ListenerChanged) or event.address is None:
+                    return
+                if event.cause in ("address set", "leased", "a session of several"):
+                    followed[event.address] = event.client, event.sessions, event.until
+                else:
+                    del followed[event.address]
+                assert event.service == "shop"
+
+            def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+                opened.append((reader, writer))
+
+            two.watch(follow)
+            server = start_server(two, take, mode=PortMode.L2, service="shop")
+            clients = [None, "2001:db8:a::/64", "2001:db8:c::9"]
+            issued: list[ServiceAddress] = []
+            for _ in range(150):
+                match rng.choice(("issue", "issue", "lease", "use", "use", "withdraw", "wait")):
+                    case "issue":
+                        made_for = {"sessions": rng.randint(1, 3), "client": rng.choice(clients)}
+                        issued.append(await server.issue(lifetime=rng.choice((5.0, 50.0, None)), **made_for))  # type: ignore[arg-type]
+                    case "lease":
+                        issued.append(await server.issue(lease=True, lifetime=rng.uniform(1, 30)))
+                    case "use" if issued:
+                        ssa = rng.choice(issued)
+                        with contextlib.suppress(errors.ConnectError):
+                            opened.append(await open_connection(one, ssa.address, None, timeout=0.5))
+                    case "withdraw" if issued:
+                        server.withdraw(issued.pop(rng.randrange(len(issued))))
+                    case "wait":
+                        await asyncio.sleep(rng.uniform(0, 5))
+                await asyncio.sleep(0.01)
+                truth = armed_now(two)
+                assert followed == truth
+                view = snapshot(two, rows=200)
+                assert view.armed == len(truth)
+                shown = {each.address: each for each in view.listening}
+                assert {name: (each.client, each.sessions) for name, each in shown.items()} == {
+                    name: (client, sessions) for name, (client, sessions, _) in truth.items()
+                }
+                for name, (_, _, until) in truth.items():
+                    seconds = shown[name].seconds
+                    assert seconds == (None if until is None else pytest.approx(until - two.now(), abs=0.001))
+                    assert shown[name].service == "shop"
+                assert as_text(view).count(" shop") == len(truth)
+            shut(*opened)
+            server.close()
+            assert followed == {}
 
     virtual(main())
 

@@ -31,6 +31,7 @@ from unimux.das import (
 )
 from unimux.errors import PoolExhausted, UnimuxError
 from unimux.pool import PoolConfig
+from unimux.purpose import Purpose
 
 T = TypeVar("T")
 SMALL = PoolConfig(low=4, high=4, limit=20)
@@ -38,7 +39,7 @@ GOOD = "2001:db8:1::aaaa:bbbb:cccc"
 
 
 def want(bench: PoolBench, wait: float = 10.0, kind: AddressKind = EA) -> Want:
-    return Want(kind, PEER, bench.now + wait, "test", application="curl", service=None)
+    return Want(kind, PEER, bench.now + wait, "test", Purpose(who="curl"))
 
 
 def filled(config: PoolConfig = SMALL, **options: Any) -> PoolBench:
@@ -390,7 +391,7 @@ def test_an_agent_supplies_the_address() -> None:
     entry, took = virtual(story, bench)
     assert address_text(entry.address) == GOOD
     assert 3.0 <= took < 3.2
-    assert [(asked.application, asked.destination) for asked in seen] == [("curl", PEER)]
+    assert [(asked.purpose.who, asked.destination) for asked in seen] == [("curl", PEER)]
 
 
 @pytest.mark.proves("UM-DAS-3")

@@ -22,6 +22,7 @@ from unimux.das import AutoSet
 from unimux.errors import PoolExhausted, UnimuxError
 from unimux.node import Node
 from unimux.pool import PoolConfig
+from unimux.purpose import Purpose
 from unimux.ssa.issue import IssueError, Issuer, ServiceAddress, client_network
 
 SMALL = PoolConfig(low=4, high=4, limit=20)
@@ -49,7 +50,9 @@ class Bed:
             self.bench.host, self.bench.timers, self.bench.stream, self.bench.counters, bytes(32), lambda frame: None
         )
         self.listener: Listener = self.tcp.listen(SocketOptions(), self.bench.now)
-        self.issuer = Issuer(self.listener, AutoSet(self.bench.pool), self.bench.host.addresses, service="files")
+        self.issuer = Issuer(
+            self.listener, AutoSet(self.bench.pool), self.bench.host.addresses, Purpose(service="files")
+        )
 
     def issue(self, **options: Any) -> ServiceAddress:
         ssa = self.issuer.issue(self.bench.now, Told(), deadline=self.bench.now + 10.0, **options)

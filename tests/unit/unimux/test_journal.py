@@ -14,7 +14,9 @@ import pytest
 
 from tapstack.events import ConnectionChanged, EventStream
 from tapstack.ipv6.addresses import AddressKind, AddressTable, Trigger
+from tapstack.types import address as to_bytes
 from unimux.journal import Journal, JournalError, JournalPolicy, MemoryJournal, SessionJournal, What
+from unimux.purpose import Purpose, tell_purpose
 from unimux.source import AddressSource
 from unimux.state import MemoryState
 
@@ -40,12 +42,20 @@ class Node:
         self.time += 1.0
         return self.time
 
-    def session(self, *, connect: bool = True, kind: AddressKind = AddressKind.EPHEMERAL) -> bytes:
+    def session(
+        self,
+        *,
+        connect: bool = True,
+        kind: AddressKind = AddressKind.EPHEMERAL,
+        purpose: Purpose | None = None,
+    ) -> bytes:
         """One session from reservation to release."""
         address = self.source.draw(PREFIX)
         entry = self.table.add(address, AddressKind.RESERVED, 0.0)
         self.table.dad_passed(entry, 1.0)
         self.table.take(entry, kind, 2.0, "connect")
+        if purpose is not None:
+            tell_purpose(self.events, 2.0, address, purpose, to_bytes(PEER))
         user = Peer()
         self.table.acquire(entry, user)
         if connect:
@@ -88,19 +98,19 @@ def journal(request: pytest.FixtureRequest, path: Path) -> Iterator[SessionJourn
 @pytest.mark.proves("UM-GEN-3")
 def test_an_address_leads_to_its_session(journal: SessionJournal, request: pytest.FixtureRequest) -> None:
     node: Node = request.node.the_node
-    first, second = node.session(), node.session(kind=AddressKind.SERVICE)
-    journal.note(first, who="alice", service=None)
+    first = node.session(purpose=Purpose(front_end="socks5", who="alice"))
+    second = node.session(kind=AddressKind.SERVICE)
     answer = journal.whois(first)
-    assert [(row.what, row.counter) for row in answer.rows] == [
-        (What.TAKEN, 0),
-        (What.CONNECTED, 0),
-        (What.RELEASED, 0),
-        (What.NOTE, 0),
+    assert [(row.what, row.counter, row.front_end, row.who) for row in answer.rows] == [
+        (What.TAKEN, 0, None, None),
+        (What.ASSIGNED, 0, "socks5", "alice"),
+        (What.CONNECTED, 0, "socks5", "alice"),
+        (What.RELEASED, 0, "socks5", "alice"),
     ]
     assert answer.origin is not None
     assert answer.origin.counter == 0
     assert [row.kind for row in journal.whois(second).rows] == ["service", None, "service"]
-    assert "who alice" in answer.text()
+    assert "through socks5, who alice" in answer.text()
     assert "number 0 of key epoch 0" in answer.text()
 
 
@@ -121,21 +131,24 @@ def test_peers_are_left_out_unless_asked_for() -> None:
     assert all(row.peer is None and row.peer_port is None for row in plain.rows())
     assert [(row.peer, row.peer_port) for row in full.rows() if row.what is What.CONNECTED] == [(PEER, 443)]
     assert f"peer [{PEER}]:443" in full.whois(address).text()
+    failed = node.session(connect=False, purpose=Purpose())
+    assert [row.what for row in plain.whois(failed).rows] == [What.TAKEN, What.RELEASED]
+    told = full.whois(failed).rows
+    assert [(row.what, row.peer) for row in told][1] == (What.ASSIGNED, PEER), "whom it was for, though nobody answered"
 
 
 def test_a_journal_that_names_no_address_still_answers_the_keys_holder() -> None:
     node = Node()
     journal = memory(node, JournalPolicy(addresses=False, who=False, causes=False))
-    address = node.session()
-    journal.note(address, who="alice")
-    journal.note(address, who="alice", service="ssh")
+    node.session(purpose=Purpose(who="alice"))
+    address = node.session(purpose=Purpose(who="alice", service="ssh"))
     rows = list(journal.rows())
     text = json.dumps([str(row) for row in rows])
     assert "2001:db8" not in text
     assert "alice" not in text
-    assert [row.cause for row in rows] == [None] * 4
+    assert [row.cause for row in rows] == [None] * 7, "where there is only a name to tell, nothing is assigned"
     assert len(journal.whois(address).rows) == 4
-    assert journal.whois(address).rows[-1].service == "ssh"
+    assert {row.service for row in journal.whois(address).rows[1:]} == {"ssh"}
 
 
 def test_addresses_set_from_outside_are_found_by_their_digest() -> None:
@@ -278,3 +291,11 @@ def test_watching_can_end() -> None:
     stop()
     node.session()
     assert list(journal.rows()) == []
+
+
+def test_nothing_is_remembered_of_sessions_that_are_over() -> None:
+    node = Node()
+    journal = memory(node)
+    for _ in range(50):
+        node.session(purpose=Purpose(front_end="socks5", who="alice"))
+    assert journal._purposes == {}

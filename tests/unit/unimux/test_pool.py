@@ -314,6 +314,31 @@ def test_the_policy_fail_answers_at_once() -> None:
     assert answer.error.waited == 0.0
 
 
+@pytest.mark.proves("UM-POOL-3", "UM-POOL-1")
+@pytest.mark.parametrize("high", [1, 4])
+def test_a_pool_that_fails_at_once_is_filled_again_whatever_its_low_mark(high: int) -> None:
+    """Nobody waits in line whose request would ask for the next address: emptied, the pool fills itself."""
+    bench = filled(PoolConfig(low=0, high=high, limit=32, when_empty=WhenEmpty.FAIL))
+    for _ in range(5):
+        assert bench.pool.ready == high
+        while entry := bench.take():
+            bench.hold(entry, 5.0)
+        assert isinstance(failed(bench), PoolExhausted)
+        bench.run(10.0)
+
+
+def failed(bench: PoolBench) -> Exception | None:
+    """Why a request fails at once."""
+    answer = bench.ask(wait=100.0)
+    bench.run(0.0)
+    return answer.error
+
+
+def test_a_pool_that_fails_and_keeps_nothing_is_refused() -> None:
+    with pytest.raises(SetupError, match="always be empty"):
+        PoolConfig(low=0, high=0, when_empty=WhenEmpty.FAIL)
+
+
 @pytest.mark.proves("UM-POOL-3")
 def test_the_policy_optimistic_gives_an_address_whose_dad_still_runs() -> None:
     bench = filled(PoolConfig(low=2, high=4, when_empty=WhenEmpty.OPTIMISTIC))

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from tapstack.clock import run_virtual
 from unimux.errors import ConnectRefused, NameNotResolved, NoIpv6Address, PoolExhausted
 from unimux.lookup import MAX_HOPS, MAX_TTL, UDP_PAYLOAD, Ask, Lookup, NotAName, Outcome, host_name
+from unimux.purpose import Purpose
 from unimux.resolver import Cache, Resolver, literal, parse_hosts
 
 
@@ -75,7 +76,8 @@ class Servers:
         self.delay = delay
         self.asked: list[tuple[bytes, dns.message.Message, str]] = []
 
-    async def exchange(self, server: bytes, payload: bytes, timeout: float) -> bytes:
+    async def exchange(self, server: bytes, payload: bytes, timeout: float, *, purpose: Purpose) -> bytes:
+        assert purpose.front_end == "resolver"
         got = self._answer(server, payload, "udp")
         if got is None:
             await asyncio.sleep(timeout)
@@ -94,9 +96,16 @@ class Servers:
         return got
 
     async def create_connection(
-        self, protocol_factory: Callable[[], asyncio.BaseProtocol], host: str, port: int, *, timeout: float
+        self,
+        protocol_factory: Callable[[], asyncio.BaseProtocol],
+        host: str,
+        port: int,
+        *,
+        timeout: float,
+        purpose: Purpose,
     ) -> tuple[asyncio.Transport, Any]:
         assert port == 53
+        assert purpose.front_end == "resolver"
         protocol = protocol_factory()
         assert isinstance(protocol, asyncio.Protocol)
         transport = _Stream(self, packed(host), protocol)
