@@ -10,6 +10,7 @@ from .figures import Figure
 from .front import front_end
 from .growth import growth
 from .idle import idle_node, many_idle
+from .loss import loss_recovery
 from .setting import Setting
 from .simulation import rate_of
 from .tables import lookups, memory
@@ -31,6 +32,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "P-12": idle_node,
     "P-13": rate_of,
     "P-14": growth,
+    "P-15": loss_recovery,
 }
 
 WITHOUT_KERNEL = frozenset({"P-8", "P-9", "P-13"})

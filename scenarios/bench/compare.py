@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from .figures import Figure, Result
 
-LOWER_IS_BETTER = frozenset({"ns", "µs", "ms", "s/GB", "B", "MiB", "% of a core"})
+LOWER_IS_BETTER = frozenset({"ns", "µs", "ms", "s", "s/GB", "× the kernel's time", "B", "MiB", "% of a core"})
 """Units of costs; all others are of yields."""
 _MARGIN = 0.05
 

@@ -9,9 +9,9 @@ class Acknowledged:
     """The news of one acknowledgement.  There is one object per connection, emptied by `begin` each time.
 
     acked: bytes by which SND.UNA moved.  sacked: how many segments were newly reported by SACK.  delivered: bytes that
-    newly left the network either way.  in_flight: `pipe` before.
+    newly left the network either way.  in_flight: `pipe` before; peak: the most that `pipe` was in the last round trip.
     newest: the most recently sent of the segments delivered; clean: the last one acknowledged that was sent once;
-    ambiguous: whether one acknowledged had been sent twice.
+    ambiguous: whether one acknowledged had been sent twice; repeated_at: when the latest of those was sent again (0: none).
     fack: the highest sequence number delivered so far; reordered: whether something below it came that was sent once;
     original: the highest end of a newly delivered segment that was sent once (0 if none).
     rtt: this acknowledgement's sample, seconds; srtt and minimum_rtt: the estimates after it.
@@ -40,9 +40,11 @@ class Acknowledged:
         "newest",
         "next",
         "original",
+        "peak",
         "prior_delivered",
         "rate_bytes",
         "reordered",
+        "repeated_at",
         "rtt",
         "sacked",
         "srtt",
@@ -56,6 +58,7 @@ class Acknowledged:
         self.una = 0
         self.acknowledged = 0
         self.next = 0
+        self.peak = 0
         self.begin(0, 0)
 
     def begin(self, in_flight: int, una: int) -> None:
@@ -68,6 +71,7 @@ class Acknowledged:
         self.newest: SentSegment | None = None
         self.clean: SentSegment | None = None
         self.ambiguous = False
+        self.repeated_at = 0.0
         self.reordered = False
         self.original = 0
         self.rtt: float | None = None
@@ -78,6 +82,11 @@ class Acknowledged:
         self.echo: int | None = None
         self.duplicate_sack = False
         self.ece = False
+
+    def repeated(self, segment: SentSegment) -> None:
+        """`segment`, which was sent twice, is acknowledged."""
+        self.ambiguous = True
+        self.repeated_at = max(self.repeated_at, segment.sent_at)
 
     def take(self, segment: SentSegment, size: int) -> None:
         """`size` bytes of `segment` are newly delivered."""

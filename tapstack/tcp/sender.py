@@ -69,6 +69,8 @@ class Sender:
         "news",
         "nodelay",
         "paced_until",
+        "peak",
+        "peak_until",
         "pipe",
         "recovery",
         "retransmissions",
@@ -110,6 +112,8 @@ class Sender:
         self.lost: list[SentSegment] = []
         self.by_time: list[SentSegment] = []
         self.pipe = 0
+        self.peak = 0
+        self.peak_until = iss
         self.transmissions = 0
         self.retransmissions = 0
         self.retransmitted_bytes = 0
@@ -179,6 +183,8 @@ class Sender:
                 self.paced_until = max(self.paced_until, now) + size / rate
         if not self.unsent and self.pipe < self.congestion.cwnd:
             self.limited_until = self.delivered + self.pipe or 1
+        if self.pipe > self.peak or self.snd_una >= self.peak_until:
+            self.peak, self.peak_until = self.pipe, self.snd_nxt
         if sent:
             recovery.on_sent(now)
         return sent
@@ -347,7 +353,7 @@ class Sender:
                     self.pipe -= segment.end - segment.start
                 news.take(segment, segment.end - segment.start)
                 if segment.retransmitted:
-                    news.ambiguous = True
+                    news.repeated(segment)
                 else:
                     news.clean = segment
         del in_flight[:done]
@@ -373,7 +379,8 @@ class Sender:
             if segment.mark == IN_NETWORK:
                 self.pipe -= gone
             self.news.take(segment, gone)
-            self.news.ambiguous = self.news.ambiguous or segment.retransmitted
+            if segment.retransmitted:
+                self.news.repeated(segment)
         segment.start = ack
 
     def finish_news(self, now: float) -> None:
@@ -382,6 +389,7 @@ class Sender:
         self.delivered += news.delivered
         news.acknowledged = self.snd_una
         news.next = self.snd_nxt
+        news.peak = self.peak
         newest = news.newest
         if news.delivered:
             self.delivered_at = now

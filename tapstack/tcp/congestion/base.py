@@ -79,6 +79,10 @@ class CongestionControl(ABC):
         self.on_congestion(in_flight, now)
         self.cwnd = self.mss
 
+    def on_further_timeout(self) -> None:
+        """The timer fired for data whose loss has reduced `ssthresh` already."""
+        self.cwnd = self.mss
+
     def on_idle(self, idle: float) -> None:
         """Nothing was sent for `idle` seconds, longer than an RTO (RFC 5681 §4.1)."""
         self.cwnd = min(self.cwnd, INITIAL_WINDOW_SEGMENTS * self.mss)
@@ -94,8 +98,11 @@ class CongestionControl(ABC):
 
 
 def used_up(news: Acknowledged, cwnd: int) -> bool:
-    """Whether the window was in use when this was acknowledged: one that is not used must not grow (RFC 9438 §4.2, RFC 7661)."""
-    return news.in_flight + news.acked >= cwnd or news.in_flight * 2 >= cwnd
+    """Whether the window was in use before this was acknowledged: one that is not used must not grow (RFC 9438 §4.2, RFC 7661).
+
+    What counts is the last round trip, not this moment: acknowledgements may come in a bunch, before anything can be sent.
+    """
+    return 2 * news.peak >= cwnd
 
 
 Factory = Callable[[int, bool], CongestionControl]

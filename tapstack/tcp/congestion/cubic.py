@@ -101,6 +101,16 @@ class Cubic(CongestionControl):
         self._epoch = None
         self._hystart.over = True
 
+    def on_timeout(self, in_flight: int, now: float) -> None:
+        """The curve of the avoidance that follows begins where slow start ends: K is 0 (RFC 9438 §4.8)."""
+        super().on_timeout(in_flight, now)
+        self._w_max = 0.0
+
+    def on_further_timeout(self) -> None:
+        super().on_further_timeout()
+        self._w_max = 0.0
+        self._epoch = None
+
     def on_idle(self, idle: float) -> None:
         super().on_idle(idle)
         if self._epoch is not None:

@@ -47,7 +47,7 @@ class NewRenoRecovery(Recovery):
 
     def _enter(self, now: float) -> None:
         sender = self.sender
-        self._undo.begin(sender.congestion)
+        self._undo.begin(sender.congestion, sender.snd_una)
         self.phase = Phase.RECOVERY
         self.point = sender.snd_nxt
         sender.congestion.on_congestion(sender.snd_nxt - sender.snd_una, now)
@@ -103,10 +103,10 @@ class NewRenoRecovery(Recovery):
 
     def on_timeout(self, now: float) -> None:
         sender = self.sender
-        if self.phase is Phase.LOSS:
-            sender.congestion.cwnd = sender.mss
+        if self.repairing:
+            sender.congestion.on_further_timeout()
         else:
-            self._undo.begin(sender.congestion)
+            self._undo.begin(sender.congestion, sender.snd_una)
             sender.congestion.on_timeout(sender.snd_nxt - sender.snd_una, now)
         self._open()
         self.phase = Phase.LOSS

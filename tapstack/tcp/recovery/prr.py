@@ -1,9 +1,9 @@
-"""Proportional rate reduction (RFC 6937): how much to send per acknowledgement while in recovery.
+"""Proportional rate reduction (RFC 6937, RFC 9937): how much to send per acknowledgement while in recovery.
 
 Instead of halving at once and then standing still, the window glides from what was in the network (`RecoverFS`) to
 ssthresh: for every byte delivered, ssthresh / RecoverFS bytes may be sent.  When more was lost than that, and `pipe` is below
-ssthresh, what is delivered is replaced one for one (conservative reduction bound), and by one segment more where the
-acknowledgement shows progress without new loss (slow start reduction bound).
+ssthresh, what is delivered is replaced one for one, what was not sent before is made good, and one segment more goes where the
+acknowledgement shows progress without new loss (RFC 9937's SafeACK).
 """
 
 from __future__ import annotations
@@ -35,9 +35,7 @@ class ProportionalRateReduction:
         if pipe > self._ssthresh:
             allowed = -(-self._delivered * self._ssthresh // self._flight) - out
         else:
-            limit = self._delivered - out
-            if progress:
-                limit = max(limit, delivered) + self._mss
+            limit = max(self._delivered - out, delivered) + (self._mss if progress else 0)
             allowed = min(self._ssthresh - pipe, limit)
         if not out:
             allowed = max(allowed, self._mss)  # the fast retransmission always goes

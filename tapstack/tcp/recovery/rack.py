@@ -63,6 +63,12 @@ class Rack:
                 return
             if rtt < self._rtt_estimate.minimum_rtt:
                 return
+            if self.reordering_seen or self.multiplier > 1:
+                # Where queues are long, the minimum says little: an original that arrives just after it was sent again would make
+                # all other repetitions look overdue.
+                if rtt < self.rtt / 4:
+                    return
+                rtt = max(rtt, self.rtt)
         self.rtt = rtt
         if (newest.order, newest.end) > self._latest:
             self._latest = (newest.order, newest.end)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..segments import IN_NETWORK, SACKED, SentSegment
+from ..segments import IN_NETWORK, LOST, SACKED, SentSegment
 from .base import Phase, Recovery
 from .frto import Frto, Verdict
 from .prr import ProportionalRateReduction
@@ -70,7 +70,7 @@ class SelectiveRecovery(Recovery):
             news.duplicate_sack = True
             self._probe_reported(duplicate)
             segments = -(-(duplicate[1] - duplicate[0]) // sender.mss)
-            if self._undo.duplicate_reported(segments):
+            if self._undo.duplicate_reported(duplicate[0], segments) and not self._more_to_repair():
                 self._take_back()
 
     def on_ack(self, now: float) -> None:
@@ -86,7 +86,7 @@ class SelectiveRecovery(Recovery):
         self.rack.update(news, now)
         self.rack.adapt(news.duplicate_sack)
         self._probe_acknowledged(now)
-        if self.repairing and self._undo.proven(news):
+        if self.repairing and self._undo.proven(news) and not self._more_to_repair():
             self.rack.reordering_seen = True
             self._take_back()
         if self.repairing and self._frto.under_way:
@@ -117,7 +117,7 @@ class SelectiveRecovery(Recovery):
     def _enter(self, now: float) -> None:
         sender = self.sender
         flight = sender.snd_nxt - sender.snd_una
-        self._undo.begin(sender.congestion)
+        self._undo.begin(sender.congestion, sender.snd_una)
         self.phase = Phase.RECOVERY
         self.point = sender.snd_nxt
         self._probe_end = None
@@ -134,6 +134,10 @@ class SelectiveRecovery(Recovery):
         self.window = None
         self._frto.stop()
         self.rack.recovery_ended()
+
+    def _more_to_repair(self) -> bool:
+        """Whether RECOVERY has yet to send something again: that the first was only late says nothing of the others."""
+        return self.phase is Phase.RECOVERY and any(segment.mark == LOST for segment in self.sender.lost)
 
     def _take_back(self) -> None:
         """The reduction was a mistake: nothing was lost but time."""
@@ -156,10 +160,10 @@ class SelectiveRecovery(Recovery):
             self._scoreboard.clear()
             sender.forget_sacks()
         try_frto = self.phase is Phase.OPEN or self._frto.under_way
-        if self.phase is Phase.LOSS:
-            sender.congestion.cwnd = sender.mss
+        if self.repairing:
+            sender.congestion.on_further_timeout()
         else:
-            self._undo.begin(sender.congestion)
+            self._undo.begin(sender.congestion, sender.snd_una)
             sender.congestion.on_timeout(sender.snd_nxt - sender.snd_una, now)
         self.phase = Phase.LOSS
         self.point = sender.snd_nxt

@@ -2,6 +2,9 @@
 
 Two proofs count.  Eifel: the acknowledgement of something sent twice echoes a timestamp from before it was sent the second
 time, so it was the first copy that arrived.  D-SACK: the peer reports as duplicate everything that was sent twice.
+
+Both are about what was sent again since the reduction.  A repetition of the time before it may still be on its way: it was
+beyond the end of the recovery that sent it, and its acknowledgement proves nothing about this one.
 """
 
 from __future__ import annotations
@@ -17,16 +20,18 @@ if TYPE_CHECKING:
 class Undo:
     """What is needed to take back the latest reduction."""
 
-    __slots__ = ("_count", "_first_at", "_saved")
+    __slots__ = ("_count", "_first_at", "_saved", "_una")
 
     def __init__(self) -> None:
         self._saved: Saved | None = None
+        self._una = 0
         self._count = 0
         self._first_at: int | None = None
 
-    def begin(self, congestion: CongestionControl) -> None:
-        """A reduction is about to happen."""
+    def begin(self, congestion: CongestionControl, una: int) -> None:
+        """A reduction is about to happen; everything before `una` is acknowledged."""
         self._saved = congestion.save()
+        self._una = una
         self._count = 0
         self._first_at = None
 
@@ -41,14 +46,14 @@ class Undo:
         return (
             self._saved is not None
             and self._first_at is not None
-            and news.ambiguous
+            and int(news.repeated_at * 1000) >= self._first_at
             and news.echo is not None
             and news.echo < self._first_at
         )
 
-    def duplicate_reported(self, segments: int) -> bool:
-        """The peer had `segments` of what was sent again already; True when that was all of it."""
-        if self._saved is None or not self._count:
+    def duplicate_reported(self, start: int, segments: int) -> bool:
+        """The peer had `segments` from `start` on already, which were sent again; True when that was all of it."""
+        if self._saved is None or not self._count or start < self._una:
             return False
         self._count = max(0, self._count - segments)
         return not self._count

@@ -21,6 +21,7 @@ def news(acked: int, in_flight: int, rtt: float = 0.1, una: int = 0, nxt: int = 
     made = Acknowledged()
     made.begin(in_flight, una)
     made.acked = made.delivered = acked
+    made.peak = in_flight
     made.rtt = made.srtt = made.minimum_rtt = rtt
     made.acknowledged, made.next = una + acked, nxt
     return made

@@ -1,0 +1,142 @@
+"""When the window is reduced, when a reduction is taken back, and when not: fairness to whom the path is shared with."""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+
+from tapstack.tcp.congestion import create
+from tapstack.tcp.congestion.cubic import Cubic
+from tapstack.tcp.recovery import Phase
+
+from .pair import End, Pair
+from .path import DATA, established, transfer
+
+MSS = 1428
+
+
+@pytest.mark.proves("ST-TCP-4")
+@pytest.mark.parametrize("seed", range(10))
+def test_where_nothing_is_reordered_no_reduction_is_taken_back(seed: int) -> None:
+    """A repetition of one recovery may be acknowledged in the next; that the peer echoes it proves nothing about the next."""
+    rng = Random(seed)
+    pair = Pair()
+    client, server, path = established(pair, lambda n: None if rng.random() < 0.05 else 0.0)
+    path.gap = 1500 * 8 / 40e6
+    transfer(pair, client, server, 1_000_000)
+    assert client.sender.recovery.losses > 20
+    assert client.sender.recovery.undone == 0
+    assert client.sender.congestion.ssthresh < 100 * MSS
+
+
+def reordering_bottleneck(pair: Pair, rng: Random, limit: int) -> dict[str, int]:
+    """40 Mbit/s with a queue of `limit` bytes; one packet in twenty comes 10 ms late.  Returns counts that go on."""
+    count = {"late": 0, "dropped": 0, "needless": 0}
+    seen: set[bytes] = set()
+    free_at = 0.0
+
+    def meddle(end: End, packet: bytes) -> list[bytes | tuple[float, bytes]]:
+        nonlocal free_at
+        if end is pair.b:
+            return [packet]
+        late = rng.random() < 0.05
+        if max(free_at - pair.now, 0.0) * 5e6 + len(packet) > limit:
+            count["dropped"] += 1
+            return []
+        free_at = max(free_at, pair.now) + len(packet) / 5e6
+        count["late"] += late
+        count["needless"] += packet[44:48] in seen
+        if len(packet) > 200:
+            seen.add(packet[44:48])
+        return [(free_at - pair.now + 0.01 * late, packet)]
+
+    pair.meddle = meddle
+    return count
+
+
+@pytest.mark.proves("ST-TCP-6")
+@pytest.mark.parametrize("seed", range(6))
+def test_reordering_behind_a_long_queue_costs_little_more_than_what_is_late(seed: int) -> None:
+    """An original that arrives just after its repetition must not make all other repetitions look overdue."""
+    pair = Pair(delay=0.0001)
+    client, server, _ = established(pair)
+    count = reordering_bottleneck(pair, Random(seed), 250_000)
+    transfer(pair, client, server, 1_000_000)
+    assert count["late"] > 20
+    assert count["needless"] <= 1.5 * count["late"]
+    assert client.timers.timeouts == 0
+
+
+@pytest.mark.proves("ST-TCP-4", "ST-TCP-5")
+def test_that_one_was_only_late_says_nothing_of_others_that_are_lost() -> None:
+    pair = Pair()
+    client, server, path = established(pair)
+    transfer(pair, client, server, 100_000)
+    pair.run(1)
+    late, first = path.sent + 2, path.sent + 8
+    # One comes 15 ms late, which is after its repetition left; six that follow are lost, more than the window lets be sent again
+    # at once when the late one shows.
+    path.fate = lambda n: 0.015 if n == late else None if first <= n < first + 20 else 0.0
+    client.write(DATA[: 60 * MSS])
+    pair.run(5, until=lambda: client.sender.recovery.undone > 0 or client.sender.recovery.phase is Phase.RECOVERY)
+    pair.run(5)
+    assert client.sender.congestion.ssthresh < 1 << 40, "something was lost, and the reduction stands"
+
+
+@pytest.mark.proves("ST-TCP-4", "ST-TCP-5")
+@pytest.mark.parametrize("sack", [True, False])
+def test_a_time_out_while_losses_are_repaired_reduces_the_threshold_once(sack: bool) -> None:
+    pair = Pair()
+    client, server, path = established(pair, sack=sack)
+    transfer(pair, client, server, 300_000)
+    pair.run(1)
+    lost = path.sent + 3
+    # Ten may go: one of them is lost, and then its repetition and all new data.
+    path.fate = lambda n: None if n == lost or n > lost + 7 else 0.0
+    client.write(DATA[: 40 * MSS])
+    pair.run(1, until=lambda: client.sender.recovery.phase is Phase.RECOVERY)
+    reduced = client.sender.congestion.ssthresh
+    pair.run(5, until=lambda: client.timers.timeouts > 0)
+    assert client.sender.recovery.phase is Phase.LOSS
+    assert client.sender.congestion.ssthresh == reduced, "it is the same window of data"
+    assert client.sender.congestion.cwnd == client.sender.mss
+    path.fate = lambda n: 0.0
+    pair.run(10)
+    assert server.receiver.queued == 40 * MSS
+
+
+@pytest.mark.proves("ST-TCP-5")
+def test_after_a_time_out_cubics_curve_begins_where_slow_start_ends() -> None:
+    controller = create("cubic", MSS)
+    assert isinstance(controller, Cubic)
+    controller.cwnd = 1000 * MSS
+    controller.on_timeout(1000 * MSS, 0.0)
+    assert (controller.cwnd, controller.ssthresh) == (MSS, int(1000 * MSS * 0.7))
+    controller.cwnd = controller.ssthresh
+    from .test_congestion import rounds
+
+    now = rounds(controller, 1, 10.0, 0.1)
+    after_one = controller.cwnd
+    rounds(controller, 10, now, 0.1)
+    # With K = 0 the curve is flat at first: 0.4 · 1.2³ segments after 1.2 s; Reno's share is 0.53 a round trip.
+    assert after_one - 700 * MSS < 2 * MSS
+    assert controller.cwnd - 700 * MSS < 8 * MSS, "no rush back to the old maximum (RFC 9438 §4.8)"
+
+
+@pytest.mark.proves("ST-TCP-5")
+@pytest.mark.parametrize("every", [0.0, 0.01, 0.05])
+def test_slow_start_doubles_however_the_acknowledgements_come(every: float) -> None:
+    """Acknowledgements that arrive in a bunch, before anything can be sent, show a window that was in use all the same."""
+    pair = Pair(delay=0.05)
+    client, server, path = established(pair)
+    path.gap = 0.0001
+    path.ack_fate = lambda n: -pair.now % every if every else 0.0
+    client.write(DATA[: 300 * MSS])
+    last = 0
+    for _ in range(4):
+        pair.run(0.1 + every)
+        server.read()
+        window = client.sender.congestion.cwnd // client.sender.mss
+        assert window >= 1.9 * last
+        last = window
