@@ -40,7 +40,7 @@ FIXED = struct.Struct("!HHIIBBHHH")
 _TIMESTAMP_LAYOUT = b"\x01\x01\x08\x0a"
 _HANDSHAKE = struct.Struct("!HHHHIII")
 _HANDSHAKE_KINDS = (0x0204, 0x0402, 0x080A, 0x01030300)
-"""The options of nearly every SYN in one piece: MSS, SACK permitted, timestamp, a NOP and window scale, which is the last byte."""
+"""The options of nearly every SYN in one piece: MSS, SACK permitted, timestamp, a NOP and window scale, the last byte."""
 
 
 class Flags(IntFlag):
