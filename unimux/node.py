@@ -227,11 +227,14 @@ class Node:
         session: StickySession | None = None,
         das: Policy | None = None,
         purpose: Purpose = UNNAMED,
+        established: Callable[[Connection], None] = lambda connection: None,
     ) -> Connection:
         """An established connection from an EA of its own; `host` is a name or an address, `port` None writes RP.
 
         session: connections of equal sessions share one address, in Aware mode (UM-DAS-4).
         das: who sets the address, in place of the node's policy.  purpose: what for, for the journal and for agents.
+        established: called with the connection at once, before the acknowledgement of the handshake leaves: what it writes
+        goes with that.
         All addresses of a name are tried in order within `timeout` seconds.  Raises an error of `unimux.errors`.
         """
         options = options or self.config.socket
@@ -247,7 +250,7 @@ class Node:
             until = self.now() + left
             try:
                 entry = await self._address_for(remote, left, session, das, purpose)
-                return await self._connect_from(entry, str(host), remote, port, options, until, timeout)
+                return await self._connect_from(entry, str(host), remote, port, options, until, timeout, established)
             except errors.ConnectError as error:
                 failure = error
         assert failure is not None
@@ -272,7 +275,9 @@ class Node:
         options: SocketOptions,
         until: float,
         timeout: float,
+        established: Callable[[Connection], None],
     ) -> Connection:
+        """The handshake from an address that was taken for it; no later than `until`."""
         shown = options.reduced_port if port is None else port
         now = self.now()
         try:
@@ -284,25 +289,31 @@ class Node:
             if isinstance(error, NoRouteError):
                 raise errors.NetworkUnreachable(host, shown) from error
             raise
-        outcome: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        outcome: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         def told(bits: int) -> None:
-            if bits & (Signal.ESTABLISHED | Signal.CLOSED) and not outcome.done():
-                outcome.set_result(bits)
+            if not bits & (Signal.ESTABLISHED | Signal.CLOSED) or outcome.done():
+                return
+            connection.owner = None
+            try:
+                if not bits & Signal.ESTABLISHED:
+                    raise connect_error(connection.error, host, shown, timeout)
+                established(connection)
+            except BaseException as error:  # of a protocol's, too: whoever waits is to know
+                outcome.set_exception(error)
+            else:
+                outcome.set_result(None)
 
         connection.owner = told
         connection.give_handshake(until - now, now)
         self.driver.flush()
         try:
             await outcome
-        except BaseException:
+        except BaseException as error:
             connection.owner = None
-            connection.abort(self.now(), "connect cancelled")
+            connection.abort(self.now(), "connect cancelled" if outcome.cancelled() else str(error))
             self.driver.kick()
             raise
-        connection.owner = None
-        if not outcome.result() & Signal.ESTABLISHED:
-            raise connect_error(connection.error, host, shown, timeout)
         return connection
 
     async def create_connection(
@@ -319,13 +330,30 @@ class Node:
         purpose: Purpose = UNNAMED,
     ) -> tuple[SessionTransport, asyncio.BaseProtocol]:
         """As `loop.create_connection`, over a one-time address; the other parameters are those of `connect`."""
-        connection = await self.connect(
-            host, port, mode=mode, timeout=timeout, options=options, session=session, das=das, purpose=purpose
-        )
-        transport = SessionTransport(self.driver, connection)
-        protocol = protocol_factory()
-        transport.start(protocol)
-        return transport, protocol
+        made: list[tuple[SessionTransport, asyncio.BaseProtocol]] = []
+
+        def established(connection: Connection) -> None:
+            transport, protocol = SessionTransport(self.driver, connection), protocol_factory()
+            made.append((transport, protocol))
+            transport.start(protocol)
+
+        try:
+            await self.connect(
+                host,
+                port,
+                mode=mode,
+                timeout=timeout,
+                options=options,
+                session=session,
+                das=das,
+                purpose=purpose,
+                established=established,
+            )
+        except BaseException:
+            for transport, _ in made:
+                transport.abort()
+            raise
+        return made[0]
 
     def listen(
         self,
