@@ -116,6 +116,20 @@ def _rebuild_timeout(host: str, port: int, detail: str, seconds: float | None) -
     return ConnectTimeout(host, port, detail, seconds=seconds)
 
 
+class AddressNotCarried(ConnectError):
+    """The link lets nothing from, or nothing to, the address that the connection was to have (UM-ADDR-12).
+
+    >>> str(AddressNotCarried("example.org", 443))
+    'The link refuses the addresses that example.org:443 was tried from: have its limit of addresses per port raised.'
+    """
+
+    ERRNO = _errno.EADDRNOTAVAIL
+    SENTENCE = (
+        "The link refuses the addresses that {where} was tried from{detail}: "
+        "have its limit of addresses per port raised."
+    )
+
+
 class AddressExpired(UnimuxError, ConnectionAbortedError):
     """The valid lifetime of the connection's own address ended and took the connection with it (UM-ADDR-11)."""
 
@@ -134,19 +148,26 @@ class AddressExpired(UnimuxError, ConnectionAbortedError):
 class PoolExhausted(UnimuxError):
     """No reserved address became free within the time that the caller would wait (UM-POOL-3, UM-POOL-5).
 
-    `waited`: seconds that were waited; `ceiling`: connections per second that this pool sustains, None if unknown.
+    `waited`: seconds that were waited; `ceiling`: connections per second that this pool sustains, None if unknown;
+    `refusal`: why the link takes fewer addresses than the pool is meant to have, if it does (UM-ADDR-12).
 
     >>> str(PoolExhausted(2.0, ceiling=1.5)).partition(": ")[0]
     'No one-time address was ready within 2 s (this pool sustains 1.5 connections/s)'
     """
 
-    def __init__(self, waited: float, ceiling: float | None = None) -> None:
-        super().__init__(waited, ceiling)
+    def __init__(self, waited: float, ceiling: float | None = None, refusal: str | None = None) -> None:
+        super().__init__(waited, ceiling, refusal)
         self.waited = waited
         self.ceiling = ceiling
+        self.refusal = refusal
 
     def __str__(self) -> str:
         rate = "" if self.ceiling is None else f" (this pool sustains {self.ceiling:.3g} connections/s)"
+        if self.refusal is not None:
+            return (
+                f"No one-time address was ready within {self.waited:g} s{rate}, since the link refuses more ({self.refusal}): "
+                "have its limit of addresses per port raised or give the node a prefix of its own."
+            )
         return (
             f"No one-time address was ready within {self.waited:g} s{rate}: "
             "enlarge the pool or give the node a prefix of its own."

@@ -29,8 +29,10 @@ from tapstack.link.base import Link
 from tapstack.link.errors import LinkLost
 from tapstack.stack import Stack
 from tapstack.tcp.connection import Connection, Signal
+from tapstack.tcp.listener import ArmedAddress
 from tapstack.tcp.options import PortMode, SocketOptions
 from tapstack.types import address, address_text
+from tapstack.udp.flow import UdpFlow
 
 from . import errors
 from .das import AutoSet, Policy, Want, obtain
@@ -95,6 +97,7 @@ class Node:
             Random(seed) if seed else Random(),
             self.config.pool,
         )
+        self.pool.on_refused = self._not_carried
         self.das: Policy = AutoSet(self.pool)
         self.sticky = StickyAddresses(self)
         self.datagrams = Datagrams(self)
@@ -246,15 +249,37 @@ class Node:
         failure: Exception | None = None
         remotes = await self.resolve(host, timeout=timeout)
         for index, remote in enumerate(remotes):
-            left = max((deadline - self.now()) / (len(remotes) - index), 0.0)
-            until = self.now() + left
-            try:
-                entry = await self._address_for(remote, left, session, das, purpose)
-                return await self._connect_from(entry, str(host), remote, port, options, until, timeout, established)
-            except errors.ConnectError as error:
-                failure = error
+            until = self.now() + max((deadline - self.now()) / (len(remotes) - index), 0.0)
+            again = True
+            while again:
+                again = False
+                try:
+                    entry = await self._address_for(remote, max(until - self.now(), 0.0), session, das, purpose)
+                    return await self._connect_from(
+                        entry, str(host), remote, port, options, until, timeout, established
+                    )
+                except errors.AddressNotCarried as error:  # another address may be (UM-ADDR-12)
+                    failure = error
+                    again = session is None and self.now() < until
+                except errors.ConnectTimeout as error:
+                    failure = failure if isinstance(failure, errors.AddressNotCarried) else error
+                except errors.ConnectError as error:
+                    failure = error
         assert failure is not None
         raise failure
+
+    def _not_carried(self, entry: AddressEntry, now: float) -> None:
+        """The link refuses an address in use: whoever has heard nothing on it gives it up."""
+        cause = "the link refuses the address"
+        for user in list(entry.users):
+            if user.heard:
+                continue
+            if isinstance(user, Connection):
+                user.fail(OSError(errno.EADDRNOTAVAIL, cause), now, cause)
+            elif isinstance(user, UdpFlow):
+                user.close(now, cause)
+            elif isinstance(user, ArmedAddress):
+                user.listener.disarm(entry.address, now, cause)
 
     async def _address_for(
         self, remote: bytes, left: float, session: StickySession | None, das: Policy | None, purpose: Purpose
@@ -456,6 +481,8 @@ def connect_error(error: Exception | None, host: str, port: int, timeout: float)
     if isinstance(error, TimeoutError):
         return errors.ConnectTimeout(host, port, seconds=timeout)
     number = getattr(error, "errno", None)
+    if number == errno.EADDRNOTAVAIL:
+        return errors.AddressNotCarried(host, port)
     if number == errno.ENETUNREACH:
         return errors.NetworkUnreachable(host, port, "a router reports no route")
     if number == errno.EACCES:

@@ -25,6 +25,7 @@ from tapstack.ipv6.host import Host
 from tapstack.ipv6.prefixes import Prefix
 from tapstack.timers import TimerQueue
 
+from .doubts import Doubts
 from .errors import PoolExhausted, UnimuxError
 from .poolstate import NoPrefix, Outcome, PoolChanged, PoolConfig, PoolStatus, Shelf, Ticket, WhenEmpty
 from .prefix import choose_prefix
@@ -40,6 +41,7 @@ class Pool:
     """Reserved addresses of one host.
 
     `choose` decides which usable prefix serves a destination; the default is `choose_prefix` (RFC 6724).
+    on_refused: told of an address in use that the link does not carry; whoever uses it takes another.
     Call `start` once, and `link_up` in place of the host's own when the link has come up again.
     """
 
@@ -64,6 +66,8 @@ class Pool:
         self._held: dict[bytes, float] = {}
         self._foreign: dict[bytes, Callable[[Trigger, float], None]] = {}
         self._homeless: dict[Ticket, None] = {}
+        self.doubts = Doubts(host, timers, self.config, self._refused, self.stock.explain)
+        self.on_refused: Callable[[AddressEntry, float], None] = lambda entry, now: None
         self._closed = False
         self._holding = self.config.holding
         self._releases = 0
@@ -96,19 +100,20 @@ class Pool:
         self.stock.start_afresh()
         self._wake(now)
 
-    def refused(self, now: float, cause: str) -> None:
-        """The link does not carry an address that passed DAD (UM-ADDR-12): use fewer at a time from now on.
+    def _refused(self, entry: AddressEntry, now: float) -> None:
+        """The link does not carry an address that passed DAD and is in use (UM-ADDR-12).
 
-        To be called by whoever can tell: a connection from a fresh address that got no answer at all while others work.
-        The limit comes back step by step.
+        The pool uses fewer at a time from now on; the limit is doubled after a while, until all is as configured.
         """
-        self.stock.refused(now, cause)
+        self.stock.refused(entry, now)
+        self.on_refused(entry, now)
         self._wake(now)
 
     def close(self, now: float) -> None:
         """Give up all reserved addresses and answer all requests; what was taken stays with its users."""
         self._closed = True
         self._timer.cancel()
+        self.doubts.close()
         for shelf in list(self.stock.shelves.values()):
             self._adopt(self.stock.withdraw(shelf, now, "the pool is closed"))
         for ticket in list(self._homeless):
@@ -128,11 +133,11 @@ class Pool:
         if shelf is None:
             return None
         if shelf.prefix.dedicated or not shelf.queue:
-            entry = self._give(shelf, kind, now, cause)
+            entry = self._give(shelf, kind, destination, now, cause)
             if entry is not None:
                 return entry
         if self.config.when_empty is WhenEmpty.OPTIMISTIC and self.stock.may_add(now):
-            return self._optimistic(shelf, kind, now, cause)
+            return self._optimistic(shelf, kind, destination, now, cause)
         return None
 
     def request(
@@ -167,7 +172,7 @@ class Pool:
             return self.stock.broken
         if not self.stock.usable():
             return NoPrefix(waited)
-        return PoolExhausted(waited, self.ceiling())
+        return PoolExhausted(waited, self.ceiling(), self.stock.refusal)
 
     # -- addresses made elsewhere (`unimux.adoption`) ----------------------------------------------------
 
@@ -190,6 +195,7 @@ class Pool:
         del self._foreign[entry.address]
         self._held[entry.address] = now
         self.host.addresses.take(entry, kind, now, cause)
+        self.doubts.watch(entry, None, now)
 
     def mint(self, address: bytes, prefix: Prefix, kind: AddressKind, now: float, cause: str) -> AddressEntry:
         """Add a given address of a dedicated prefix, PREFERRED at once."""
@@ -249,6 +255,7 @@ class Pool:
             limit=stock.limit,
             holding=self._holding,
             ceiling=self.ceiling(),
+            refusal=stock.refusal,
             held_back_for=max(0.0, stock.held_back_until() - now),
         )
 
@@ -300,7 +307,7 @@ class Pool:
             while shelf.queue:
                 ticket = next(iter(shelf.queue))
                 try:
-                    outcome: Outcome | None = self._give(shelf, ticket.kind, now, ticket.cause)
+                    outcome: Outcome | None = self._give(shelf, ticket.kind, ticket.destination, now, ticket.cause)
                 except UnimuxError as error:
                     outcome = error
                 if outcome is None:
@@ -320,7 +327,9 @@ class Pool:
             self._wake(now)
         return shelf
 
-    def _give(self, shelf: Shelf, kind: AddressKind, now: float, cause: str) -> AddressEntry | None:
+    def _give(
+        self, shelf: Shelf, kind: AddressKind, destination: bytes | None, now: float, cause: str
+    ) -> AddressEntry | None:
         """An address of a shelf for its use: minted on a dedicated prefix, the oldest reserved one elsewhere."""
         if shelf.prefix.dedicated:
             return self.mint(self.stock.fresh(shelf, now), shelf.prefix, kind, now, cause)
@@ -329,15 +338,19 @@ class Pool:
             self._held[reserved.address] = now
             self.stock.held_on_link.add(reserved.address)
             self.host.addresses.take(reserved, kind, now, cause)
+            self.doubts.watch(reserved, destination, now)
             if len(shelf.ready) + len(shelf.pending) < self.stock.low:
                 self._wake(now)
         return reserved
 
-    def _optimistic(self, shelf: Shelf, kind: AddressKind, now: float, cause: str) -> AddressEntry:
+    def _optimistic(
+        self, shelf: Shelf, kind: AddressKind, destination: bytes | None, now: float, cause: str
+    ) -> AddressEntry:
         address = self.stock.fresh(shelf, now)
         entry = self.host.addresses.add(address, kind, now, trigger=Trigger.ADD_OPTIMISTIC, cause=cause)
         self._held[address] = now
         self.stock.held_on_link.add(address)
+        self.doubts.watch(entry, destination, now)
         self._wake(now)
         return entry
 

@@ -38,7 +38,9 @@ class PoolConfig:
     threshold, backoff, backoff_max, settle: claims in a row that stop filling, the first and the longest pause, and how
     long an address stands unclaimed to end the row (UM-ADDR-10).
     holding, holding_weight: the holding time assumed before one was measured, and the weight of each measurement.
-    regrow: time between steps back to `limit` after the link refused addresses (UM-ADDR-12).
+    doubt, doubt_pace: how long an address in use hears nothing before it is tested whether the link carries it, and the least
+    time between two such tests (UM-ADDR-12).
+    regrow: after the link refused addresses, the time until twice as many are tried.
     """
 
     low: int = 16
@@ -55,6 +57,8 @@ class PoolConfig:
     settle: float = 10.0
     holding: float = 60.0
     holding_weight: float = 0.05
+    doubt: float = 1.5
+    doubt_pace: float = 5.0
     regrow: float = 600.0
 
     def __post_init__(self) -> None:
@@ -66,7 +70,7 @@ class PoolConfig:
             raise SetupError(
                 "A pool that fails when it is empty needs a high mark of 1 or more: it would always be empty."
             )
-        for name in ("pace", "concurrent", "max_age", "threshold", "backoff", "settle", "holding", "regrow"):
+        for name in ("pace", "concurrent", "max_age", "threshold", "backoff", "settle", "holding", "doubt", "regrow"):
             if getattr(self, name) <= 0:
                 raise SetupError(f"The pool's {name} is {getattr(self, name):g}: it has to be more than 0.")
 
@@ -110,7 +114,11 @@ class PoolChanged(Event, kw_only=True, frozen=True, tag="pool"):
 
 @dataclass(frozen=True, slots=True)
 class PoolStatus:
-    """The figures of a pool at one moment.  `held_back_for`: seconds until filling goes on after a fault."""
+    """The figures of a pool at one moment.
+
+    refusal: why `limit` is lower than configured, None when it is not.  held_back_for: seconds until filling goes on
+    after a fault.
+    """
 
     prefixes: tuple[str, ...]
     ready: int
@@ -122,6 +130,7 @@ class PoolStatus:
     limit: int
     holding: float
     ceiling: float | None
+    refusal: str | None
     held_back_for: float
 
 

@@ -40,6 +40,11 @@ class Hold:
         """A session by itself speaks to nobody; its connections do."""
         return False
 
+    @property
+    def heard(self) -> bool:
+        """Nor does it hear anybody."""
+        return False
+
 
 class StickyAddresses:
     """The sessions of one node and their addresses."""

@@ -19,6 +19,7 @@ from random import Random
 from tapstack.ipv6.addresses import AddressEntry, AddressKind, AddressState, Trigger
 from tapstack.ipv6.host import Host
 from tapstack.ipv6.prefixes import Prefix
+from tapstack.types import address_text
 
 from .errors import UnimuxError
 from .poolstate import Faults, PoolConfig, Shelf, Ticket, WhenEmpty
@@ -33,7 +34,8 @@ class Stock:
     """Reserved addresses by prefix.
 
     `tell(now, cause)` is called with what people should know.  held_on_link: addresses of on-link prefixes in use, kept
-    by the pool.  limit: the most addresses at a time, now.  broken: why no address can be generated, None when they can.
+    by the pool.  limit: the most addresses at a time, now; refusal: why it is lower than configured.
+    broken: why no address can be generated, None when they can.
     relinking: reservations go because the link came up, not because of a claim.
     """
 
@@ -51,6 +53,7 @@ class Stock:
         self.shelves: dict[tuple[bytes, int], Shelf] = {}
         self.held_on_link: set[bytes] = set()
         self.limit = config.limit
+        self.refusal: str | None = None
         self.faults = Faults(config)
         self.broken: UnimuxError | None = None
         self.relinking = False
@@ -153,8 +156,11 @@ class Stock:
                 elif now >= since + self.config.settle:
                     self._trust(since, now)
         if now >= self._regrow:
-            self.limit = min(self.config.limit, self.limit + max(1, self.limit // 4))
-            self._regrow = now + self.config.regrow if self.limit < self.config.limit else math.inf
+            self.limit = min(self.config.limit, 2 * self.limit)
+            if self.limit == self.config.limit:
+                self.refusal, self._regrow = None, math.inf
+            else:
+                self._regrow = now + self.config.regrow
             self._tell(now, f"trying {self.limit} addresses at a time")
 
     def fill(self, now: float) -> float:
@@ -285,20 +291,33 @@ class Stock:
             self._tell(now, "addresses are no longer claimed by another node")
         self.faults.forgive()
 
-    def refused(self, now: float, cause: str) -> None:
-        """The link does not carry an address that passed DAD: use fewer at a time (UM-ADDR-12)."""
-        self.limit = max(1, self.on_link * 3 // 4)
-        self._regrow = now + self.config.regrow
+    def refused(self, entry: AddressEntry, now: float) -> None:
+        """The link does not carry `entry`, which is in use: no more at a time than are left without it (UM-ADDR-12).
+
+        What came to the link after it is in doubt too, and cannot be tested before it is used: it is given up.
+        """
         for shelf in self.shelves.values():
-            while self.on_link > self.limit and shelf.ready:
-                newest = next(reversed(shelf.ready))
-                self._discard(shelf, newest, now, "the link refuses so many addresses")
-        self._tell(now, f"the link refuses addresses ({cause}): at most {self.limit} at a time")
+            doubtful = [*shelf.pending.values(), *(each for each, _, _ in shelf.ready.values())]
+            for each in doubtful:
+                if each.born >= entry.born:
+                    self._discard(shelf, each.address, now, "the link refuses an older one")
+        left = self.on_link - (entry.address in self.held_on_link)
+        self.limit = max(1, min(self.limit, left))
+        self.refusal = f"{address_text(entry.address)} is not carried"
+        self._regrow = now + self.config.regrow
+        self._tell(now, f"the link refuses addresses: at most {self.limit} at a time")
+
+    def explain(self, cause: str, now: float) -> None:
+        """Why the link refused an address."""
+        if self.refusal is not None:
+            self.refusal = cause
+        self._tell(now, f"the link refused {cause}")
 
     def start_afresh(self) -> None:
         """The link came up: past faults and limits count no more."""
         self.faults.forgive()
         self.limit = self.config.limit
+        self.refusal = None
         self._regrow = math.inf
 
     def check(self) -> None:

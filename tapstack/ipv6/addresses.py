@@ -131,6 +131,10 @@ class AddressUser(Protocol):
     def serves(self, remote: bytes) -> bool:
         """Whether `remote` is a peer of this user: a one-time address answers its peers only (UM-EA-1)."""
 
+    @property
+    def heard(self) -> bool:
+        """Whether anything was heard on the address for this user: the link carries it then (UM-ADDR-12)."""
+
 
 class AddressEntry:
     """One address of this node.

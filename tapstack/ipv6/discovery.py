@@ -30,6 +30,7 @@ from ..types import (
 )
 from ..wire import WireError, icmpv6, nd
 from .addresses import AddressEntry, AddressState, Answers
+from .carriage import LinkCarriage
 from .dad import DuplicateAddressDetection
 from .interface import ND_HOP_LIMIT, Interface
 from .neighbors import NeighborCache, usable_mac
@@ -48,12 +49,14 @@ class Discovery:
         dad: DuplicateAddressDetection,
         routers: RouterDiscovery,
         routes: Routes,
+        carriage: LinkCarriage,
     ) -> None:
         self._interface = interface
         self._neighbors = neighbors
         self._dad = dad
         self._routers = routers
         self._routes = routes
+        self._carriage = carriage
         self.handlers = dict.fromkeys(nd.MESSAGES, self.input)
 
     def input(self, packet: Packet, message: icmpv6.Icmpv6, now: float) -> None:
@@ -193,6 +196,8 @@ class Discovery:
             override=message.override,
             now=now,
         )
+        if message.solicited:
+            self._carriage.advertised(packet.dst, message.target, now)
         if not known:
             self._interface.counters.drop(DropReason.ND_UNEXPECTED)
 

@@ -30,6 +30,7 @@ from ..timers import TimerQueue
 from ..types import Frame, address, address_text, is_link_local, is_multicast, solicited_node
 from ..wire import icmpv6, ipv6, mld
 from .addresses import AddressEntry, AddressError, AddressKind, AddressState, Trigger
+from .carriage import LinkCarriage
 from .config import HostConfig
 from .dad import DuplicateAddressDetection
 from .discovery import Discovery
@@ -99,7 +100,8 @@ class Host:
         self.icmp = Icmp(self.interface, self.send, self.source_for, self.multicast.is_ordinary)
         self.errors = self.icmp.errors
         self.reassembler = Reassembler(self.interface, self.icmp)
-        self.discovery = Discovery(self.interface, self.neighbors, self.dad, self.routers, self.routes)
+        self.carriage = LinkCarriage(self.interface, self.routes)
+        self.discovery = Discovery(self.interface, self.neighbors, self.dad, self.routers, self.routes, self.carriage)
         self._receiver = Receiver(self.interface, self.multicast, self.icmp, self.reassembler, self.upper)
         self.input = self._receiver.frame
         """`input(frame, now)`: one whole link frame, whatever its bytes are."""
@@ -240,6 +242,7 @@ class Host:
             self._ordinary.pop(entry.address, None)
             self._held.pop(entry.address, None)
             self.dad.forget(entry, now)
+            self.carriage.forget(entry, now)
             if entry.per_address_nd:
                 self.multicast.leave(solicited_node(entry.address), now, ordinary=ordinary)
         if trigger is Trigger.TAKE and entry.per_address_nd:

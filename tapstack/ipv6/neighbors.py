@@ -390,10 +390,12 @@ class NeighborCache:
         """The address of the waiting packet, so that the neighbour learns what it needs to answer; link-local to
         link-local.
 
+        The last attempt is made from the link-local address: perhaps the link refuses the other one (UM-ADDR-12).
         An optimistic address must not be the source (RFC 4429 §3.2).
         """
         addresses = self._interface.addresses
-        if neighbor.queue and not is_link_local(neighbor.address):
+        last = neighbor.probes >= MAX_MULTICAST_SOLICIT
+        if neighbor.queue and not last and not is_link_local(neighbor.address):
             src = neighbor.queue[-1][1][8:24]
             entry = addresses.get(src)
             if entry is not None and entry.answers & Answers.TRAFFIC and entry.state is not AddressState.OPTIMISTIC:

@@ -202,6 +202,17 @@ class Routes:
             best = candidates[self._turn % len(candidates)]
         return best[3]
 
+    def witness(self, dst: bytes | None, now: float) -> Neighbor | None:
+        """A resolved neighbour that can be asked whether the link works: the next hop towards `dst`, or a default router."""
+        hops = [router.address for router in self.default_routers.values() if router.lifetime_until > now]
+        if dst is not None:
+            try:
+                hops.insert(0, self.next_hop(dst, now))
+            except NoRouteError:
+                pass
+        known = (self.neighbors.get(hop) for hop in hops)
+        return next((neighbor for neighbor in known if neighbor is not None and neighbor.header is not None), None)
+
     def resolved_router(self, now: float) -> bytes | None:
         """The link header to a default router that needs no address resolution; None where there is none."""
         for router in sorted(self.default_routers.values(), key=lambda router: -router.preference):

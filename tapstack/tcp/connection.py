@@ -168,6 +168,11 @@ class Connection(Output):
         """Whether `remote` is the peer of a handshake that this side began or that completed (UM-EA-1)."""
         return remote == self.remote and (self.armed is None or self.state in SYNCHRONIZED)
 
+    @property
+    def heard(self) -> bool:
+        """Whether the peer has answered (UM-ADDR-12)."""
+        return self.state is not TcpState.SYN_SENT
+
     # -- user calls (RFC 9293 §3.10) -------------------------------------------------------------
 
     def write(self, data: Buffer) -> None:

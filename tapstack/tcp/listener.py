@@ -90,6 +90,11 @@ class ArmedAddress:
         """An armed address has no peer yet: nothing is sent on its behalf but to a handshake's other end."""
         return False
 
+    @property
+    def heard(self) -> bool:
+        """Whether a SYN has come."""
+        return bool(self.half_open) or self.cookies_until >= 0
+
     def admits(self, remote: bytes) -> bool:
         """Whether a SYN from `remote` is for the named client."""
         if self.client is None:

@@ -74,6 +74,11 @@ class TimeWaitRecord:
         """Whether `remote` is the peer."""
         return remote == self.remote
 
+    @property
+    def heard(self) -> bool:
+        """A connection has been."""
+        return True
+
 
 def _may_reopen(record: TimeWaitRecord, segment: Segment) -> bool:
     """RFC 6191 §2: a SYN whose timestamp, or else whose sequence number, is beyond the old connection's."""

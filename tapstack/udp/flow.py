@@ -82,6 +82,7 @@ class UdpFlow:
         self.signals = 0
         self.last_used = now
         self.closed = False
+        self._heard = False
 
     @property
     def key(self) -> bytes:
@@ -136,10 +137,16 @@ class UdpFlow:
         """Whether `remote` is the peer, or one of those that this flow has lately sent to."""
         return remote == self.remote if self.remote is not None else remote in self._peers
 
+    @property
+    def heard(self) -> bool:
+        """Whether a datagram, or an error about one, has come."""
+        return self._heard
+
     # -- for the layer -----------------------------------------------------------------------------
 
     def deliver(self, data: bytes, remote: bytes, remote_port: int, now: float) -> bool:
         """A datagram arrived; False when the queue is full."""
+        self._heard = True
         if len(self._queue) >= QUEUE_DATAGRAMS or self._queued_bytes + len(data) > QUEUE_BYTES:
             self._layer.counters.drop(DropReason.UDP_QUEUE)
             return False
@@ -151,6 +158,7 @@ class UdpFlow:
 
     def report(self, error: IcmpError) -> None:
         """An ICMPv6 error about a datagram of this flow."""
+        self._heard = True
         self._errors.append(error)
         self.signal(UdpSignal.ERROR)
 

@@ -80,6 +80,8 @@ def pool_lines(now: Snapshot) -> list[str]:
         f"waiting  {pool['waiting']:>5}  limit {pool['limit']}",
         f"ceiling  {ceiling}",
     ]
+    if pool.get("refusal"):
+        lines.append(f"the link refuses more: {pool['refusal']}")
     if pool["held_back_for"] > 0:
         lines.append(f"held back for {pool['held_back_for']:.0f} s")
     return lines

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from tests.conformance.mutant import Mutation
 
-from . import addresses, discovery, ip6, listen, node, segments
+from . import addresses, carriage, discovery, ip6, listen, node, segments
 
 ALL: tuple[Mutation, ...] = tuple(
-    mutation for room in (addresses, discovery, ip6, listen, segments, node) for mutation in room.MUTATIONS
+    mutation for room in (addresses, carriage, discovery, ip6, listen, segments, node) for mutation in room.MUTATIONS
 )

@@ -78,6 +78,7 @@ def example(time: float = 10.0, frames: int = 1000, opened: int = 40) -> Snapsho
             "high": 32,
             "limit": 256,
             "ceiling": None,
+            "refusal": None,
             "held_back_for": 12.0,
         },
         connections={"ESTABLISHED": 40},

@@ -195,6 +195,8 @@ class User:
         """Whether it is the peer."""
         return remote == self._peer
 
+    heard = True
+
 
 # -- packets -----------------------------------------------------------------------------------------
 

@@ -159,6 +159,8 @@ def test_a_conversation_between_two_one_time_addresses(link: Link) -> None:
         def __init__(self, remote: str) -> None:
             self.remote = address(remote)
 
+        heard = True
+
         def serves(self, remote: bytes) -> bool:
             return remote == self.remote
 

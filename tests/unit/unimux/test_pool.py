@@ -728,23 +728,6 @@ def test_on_another_link_reservations_are_made_anew_and_no_claims_counted() -> N
     assert not any("claimed" in cause for cause in bench.causes())
 
 
-@pytest.mark.proves("UM-ADDR-12")
-def test_a_link_that_refuses_shrinks_the_pool_which_says_so_and_tries_again_later() -> None:
-    bench = filled(PoolConfig(low=8, high=16, limit=32, regrow=100.0))
-    assert bench.pool.ready == 16
-    bench.pool.refused(bench.now, "no answer from fresh addresses")
-    assert bench.pool.ready == 12
-    assert "the link refuses addresses (no answer from fresh addresses): at most 12 at a time" in bench.causes()
-    bench.run(50.0)
-    assert bench.pool.ready == 12
-    bench.run(1000.0)
-    assert bench.pool.status(bench.now).limit == 32
-    for _ in range(9):
-        bench.take()
-    bench.run(5.0)
-    assert bench.pool.ready == 16
-
-
 # -- figures -----------------------------------------------------------------------------------------
 
 
