@@ -9,11 +9,14 @@ armed address, no waiting request.
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections import Counter
+from collections.abc import Sequence
 from typing import Annotated
 
 from scenarios.engine import Curves, Impairment, Parameter, Run, Table, echo, exchange, released, scenario
 from scenarios.engine.charts import Point
+from tapstack.tcp.connection import Connection
 from tapstack.tcp.options import PortMode
 from unimux.aio import open_connection, start_server
 from unimux.errors import UnimuxError
@@ -74,6 +77,7 @@ async def churn(
     sampling = asyncio.create_task(sample())
     async with asyncio.TaskGroup() as group:
         while run.now() - start < duration:
+            run.progress(run.now() - start, duration, "s")
             await asyncio.sleep(run.random.expovariate(rate))
             ending = run.random.choice(ENDINGS)
             endings[ending] += 1
@@ -82,6 +86,9 @@ async def churn(
         await released(node, 400)
     sampling.cancel()
     await asyncio.sleep(5)
+    alive = _alive([*clients, bob])
+    run.measure("connection objects left in memory", alive)
+    run.require("No connection is left in memory", not alive, "UM-REL-1", because=f"{alive} objects")
     for name, node in (("client0", clients[0]), ("client1", clients[1]), ("bob", bob)):
         _nothing_left(run, name, node)
     for ending, count in sorted(endings.items()):
@@ -90,6 +97,10 @@ async def churn(
     run.leave_out("second-opinion", "losses and resets look like what they are")
     run.leave_out("dissectors-agree", "tshark reads the segments that ICMPv6 errors quote as if they were whole")
     run.witness(connections=endings["in order"])
+    run.answer(
+        f"After {duration / 60:g} minutes, {sum(endings.values()):,} sessions and every way to end one, nothing is left: no "
+        "address in use, no connection, no record, no armed address, no waiting request."
+    )
     run.show(Curves(title="What the nodes held", x="seconds", y="count", series=levels, steps=True))
     run.show(
         Table(
@@ -98,6 +109,13 @@ async def churn(
             rows=[(e, str(n)) for e, n in sorted(endings.items())],
         )
     )
+
+
+def _alive(nodes: Sequence[Node]) -> int:
+    """Connections of these nodes that are still objects in memory, in whatever state."""
+    gc.collect()
+    layers = {id(node.stack.tcp) for node in nodes}
+    return sum(isinstance(each, Connection) and id(each.tcp) in layers for each in gc.get_objects())
 
 
 def _nothing_left(run: Run, name: str, node: Node) -> None:

@@ -14,6 +14,7 @@ from unimux.cli.exits import ExitCode
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.progress import Progress
 
     from scenarios.engine.definition import Scenario
     from scenarios.engine.execute import Order
@@ -123,6 +124,10 @@ def run(
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Processes for a sweep.", show_default="all cores; 1 on netns")
     ] = None,
+    connection: Annotated[
+        int | None,
+        typer.Option(min=1, help="Number of the connection that the report draws.", show_default="one that tells most"),
+    ] = None,
     cluster: Annotated[
         str | None, typer.Option(metavar="ADDRESS|local", help="Sweep on a Dask cluster (extra `cluster`).")
     ] = None,
@@ -146,10 +151,15 @@ def run(
             raise ScenarioError("--again repeats a run as it was: name no scenario and set nothing.")
         from scenarios.engine.folder import read_order
 
-        order = read_order(again)
-        results.append(_single(order, _folder(out, again.name), console))
+        order, differs = read_order(again)
+        for text in differs:
+            console.print(f"[bold]{text}[/]", highlight=False)
+        results.append(_single(order, _folder(out, again.name), console, connection))
         raise _finish(results, console, json)
-    for found in _chosen(names or [], every, backend):
+    if connection is not None and (every or sweep or repeat > 1 or len(names or []) > 1):
+        raise ScenarioError("--connection chooses what the report of one run draws: name one scenario, and no --sweep.")
+    chosen_ones = _chosen(names or [], every, backend)
+    for place, found in enumerate(chosen_ones, 1):
         chosen = found.backend(backend)
         values = _values(found, set_ or [], quick)
         where = out if out is None or not (every or len(names or []) > 1) else out / found.name
@@ -163,7 +173,11 @@ def run(
         else:
             from scenarios.engine.execute import Order
 
-            results.append(_single(Order(found.source, values, seed, chosen), folder, console))
+            label = f"{place}/{len(chosen_ones)} {found.name}" if len(chosen_ones) > 1 else ""
+            order = Order(found.source, values, seed, chosen)
+            results.append(_single(order, folder, console, connection, label))
+            if results[-1]["interrupted"]:
+                break
     raise _finish(results, console, json)
 
 
@@ -177,7 +191,10 @@ def _finish(results: list[dict[str, Any]], console: Console, json: bool) -> type
             console.print(
                 f"{mark}  {result['scenario']:18} {result['seconds']:6.1f} s  {result['folder']}/report.html",
                 highlight=False,
+                soft_wrap=True,
             )
+            if result.get("answer"):
+                console.print(f"   {result['answer']}", markup=False, highlight=False, soft_wrap=True)
     return typer.Exit(ExitCode.DONE if results and all(result["passed"] for result in results) else ExitCode.NO)
 
 
@@ -212,9 +229,13 @@ def _folder(out: Path | None, name: str) -> Path:
     return folder
 
 
-def _single(order: Order, folder: Path, console: Console) -> dict[str, Any]:
-    """One whole run."""
+def _single(
+    order: Order, folder: Path, console: Console, connection: int | None = None, label: str = ""
+) -> dict[str, Any]:
+    """One whole run, with a bar while it lasts; an interrupted one is judged and kept as far as it came."""
     from dataclasses import replace
+
+    from rich.markup import escape
 
     from scenarios.engine.definition import load
     from scenarios.engine.execute import execute
@@ -225,17 +246,28 @@ def _single(order: Order, folder: Path, console: Console) -> dict[str, Any]:
     found = load(order.source)
     began = time.monotonic()
     console.print(f"[bold]{found.name}[/] on {order.backend}: {found.question}", highlight=False)
-    outcome = execute(
-        found, replace(order, folder=folder), lambda text: console.print(f"  {text}", markup=False, highlight=False)
-    )
-    verdicts = conclude(outcome)
+    with _bar(console) as progress:
+        task = progress.add_task(label or found.name, total=None, rate="")
+
+        def told(done: float, total: float, unit: str) -> None:
+            rate = done / max(time.monotonic() - began, 1e-9)
+            progress.update(task, completed=done, total=total, rate=f"{rate:.3g} {unit}/s".replace(" /", "/"))
+
+        def said(text: str) -> None:
+            progress.console.print(f"  {text}", markup=False, highlight=False)
+
+        outcome = execute(found, replace(order, folder=folder), said, told)
+        progress.update(task, description=f"{label or found.name}: judging the captures")
+        verdicts = conclude(outcome, connection)
     elapsed = time.monotonic() - began
-    console.print(table(verdicts.captured))
-    console.print(table(verdicts.claimed, "What the script requires", "what it saw"))
-    for metric in outcome.metrics:
-        console.print(
-            f"  {metric.column}: {summary_text(Summary.of(metric.samples), metric.unit)}", markup=False, highlight=False
-        )
+    if not (label and verdicts.passed):  # of many that pass, the last line says enough
+        console.print(table(verdicts.captured))
+        console.print(table(verdicts.claimed, "What the script requires", "what it saw"))
+        for metric in outcome.metrics:
+            said = summary_text(Summary.of(metric.samples), metric.unit)
+            console.print(f"  {metric.column}: {said}", markup=False, highlight=False)
+    if outcome.answer:
+        console.print(f"[bold]{escape(outcome.answer)}[/]", highlight=False, soft_wrap=True)
     findings = [*verdicts.captured, *verdicts.claimed]
     console.print(
         f"{summary(findings)}; {outcome.seconds:.1f} s of the scenario's time in {elapsed:.1f} s.  Read {folder}/report.html.",
@@ -247,6 +279,8 @@ def _single(order: Order, folder: Path, console: Console) -> dict[str, Any]:
         "seed": order.seed,
         "parameters": found.values(order.values),
         "passed": verdicts.passed,
+        "interrupted": outcome.interrupted,
+        "answer": outcome.answer,
         "seconds": round(elapsed, 2),
         "folder": str(folder),
         "metrics": {metric.column: Summary.of(metric.samples).mean for metric in outcome.metrics},
@@ -318,29 +352,22 @@ def _many(
     return result
 
 
+def _bar(console: Console, *more: Any) -> Progress:
+    """A bar with the rate, the time that it took and the time that is left; it goes when all is done."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    rate = TextColumn("{task.fields[rate]}")
+    columns = (TextColumn("{task.description}"), BarColumn(), *more, rate, TimeElapsedColumn(), TextColumn("left"))
+    return Progress(*columns, TimeRemainingColumn(), console=console, transient=not more)
+
+
 def _sweep(plan: Any, folder: Path, console: Console, jobs: int | None, where: str | None) -> Sweep:
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+    from rich.progress import MofNCompleteColumn
 
     from scenarios.engine import sweep as engine
 
     count = jobs or (1 if plan.backend == "netns" else engine.cores())
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console) as progress:
+    with _bar(console, MofNCompleteColumn()) as progress:
         task = progress.add_task(plan.scenario.name, total=len(plan.orders()), rate="")
         began = time.monotonic()
 

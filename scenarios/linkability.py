@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import Counter
+from collections.abc import Mapping
 from ipaddress import IPv6Address
 from typing import Annotated
 
@@ -103,7 +104,13 @@ async def linkability(
             caption="On a prefix of its own a node is its prefix: such prefixes buy speed and a quiet link, not privacy.",
         )
     )
-    for kind in (Addressing.TEMPORARY, Addressing.ONE_TIME):
+    run.answer(
+        f"Of {nodes} nodes an observer names the right one for {_percent(accuracy, Addressing.FIXED)} of sessions from fixed, "
+        f"{_percent(accuracy, Addressing.TEMPORARY)} from temporary, {_percent(accuracy, Addressing.ONE_TIME)} from one-time "
+        f"addresses on a shared prefix (chance: {by_chance:.0%}), and {_percent(accuracy, Addressing.DEDICATED)} where the "
+        "prefix is the node's own: there one-time addresses do not help."
+    )
+    for kind in Addressing:
         names = [str(i + 1) for i in range(nodes)]
         run.show(
             Matrix(
@@ -115,6 +122,10 @@ async def linkability(
                 column="guess",
             )
         )
+
+
+def _percent(accuracy: Mapping[Addressing, tuple[float, float, float]], kind: Addressing) -> str:
+    return f"{accuracy[kind][0]:.0%}"
 
 
 def _guess(run: Run, log: list[str], owners: list[int], nodes: int) -> list[tuple[int, int]]:

@@ -16,6 +16,7 @@ from tapstack.wire import ethernet, icmpv6, ipv6
 from unimux.aio import open_connection
 
 MLD_REPORT = 143
+CACHE = "router's cache entries"
 NAMES = {
     icmpv6.Type.NEIGHBOR_SOLICITATION: "neighbor solicitations",
     icmpv6.Type.NEIGHBOR_ADVERTISEMENT: "neighbor advertisements",
@@ -62,7 +63,7 @@ async def neighbor_cost(
         await released(client)
         await asyncio.sleep(3)
         per = {name: seen[type_] / connections for type_, name in NAMES.items()}
-        per["router's cache entries"] = max(router.neighbors().entries - before, 0) / connections
+        per[CACHE] = max(router.neighbors().entries - before, 0) / connections
         for name, value in per.items():
             run.measure(name, value, of=kind.value)
         run.measure("setup", sum(setup) / len(setup), "s", of=kind.value)
@@ -85,6 +86,12 @@ async def neighbor_cost(
         because=", ".join(f"{value:.2f} {name}" for name, value in one_time.items()),
     )
     run.witness(connections=2 * connections)
+    messages = {kind: sum(per.values()) - per[CACHE] for kind, per in costs.items()}
+    run.answer(
+        f"On a shared link a one-time address costs {messages[Addressing.ONE_TIME]:.1f} ND and MLD messages and "
+        f"{one_time[CACHE]:.1f} entries in the router's cache per connection; a fixed one {messages[Addressing.FIXED]:.1f}, one "
+        f"on a prefix of the node's own {messages[Addressing.DEDICATED]:.1f}."
+    )
     columns = ("client's addresses", *next(iter(costs.values())))
     run.show(Table(title="Per connection, on the client's LAN", columns=columns, rows=rows, caption=_CAPTION))
     run.show(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from typing import Annotated
 
-from scenarios.engine import Curves, Ecdf, Parameter, Run, scenario
+from scenarios.engine import Curves, Ecdf, Parameter, Run, Summary, scenario, seconds
 from unimux.aio import open_connection, start_server
 from unimux.poolstate import PoolConfig
 
@@ -66,6 +66,11 @@ async def parallel(
     run.witness(connections=sessions)
     most = int(max(open_ for _, open_ in open_now))
     run.measure("open at once", most)
+    setup = Summary.of(run.metrics.samples("setup"))
+    run.answer(
+        f"Yes: {most} sessions between two nodes at once, each on a pair of its own, set up in {seconds(setup.median)} at the "
+        f"median and {seconds(setup.most)} at most."
+    )
     run.require("Every session carried its bytes", all(equal), "UM-NODE-2", because=f"{sum(equal)} of {sessions} equal")
     run.require("All sessions were open at once", most == sessions, "UM-NODE-3", because=f"{most} at the peak")
     pairs_of_own = len({own for own, _ in pairs}) == len({peer for _, peer in pairs}) == sessions

@@ -53,7 +53,8 @@ async def pool_exhaustion(
         refused = 0
         busy.samples.clear()
         async with asyncio.TaskGroup() as group:
-            for _ in range(arrivals):
+            for arrival in range(arrivals):
+                run.progress((step - 1) * arrivals + arrival, rates * arrivals, "connections")
                 await asyncio.sleep(run.random.expovariate(rate))
                 # What is asked of the pool is asked here, so that the task below cannot fail for another reason.
                 if client.pool.ready == 0:
@@ -82,6 +83,10 @@ async def pool_exhaustion(
     run.require("Whoever is refused is told why", told, "UM-POOL-5", because=because)
     run.say(
         f"An address is busy for {seconds(mean)} per session: {size} carry {size / mean:.2f} sessions per second at most."
+    )
+    run.answer(
+        f"{size} addresses, busy for {seconds(mean)} per session, carry {size / mean:.2f} sessions a second at most; at that "
+        f"rate {erlang_loss(size, size):.0%} are refused by Erlang's formula, which the measurement follows, and are told why."
     )
     run.witness(connections=0, aborted=tuple(busy.taken))
     run.show(

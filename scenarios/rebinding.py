@@ -84,6 +84,11 @@ async def rebinding(
             )
     run.leave_out("ports-free", "connections are broken by changes of ports on purpose")
     run.witness(connections=attempts, explanations=run.explain("reset|RST", "broken on purpose"))
+    kept = [name for name, share in shares.items() if share == 1]
+    lost = [name for name, share in shares.items() if share < 1]
+    run.answer(
+        f"When a translator changes the client's port, {', '.join(kept)} goes on; {', '.join(lost)} lose the connection."
+    )
     run.show(
         Table(title="Transfers that survived a change of the client's port", columns=("server", "survived"), rows=rows)
     )

@@ -78,6 +78,11 @@ async def ssa_theft(
         )
     )
     run.leave_out("complete", "spoofed handshakes are never completed")
+    run.answer(
+        "SYNs in the client's name cost a service address nothing; a thief who completes a handshake first gets it, unless it "
+        f"was issued for its client; a forged tag passes the firewall with odds of 2^-{redundancy} (measured "
+        f"1 in {forgeries / max(passed, 1):.0f})."
+    )
     run.show(Table(title="Who gets the service", columns=("attack", "client served", "thief served"), rows=rows))
     run.show(
         Bars(

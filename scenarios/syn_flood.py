@@ -1,9 +1,10 @@
 """What do spoofed SYNs do to honest clients of a legacy server, and of a service on one-time addresses?
 
-An attacker sends SYNs from addresses that are not its own, at a steady rate; honest clients connect meanwhile.  A legacy server
-has one address that everybody knows, and lives by SYN cookies.  Against one-time addresses the attacker has nothing to aim at
-and floods the prefix at random: on a shared link every guess makes the router look for a neighbour, which can fill its cache
-and hurt everybody behind it (RFC 6583); on a prefix that is routed to the node it does nothing.  Last, the address has leaked.
+An attacker sends SYNs from addresses that are not its own, at a steady rate; honest clients connect meanwhile.  A legacy
+server has one address that everybody knows: without SYN cookies it is lost, with them it lives.  Against one-time addresses the
+attacker has nothing to aim at and floods the prefix at random: on a shared link every guess makes the router look for a
+neighbour, which can fill its cache and hurt everybody behind it (RFC 6583); on a prefix that is routed to the node it does
+nothing.  Last, the address has leaked.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from unimux.aio import open_connection, start_server
 from unimux.node import Node
 from unimux.server import Server
 
-TARGETS = ("legacy server", "one-time, shared link", "one-time, own prefix", "one-time, leaked")
+TARGETS = ("legacy", "legacy, SYN cookies", "one-time, shared link", "one-time, own prefix", "one-time, leaked")
 
 
 @scenario(
@@ -36,7 +37,8 @@ async def syn_flood(
 ) -> None:
     client_lan, server_lan, outside = run.lan("client"), run.lan("server"), run.lan("outside")
     run.router(client_lan, server_lan, outside)
-    legacy = await run.host("www", server_lan)
+    bare, legacy = await run.host("bare", server_lan), await run.host("www", server_lan)
+    await bare.serve(80, echo, cookies=False)
     await legacy.serve(80, echo)
     shared = await run.node("shared", server_lan, ready=8)
     owned = await run.node("owned", server_lan, addressing=Addressing.DEDICATED)
@@ -46,18 +48,19 @@ async def syn_flood(
     rows, success = [], {}
     for target in TARGETS:
         node = owned if target == "one-time, own prefix" else shared
-        server = start_server(node, echo) if target != "legacy server" else None
+        server = None if target.startswith("legacy") else start_server(node, echo)
+        known = bare.address if target == "legacy" else legacy.address
         leaked = (
             await server.issue(lifetime=600, sessions=clients + 1) if server and target == "one-time, leaked" else None
         )
-        aim = _Aim(run, server_lan, legacy.address if server is None else str(leaked.address) if leaked else None, node)
+        aim = _Aim(run, server_lan, known if server is None else str(leaked.address) if leaked else None, node)
         flood = asyncio.create_task(_flood(run, mallory, aim, rate))
         await asyncio.sleep(3)
         overflows = router.neighbors().overflows
         served, took = 0, []
         for _ in range(clients):
             await asyncio.sleep(gap)
-            where = legacy.address if server is None else str(leaked.address) if leaked else await _fresh(server)
+            where = known if server is None else str(leaked.address) if leaked else await _fresh(server)
             began = run.now()
             if await _ask(honest, where):
                 served += 1
@@ -77,6 +80,14 @@ async def syn_flood(
         "SYNs at random do not reach a service on its own prefix", success["one-time, own prefix"] == 1, "UM-POOL-4"
     )
     run.require("A leaked address serves its clients nevertheless", success["one-time, leaked"] >= 0.9, "UM-LIS-3")
+    run.require("SYN cookies keep a legacy server going", success["legacy, SYN cookies"] >= 0.9)
+    run.require("Without them it serves nobody", success["legacy"] <= 0.1, because=f"{success['legacy']:.0%} served")
+    run.answer(
+        f"{rate:g} spoofed SYNs a second leave a legacy server {success['legacy']:.0%} of its clients, with SYN cookies "
+        f"{success['legacy, SYN cookies']:.0%}; a leaked one-time address {success['one-time, leaked']:.0%}, one on a prefix "
+        f"of its own {success['one-time, own prefix']:.0%}; a flood of the whole shared prefix hits the router and leaves "
+        f"{success['one-time, shared link']:.0%}."
+    )
     run.leave_out("complete", "handshakes of the flood are never completed")
     run.leave_out("second-opinion", "a flood looks like one")
     run.show(

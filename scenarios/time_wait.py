@@ -1,8 +1,9 @@
-"""How long does TIME-WAIT keep an address, and how many does a node hold because of it?
+"""How long does TIME-WAIT keep an address, how many does a node hold because of it, and in how much memory?
 
 A client makes connections at random moments and closes each first, so that TIME-WAIT is on its side, with each option: full
 (2 MSL), short (a few retransmission time-outs; a one-time pair has no old incarnation to protect) and sharp (none).  By
-Little's law the number of addresses held is the rate times the holding time, which the measurement has to show.
+Little's law the number of addresses held is the rate times the holding time, which the measurement has to show.  Memory is what
+the records, their addresses and their entries in the tables take, by the interpreter's account; an open connection beside them.
 """
 
 from __future__ import annotations
@@ -13,10 +14,22 @@ from dataclasses import replace
 from typing import Annotated
 
 from scenarios.engine import OPTIONS, Bars, Curves, Parameter, Run, Summary, Table, echo, scenario, seconds
-from tapstack.events import AddressChanged, Event
+from scenarios.engine.footprint import footprint
+from tapstack.events import AddressChanged, ConnectionChanged, Event
 from tapstack.tcp.options import TimeWait
 from unimux.aio import open_connection
+from unimux.node import Node
 from unimux.poolstate import PoolConfig
+
+OWN = (
+    *(
+        f"tapstack.tcp.{module}"
+        for module in ("connection", "timewait", "emitter", "sender", "receiver", "buffers", "timers")
+    ),
+    *(f"tapstack.tcp.{module}" for module in ("acknowledged", "ecn", "recovery", "congestion")),
+    "tapstack.ipv6.addresses",
+)
+"""Where the classes are of what one connection has for itself."""
 
 
 @scenario(
@@ -36,8 +49,12 @@ async def time_wait(
     run.router(client_lan, server_lan)
     server = await run.host("www", server_lan)
     await server.serve(80, echo)
-    curves, rows, held_means = {}, [], {}
-    for option in TimeWait:
+    opened, record = await _sizes(await run.node("scales", client_lan), server.address)
+    run.measure("memory of an open connection with its address", opened, "B")
+    run.measure("memory of a TIME-WAIT record with its address", record, "B")
+    rows, held, memory = [], {}, {}
+    in_use, waiting = {}, {}
+    for number, option in enumerate(TimeWait):
         options = replace(OPTIONS, time_wait=option, msl=msl)
         pool = PoolConfig(low=16, high=32, limit=int(rate * 3 * msl) + 300)
         client = await run.node(f"client{option.value}", client_lan, pool=pool, options=options, ready=16)
@@ -45,76 +62,96 @@ async def time_wait(
         lives = _Lives(start)
         client.watch(lives.see)
         async with asyncio.TaskGroup() as group:
-            for _ in range(arrivals):
+            for arrival in range(arrivals):
+                run.progress(number * arrivals + arrival, len(TimeWait) * arrivals, "connections")
                 await asyncio.sleep(run.random.expovariate(rate))
                 group.create_task(_session(client, server.address))
         sent_for = run.now() - start
-        records = len(client.stack.tcp.time_waits)
         await client.until(lambda lives=lives: not lives.taken, 3 * msl)  # type: ignore[misc]
         about = Summary.of(lives.lasted)
         # Over the steady part of the load only: from when the first addresses were given back, to its end.
         begin = min(about.most, sent_for / 2)
-        held = _mean_level(lives.steps, begin, sent_for)
-        held_means[option] = held
+        level = held[option.value] = _mean_level(lives.steps, begin, sent_for)
+        memory[option.value] = _mean_level(lives.waiting, begin, sent_for) * record / 1000
         run.measure("address held", about.mean, "s", of=option.value)
-        run.measure("addresses held at a time", held, of=option.value)
-        run.measure("TIME-WAIT records at the end of the load", records, of=option.value)
+        run.measure("addresses held at a time", level, of=option.value)
+        run.measure("memory in TIME-WAIT, mean", memory[option.value] * 1000, "B", of=option.value)
         # The level of such a queue is Poisson with mean rate × life; a mean over a window scatters by this much.
         scatter = 3 * rate * about.mean * math.sqrt(2 / (rate * (sent_for - begin)))
-        theory = rate * about.mean
-        run.expect(
-            f"addresses held at a time, {option.value} (Little's law)",
-            held,
-            theory,
-            interval=(held - scatter, held + scatter),
-        )
-        curves[option.value] = lives.steps
-        rows.append(
-            (
-                option.value,
-                seconds(about.median),
-                seconds(about.most),
-                f"{held:.1f}",
-                str(int(max(n for _, n in lives.steps))),
-            )
-        )
+        what = f"addresses held at a time, {option.value} (Little's law)"
+        run.expect(what, level, rate * about.mean, interval=(level - scatter, level + scatter))
+        in_use[option.value] = lives.steps
+        waiting[option.value] = [(at, count * record / 1000) for at, count in lives.waiting]
+        peak = max(count for _, count in lives.steps)
+        spent = (f"{level:.1f}", f"{peak:.0f}", f"{memory[option.value]:.1f} kB")
+        rows.append((option.value, seconds(about.median), seconds(about.most), *spent))
     full = run.metrics.samples("address held", "full")[0]
     run.expect("how long full TIME-WAIT holds an address, in seconds", full, 2 * msl, within=0.05)
-    run.witness(connections=3 * arrivals)
-    columns = ("option", "address held, median", "longest", "held at a time, mean", "peak")
+    run.require(
+        "A TIME-WAIT record takes less than a quarter of an open connection",
+        record < opened / 4,
+        "UM-REL-2",
+        because=f"{record:,} of {opened:,} bytes",
+    )
+    run.witness(connections=3 * arrivals + 1)
+    columns = ("option", "address held, median", "longest", "held at a time, mean", "peak", "memory in TIME-WAIT, mean")
     run.show(Table(title="What each option holds", columns=columns, rows=rows))
-    run.show(Curves(title="Addresses in use", x="seconds", y="addresses", series=curves, steps=True))
+    run.show(Curves(title="Addresses in use", x="seconds", y="addresses", series=in_use, steps=True))
+    run.show(Curves(title="Memory in TIME-WAIT", x="seconds", y="kilobytes", series=waiting, steps=True))
     run.show(
         Bars(
             title="Addresses in use, mean over the load",
-            categories=[option.value for option in TimeWait],
-            series={"": list(held_means.values())},
+            categories=list(held),
+            series={"": list(held.values())},
+            theory={"rate × time held": [rate * run.metrics.samples("address held", name)[0] for name in held]},
             y="addresses",
             caption="Each is an entry in the neighbour caches of routers and a group on the link. Sharp does not conform to "
             "RFC 9293: it can leave a legacy peer in LAST-ACK.",
         )
     )
+    run.answer(
+        f"At {rate:g} connections a second full TIME-WAIT holds {held['full']:.0f} addresses in {memory['full']:.1f} kB, short "
+        f"{held['short']:.1f} in {memory['short']:.1f} kB, sharp {held['sharp']:.1f} and none; the addresses are dear, the "
+        f"{record:,}-byte records are not."
+    )
+
+
+async def _sizes(client: Node, where: str) -> tuple[int, int]:
+    """Bytes of an open connection, and of the TIME-WAIT record that is left of it; each with its address."""
+    _, writer = await open_connection(client, where, 80)
+    sizes = []
+    for step in ("open", "TIME-WAIT"):
+        if step == "TIME-WAIT":
+            writer.close()
+            await client.until(lambda: len(client.stack.tcp.time_waits) == 1, 10)
+        [pcb] = client.stack.tcp.demux
+        sizes.append(footprint(pcb, OWN))
+    return sizes[0], sizes[1]
 
 
 class _Lives:
-    """How long addresses were in use, and how many at each moment, in seconds since `start`."""
+    """How long addresses were in use; how many were, and how many records waited, at each moment in seconds since `start`."""
 
     def __init__(self, start: float) -> None:
         self.taken: dict[str, float] = {}
         self.lasted: list[float] = []
         self.steps = [(0.0, 0.0)]
+        self.waiting = [(0.0, 0.0)]
         self._start = start
 
     def see(self, event: Event) -> None:
-        """An address was taken or given back."""
+        """An address was taken or given back, a connection came to TIME-WAIT or ended there."""
+        at = event.time - self._start
+        if isinstance(event, ConnectionChanged) and "TIME-WAIT" in (event.old, event.new):
+            self.waiting.append((at, self.waiting[-1][1] + (1 if event.new == "TIME-WAIT" else -1)))
         if not isinstance(event, AddressChanged):
             return
         if event.old == "UNCERTAIN" and event.new == "PREFERRED":
             self.taken[event.address] = event.time
-            self.steps.append((event.time - self._start, self.steps[-1][1] + 1))
+            self.steps.append((at, self.steps[-1][1] + 1))
         elif event.new == "INVALID" and event.address in self.taken:
             self.lasted.append(event.time - self.taken.pop(event.address))
-            self.steps.append((event.time - self._start, self.steps[-1][1] - 1))
+            self.steps.append((at, self.steps[-1][1] - 1))
 
 
 def _mean_level(steps: list[tuple[float, float]], begin: float, end: float) -> float:

@@ -12,7 +12,7 @@ from .backend import Host, Streams
 from .charts import Bars, Curves, Ecdf, Matrix, Table, number, seconds
 from .definition import Scenario, scenario
 from .errors import BackendCannot, ParameterError, ScenarioError
-from .measure import Summary, wilson
+from .measure import Summary, poisson, wilson
 from .napt import PortTranslator
 from .network import Lan
 from .parameters import Parameter
@@ -46,6 +46,7 @@ __all__ = [
     "echo",
     "exchange",
     "number",
+    "poisson",
     "released",
     "scenario",
     "seconds",

@@ -43,8 +43,11 @@ class Host(ABC):
         """
 
     @abstractmethod
-    async def serve(self, port: int, handler: Handler) -> None:
-        """Run `handler` for every connection to a port of this host, until the scenario ends."""
+    async def serve(self, port: int, handler: Handler, *, cookies: bool = True) -> None:
+        """Run `handler` for every connection to a port of this host, until the scenario ends.
+
+        cookies: whether it answers with SYN cookies (RFC 4987) when too many handshakes stand half-open; for the whole host.
+        """
 
     @abstractmethod
     async def ping(self, target: str, *, wait: float = 1.0) -> bool:
@@ -77,6 +80,8 @@ class Backend(ABC):
     name: Name
     simulated: bool
     """whether routers and ordinary hosts are simulated, which a report has to say"""
+    ordinary: str
+    """what its ordinary hosts are, in a few words"""
     router: RouterControl | None = None
 
     def __init__(self) -> None:

@@ -31,4 +31,7 @@ class TooLong(UnimuxError):
         self.seconds = seconds
 
     def __str__(self) -> str:
-        return f"The scenario did not end within {self.seconds:g} s of its own clock: give it less to do, or more with --limit."
+        return (
+            f"The scenario did not end within {self.seconds:g} s of its own clock: "
+            "give it less to do, or a higher limit in @scenario(…)."
+        )

@@ -7,10 +7,12 @@ Without one it is *light*: the script, its requirements and measurements only, f
 from __future__ import annotations
 
 import asyncio
+import signal
+import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping
-from contextlib import AsyncExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,7 +25,8 @@ from .definition import Scenario
 from .errors import ScenarioError, TooLong
 from .measure import Metrics
 from .parameters import Value
-from .run import Claim, Comparison, Run
+from .run import Claim, Comparison, Progress, Run
+from .topology import Topology
 
 Say = Callable[[str], None]
 
@@ -43,7 +46,8 @@ class Order:
 class Outcome:
     """What came of it, before captures are judged.
 
-    steps, remarks, charts, comparisons: what the script said.  seconds: of the run's own clock.  wall: of ours.
+    steps, remarks, charts, comparisons, answer: what the script said.  chosen: the address whose connection is drawn.
+    interrupted: Ctrl-C ended the script.  seconds: of the run's own clock.  wall: of ours.
     """
 
     scenario: Scenario
@@ -54,6 +58,10 @@ class Outcome:
     charts: list[Chart] = field(default_factory=list)
     steps: list[str] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
+    answer: str = ""
+    chosen: str | None = None
+    topology: Topology = field(default_factory=Topology)
+    interrupted: bool = False
     captures: list[CaptureFile] = field(default_factory=list)
     setup: Setup | None = None
     seconds: float = 0.0
@@ -76,8 +84,16 @@ def make_backend(name: BackendName, seed: int) -> Backend:
     return NetnsBackend(seed)
 
 
-def execute(scenario: Scenario, order: Order, say: Say = lambda text: None) -> Outcome:
-    """Run once.  Errors of the script are claims that do not hold; errors of its use (`ScenarioError`) are raised."""
+def execute(
+    scenario: Scenario,
+    order: Order,
+    say: Say = lambda text: None,
+    progress: Progress = lambda done, total, unit: None,
+) -> Outcome:
+    """Run once.  Errors of the script are claims that do not hold; errors of its use (`ScenarioError`) are raised.
+
+    Ctrl-C ends the script, not the process: what was measured until then is in the outcome.
+    """
     values = scenario.values(order.values)
     backend = make_backend(order.backend, order.seed)
     outcome = Outcome(scenario, order, Metrics(), [])
@@ -88,12 +104,13 @@ def execute(scenario: Scenario, order: Order, say: Say = lambda text: None) -> O
         start = loop.time()
         async with AsyncExitStack() as stack:
             run = Run(backend, order.seed, order.folder, stack)
-            run.on_step = say
-            await _script(scenario, run, values)
+            run.on_step, run.on_progress = say, progress
+            outcome.interrupted = await _script(scenario, run, values)
             outcome.setup = run.setup()
         outcome.seconds = loop.time() - start
         outcome.metrics, outcome.claims, outcome.comparisons = run.metrics, run.claims, run.comparisons
         outcome.charts, outcome.steps, outcome.remarks = run.charts, run.steps, run.remarks
+        outcome.answer, outcome.chosen, outcome.topology = run.answered, run.chosen, run.topology
 
     backend.run(main)
     outcome.captures = backend.captures
@@ -103,19 +120,55 @@ def execute(scenario: Scenario, order: Order, say: Say = lambda text: None) -> O
     return outcome
 
 
-async def _script(scenario: Scenario, run: Run, values: Mapping[str, Value]) -> None:
-    """The script and the release of all addresses; what it raises becomes a claim that does not hold."""
+async def _script(scenario: Scenario, run: Run, values: Mapping[str, Value]) -> bool:
+    """The script and the release of all addresses; what it raises becomes a claim that does not hold.
+
+    Returns whether Ctrl-C ended it.
+    """
     title, failure = "The script ran to its end", ""
     limit = asyncio.timeout(scenario.limit)
+    began = run.now()
+    task = asyncio.current_task()
+    assert task is not None
+    interrupted = False
     try:
-        async with limit:
-            await scenario.script(run, **values)
-            await run.until_released()
+        with _interrupt_cancels(task):
+            async with limit:
+                await scenario.script(run, **values)
+                await run.until_released()
     except ScenarioError:
         raise
+    except asyncio.CancelledError as error:
+        if INTERRUPTED not in error.args:
+            raise
+        task.uncancel()
+        interrupted, failure = True, f"interrupted after {run.now() - began:.1f} s of its own time"
     except Exception as error:
         failure = str(TooLong(scenario.limit)) if limit.expired() else _where(error)
     run.require(title, not failure, because=failure)
+    return interrupted
+
+
+INTERRUPTED = "interrupted by the user"
+
+
+@contextmanager
+def _interrupt_cancels(task: asyncio.Task[object]) -> Iterator[None]:
+    """The first Ctrl-C cancels the task; a second one is the usual one.  Nothing where somebody else minds the keyboard."""
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        yield
+        return
+    loop = asyncio.get_running_loop()
+
+    def interrupt(number: int, frame: object) -> None:
+        signal.signal(signal.SIGINT, before)
+        loop.call_soon_threadsafe(task.cancel, INTERRUPTED)
+
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _where(error: BaseException) -> str:

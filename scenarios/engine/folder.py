@@ -1,6 +1,6 @@
 """The folder that a whole run leaves, and the verdict on it.
 
-report.html            begin here; with it lifetimes.svg, sequence.svg, figure-*.svg and .pdf
+report.html            begin here; with it topology, lifetimes, sequence and figure-*, each as .svg and .pdf
 capture-*.pcapng       annotated; the captures on which the verdict rests are in wire/
 events.jsonl           what the nodes say of themselves
 metrics.json           every measurement with its samples, every comparison with theory
@@ -36,8 +36,8 @@ def prepare(folder: Path) -> None:
         raise ScenarioError(f"{folder} cannot be made ({error.strerror}): name another folder with --out.") from error
 
 
-def conclude(outcome: Outcome) -> Verdicts:
-    """Judge the captures of a whole run and write its folder."""
+def conclude(outcome: Outcome, connection: int | None = None) -> Verdicts:
+    """Judge the captures of a whole run and write its folder; connection: the number of the one to draw."""
     from scenarios.witness.judge import judge
 
     folder = outcome.order.folder
@@ -56,7 +56,7 @@ def conclude(outcome: Outcome) -> Verdicts:
     )
     from .page import write_page
 
-    write_page(folder, outcome, judgement, verdicts)
+    write_page(folder, outcome, judgement, verdicts, connection)
     return verdicts
 
 
@@ -81,6 +81,7 @@ def metrics(outcome: Outcome) -> dict[str, Any]:
         "backend": outcome.order.backend,
         "seed": outcome.order.seed,
         "parameters": outcome.scenario.values(outcome.order.values),
+        "answer": outcome.answer,
         "metrics": [metric.as_dict() for metric in outcome.metrics],
         "theory": [
             {
@@ -125,8 +126,11 @@ def _value(value: Value) -> str:
     return _quoted(value) if isinstance(value, str) else repr(value)
 
 
-def read_order(folder: Path) -> Order:
-    """The order of the run that left a folder; raises `ScenarioError` where there is none, or it cannot be read."""
+def read_order(folder: Path) -> tuple[Order, list[str]]:
+    """The order of the run that left a folder, and what stands in the way of an equal run: other versions than then.
+
+    Raises `ScenarioError` where there is no order, or it cannot be read.
+    """
     import tomllib
 
     path = folder / "scenario.toml"
@@ -141,7 +145,13 @@ def read_order(folder: Path) -> Order:
     if backend not in BACKENDS or not isinstance(seed, int):
         raise ScenarioError(f"{path} names no backend or no seed: repeat the run by hand.")
     scenario = load(str(source))
-    return Order(scenario.source, scenario.values(values), seed, scenario.backend(backend))
+    now = versions()
+    differs = [
+        f"It was {name} {then} that ran it, now it is {now.get(name, 'none')}: the bytes may differ."
+        for name, then in dict(facts.get("versions", {})).items()
+        if now.get(name) != then
+    ]
+    return Order(scenario.source, scenario.values(values), seed, scenario.backend(backend)), differs
 
 
 def summary_text(summary: Summary, unit: str) -> str:

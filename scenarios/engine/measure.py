@@ -111,6 +111,21 @@ def exact(hits: int, tries: int, level: float = 0.999) -> tuple[float, float]:
     return low, high
 
 
+def poisson(count: int, z: float = Z_999) -> tuple[float, float]:
+    """The interval of a Poisson mean from one count, by the approximation of Wilson and Hilferty; 99.9 % by default.
+
+    >>> [round(bound, 1) for bound in poisson(10, Z_95)]
+    [4.8, 18.4]
+    >>> poisson(0)[0]
+    0.0
+    """
+
+    def bound(number: float, z: float) -> float:
+        return number * (1 - 1 / (9 * number) + z / (3 * math.sqrt(number))) ** 3 if number else 0.0
+
+    return max(bound(count, -z), 0.0), bound(count + 1, z)
+
+
 def _at_most(hits: int, tries: int, probability: float) -> float:
     """The chance of at most so many hits."""
     if probability <= 0.0:

@@ -40,6 +40,7 @@ class NetnsBackend(Backend):
 
     name = "netns"
     simulated = False
+    ordinary = "a Linux kernel"
 
     def __init__(self, seed: int | str) -> None:
         super().__init__()
@@ -255,8 +256,9 @@ class KernelHost(Host):
             raise
         return await asyncio.open_connection(sock=made)
 
-    async def serve(self, port: int, handler: Handler) -> None:
+    async def serve(self, port: int, handler: Handler, *, cookies: bool = True) -> None:
         """Listen with the kernel's socket."""
+        kernel.set_sysctl(self.space, "ipv4/tcp_syncookies", int(cookies))  # for IPv6 as well
         made = self._socket()
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         made.bind(("::", port))

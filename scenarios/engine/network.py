@@ -36,6 +36,8 @@ class Lan:
     number: int
     mtu: int = 1500
     latency: float = 0.0005
+    bits: int = 64
+    """of an address that are its hosts' own"""
     uplink: tuple[Impairment, Impairment] = (NONE, NONE)
     """what the cable to the router does to frames, towards the router and from it"""
     _taken: dict[Kind, int] = field(default_factory=dict)
@@ -43,7 +45,7 @@ class Lan:
     @property
     def network(self) -> IPv6Network:
         """Its prefix."""
-        return IPv6Network((0x20010DB8 << 96 | self.number << 80, 64))
+        return IPv6Network((0x20010DB8 << 96 | self.number << 80, 128 - self.bits))
 
     @property
     def prefix(self) -> str:
@@ -99,14 +101,16 @@ class Network:
     router: RouterPlan | None = None
     built: bool = False
 
-    def add_lan(self, name: str, mtu: int, latency: float, uplink: tuple[Impairment, Impairment]) -> Lan:
+    def add_lan(
+        self, name: str, mtu: int, latency: float, uplink: tuple[Impairment, Impairment], bits: int = 64
+    ) -> Lan:
         """Declare a LAN."""
         self._open("LAN", name)
         if name in self.lans:
             raise ScenarioError(f"There are two LANs named {name!r}: give one another name.")
         if not name.isidentifier() or len(name) > 12:
             raise ScenarioError(f"A LAN cannot be named {name!r}: take a word of up to 12 letters.")
-        made = self.lans[name] = Lan(name, len(self.lans) + 1, mtu, latency, uplink)
+        made = self.lans[name] = Lan(name, len(self.lans) + 1, mtu, latency, bits, uplink)
         return made
 
     def add_router(self, lans: tuple[Lan, ...], limits: NeighborLimits | None, learns: bool) -> RouterPlan:
@@ -114,6 +118,10 @@ class Network:
         self._open("router", "")
         if self.router is not None:
             raise ScenarioError("A scenario has one router: name all its LANs in one call.")
+        if any(lan.bits != 64 for lan in lans):
+            raise ScenarioError(
+                "A router announces prefixes of 64 bits: leave the LAN with fewer bits without a router."
+            )
         if not lans:
             raise ScenarioError("A router without a LAN routes nothing: name the LANs it is on.")
         self.router = RouterPlan(lans, limits or NeighborLimits(), learns)

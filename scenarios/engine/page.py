@@ -7,24 +7,32 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from scenarios.report import Report, Section, write_report
-from scenarios.witness import TITLES, Judgement
+from scenarios.report import Report, Section, choose, write_report
+from scenarios.report.pdf import pdf
+from scenarios.witness import TITLES, Connection, Judgement
+from tapstack.types import address
 
 from .charts import Chart, Table, number, seconds
+from .errors import ScenarioError
 from .execute import Outcome
 from .figures import chart_html, save
 from .measure import Metric, Summary
+from .topology import topology_figure
+from .transfer import transfer_charts
 from .verdicts import Verdicts, versions
 
 
-def write_page(folder: Path, outcome: Outcome, judgement: Judgement, verdicts: Verdicts) -> Path:
-    """Write report.html and everything that it links to."""
+def write_page(
+    folder: Path, outcome: Outcome, judgement: Judgement, verdicts: Verdicts, connection: int | None = None
+) -> Path:
+    """Write report.html and everything that it links to; connection: the number of the one to draw."""
     scenario, order = outcome.scenario, outcome.order
     lead, _, rest = scenario.text.partition("\n\n")
     remarks = list(outcome.remarks)
     if verdicts.untouched:
-        names = ", ".join(TITLES[rule].lower() for rule in verdicts.untouched)
+        names = "; ".join(TITLES[rule] for rule in verdicts.untouched)
         remarks.append(f"Not asked here, so neither passed nor failed: {names}.")
+    chosen = chosen_connection(outcome, judgement, connection)
     parameters = {
         each.name: f"{value} {each.about.unit} – {each.about.text}".replace("  ", " ")
         for each, value in zip(scenario.parameters, scenario.values(order.values).values(), strict=True)
@@ -40,21 +48,54 @@ def write_page(folder: Path, outcome: Outcome, judgement: Judgement, verdicts: V
             parameters={"backend": order.backend, "seed": str(order.seed), **parameters},
             remarks=remarks,
             other_findings=verdicts.claimed,
-            sections=[section] if (section := answer(folder, outcome)) else [],
+            connection=chosen,
+            sections=[*answer(folder, outcome, chosen), network(folder, outcome)],
         ),
     )
 
 
-def answer(folder: Path, outcome: Outcome) -> Section | None:
-    """The section with the figures, the numbers, and theory beside them; None where nothing was measured."""
+def chosen_connection(outcome: Outcome, judgement: Judgement, number: int | None) -> Connection | None:
+    """The connection to draw: the one with that number, else the script's choice, else the most telling one."""
+    if number is not None:
+        for each in judgement.connections:
+            if each.number == number:
+                return each
+        raise ScenarioError(f"There is no connection {number}: there are {len(judgement.connections)}, from 1 on.")
+    if outcome.chosen is not None:
+        wanted = address(outcome.chosen)
+        found = [each for each in judgement.connections if wanted in each.pair]
+        if found:
+            return found[0]
+    return choose(judgement)
+
+
+def answer(folder: Path, outcome: Outcome, chosen: Connection | None = None) -> list[Section]:
+    """The section with the answer, the figures, the numbers, and theory beside them; none where nothing was measured."""
     charts: list[Chart] = list(outcome.charts)
     if table := theory_table(outcome):
         charts.append(table)
     if table := numbers_table(outcome.metrics):
         charts.append(table)
-    if not charts:
-        return None
-    return Section("Answer", Markup("\n".join(drawn(folder, charts))))
+    if chosen is not None:
+        charts += transfer_charts(chosen, folder / "events.jsonl")
+    said = [Markup('<p class="lead"><b>{}</b></p>').format(outcome.answer)] if outcome.answer else []
+    if not charts and not said:
+        return []
+    return [Section("Answer", Markup("\n").join([*said, *map(Markup, drawn(folder, charts))]))]
+
+
+def network(folder: Path, outcome: Outcome) -> Section:
+    """The section with the topology, its figure written to the folder."""
+    wide, narrow = topology_figure(outcome.topology, 760), topology_figure(outcome.topology, 360)
+    (folder / "topology.svg").write_text(wide, encoding="utf-8")
+    (folder / "topology.pdf").write_bytes(pdf(wide))
+    return Section(
+        "Network",
+        Markup(
+            f'<div class="wide">{wide}</div><div class="narrow">{narrow}</div>'
+            '<p class="soft">Also as <a href="topology.svg">topology.svg</a>, <a href="topology.pdf">topology.pdf</a>.</p>'
+        ),
+    )
 
 
 def drawn(folder: Path, charts: Iterable[Chart]) -> list[str]:

@@ -113,6 +113,28 @@ def dad_probe(mac: bytes, target: str, nonce: bytes) -> bytes:
     return ethernet.header(ethernet.multicast_mac(group), mac) + packet
 
 
+def answer_from(prober: Raw, target: str) -> str:
+    """What came back for a ping or a SYN, in words; "unreachable" is a router's word about the target."""
+    wanted, own = address(target), address(prober.address)
+    for _, packet in prober.seen:
+        if packet[24:40] != own:
+            continue
+        if packet[8:24] == wanted and packet[6] == ipv6.TCP:
+            return "answered: " + ("SYN-ACK" if packet[53] & tcp.SYN else "RST")
+        if packet[6] != ipv6.ICMPV6:
+            continue
+        if packet[8:24] == wanted and packet[40] == icmpv6.Type.ECHO_REPLY:
+            return "answered"
+        if packet[40] == icmpv6.Type.DESTINATION_UNREACHABLE and packet[72:88] == wanted:
+            return "unreachable"
+    return "silence"
+
+
+def advertises(packet: Packet, target: bytes) -> bool:
+    """Whether it is a Neighbor Advertisement about an address."""
+    return packet[6] == ipv6.ICMPV6 and packet[40] == icmpv6.Type.NEIGHBOR_ADVERTISEMENT and packet[48:64] == target
+
+
 def segment(
     src: str,
     dst: str,

@@ -39,6 +39,8 @@ def print_folder(result: dict[str, Any]) -> None:
     console = Console()
     mark = "[green]✔ passed[/]" if result["passed"] else "[bold red]✘ FAILED[/]"
     console.print(f"{mark}  {result['scenario']} on {result['backend']}", highlight=False)
+    if result.get("answer"):
+        console.print(f"  {result['answer']}", markup=False, highlight=False)
     if "summary" in result:
         rows = result["summary"]
         table = Table(*(rows[0] if rows else ()), box=None)

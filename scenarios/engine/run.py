@@ -13,7 +13,7 @@ from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
-from typing import Any, TypeGuard
+from typing import Any, TypeAlias, TypeGuard
 
 from scenarios.engine.router import NeighborLimits
 from scenarios.witness.judge import TITLES
@@ -37,12 +37,17 @@ from .errors import BackendCannot, ScenarioError
 from .measure import Metrics, exact
 from .network import Kind, Lan, Network
 from .raw import Raw
+from .topology import Place, Topology
 
 READY = 20.0
 """Seconds in which a node must have a router, a link-local address and what else it was asked to wait for."""
 
 RELEASE = 200.0
 """Seconds in which nodes must have given back their one-time addresses at the end: full TIME-WAIT and more."""
+
+
+Progress: TypeAlias = Callable[[float, float, str], None]
+"""Told how much is done, of how much, in which unit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +109,11 @@ class Run:
         self.charts: list[Chart] = []
         self.steps: list[str] = []
         self.remarks: list[str] = []
+        self.answered = ""
+        self.chosen: str | None = None
+        self.topology = Topology()
         self.on_step: Callable[[str], None] = lambda text: None
+        self.on_progress: Progress = lambda done, total, unit: None
         self._backend = backend
         self._seed = seed
         self._folder = folder
@@ -141,13 +150,19 @@ class Run:
         latency: float = 0.0005,
         to_router: Impairment = NONE,
         from_router: Impairment = NONE,
+        bits: int = 64,
     ) -> Lan:
-        """A LAN.  latency: seconds through its switch, in sim.  to_router, from_router: what its uplink does to frames."""
-        return self._network.add_lan(name, mtu, latency, (to_router, from_router))
+        """A LAN.
+
+        latency: seconds through its switch, in sim.  to_router, from_router: what its uplink does to frames.  bits: of an
+        address that are left for its hosts, where it has no router (whose prefixes have 64).
+        """
+        return self._network.add_lan(name, mtu, latency, (to_router, from_router), bits)
 
     def router(self, *lans: Lan, limits: NeighborLimits | None = None, learns: bool = False) -> None:
         """The router between LANs; limits: of its neighbour cache, learns: as RFC 9131 asks (Linux by default does not)."""
         self._network.add_router(lans, limits, learns)
+        self.topology.routed = tuple(lan.name for lan in lans)
 
     async def routing(self) -> RouterControl:
         """The router while it runs: its neighbour cache, routes."""
@@ -159,6 +174,7 @@ class Run:
     async def _build(self) -> None:
         if not self._network.built:
             self._network.built = True
+            self.topology.lans = list(self._network.lans.values())
             await self._stack.enter_async_context(self._backend.running(self._network, self._folder))
 
     # -- who is on it ----------------------------------------------------------------------------
@@ -179,13 +195,14 @@ class Run:
         names: Mapping[str, list[str]] | None = None,
         wrap: Callable[[Link], Link] = lambda link: link,
         judged: bool = True,
+        trace: bool = True,
     ) -> Node:
         """A running node.
 
         outgoing, incoming: what its cable does to the frames it sends and gets.  ready: addresses that its pool must have when
         this returns.  temporary_lifetime: seconds after which a temporary address is replaced.  wrap: puts a link of the
         scenario's own around the node's, a middlebox for instance.  judged: False for a node that breaks a rule of the witness
-        on purpose, which the script has to say in a remark.
+        on purpose, which the script has to say in a remark.  trace: whether a captured run keeps its congestion windows.
         """
         await self._build()
         if name in self._members:
@@ -195,7 +212,7 @@ class Run:
         config = NodeConfig(
             host=host,
             pool=pool or (POOL if addressing is Addressing.ONE_TIME else NO_POOL),
-            socket=options or addressing.options(),
+            socket=replace(options or addressing.options(), trace=self._folder is not None and trace),
             names=names or {},
         )
         state = MemoryState(Random(self.entropy(f"{name} state")).randbytes)
@@ -204,6 +221,7 @@ class Run:
             file = EventFile(self._folder / "events.jsonl", node.events, node=name, clock=self._backend.wall)
             self._stack.enter_context(file)
         await self._stack.enter_async_context(node)
+        self.topology.places.append(Place(lan.name, name, f"{addressing.value} addresses"))
         member = self._members[name] = _Member(node, lan, addressing, mac, lan.prefix, None, judged)
         if not judged:
             node.watch(lambda event: self._ordinary.append((lan, event.address)) if _is_new(event) else None)
@@ -222,7 +240,7 @@ class Run:
         host = node.stack.host
         now = node.now()
         if self._network.router is None or lan not in self._network.router.lans:
-            host.prefix_list.add_static(lan.network[0].packed, 64, autonomous=True, now=now)
+            host.prefix_list.add_static(lan.network[0].packed, 128 - lan.bits, autonomous=True, now=now)
             node.pool.start(now)
             node.driver.kick()
             await node.until(lambda: host.link_local is not None, READY)
@@ -260,6 +278,7 @@ class Run:
         await self._build()
         where = lan.next_address()
         self._ordinary.append((lan, where))
+        self.topology.places.append(Place(lan.name, name, self._backend.ordinary))
         return await self._stack.enter_async_context(self._backend.host(name, lan, where, (outgoing, incoming)))
 
     async def kernel(self, name: str, lan: Lan) -> Any:
@@ -276,6 +295,7 @@ class Run:
         await self._build()
         own = address or lan.next_address()
         self._ordinary.append((lan, own))
+        self.topology.places.append(Place(lan.name, name, "packets made by hand"))
         return Raw(name, lan, self._link(name, lan, lan.next_mac(Kind.RAW), (NONE, NONE)), own)
 
     async def observe(self, lan: Lan, observer: Callable[[float, bytes], None]) -> None:
@@ -299,6 +319,18 @@ class Run:
         """One line of the story, for who watches and for the report."""
         self.steps.append(text)
         self.on_step(text)
+
+    def answer(self, text: str) -> None:
+        """The answer to the scenario's question, in one line with its figures: the first thing that a reader sees."""
+        self.answered = text
+
+    def progress(self, done: float, total: float, unit: str = "") -> None:
+        """How far the script has come, for who waits: so many of the total, in a unit that a rate can be given in."""
+        self.on_progress(done, total, unit)
+
+    def choose(self, address: str) -> None:
+        """The connection of this one-time address is the one that the report draws segment by segment."""
+        self.chosen = address
 
     def measure(self, name: str, value: float, unit: str = "", *, of: str = "") -> None:
         """A sample of something measured; `of` tells variants apart."""
@@ -361,7 +393,7 @@ class Run:
         if rule not in TITLES:
             raise ScenarioError(f"There is no rule {rule!r} to leave out: docs/reading-the-report.md lists them.")
         self._left_out.append(rule)
-        self.remarks.append(f"Not judged: {TITLES[rule].lower()}, since {reason}.")
+        self.remarks.append(f"Not judged, since {reason}: {TITLES[rule]}.")
 
     def explain(self, pattern: str, reason: str, where: str | None = None) -> tuple[Explanation, ...]:
         """For `witness(explanations=…)`: a remark of tshark that the scenario provokes on purpose."""
@@ -375,9 +407,9 @@ class Run:
             because = f"{cases.held:,} of {cases.count:,}"
             self.require(title, cases.held == cases.count, *cases.requirements, because=because)
         exempt = set(self._witness.get("held", ()))
-        for name, member in self._members.items():
-            if not member.addressing.one_time:
-                continue
+        one_time = {name: member for name, member in self._members.items() if member.addressing.one_time}
+        left: list[str] = []
+        for name, member in one_time.items():
             node = member.node
 
             def held(node: Node = node) -> list[str]:
@@ -386,14 +418,11 @@ class Run:
 
             with suppress(TimeoutError):
                 await node.until(lambda held=held: not held(), RELEASE)  # type: ignore[misc]
-            left = held()
-            self.require(
-                f"{name} holds no address when all is over",
-                not left,
-                "UM-REL-1",
-                because=f"{len(left)} held, {left[0]} among them" if left else "none held",
-            )
+            left += [f"{name} {text}" for text in held()]
             node.stack.check()
+        if one_time:
+            because = f"{len(left)} held, among them: {left[0]}" if left else f"none held by {len(one_time)} nodes"
+            self.require("No node holds an address when all is over", not left, "UM-REL-1", because=because)
 
     def setup(self) -> Setup:
         """What the judge is told."""

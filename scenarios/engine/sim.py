@@ -54,6 +54,7 @@ class SimBackend(Backend):
 
     name = "sim"
     simulated = True
+    ordinary = "ordinary, simulated"
 
     def __init__(self, seed: int | str) -> None:
         super().__init__()
@@ -207,9 +208,9 @@ class SimHost(Host):
             raise BackendCannot("A simulated host chooses its own ports: run this on netns.")
         return await open_connection(self.node, host, port, timeout=timeout)
 
-    async def serve(self, port: int, handler: Handler) -> None:
+    async def serve(self, port: int, handler: Handler, *, cookies: bool = True) -> None:
         """Listen on the fixed address."""
-        server = start_server(self.node, handler, mode=PortMode.AWARE, port=port)
+        server = start_server(self.node, handler, port=port, options=replace(_HOST_OPTIONS, cookies=cookies))
         server.bind(self.address)
 
     async def ping(self, target: str, *, wait: float = 1.0) -> bool:

@@ -27,7 +27,7 @@ class Verdicts:
 def versions() -> dict[str, str]:
     """What ran it."""
     found = {"unimux": version("unimux"), "python": platform.python_version()}
-    for package in ("msgspec", "cryptography"):
+    for package in ("cryptography", "matplotlib", "msgspec", "numpy"):
         try:
             found[package] = version(package)
         except PackageNotFoundError:

@@ -59,20 +59,27 @@ class Report:
 def write_report(folder: Path, report: Report) -> Path:
     """Write the report folder and return the path of `report.html`.
 
-    Beside it: `capture-*.pcapng` (annotated), `lifetimes.svg`, `sequence.svg`, `findings.json`.  Raises `OSError`.
+    Beside it: `capture-*.pcapng` (annotated), `lifetimes` and `sequence` as .svg and .pdf, `findings.json`.  Raises `OSError`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     annotated = annotate(report.judgement, folder)
     connection = report.connection or choose(report.judgement)
-    (folder / "lifetimes.svg").write_text(lifetimes_figure(report.judgement), encoding="utf-8")
+    _save(folder / "lifetimes", lifetimes_figure(report.judgement))
     if connection is not None:
-        (folder / "sequence.svg").write_text(sequence_figure(connection, report.judgement), encoding="utf-8")
+        _save(folder / "sequence", sequence_figure(connection, report.judgement))
     findings = [*report.judgement.findings, *report.other_findings]
     text = json.dumps(as_json(findings), indent=1, ensure_ascii=False)
     (folder / "findings.json").write_text(text + "\n", encoding="utf-8")
     page = folder / "report.html"
     page.write_text(html(report, [path.name for path in annotated]), encoding="utf-8")
     return page
+
+
+def _save(stem: Path, figure: str) -> None:
+    from .pdf import pdf  # matplotlib takes its time to be imported
+
+    stem.with_suffix(".svg").write_text(figure, encoding="utf-8")
+    stem.with_suffix(".pdf").write_bytes(pdf(figure))
 
 
 def html(report: Report, annotated: Sequence[str] = ()) -> str:

@@ -225,7 +225,7 @@ class Listener:
             return Admission.REFUSED
         if len(armed.half_open) >= self.options.backlog:
             self.tcp.counters.drop(DropReason.TCP_HALF_OPEN_LIMIT)
-            return Admission.COOKIE
+            return Admission.COOKIE if self.options.cookies else Admission.REFUSED
         return Admission.TABLE
 
     def completed(self, connection: Connection, now: float) -> None:

@@ -48,7 +48,8 @@ class SocketOptions:
     keep_alive: idle time before the first probe; None for no probes (RFC 9293 MUST-25: off by default).
     send_buffer, send_buffer_maximum, receive_buffer, receive_buffer_maximum: where autotuning starts and ends.
     sack, timestamps: offer and accept these (RFC 2018, RFC 7323); ecn: see `Ecn`.
-    backlog: handshakes that may stand half-open on one address before cookies are sent, and connections that wait for accept().
+    backlog: handshakes that may stand half-open on one address before cookies are sent, and connections that wait for accept();
+    cookies: False refuses further SYNs instead, as servers without SYN cookies do (for comparisons; RFC 4987 §3.6).
     hop_limit: of the packets sent, None for the router's advice; dscp: their Differentiated Services code point.
     congestion: the controller's name (`congestion.known`); pacing: spread its window over the round trip;
     trace: emit `CongestionTrace` events.
@@ -74,5 +75,6 @@ class SocketOptions:
     timestamps: bool = True
     ecn: Ecn = Ecn.ACCEPT
     backlog: int = 128
+    cookies: bool = True
     hop_limit: int | None = None
     dscp: int = 0

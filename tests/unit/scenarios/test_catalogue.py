@@ -15,10 +15,13 @@ from scenarios.engine.folder import conclude, prepare
 
 SIMULATED = sorted(name for name, each in catalogue().items() if "sim" in each.backends)
 WHOLE = {"hello", "parallel"}  # test_engine.py and test_determinism.py judge their captures
-WITH_THEORY = {"scan", "pool-exhaustion", "time-wait", "blind-injection", "ssa-theft", "linkability", "setup-latency"}
+WITH_THEORY = {
+    "scan", "pool-exhaustion", "time-wait", "blind-injection", "ssa-theft", "linkability", "setup-latency", "collision",
+}  # fmt: skip
 EVERY_QUESTION = {
     "hello", "parallel", "interop-matrix", "legacy-baseline", "setup-latency", "pool-exhaustion", "scan", "reverse-attack",
     "linkability", "blind-injection", "syn-flood", "ssa-theft", "neighbor-cost", "rebinding", "impaired", "time-wait", "churn",
+    "collision",
 }  # fmt: skip
 
 
@@ -32,6 +35,9 @@ def test_a_quick_run_holds_and_can_be_drawn(name: str, tmp_path: Path) -> None:
     outcome = execute(found, Order(found.source, found.values({}, quick=True), 11, "sim"))
     assert [claim for claim in outcome.claims if not claim.holds] == []
     assert bool(outcome.comparisons) >= (name in WITH_THEORY)
+    assert outcome.answer
+    assert "\n" not in outcome.answer
+    assert outcome.metrics.means()
     if name not in WHOLE:
         assert outcome.charts
     for number, chart in enumerate(outcome.charts):
@@ -66,8 +72,28 @@ def test_the_example_of_the_documentation_runs(tmp_path: Path) -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_theory_agrees_whatever_the_seed(seed: int) -> None:
     found = load("scan")
-    outcome = execute(found, Order(found.source, found.values({"trials": 60}), 100 + seed, "sim"))
-    assert [comparison.agrees for comparison in outcome.comparisons] == [True]
+    outcome = execute(found, Order(found.source, found.values({"trials": 20}), 100 + seed, "sim"))
+    assert [comparison.agrees for comparison in outcome.comparisons] == [True] * 10
+
+
+def test_newreno_keeps_to_the_square_root_law() -> None:
+    found = load("impaired")
+    given = {"controllers": "newreno", "losses": "0.01,0.02", "delays": "", "reorders": "", "repeats": 2}
+    outcome = execute(found, Order(found.source, found.values(given), 5, "sim"))
+    assert [comparison.what for comparison in outcome.comparisons if comparison.agrees] == [
+        "NewReno's steady goodput, in units of the square-root law"
+    ]
+
+
+def test_a_controller_that_ignores_losses_breaks_the_law(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The negative control of the law: without the halving on loss the goodput is far above it."""
+    from tapstack.tcp.congestion.newreno import NewReno
+
+    monkeypatch.setattr(NewReno, "on_congestion", lambda self, in_flight, now: None)
+    found = load("impaired")
+    given = {"controllers": "newreno", "losses": "0.01", "delays": "", "reorders": "", "repeats": 1, "size": 3_000_000}
+    outcome = execute(found, Order(found.source, found.values(given), 5, "sim"))
+    assert [comparison.agrees for comparison in outcome.comparisons] == [False]
 
 
 def test_a_broken_node_fails_a_scenario(monkeypatch: pytest.MonkeyPatch) -> None:

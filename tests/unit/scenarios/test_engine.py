@@ -127,7 +127,8 @@ def test_a_run_leaves_its_folder(tmp_path: Path) -> None:
 
 def test_scenario_toml_is_enough_to_repeat_a_run(tmp_path: Path) -> None:
     whole("hello", tmp_path / "once", seed=7)
-    order = read_order(tmp_path / "once")
+    order, differs = read_order(tmp_path / "once")
+    assert differs == []
     assert (order.source, order.seed, order.backend, dict(order.values)) == (
         "scenarios.hello",
         7,
