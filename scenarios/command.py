@@ -264,8 +264,8 @@ def _single(
         console.print(table(verdicts.captured))
         console.print(table(verdicts.claimed, "What the script requires", "what it saw"))
         for metric in outcome.metrics:
-            said = summary_text(Summary.of(metric.samples), metric.unit)
-            console.print(f"  {metric.column}: {said}", markup=False, highlight=False)
+            text = summary_text(Summary.of(metric.samples), metric.unit)
+            console.print(f"  {metric.column}: {text}", markup=False, highlight=False)
     if outcome.answer:
         console.print(f"[bold]{escape(outcome.answer)}[/]", highlight=False, soft_wrap=True)
     findings = [*verdicts.captured, *verdicts.claimed]

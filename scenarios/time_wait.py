@@ -88,8 +88,8 @@ async def time_wait(
     full = run.metrics.samples("address held", "full")[0]
     run.expect("how long full TIME-WAIT holds an address, in seconds", full, 2 * msl, within=0.05)
     run.require(
-        "A TIME-WAIT record takes less than a quarter of an open connection",
-        record < opened / 4,
+        "A TIME-WAIT record takes less than half of an open connection",
+        record < opened / 2,
         "UM-REL-2",
         because=f"{record:,} of {opened:,} bytes",
     )

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import PathPatch, Rectangle
 from matplotlib.path import Path
-from matplotlib.patheffects import withStroke
+from matplotlib.patheffects import Stroke
 
 from .palette import STYLE
 
@@ -158,22 +158,21 @@ def _line(axes: Axes, element: ElementTree.Element, look: Mapping[str, str], pla
 
 def _text(axes: Axes, element: ElementTree.Element, look: Mapping[str, str], place: int) -> None:
     anchor = {"start": "left", "middle": "center", "end": "right"}[element.get("text-anchor", "start")]
-    size = float(look.get("font-size", "11")) * _POINT * _TEXT
-    effects = [withStroke(linewidth=3 * _POINT, foreground=look["paper"])] if "paint-order" in look else []
-    made = axes.text(
-        float(element.attrib["x"]),
-        float(element.attrib["y"]),
-        (element.text or "").replace("$", r"\$"),
-        ha=anchor,
-        va="baseline",
-        fontsize=size,
-        fontfamily="monospace" if "monospace" in look.get("font-family", "") else "sans-serif",
-        fontweight="bold" if look.get("font-weight") == "600" else "normal",
-        color=look.get("fill", "#000"),
-        zorder=place,
-        path_effects=effects,
-    )
-    made.set_clip_on(False)
+    halo = [[Stroke(linewidth=3 * _POINT, foreground=look["paper"])]] if "paint-order" in look else []
+    for effects in (*halo, []):  # the halo is an outline; the words themselves stay words, to be selected and searched
+        axes.text(
+            float(element.attrib["x"]),
+            float(element.attrib["y"]),
+            (element.text or "").replace("$", r"\$"),
+            ha=anchor,
+            va="baseline",
+            fontsize=float(look.get("font-size", "11")) * _POINT * _TEXT,
+            fontfamily="monospace" if "monospace" in look.get("font-family", "") else "sans-serif",
+            fontweight="bold" if look.get("font-weight") == "600" else "normal",
+            color=look.get("fill", "#000"),
+            zorder=place,
+            path_effects=effects,
+        )
 
 
 _SHAPES = {"rect": _rect, "path": _path, "line": _line, "text": _text}

@@ -12,6 +12,7 @@ from scenarios.engine.definition import catalogue, load
 from scenarios.engine.execute import Order, execute
 from scenarios.engine.figures import save
 from scenarios.engine.folder import conclude, prepare
+from scenarios.engine.parameters import Value
 
 SIMULATED = sorted(name for name, each in catalogue().items() if "sim" in each.backends)
 WHOLE = {"hello", "parallel"}  # test_engine.py and test_determinism.py judge their captures
@@ -78,7 +79,13 @@ def test_theory_agrees_whatever_the_seed(seed: int) -> None:
 
 def test_newreno_keeps_to_the_square_root_law() -> None:
     found = load("impaired")
-    given = {"controllers": "newreno", "losses": "0.01,0.02", "delays": "", "reorders": "", "repeats": 2}
+    given: dict[str, Value] = {
+        "controllers": "newreno",
+        "losses": "0.01,0.02",
+        "delays": "",
+        "reorders": "",
+        "repeats": 2,
+    }
     outcome = execute(found, Order(found.source, found.values(given), 5, "sim"))
     assert [comparison.what for comparison in outcome.comparisons if comparison.agrees] == [
         "NewReno's steady goodput, in units of the square-root law"
@@ -91,7 +98,14 @@ def test_a_controller_that_ignores_losses_breaks_the_law(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(NewReno, "on_congestion", lambda self, in_flight, now: None)
     found = load("impaired")
-    given = {"controllers": "newreno", "losses": "0.01", "delays": "", "reorders": "", "repeats": 1, "size": 3_000_000}
+    given: dict[str, Value] = {
+        "controllers": "newreno",
+        "losses": "0.01",
+        "delays": "",
+        "reorders": "",
+        "repeats": 1,
+        "size": 3_000_000,
+    }
     outcome = execute(found, Order(found.source, found.values(given), 5, "sim"))
     assert [comparison.agrees for comparison in outcome.comparisons] == [False]
 

@@ -244,5 +244,6 @@ async def delayed(run: Run, *, delay: Annotated[float, Parameter("each way", uni
 def test_an_impaired_uplink_delays_both_ways() -> None:
     script = made(delayed)
     base = light(script, delay=0.0).metrics.means()["setup"]
-    # One round trip for the handshake, and one in which the router resolves an address that it has never seen.
-    assert light(script, delay=0.1).metrics.means()["setup"] == pytest.approx(base + 0.4)
+    # One round trip for the handshake, and one in which the router resolves an address that it has never seen; what else
+    # a LAN of half a millisecond makes wait may overlap with them or not.
+    assert light(script, delay=0.1).metrics.means()["setup"] == pytest.approx(base + 0.4, abs=0.002)

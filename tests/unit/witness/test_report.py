@@ -81,8 +81,10 @@ def test_the_folder_holds_what_a_reader_needs(judgement: Judgement, tmp_path: Pa
         "capture-far.pcapng",
         "capture-lan.pcapng",
         "findings.json",
+        "lifetimes.pdf",
         "lifetimes.svg",
         "report.html",
+        "sequence.pdf",
         "sequence.svg",
     ]
     assert page == tmp_path / "report.html"
@@ -96,7 +98,7 @@ def test_the_page_needs_nothing_from_elsewhere(judgement: Judgement, tmp_path: P
     assert not parsed.seen & {"script", "link", "img", "iframe", "object"}
     assert parsed.open == []
     assert all((tmp_path / reference).is_file() for reference in parsed.references)
-    assert len(parsed.references) == 4
+    assert len(parsed.references) == 6
     assert "url(http" not in page
     assert "@import" not in page
 
