@@ -336,7 +336,8 @@ class Node:
             await outcome
         except BaseException as error:
             connection.owner = None
-            connection.abort(self.now(), "connect cancelled" if outcome.cancelled() else str(error))
+            cancelled = isinstance(error, asyncio.CancelledError)
+            connection.abort(self.now(), "connect cancelled" if cancelled else "connect failed")
             self.driver.kick()
             raise
         return connection

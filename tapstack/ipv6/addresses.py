@@ -136,6 +136,58 @@ class AddressUser(Protocol):
         """Whether anything was heard on the address for this user: the link carries it then (UM-ADDR-12)."""
 
 
+class Users:
+    """Whatever keeps one address alive, in order of coming.
+
+    A one-time address has one user nearly always: that one needs no table, which would be the largest part of an entry.
+    """
+
+    __slots__ = ("_first", "_table")
+
+    def __init__(self) -> None:
+        self._first: AddressUser | None = None
+        self._table: dict[AddressUser, None] | None = None
+
+    def __len__(self) -> int:
+        return (self._first is not None) + (len(self._table) if self._table else 0)
+
+    def __bool__(self) -> bool:
+        return self._first is not None or bool(self._table)
+
+    def __iter__(self) -> Iterator[AddressUser]:
+        if self._first is not None:
+            yield self._first
+        if self._table:
+            yield from self._table
+
+    def __contains__(self, user: AddressUser) -> bool:
+        return user is self._first or (self._table is not None and user in self._table)
+
+    def add(self, user: AddressUser) -> None:
+        """One more; harmless when it is there already."""
+        if user in self:
+            return
+        if self._first is None and not self._table:
+            self._first = user
+        elif self._table is None:
+            self._table = {user: None}
+        else:
+            self._table[user] = None
+
+    def remove(self, user: AddressUser) -> None:
+        """One less; KeyError when it is not there."""
+        table = self._table
+        if user is self._first:
+            self._first = None
+        elif table is None:
+            raise KeyError(user)
+        else:
+            del table[user]
+        if table is not None and len(table) == (self._first is None):  # none or the only one: no table is needed
+            self._first = next(iter(table), self._first)
+            self._table = None
+
+
 class AddressEntry:
     """One address of this node.
 
@@ -167,7 +219,7 @@ class AddressEntry:
         self.preferred_until = math.inf
         self.valid_until = math.inf
         self.per_address_nd = True
-        self.users: dict[AddressUser, None] = {}
+        self.users = Users()
 
     def speaks_to(self, remote: bytes) -> bool:
         """Whether this node may send `remote` anything on behalf of the address: strangers to a one-time one get silence."""
@@ -275,13 +327,13 @@ class AddressTable:
         """Keep the address while `user` lives; raises `AddressError` unless it is usable."""
         if not entry.answers & Answers.TRAFFIC:
             raise AddressError(f"{address_text(entry.address)} is {entry.state}")
-        entry.users[user] = None
+        entry.users.add(user)
 
     def drop(self, entry: AddressEntry, user: AddressUser, now: float, cause: str) -> None:
         """`user` no longer needs the address; the last user of a one-time address releases it."""
         if user not in entry.users:
             raise AddressError(f"{address_text(entry.address)} is not held by {user!r}")
-        del entry.users[user]
+        entry.users.remove(user)
         if not entry.users and entry.kind.one_time and entry.address in self._entries:
             self._move(entry, Trigger.RELEASE, now, cause)
 

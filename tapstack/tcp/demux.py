@@ -81,6 +81,10 @@ class Demux:
         yield from list(self.fours.values())
         yield from list(self._partial.values())
 
+    def get(self, key: bytes) -> Pcb | None:
+        """The PCB or record that stands under a key."""
+        return self._table(key).get(key)
+
     def half_open(self) -> list[Connection]:
         """All handshakes that listeners have not completed."""
         return [connection for group in self._half_open.values() for connection in group.values()]

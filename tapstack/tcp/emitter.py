@@ -42,10 +42,9 @@ class SegmentTransform(Protocol):
 
 
 class Emitter:
-    """Writes the segments of one connection."""
+    """Writes the segments of one connection.  first_word: version, traffic class without ECN, and flow label."""
 
     __slots__ = (
-        "_first_word",
         "_gso_headers",
         "_host",
         "_pair",
@@ -53,6 +52,7 @@ class Emitter:
         "_path",
         "_properties",
         "_transmit",
+        "first_word",
         "hop_limit",
         "transform",
     )
@@ -66,7 +66,7 @@ class Emitter:
         self._properties: LinkProperties = host.properties
         self._pair = local + remote
         self._pair_residue = checksum.pseudo_header(local, remote, 0, PROTOCOL)
-        self._first_word = 6 << 28 | flow_label
+        self.first_word = 6 << 28 | flow_label
         self._gso_headers: tuple[int, bytes] | None = None
         self.transform: SegmentTransform | None = None
         self.hop_limit: int | None = None
@@ -75,7 +75,7 @@ class Emitter:
         """Write this Differentiated Services code point from now on; ValueError unless it is 0 to 63."""
         if not 0 <= dscp <= 63:
             raise ValueError(f"a Differentiated Services code point is 0 to 63, not {dscp}")
-        self._first_word = self._first_word & ~(63 << 22) | dscp << 22
+        self.first_word = self.first_word & ~(63 << 22) | dscp << 22
 
     def emit(
         self,
@@ -179,7 +179,7 @@ class Emitter:
                 total += checksum.residue_of(pieces)
             check = 65535 - (total % 65535 or 65535)
         hop_limit = self._path.hop_limit if self.hop_limit is None else self.hop_limit
-        first_word = self._first_word | _ECT0 if ect else self._first_word
+        first_word = self.first_word | _ECT0 if ect else self.first_word
         if timestamp:
             packed = _ipv6_tcp_timestamp.pack(
                 first_word, total_length, PROTOCOL, hop_limit, self._pair,

@@ -121,7 +121,7 @@ class Tcp:
                 if not attempts:
                     self.host.addresses.drop(entry, connection, now, "conflicting socket")
                     raise
-                del entry.users[connection]  # the next attempt holds the address; nobody else need know of this one
+                entry.users.remove(connection)  # the next attempt holds the address; nobody else need know of this one
                 chosen = self._choose_port()
         connection.sender.snd_nxt += 1
         connection.move(TcpTrigger.ACTIVE_OPEN, now, "connect")

@@ -1,31 +1,44 @@
 """TIME-WAIT as a compact record: it keeps the address, answers what must be answered, and ends (UM-REL-2; RFC 9293 §3.6.1).
 
-All records of a node wait in one heap under one timer.  A retransmitted FIN is acknowledged and restarts the wait.  In
-Aware mode on an ordinary address a SYN that is certainly newer than the old connection reopens it (RFC 6191); elsewhere, in
-L0, in L1, in L2 and on one-time addresses, nothing does.
+A busy node has tens of thousands of them, so a record is the address it holds, its key, and its numbers packed into one
+bytes object (`_Facts`), which is unpacked when a segment arrives.  What writes the headers is made anew for an answer.
+
+Records end in the order in which they came wherever the wait is the same for all, so they stand in a line under one timer; the
+few that end before the last in the line, or whose wait began again, are in a heap aside.  A retransmitted FIN is
+acknowledged and restarts the wait.  In Aware mode on an ordinary address a SYN that is certainly newer than the old connection
+reopens it (RFC 6191); elsewhere, in L0, in L1, in L2 and on one-time addresses, nothing does.
 """
 
 from __future__ import annotations
 
 import heapq
+import struct
+from collections import deque
 from itertools import count
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..events import ConnectionChanged, DropReason
+from ..ipv6.packet import NoRouteError
 from ..types import address_text
 from ..wire import tcp as wire
+from .emitter import Emitter
 from .options import PortMode, TimeWait
 from .sequence import MASK, unwrap
 from .states import TcpState
 
 if TYPE_CHECKING:
     from .connection import Connection
+    from .emitter import SegmentTransform
     from .layer import Tcp
     from .segment import Segment
 
 SHORT_RTOS = 4
 SHORT_MINIMUM_RTO = 0.25
 _ANSWER_INTERVAL = 0.5
+_MODES = tuple(PortMode)
+_packed = struct.Struct("!dfIIIIIIHHBB")
+_TIMESTAMPS = 0x80
+_MODE = 0x03
 
 
 def duration(connection: Connection) -> float:
@@ -38,36 +51,97 @@ def duration(connection: Connection) -> float:
     return 0.0
 
 
+class _Facts(NamedTuple):
+    """What a record packs; sequence numbers are those of the wire.  expires: a time; wait: seconds, to single precision.
+
+    first_word: of the IPv6 header; hop_limit: 0 for that of the path; flags: `_TIMESTAMPS`, and the index of the mode.
+    """
+
+    expires: float
+    wait: float
+    connection: int
+    rcv_nxt: int
+    snd_nxt: int
+    ts_recent: int
+    timestamp_offset: int
+    first_word: int
+    local_port: int
+    remote_port: int
+    hop_limit: int
+    flags: int
+
+
 class TimeWaitRecord:
     """What is left of a connection in TIME-WAIT; an `AddressUser` until it ends."""
 
-    __slots__ = (
-        "answered_at", "connection", "emitter", "entry", "expires", "key", "local", "local_port",
-        "mode", "rcv_nxt", "remote", "remote_port", "snd_nxt", "timestamp_offset", "ts_recent", "wait",
-    )  # fmt: skip
+    __slots__ = ("_facts", "entry", "key")
 
     def __init__(self, connection: Connection, wait: float, now: float) -> None:
-        self.connection = connection.id
-        self.emitter = connection.emitter
         self.entry = connection.entry
         self.key = connection.key
-        self.local = connection.local
-        self.remote = connection.remote
-        self.local_port = connection.local_port
-        self.remote_port = connection.remote_port
-        self.mode = connection.mode
-        self.rcv_nxt = connection.receiver.rcv_nxt & MASK
-        self.snd_nxt = connection.sender.snd_nxt & MASK
-        self.ts_recent = connection.receiver.ts_recent if connection.timestamps else None
-        self.timestamp_offset = connection.timestamp_offset
-        self.wait = wait
-        self.expires = now + wait
-        self.answered_at = -1.0
+        flags = _MODES.index(connection.mode) | (_TIMESTAMPS if connection.timestamps else 0)
+        emitter = connection.emitter
+        self._facts = _packed.pack(
+            now + wait, wait, connection.id & MASK, connection.receiver.rcv_nxt & MASK, connection.sender.snd_nxt & MASK,
+            connection.receiver.ts_recent or 0, connection.timestamp_offset, emitter.first_word,
+            connection.local_port, connection.remote_port, emitter.hop_limit or 0, flags,
+        )  # fmt: skip
+
+    def facts(self) -> _Facts:
+        """The numbers of the connection that was."""
+        return _Facts._make(_packed.unpack(self._facts))
+
+    def change(self, facts: _Facts) -> None:
+        """Remember other numbers."""
+        self._facts = _packed.pack(*facts)
+
+    @property
+    def connection(self) -> int:
+        """The connection's number."""
+        return self.facts().connection
+
+    @property
+    def expires(self) -> float:
+        """When TIME-WAIT is over."""
+        expires: float = _packed.unpack(self._facts)[0]
+        return expires
+
+    @property
+    def ts_recent(self) -> int | None:
+        """The peer's last timestamp; None where there are none."""
+        facts = self.facts()
+        return facts.ts_recent if facts.flags & _TIMESTAMPS else None
+
+    @property
+    def mode(self) -> PortMode:
+        """The port mode of the connection."""
+        return _MODES[self.facts().flags & _MODE]
+
+    @property
+    def remote(self) -> bytes:
+        """The peer's address."""
+        return self.key[:16]
+
+    @property
+    def local(self) -> bytes:
+        """This node's address."""
+        return self.entry.address
+
+    @property
+    def remote_port(self) -> int:
+        """The peer's port, as it was last written."""
+        return self.facts().remote_port
+
+    @property
+    def local_port(self) -> int:
+        """This side's port."""
+        return self.facts().local_port
 
     def __repr__(self) -> str:
+        facts = self.facts()
         return (
-            f"connection {self.connection} [{address_text(self.local)}]:{self.local_port} ↔ "
-            f"[{address_text(self.remote)}]:{self.remote_port} {self.mode} TIME-WAIT"
+            f"connection {facts.connection} [{address_text(self.local)}]:{facts.local_port} ↔ "
+            f"[{address_text(self.remote)}]:{facts.remote_port} {self.mode} TIME-WAIT"
         )
 
     def serves(self, remote: bytes) -> bool:
@@ -84,12 +158,12 @@ def _may_reopen(record: TimeWaitRecord, segment: Segment) -> bool:
     """RFC 6191 §2: a SYN whose timestamp, or else whose sequence number, is beyond the old connection's."""
     if record.mode is not PortMode.AWARE or record.entry.kind.one_time or not segment.is_syn:
         return False
-    stamp = segment.options.timestamp
-    newer = unwrap(segment.sequence, record.rcv_nxt) > record.rcv_nxt
-    if stamp is None or record.ts_recent is None:
+    stamp, recent, rcv_nxt = segment.options.timestamp, record.ts_recent, record.facts().rcv_nxt
+    newer = unwrap(segment.sequence, rcv_nxt) > rcv_nxt
+    if stamp is None or recent is None:
         return newer
-    value = unwrap(stamp[0], record.ts_recent)
-    return value > record.ts_recent or (value == record.ts_recent and newer)
+    value = unwrap(stamp[0], recent)
+    return value > recent or (value == recent and newer)
 
 
 class TimeWaitTable:
@@ -97,60 +171,95 @@ class TimeWaitTable:
 
     def __init__(self, tcp: Tcp) -> None:
         self._tcp = tcp
+        self._line: deque[TimeWaitRecord] = deque()
+        self._last = 0.0
         self._heap: list[tuple[float, int, TimeWaitRecord]] = []
+        self._aside: set[TimeWaitRecord] = set()
         self._order = count()
         self._timer = tcp.timers.timer(self._run)
-        self._alive: set[TimeWaitRecord] = set()
+        self._count = 0
+        self._answered: dict[TimeWaitRecord, float] = {}
+        self._transforms: dict[TimeWaitRecord, SegmentTransform] = {}
 
     def __len__(self) -> int:
-        return len(self._alive)
+        return self._count
 
     def enter(self, connection: Connection, now: float) -> None:
         """Replace `connection` by its record; the record holds the address before the connection lets go."""
-        record = TimeWaitRecord(connection, duration(connection), now)
+        wait = duration(connection)
+        record = TimeWaitRecord(connection, wait, now)
         tcp = self._tcp
         tcp.host.addresses.acquire(record.entry, record)
         tcp.demux.replace(record.key, record)
-        self._alive.add(record)
-        self._push(record)
+        if connection.emitter.transform is not None:
+            self._transforms[record] = connection.emitter.transform
+        self._count += 1
+        self._queue(record, now + wait)
 
-    def _push(self, record: TimeWaitRecord) -> None:
-        heapq.heappush(self._heap, (record.expires, next(self._order), record))
-        first = self._heap[0][0]
-        if self._timer.when is None or first < self._timer.when:
-            self._timer.set(first)
+    def _queue(self, record: TimeWaitRecord, expires: float) -> None:
+        if self._line and expires < self._last:
+            self._put_aside(record, expires)
+        else:
+            self._line.append(record)
+            self._last = expires
+        if self._timer.when is None or expires < self._timer.when:
+            self._timer.set(expires)
+
+    def _put_aside(self, record: TimeWaitRecord, expires: float) -> None:
+        self._aside.add(record)
+        heapq.heappush(self._heap, (expires, next(self._order), record))
+
+    def _alive(self, record: TimeWaitRecord) -> bool:
+        return self._tcp.demux.get(record.key) is record
 
     def _run(self, now: float) -> None:
-        heap = self._heap
-        while heap and (heap[0][0] <= now or heap[0][2] not in self._alive):
-            expires, _, record = heapq.heappop(heap)
-            if record not in self._alive:
-                continue
-            if record.expires > expires:
-                heapq.heappush(heap, (record.expires, next(self._order), record))
-            else:
+        line, heap = self._line, self._heap
+        due = []
+        while line:
+            record = line[0]
+            if record not in self._aside and self._alive(record):
+                expires = record.expires
+                if expires > now:
+                    due.append(expires)
+                    break
                 self.end(record, now, "TIME-WAIT is over")
-        if heap:
-            self._timer.set(heap[0][0])
+            line.popleft()
+        while heap:
+            expires, _, record = heap[0]
+            if self._alive(record):
+                if expires > now:
+                    due.append(expires)
+                    break
+                if record.expires > now:  # it began again since
+                    heapq.heapreplace(heap, (record.expires, next(self._order), record))
+                    continue
+                self.end(record, now, "TIME-WAIT is over")
+            heapq.heappop(heap)
+        if due:
+            self._timer.set(min(due))
 
     def end(self, record: TimeWaitRecord, now: float, cause: str) -> None:
-        """Forget a record; with it goes its hold on the address."""
-        if record not in self._alive:
+        """Forget a record; with it goes its hold on the address.  Harmless when it is forgotten already."""
+        if not self._alive(record):
             return
-        self._alive.discard(record)
+        self._count -= 1
+        self._aside.discard(record)
+        self._answered.pop(record, None)
+        self._transforms.pop(record, None)
         tcp = self._tcp
         tcp.demux.remove(record.key)
         if tcp.events.active:
+            facts = record.facts()
             tcp.events.emit(
                 ConnectionChanged(
                     time=now,
-                    connection=record.connection,
+                    connection=facts.connection,
                     old=TcpState.TIME_WAIT.value,
                     new=TcpState.CLOSED.value,
                     local=address_text(record.local),
-                    local_port=record.local_port,
+                    local_port=facts.local_port,
                     remote=address_text(record.remote),
-                    remote_port=record.remote_port,
+                    remote_port=facts.remote_port,
                     mode=record.mode.value,
                     cause=cause,
                 )
@@ -159,8 +268,10 @@ class TimeWaitTable:
 
     def end_all(self, now: float, cause: str) -> None:
         """Forget every record: the node stops."""
-        for record in list(self._alive):
+        for record in [*self._line, *(record for _, _, record in self._heap)]:
             self.end(record, now, cause)
+        self._line.clear()
+        self._heap.clear()
 
     def segment_arrives(self, record: TimeWaitRecord, segment: Segment, now: float) -> bool:
         """RFC 9293 §3.10.7.4 in TIME-WAIT, with RFC 5961 for RST and SYN.
@@ -174,43 +285,53 @@ class TimeWaitTable:
         return False
 
     def _answer(self, record: TimeWaitRecord, segment: Segment, now: float) -> None:
-        sequence = unwrap(segment.sequence, record.rcv_nxt)
-        stamp = segment.options.timestamp
+        facts = record.facts()
+        sequence = unwrap(segment.sequence, facts.rcv_nxt)
+        stamp, recent = segment.options.timestamp, record.ts_recent
         if segment.flags & wire.RST:
-            if sequence == record.rcv_nxt:
+            if sequence == facts.rcv_nxt:
                 self.end(record, now, "reset")
             else:
                 self._tcp.counters.drop(DropReason.TCP_SEQUENCE)
             return
-        if stamp is not None and record.ts_recent is not None and unwrap(stamp[0], record.ts_recent) > record.ts_recent:
-            record.ts_recent = stamp[0]
+        if stamp is not None and recent is not None and unwrap(stamp[0], recent) > recent:
+            facts = facts._replace(ts_recent=stamp[0])
+            record.change(facts)
         if segment.flags & wire.SYN:
-            self._acknowledge(record, now)
-        elif sequence != record.rcv_nxt or segment.length:  # the window is closed: nothing else is acceptable
-            if segment.flags & wire.FIN and sequence + segment.length == record.rcv_nxt:
-                record.expires = now + record.wait
-            self._acknowledge(record, now)
+            self._acknowledge(record, facts, now)
+        elif sequence != facts.rcv_nxt or segment.length:  # the window is closed: nothing else is acceptable
+            if segment.flags & wire.FIN and sequence + segment.length == facts.rcv_nxt:
+                self._restart(record, facts, now)
+            self._acknowledge(record, facts, now)
         else:
             self._tcp.counters.drop(DropReason.TCP_AFTER_CLOSE)
 
-    def _acknowledge(self, record: TimeWaitRecord, now: float) -> None:
-        if now - record.answered_at < _ANSWER_INTERVAL and record.answered_at >= 0:
+    def _restart(self, record: TimeWaitRecord, facts: _Facts, now: float) -> None:
+        """The wait begins again; one that is aside already is found to be later when its first time has come."""
+        expires = now + facts.wait
+        record.change(facts._replace(expires=expires))
+        if record not in self._aside:
+            self._put_aside(record, expires)
+
+    def _acknowledge(self, record: TimeWaitRecord, facts: _Facts, now: float) -> None:
+        answered = self._answered.get(record)
+        if answered is not None and now - answered < _ANSWER_INTERVAL:
             self._tcp.counters.drop(DropReason.TCP_CHALLENGE_LIMIT)
             return
-        record.answered_at = now
+        self._answered[record] = now
+        tcp = self._tcp
+        try:
+            path = tcp.host.path(record.remote, now)
+        except NoRouteError:
+            tcp.counters.drop(DropReason.IP_NO_ROUTE)
+            return
+        emitter = Emitter(tcp.host, path, tcp.transmit, record.local, record.remote, 0)
+        emitter.first_word = facts.first_word
+        emitter.hop_limit = facts.hop_limit or None
+        emitter.transform = self._transforms.get(record)
         timestamp = None
-        if record.ts_recent is not None:
-            timestamp = ((int(now * 1000) + record.timestamp_offset) & MASK, record.ts_recent)
-        record.emitter.emit(
-            record.local_port,
-            record.remote_port,
-            record.snd_nxt,
-            record.rcv_nxt,
-            wire.ACK,
-            0,
-            timestamp,
-            [],
-            0,
-            1220,
-            now,
+        if facts.flags & _TIMESTAMPS:
+            timestamp = ((int(now * 1000) + facts.timestamp_offset) & MASK, facts.ts_recent)
+        emitter.emit(
+            facts.local_port, facts.remote_port, facts.snd_nxt, facts.rcv_nxt, wire.ACK, 0, timestamp, [], 0, 1220, now
         )

@@ -103,7 +103,7 @@ MUTATIONS = (
         "a repeated FIN in TIME-WAIT is not acknowledged",
         ("UM-REL-2", "ST-TCP-13"),
         (f"{_LISTEN}::test_time_wait_repairs_a_lost_last_ack_and_restarts",),
-        (Edit("tapstack.tcp.timewait:TimeWaitTable._acknowledge", "record.answered_at = now", "return"),),
+        (Edit("tapstack.tcp.timewait:TimeWaitTable._acknowledge", "self._answered[record] = now", "return"),),
     ),
     Mutation(
         "time-wait-loses-address",

@@ -318,3 +318,27 @@ def test_a_path_that_swallows_large_packets_is_noticed() -> None:
     assert collect(pair, server, 50_000, 60) == DATA[:50_000]
     assert client.sender.mss <= 1220
     assert path is not hole
+
+
+@pytest.mark.proves("UM-REL-2")
+def test_waits_of_different_lengths_end_in_their_order_and_leave_nothing() -> None:
+    pair = Pair()
+    waits = [TimeWait.FULL, TimeWait.SHORT, TimeWait.FULL, TimeWait.SHORT]
+    users = len(pair.a.entry(pair.now).users)
+    for option in waits:
+        client, server = pair.connect(SocketOptions(time_wait=option, mode=PortMode.L2))
+        client.shutdown(pair.now)
+        pair.run(0.1)
+        server.shutdown(pair.now)
+        pair.run(0.1)
+    table = pair.a.tcp.time_waits
+    assert len(table) == 4
+    pair.run(2.0)
+    assert len(table) == 2, "the short ones do not wait behind the long ones"
+    assert not any(
+        client.entry.users for client, option in zip(clients, waits, strict=True) if option is TimeWait.SHORT
+    )
+    pair.run(61.0)
+    assert len(table) == 0
+    assert not table._line and not table._heap and not table._aside
+    assert len(pair.a.entry(pair.now).users) == users

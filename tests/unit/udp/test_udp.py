@@ -253,5 +253,5 @@ def test_closing_the_layer_ends_all_flows(world: World) -> None:
     flows = [world.udp.open(world.stable, world.now, address(SERVER), port) for port in range(1, 20)]
     world.udp.close(world.now)
     assert all(flow.closed for flow in flows)
-    assert world.stable.users == {}
+    assert not world.stable.users
     assert world.stable.state == "PREFERRED"
