@@ -58,9 +58,15 @@ class Cell:
         return self.where != "an SSA each"
 
     @property
-    def source_port(self) -> int:
-        """The port that the legacy client binds, 0 for an ephemeral one."""
-        return RP if self.client == "L(LA,RP)" else 0
+    def source_port(self) -> int | None:
+        """The port that the legacy client binds; None for an ephemeral one, 0 for one that no other of its sockets has.
+
+        Where one address of the server is shared at L2, the client's port is all that tells sessions apart, and `connect` may
+        draw one port twice for connections that name different ports of the server; see `docs/limits.md`.
+        """
+        if self.client == "L(LA,RP)":
+            return RP
+        return 0 if self.mode is PortMode.L2 and self.shares_address else None
 
     @property
     def server_port(self) -> int:

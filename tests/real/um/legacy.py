@@ -20,13 +20,20 @@ def kernel_socket(where: Namespace, kind: socket.SocketKind = socket.SOCK_STREAM
     return made
 
 
-async def connect(where: Namespace, host: str, port: int, *, source: int = 0, timeout: float = 10.0) -> Streams:
-    """Connect as any program would; `source` is the port to bind first, 0 for an ephemeral one."""
+async def connect(
+    where: Namespace, host: str, port: int, *, source: int | None = None, timeout: float = 10.0
+) -> Streams:
+    """Connect as any program would.
+
+    source: the port to bind first.  With None `connect` draws an ephemeral one, and Linux may then give the same port to two
+    connections that differ in the port they name; with 0 `bind` draws it, and no other socket has it.
+    """
     made = kernel_socket(where)
     try:
         made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if source:
-            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if source is not None:
+            if source:
+                made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             made.bind(("::", source))
         await asyncio.wait_for(asyncio.get_running_loop().sock_connect(made, (host, port)), timeout)
     except BaseException:

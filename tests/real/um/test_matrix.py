@@ -156,12 +156,12 @@ def test_modes_mix_on_one_node(net: Room, artefacts: Path, rng: Random) -> None:
 class Refused:
     """A row in which a second session of one legacy host must not come about.
 
-    source: the port that both connections of the legacy host bind, 0 for ephemeral ones.
+    source: the port that both connections of the legacy host bind, None for ephemeral ones.
     """
 
     mode: PortMode
     where: str
-    source: int = 0
+    source: int | None = None
 
     @property
     def name(self) -> str:
