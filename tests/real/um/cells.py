@@ -186,8 +186,8 @@ def judge_cell(cell: Cell, path: Path, requests: list[bytes]) -> str:
     changes = sum(_judge_ports(cell, session) for session in found)
     if cell.client == "L(LA,EP)":
         assert len({session.syn.dport for session in found}) == min(cell.parallel, len(cell.named_ports))
-    total = sum(len(session.request) + len(session.answer) for session in found)
-    return f"{cell.parallel} session(s), {total:,} bytes" + (f", ports changed {changes} times" if changes else "")
+    said, answered = sum(len(s.request) for s in found), sum(len(s.answer) for s in found)
+    return f"{said:,} bytes →, {answered:,} ←" + (f", ports changed {changes} times" if changes else "")
 
 
 def _judge_addresses(cell: Cell, found: list[Session]) -> None:
@@ -230,7 +230,7 @@ PROPERTY = "um-matrix"
 """Name of the test property under which a cell's row travels in the report."""
 
 
-def row_of(cell: Cell, verdict: str, capture: Path, said: str) -> str:
+def row_of(cell: Cell, verdict: str, said: str) -> str:
     """A row of the table, as JSON."""
     return json.dumps(
         {
@@ -240,7 +240,6 @@ def row_of(cell: Cell, verdict: str, capture: Path, said: str) -> str:
             "sessions": cell.parallel,
             "address": cell.where,
             "verdict": verdict,
-            "capture": str(capture),
             "shown": said,
         },
         ensure_ascii=False,
@@ -248,8 +247,8 @@ def row_of(cell: Cell, verdict: str, capture: Path, said: str) -> str:
 
 
 def table(found: Sequence[dict[str, object]]) -> list[str]:
-    """The matrix as lines of text, in the order of the specification."""
-    heads = ("mode", "server", "client", "sessions", "address", "verdict", "shown")
-    lines = [heads, *(tuple(str(row[head]) for head in heads) for row in found)]
+    """The matrix as lines of text, in the order of the specification; a row without a capture has a dash for it."""
+    heads = ("mode", "server", "client", "sessions", "address", "verdict", "shown", "capture")
+    lines = [heads, *(tuple(str(row[head] or "–") for head in heads) for row in found)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(heads))]
     return ["  ".join(word.ljust(width) for word, width in zip(line, widths, strict=True)).rstrip() for line in lines]

@@ -1,4 +1,7 @@
-"""The printed table of the interoperability matrix, after any run that has some of its cells; also `out/um-matrix.json`."""
+"""The printed table of the interoperability matrix, after any run that has some of its cells; also `out/um-matrix.json`.
+
+Each row names the capture that shows it, where the run keeps captures (`--captures DIR`, as `make matrix` has it).
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.plugins.requirements import CAPTURE
 from tests.real.um.cells import PROPERTY, table
 
 
@@ -15,16 +19,21 @@ class Matrix:
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
+        self._failed: set[str] = set()
         self.rows: list[dict[str, Any]] = []
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        if report.when == "call":
-            for name, value in report.user_properties:
-                if name == PROPERTY:
-                    row = json.loads(str(value))
-                    if report.failed:
-                        row["verdict"] = "FAILED"
-                    self.rows.append(row)
+        if report.failed:
+            self._failed.add(report.nodeid)
+        if report.when != "teardown":  # only then the captures are where they stay
+            return
+        properties = [(name, str(value)) for name, value in report.user_properties]
+        row = next((json.loads(value) for name, value in properties if name == PROPERTY), None)
+        if row is not None:
+            if report.nodeid in self._failed:
+                row["verdict"] = "FAILED"
+            row["capture"] = next((value for name, value in properties if name == CAPTURE), None)
+            self.rows.append(row)
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         if not self.rows or hasattr(self._config, "workerinput"):
