@@ -126,7 +126,7 @@ def test_both_ends_open_at_once(net: Room, mode: PortMode, artefacts: Path, rng:
 def test_a_syn_in_the_peers_name_does_not_stop_the_real_syn_ack(
     net: Room, mode: PortMode, artefacts: Path, rng: Random
 ) -> None:
-    """It comes first, from the right address and, where they are read, the right ports; the reset that its answer draws comes last."""
+    """It comes first, with the right addresses and ports where they are read; the reset that its answer draws comes last."""
     capture = artefacts / "peer.pcapng"
     dora = net.node("dora")
     request = rng.randbytes(900)
