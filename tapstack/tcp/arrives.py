@@ -133,6 +133,8 @@ def otherwise(connection: Connection, segment: Segment, now: float) -> None:
     if not _check_ack(connection, segment, sequence, now):
         return
     connection.last_heard = now
+    if segment.options.user_timeout is not None:
+        connection.hear_user_timeout(segment.options.user_timeout)
     if connection.state is not TcpState.CLOSED:
         _text_and_fin(connection, segment, sequence, now)
     # UM-PORT-3: only a segment that passed PAWS and RFC 5961 and advanced something moves the reply port.

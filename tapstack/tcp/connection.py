@@ -34,6 +34,7 @@ from .states import SYNCHRONIZED, TRANSITIONS, TcpState, TcpTrigger
 from .statistics import Statistics, collect
 from .timers import ConnectionTimers
 from .trace import Trace
+from .usertimeout import UserTimeout
 
 if TYPE_CHECKING:
     from ..ipv6.host import Path
@@ -95,7 +96,9 @@ class Connection(Output):
         "timers",
         "timestamp_offset",
         "timestamps",
+        "told_timeout",
         "trace",
+        "user_timeout",
         "write_blocked",
     )
 
@@ -145,6 +148,8 @@ class Connection(Output):
         self.syn_sent_at: float | None = now
         self.syn_retransmitted = False
         self.handshake_timeout = options.syn_timeout
+        self.user_timeout = options.user_timeout
+        self.told_timeout = UserTimeout(options.user_timeout) if options.tell_user_timeout else None
         self.emitter = Emitter(tcp.host, path, tcp.transmit, self.local, remote, numbers.flow_label)
         self.emitter.set_dscp(options.dscp)
         self.emitter.hop_limit = options.hop_limit
@@ -298,6 +303,21 @@ class Connection(Output):
         self.soft_error = error
         self.signal(Signal.TROUBLE)
 
+    def set_user_timeout(self, seconds: float) -> None:
+        """How long data may stay unacknowledged from now on; what the peer advertises no longer changes it (RFC 5482 §3.1)."""
+        self.user_timeout = seconds
+        told = self.told_timeout
+        if told is not None:
+            told.advertised, told.changeable, told.due = max(1, round(seconds)), False, True
+
+    def hear_user_timeout(self, seconds: int) -> None:
+        """The peer advertises its user time-out (RFC 5482 §3.1)."""
+        told = self.told_timeout
+        if told is not None:
+            told.told = seconds
+            if told.changeable:
+                self.user_timeout = told.wait()
+
     def set_dscp(self, dscp: int) -> None:
         """The Differentiated Services code point, 0 to 63, of all segments sent from now on (RFC 9293 §3.9.1.9)."""
         self.emitter.set_dscp(dscp)
@@ -339,6 +359,8 @@ class Connection(Output):
         self.timestamps = options.timestamp is not None and wanted.timestamps
         self.sack_permitted = options.sack_permitted and wanted.sack
         self.ack_threshold = 2 * (self.advertised_mss() - (TIMESTAMP_LENGTH if self.timestamps else 0))
+        if options.user_timeout is not None:
+            self.hear_user_timeout(options.user_timeout)
 
     def start_congestion(self) -> None:
         """Both SYNs are known: segment size and congestion window."""
@@ -346,7 +368,7 @@ class Connection(Output):
         sender = self.sender
         sender.congestion = create(self.options.congestion, sender.mss, self.options.pacing)
         if self.sack_permitted:
-            sender.recovery = SelectiveRecovery(sender, self.rtt, self.timers.recovery, self.timers.retransmit)
+            sender.recovery = SelectiveRecovery(sender, self.rtt, self.timers)
         else:
             sender.recovery = NewRenoRecovery(sender, self.rtt, self.timers.recovery)
 

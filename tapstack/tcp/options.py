@@ -42,7 +42,8 @@ class Ecn(StrEnum):
 class SocketOptions:
     """Options of one socket; times in seconds, buffers in bytes.
 
-    user_timeout: how long data may stay unacknowledged before the connection is aborted (RFC 9293 R2, RFC 5482).
+    user_timeout: how long data may stay unacknowledged before the connection is aborted (RFC 9293 R2).
+    tell_user_timeout: advertise it, and let what the peer advertises prolong it (RFC 5482; off by default, as there).
     syn_timeout: the same for a SYN (RFC 9293 MUST-23: at least 3 minutes); connect() time-outs are the caller's.
     fin_wait_2_timeout: how long a fully closed socket waits for the peer's FIN.
     keep_alive: idle time before the first probe; None for no probes (RFC 9293 MUST-25: off by default).
@@ -61,6 +62,7 @@ class SocketOptions:
     reduced_port: int = LEGACY_COMPAT
     nodelay: bool = False
     user_timeout: float = 300.0
+    tell_user_timeout: bool = False
     syn_timeout: float = 180.0
     fin_wait_2_timeout: float = 60.0
     keep_alive: float | None = None

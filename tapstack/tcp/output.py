@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .recovery.rto import RttEstimator
     from .sender import Sender
     from .timers import ConnectionTimers
+    from .usertimeout import UserTimeout
 
 DEFAULT_MSS = 1220
 """What an IPv6 peer that names no MSS takes (RFC 9293 MUST-15)."""
@@ -59,6 +60,7 @@ class Output:
     timers: ConnectionTimers
     timestamp_offset: int
     timestamps: bool
+    told_timeout: UserTimeout | None
     write_blocked: bool
 
     if TYPE_CHECKING:
@@ -154,6 +156,9 @@ class Output:
             blocks = receiver.sack_blocks(3 if self.timestamps else 4)
             receiver.duplicate = None
             options = Options(sack=[(left & MASK, right & MASK) for left, right in blocks]).pack()
+        if self.told_timeout is not None and self.told_timeout.due and not options:
+            self.told_timeout.due = False
+            options = self.told_timeout.option()
         if self.ecn.echo:
             flags |= ECE
         window = receiver.advertise(self.sender.mss)
@@ -177,6 +182,8 @@ class Output:
                 (int(now * 1000) + self.timestamp_offset) & MASK,
                 (receiver.ts_recent or 0) if answering else 0,
             )
+        if self.told_timeout is not None:
+            options.user_timeout = self.told_timeout.advertised
         self.syn_sent_at = now
         flags = SYN | ACK if answering else SYN
         flags |= self.ecn.syn_flags(answering, self.options.ecn, self.syn_retransmitted)

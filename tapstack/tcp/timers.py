@@ -36,6 +36,7 @@ class ConnectionTimers:
         "recovery",
         "retransmit",
         "slow",
+        "timeout_at",
         "timeouts",
         "waiting_since",
     )
@@ -49,6 +50,8 @@ class ConnectionTimers:
         self.recovery = queue.timer(self._on_recovery)
         self.pace = queue.timer(self._on_pace)
         self.timeouts = 0
+        self.timeout_at = 0.0
+        """when the retransmission or persist time-out is due; the timer may fire earlier, for the user time-out"""
         self.persisting = False
         self.persist_backoff = 0
         self.keep_alive_probes = 0
@@ -92,7 +95,20 @@ class ConnectionTimers:
         if not self.retransmit.armed:
             self.waiting_since = now
         self.persisting = closed
-        self.retransmit.set(now + (self._persist_interval() if closed else connection.rtt.rto))
+        self._wait(now + (self._persist_interval() if closed else connection.rtt.rto))
+
+    def start_over(self, now: float) -> None:
+        """The retransmission time-out begins now (RFC 6298 5.1, 5.6)."""
+        self._wait(now + self._connection.rtt.rto)
+
+    def _wait(self, due: float) -> None:
+        self.timeout_at = due
+        self.retransmit.set(min(due, self._patience()))
+
+    def _patience(self) -> float:
+        """When the user time-out is over, if nothing is heard until then (RFC 9293 R2)."""
+        connection = self._connection
+        return max(self.waiting_since, connection.last_heard) + connection.user_timeout
 
     def _persist_interval(self) -> float:
         return min(self._connection.rtt.rto * (1 << min(self.persist_backoff, 10)), MAXIMUM_RTO)
@@ -102,13 +118,16 @@ class ConnectionTimers:
         if connection.state in (TcpState.SYN_SENT, TcpState.SYN_RECEIVED):
             self._on_handshake_timeout(now)
             return
-        if now - max(self.waiting_since, connection.last_heard) >= connection.options.user_timeout:
+        if now >= self._patience():
             connection.fail(errors.timed_out(), now, "user time-out")
+            return
+        if now < self.timeout_at:
+            self._wait(self.timeout_at)  # something was heard since
             return
         if self.persisting:
             connection.sender.probe_window(now)
             self.persist_backoff += 1
-            self.retransmit.set(now + self._persist_interval())
+            self._wait(now + self._persist_interval())
             return
         if self.recovery.when is not None and self.recovery.when <= now:
             self.recovery.cancel()
@@ -125,12 +144,12 @@ class ConnectionTimers:
         if connection.trace is not None:
             connection.trace.point(connection, now)
         sender.transmit(now)
-        self.retransmit.set(now + connection.rtt.rto)
+        self.start_over(now)
 
     def _on_recovery(self, now: float) -> None:
         connection = self._connection
         if connection.sender.recovery.on_timer(now):
-            self.retransmit.set(now + connection.rtt.rto)
+            self.start_over(now)
         connection.tcp.mark_dirty(connection)
 
     def _on_pace(self, now: float) -> None:

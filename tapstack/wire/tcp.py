@@ -69,13 +69,15 @@ class OptionKind(IntEnum):
     SACK_PERMITTED = 4
     SACK = 5
     TIMESTAMP = 8
+    USER_TIMEOUT = 28
 
 
 @dataclass(slots=True)
 class Options:
     """The options of one segment; None or empty where absent.
 
-    timestamp is (TSval, TSecr); sack is the list of (left edge, right edge) sequence numbers.
+    timestamp is (TSval, TSecr); sack is the list of (left edge, right edge) sequence numbers; user_timeout is in seconds
+    (RFC 5482), and packed in whole minutes where it is too long for the field.
     """
 
     mss: int | None = None
@@ -83,6 +85,7 @@ class Options:
     sack_permitted: bool = False
     timestamp: tuple[int, int] | None = None
     sack: list[tuple[int, int]] = field(default_factory=list)
+    user_timeout: int | None = None
 
     @classmethod
     def parse(cls, data: Buffer) -> Options:
@@ -117,7 +120,8 @@ class Options:
     def pack(self) -> bytes:
         """The options padded to 4 bytes; `WireError` when they do not fit in 40."""
         mss, stamp, scale = self.mss, self.timestamp, self.window_scale
-        if mss is not None and stamp is not None and scale is not None and self.sack_permitted and not self.sack:
+        usual = self.sack_permitted and not self.sack and self.user_timeout is None
+        if usual and mss is not None and stamp is not None and scale is not None:
             mss_kind, sack_kind, timestamp_kind, scale_kind = _HANDSHAKE_KINDS
             return _HANDSHAKE.pack(mss_kind, mss, sack_kind, timestamp_kind, *stamp, scale_kind | scale)
         parts = []
@@ -133,6 +137,8 @@ class Options:
             parts.append(bytes((OptionKind.NOP, OptionKind.NOP, OptionKind.SACK_PERMITTED, 2)))
         if self.window_scale is not None:
             parts.append(bytes((OptionKind.NOP, OptionKind.WINDOW_SCALE, 3, self.window_scale)))
+        if self.user_timeout is not None:
+            parts.append(struct.pack("!BBH", OptionKind.USER_TIMEOUT, 4, _packed_time(self.user_timeout)))
         if self.sack:
             parts.append(bytes((OptionKind.NOP, OptionKind.NOP, OptionKind.SACK, 2 + 8 * len(self.sack))))
             parts.extend(struct.pack("!II", left, right) for left, right in self.sack)
@@ -140,6 +146,21 @@ class Options:
         if len(packed) > MAXIMUM_OPTIONS:
             raise WireError("TCP options do not fit in 40 bytes")
         return packed
+
+
+_MINUTES = 0x8000
+"""The granularity bit of a user time-out."""
+
+
+def _packed_time(seconds: int) -> int:
+    """The field of a user time-out: seconds, or minutes where those do not fit."""
+    return seconds if seconds < _MINUTES else _MINUTES | min(-(-seconds // 60), _MINUTES - 1)
+
+
+def _set_user_timeout(options: Options, data: bytes) -> None:
+    value = int.from_bytes(data, "big")
+    seconds = value if value < _MINUTES else (value - _MINUTES) * 60
+    options.user_timeout = seconds or None  # zero is reserved, and ignored (RFC 5482 §3.3)
 
 
 def _set_mss(options: Options, data: bytes) -> None:
@@ -169,6 +190,7 @@ _PARSERS: dict[int, tuple[frozenset[int], Callable[[Options, bytes], None]]] = {
     OptionKind.SACK_PERMITTED: (frozenset({2}), _set_sack_permitted),
     OptionKind.SACK: (frozenset({10, 18, 26, 34}), _set_sack),
     OptionKind.TIMESTAMP: (frozenset({10}), _set_timestamp),
+    OptionKind.USER_TIMEOUT: (frozenset({4}), _set_user_timeout),
 }
 
 

@@ -20,8 +20,8 @@ from .scoreboard import Scoreboard
 from .spurious import Undo
 
 if TYPE_CHECKING:
-    from ...timers import Timer
     from ..sender import Sender
+    from ..timers import ConnectionTimers
 
 MAXIMUM_ACK_DELAY = 0.2
 """Seconds that a peer may hold back the acknowledgement of a single segment (RFC 8985 TLP.max_ack_delay)."""
@@ -31,7 +31,7 @@ _NEW_DATA_IN_FRTO = 2
 
 
 class SelectiveRecovery(Recovery):
-    """Recovery for peers that permit SACK.  `retransmit_timer`: the connection's, whose time bounds the probe's."""
+    """Recovery for peers that permit SACK.  `timers`: the connection's, whose retransmission time-out bounds the probe's."""
 
     __slots__ = (
         "_frto",
@@ -40,20 +40,20 @@ class SelectiveRecovery(Recovery):
         "_probe_needs_sample",
         "_probe_repeats",
         "_prr",
-        "_retransmit_timer",
         "_scoreboard",
+        "_timers",
         "_undo",
         "rack",
     )
 
-    def __init__(self, sender: Sender, rtt: RttEstimator, timer: Timer, retransmit_timer: Timer) -> None:
-        super().__init__(sender, rtt, timer)
+    def __init__(self, sender: Sender, rtt: RttEstimator, timers: ConnectionTimers) -> None:
+        super().__init__(sender, rtt, timers.recovery)
         self.rack = Rack(sender, rtt)
         self._scoreboard = Scoreboard()
         self._prr = ProportionalRateReduction()
         self._frto = Frto()
         self._undo = Undo()
-        self._retransmit_timer = retransmit_timer
+        self._timers = timers
         self._probe_end: int | None = None
         self._probe_repeats = False
         self._probe_due = False
@@ -215,7 +215,7 @@ class SelectiveRecovery(Recovery):
     def on_retransmission(self, segment: SentSegment, now: float) -> None:
         if self.phase is not Phase.OPEN:
             if segment.start == self.sender.snd_una:
-                self._retransmit_timer.set(now + self.rtt.rto)  # the oldest is on its way again: give it its time
+                self._timers.start_over(now)  # the oldest is on its way again: give it its time
             self._undo.retransmitted(now, -(-(segment.end - segment.start) // self.sender.mss))
 
     def _arm_probe(self, now: float) -> None:
@@ -232,7 +232,7 @@ class SelectiveRecovery(Recovery):
             if sender.pipe <= sender.mss:
                 interval += MAXIMUM_ACK_DELAY
         due = now + interval
-        timeout = self._retransmit_timer.when
+        timeout = self._timers.retransmit.when
         due = min(due, now + self.rtt.rto if timeout is None else timeout)
         self._probe_due = True
         if self.timer.when is not None and self.timer.when > due:

@@ -1,0 +1,144 @@
+"""The user time-out: its exact end, and the option by which two ends tell each other theirs (RFC 5482)."""
+
+from __future__ import annotations
+
+import pytest
+
+from tapstack.tcp.connection import Connection
+from tapstack.tcp.options import PortMode, SocketOptions
+from tapstack.tcp.usertimeout import UPPER_LIMIT
+from tapstack.wire.tcp import Options
+
+from . import wire
+from .pair import Pair
+from .path import DATA, Path, established
+
+pytestmark = pytest.mark.proves("ST-TCP-11")
+A, B = "2001:db8:a::1", "2001:db8:b::1"
+
+
+def option(packet: bytes) -> bytes | None:
+    """The option as scapy finds it: kind 28."""
+    for kind, value in wire.read(packet).options:
+        if kind in (28, "UTO"):
+            return value if isinstance(value, bytes) else int(value).to_bytes(2, "big")
+    return None
+
+
+def opened(client: SocketOptions, server: SocketOptions) -> tuple[Pair, Connection, Connection]:
+    pair = Pair()
+    listener = pair.b.tcp.listen(server, pair.now)
+    listener.arm(pair.b.entry(pair.now), pair.now)
+    one = pair.a.tcp.connect(pair.a.entry(pair.now), pair.b.address, 80, pair.now, client)
+    pair.run(1)
+    other = listener.accept()
+    assert other is not None
+    return pair, one, other
+
+
+def test_by_default_nothing_is_told_and_nothing_believed() -> None:
+    pair, one, other = opened(
+        SocketOptions(user_timeout=30.0), SocketOptions(tell_user_timeout=True, user_timeout=500.0)
+    )
+    own = [option(p) for _, who, p in pair.packets if who == "a"]
+    assert own and not any(own)
+    assert any(option(p) for _, who, p in pair.packets if who == "b")
+    assert (one.user_timeout, other.user_timeout) == (30.0, 500.0)
+
+
+@pytest.mark.parametrize(
+    ("mine", "yours", "both"),
+    [(30.0, 500.0, 500.0), (500.0, 30.0, 500.0), (30.0, 40.0, 100.0), (300.0, 90_000.0, UPPER_LIMIT)],
+)
+def test_both_wait_for_the_longer_time_within_limits(mine: float, yours: float, both: float) -> None:
+    pair, one, other = opened(
+        SocketOptions(tell_user_timeout=True, user_timeout=mine),
+        SocketOptions(tell_user_timeout=True, user_timeout=yours),
+    )
+    assert (one.user_timeout, other.user_timeout) == (both, both)
+    carried = [(who, str(wire.read(p).flags), option(p)) for _, who, p in pair.packets]
+    assert [flags for _, flags, told in carried if told is not None] == ["S", "SA", "A"], (
+        "and in the first that is no SYN"
+    )
+    assert carried[0][2] == int(mine).to_bytes(2, "big")
+    assert pair.b.tcp.counters.drops["tcp-malformed"] == 0  # type: ignore[index]
+
+
+def test_an_application_that_chose_a_time_keeps_it_and_tells_it() -> None:
+    pair, one, other = opened(SocketOptions(tell_user_timeout=True), SocketOptions(tell_user_timeout=True))
+    one.set_user_timeout(200.0)
+    before = len(pair.packets)
+    other.write(b"x")
+    pair.run(1)
+    told = [option(p) for _, who, p in pair.packets[before:] if who == "a"]
+    assert told == [(200).to_bytes(2, "big")]
+    one.hear_user_timeout(1000)
+    assert one.user_timeout == 200.0
+    assert one.told_timeout is not None and one.told_timeout.told == 1000, "kept for who asks"
+
+
+def test_behind_a_cookie_the_first_acknowledgement_tells_it() -> None:
+    pair = Pair()
+    pair.b.tcp.passive.limit = 0
+    listener = pair.b.tcp.listen(SocketOptions(mode=PortMode.L2, tell_user_timeout=True), pair.now)
+    listener.arm(pair.b.entry(pair.now), pair.now)
+    options = SocketOptions(tell_user_timeout=True, user_timeout=700.0)
+    one = pair.a.tcp.connect(pair.a.entry(pair.now), pair.b.address, 80, pair.now, options)
+    pair.run(1)
+    other = listener.accept()
+    assert other is not None
+    assert other.user_timeout == 700.0
+    one.write(b"x")
+    pair.run(1)
+    assert one.user_timeout == 700.0
+    assert any(option(p) for _, who, p in pair.packets[2:] if who == "b")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "field"),
+    [(1, 1), (32_767, 32_767), (32_768, 0x8000 | 547), (10_000_000, 0xFFFF), (60 * 0x7FFF, 0xFFFF)],
+)
+def test_the_field(seconds: int, field: int) -> None:
+    packed = Options(user_timeout=seconds).pack()
+    assert packed == bytes((28, 4)) + field.to_bytes(2, "big")
+    assert (Options.parse(packed).user_timeout or 0) >= min(seconds, 60 * 0x7FFF)
+
+
+def test_a_field_of_zero_is_ignored() -> None:
+    assert Options.parse(bytes((28, 4, 0, 0))).user_timeout is None
+    assert Options.parse(bytes((28, 4, 0x80, 0))).user_timeout is None
+
+
+@pytest.mark.parametrize("sack", [True, False])
+@pytest.mark.parametrize("limit", [0.5, 7.0, 100.0])
+def test_the_end_is_exact_whatever_the_time_out_of_the_moment(limit: float, sack: bool) -> None:
+    pair = Pair()
+    client, _, path = established(pair, user_timeout=limit, sack=sack)
+    path.fate = lambda n: None
+    pair.run(3)
+    client.write(DATA[:5000])
+    begun = pair.now
+    pair.run(1000, until=lambda: client.state.value == "CLOSED")
+    assert pair.now - begun == pytest.approx(limit)
+    assert isinstance(client.error, TimeoutError)
+
+
+def test_what_is_heard_begins_the_time_anew_and_moves_no_time_out() -> None:
+    pair = Pair()
+    client, server, path = established(pair, user_timeout=1.0, sack=False, timestamps=False)
+    path.fate = lambda n: None
+    client.write(b"x")
+    begun, before = pair.now, len(pair.packets)
+    for at in (0.3, 0.6, 0.9, 1.2):
+        pair.run(begun + at - pair.now)
+        server.write(b"y")  # which acknowledges nothing new
+    pair.run(50, until=lambda: client.state.value == "CLOSED")
+    assert pair.now - begun == pytest.approx(1.2 + pair.delay + 1.0)
+    again = [
+        when - begun for when, who, p in pair.packets[before:] if who == "a" and bytes(wire.read(p).payload) == b"x"
+    ]
+    gaps = [b - a for a, b in zip(again, again[1:], strict=False)]
+    assert gaps and all(b == pytest.approx(2 * a) for a, b in zip(gaps, gaps[1:], strict=False)), (
+        "the back-off is undisturbed"
+    )
+    assert isinstance(path, Path)
