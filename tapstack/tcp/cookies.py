@@ -9,8 +9,11 @@ The hash covers addresses, ports, the peer's ISN, the option bits, the MSS index
 current and the last value of the counter are accepted, so a cookie lives one to two periods.  A peer without timestamps
 gets neither window scaling nor SACK, since nothing would bring them back.
 
-A blind guess completes a handshake with probability 2⁻²⁵ (two counters, eight indices).  What a cookie cannot do: a lost
-ACK is not repaired by repeating the SYN-ACK; the client's first data does it, if the client speaks first.
+A blind guess completes a handshake with probability 2⁻²⁵ (two counters, eight indices).
+
+What a cookie cannot do, here as in every kernel: when the client's ACK is lost, nobody remembers that the SYN-ACK should be repeated.
+The client's first data repairs it, or its first keep-alive probe; a client that waits for the server to speak first, without
+keep-alive, waits until its program gives up.
 """
 
 from __future__ import annotations

@@ -64,8 +64,12 @@ class PassiveOpens:
         """A segment without a PCB that may bring back a cookie; False when it does not."""
         if now > armed.cookies_until or segment.flags & (wire.SYN | wire.RST | wire.ACK) != wire.ACK:
             return False
+        if segment.length == 0 and self._is_cookie(armed, segment, segment.sequence, now) is not None:
+            segment.sequence = (
+                segment.sequence + 1
+            ) & MASK  # a keep-alive probe, one below what comes next: the ACK was lost
         isn, peer_isn = (segment.acknowledgment - 1) & MASK, (segment.sequence - 1) & MASK
-        cookie = cookies.check(self._secret, self._key(armed, segment), isn, peer_isn, segment.options.timestamp, now)
+        cookie = self._is_cookie(armed, segment, peer_isn, now)
         if cookie is None:
             return False
         if armed.listener.may_open(armed, segment) is Admission.REFUSED:
@@ -86,6 +90,11 @@ class PassiveOpens:
         connection.move(TcpTrigger.PASSIVE_OPEN, now, "cookie")
         arrives.otherwise(connection, segment, now)
         return True
+
+    def _is_cookie(self, armed: ArmedAddress, segment: Segment, peer_isn: int, now: float) -> cookies.Cookie | None:
+        """What the number says that `segment` acknowledges, if the peer began with `peer_isn`."""
+        isn = (segment.acknowledgment - 1) & MASK
+        return cookies.check(self._secret, self._key(armed, segment), isn, peer_isn, segment.options.timestamp, now)
 
     def _begin(self, armed: ArmedAddress, segment: Segment, numbers: SessionNumbers, now: float) -> Connection | None:
         """A half-open connection; None when there is no way back to its peer."""

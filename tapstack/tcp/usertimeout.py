@@ -20,8 +20,8 @@ assert LOWER_LIMIT > MAXIMUM_RTO
 class UserTimeout:
     """What one connection advertises and was told; only connections whose socket asked for it have one.
 
-    advertised: ADV_UTO in whole seconds.  changeable: whether what the peer advertises counts.  due: whether the next segment is to
-    carry the option: the first that is no SYN does, and what follows a change.  told: what the peer advertised last.
+    advertised: ADV_UTO in whole seconds.  changeable: whether what the peer advertises counts.  due: whether the next
+    segment is to carry the option: the first that is no SYN does, and what follows a change.  told: what the peer advertised last.
     """
 
     __slots__ = ("advertised", "changeable", "due", "told")

@@ -137,6 +137,35 @@ def test_the_first_data_stands_in_for_a_lost_acknowledgement() -> None:
 
 
 @pytest.mark.proves("ST-TCP-10")
+@pytest.mark.parametrize("keep_alive", [None, 5.0])
+def test_where_the_server_speaks_first_a_keep_alive_stands_in_for_a_lost_acknowledgement(
+    keep_alive: float | None,
+) -> None:
+    """Without one the client waits: nobody remembers that there is something to repeat (docs/limits.md)."""
+    pair = Pair()
+    pair.b.tcp.passive.limit = 0
+    listener = listening(pair)
+    begun = pair.now
+    pair.meddle = lambda end, packet: (
+        [] if end is pair.a and pair.now < begun + 1 and wire.read(packet).flags == "A" else [packet]
+    )
+    options = SocketOptions(mode=PortMode.AWARE, keep_alive=keep_alive)
+    client = pair.a.tcp.connect(pair.a.entry(pair.now), pair.b.address, 80, pair.now, options, local_port=5000)
+    pair.run(2)
+    assert listener.accept() is None
+    assert client.state.value == "ESTABLISHED"
+    pair.run(20)
+    server = listener.accept()
+    assert (server is not None) == (keep_alive is not None)
+    if server is not None:
+        server.write(b"220 ready")
+        client.write(b"HELO")
+        pair.run(1)
+        assert (read_all(client), read_all(server)) == (b"220 ready", b"HELO")
+        assert client.error is None
+
+
+@pytest.mark.proves("ST-TCP-10")
 def test_forged_and_stale_cookies_are_refused() -> None:
     pair = Pair()
     listener = listening(pair)

@@ -173,7 +173,14 @@ def test_packet_too_big_makes_segments_smaller_and_repeats_what_was_lost() -> No
     cwnd = client.sender.congestion.cwnd
     too_big(pair, client, client.sender.snd_una, 1300)
     path.fate = lambda n: 0.0
-    before = len(pair.packets)
+    before, told, una = len(pair.packets), pair.now, client.sender.snd_una
+    pair.flush()
+    again = [(when, wire.read(p)) for when, who, p in pair.packets[before:]]
+    assert {when for when, _ in again} == {told}, "at once, not when a timer says so"
+    assert again[0][1].seq == una & 0xFFFFFFFF
+    assert b"".join(bytes(tcp.payload) for _, tcp in again) == DATA[:14_280], (
+        "all that was in flight, in smaller pieces"
+    )
     assert collect(pair, server, 30_000, 1) == DATA[:30_000]
     assert max(len(p) for _, who, p in pair.packets[before:] if who == "a") == 1300
     assert client.sender.congestion.cwnd >= cwnd, "size is not congestion (RFC 8201 §5.3)"
@@ -195,6 +202,63 @@ def test_a_forged_packet_too_big_changes_nothing(offset: int, mtu: int) -> None:
     assert (client.sender.mss, client.path.mtu) == (mss, 1500)
     if mtu == 1300:
         assert pair.a.counters.drops["icmp-error-unmatched"] == 1  # type: ignore[index]
+
+
+# -- segments that are cut -----------------------------------------------------------------------------
+
+
+@pytest.mark.proves("ST-TCP-1")
+@pytest.mark.parametrize("gone", [1, 500, 1427])
+def test_what_a_peer_acknowledged_of_a_segment_is_not_sent_again(gone: int) -> None:
+    pair = Pair()
+    client, _, path = established(pair, timestamps=False, sack=False)
+    path.fate = lambda n: None
+    client.write(DATA[: client.sender.mss])
+    pair.flush()
+    una = client.sender.snd_una
+    acknowledgement = wire.segment(
+        "2001:db8:b::1", "2001:db8:a::1", client.remote_port, client.local_port, "A",
+        seq=client.receiver.rcv_nxt, ack=una + gone, window=1000,
+    )  # fmt: skip
+    pair.a.input(acknowledgement, pair.now)
+    client.sender.check()
+    before = len(pair.packets)
+    pair.run(10, until=lambda: client.timers.timeouts > 0)
+    pair.flush()
+    (again,) = [wire.read(p) for _, who, p in pair.packets[before:] if who == "a"]
+    assert again.seq == (una + gone) & 0xFFFFFFFF
+    assert bytes(again.payload) == DATA[gone : client.options.send_buffer][: len(again.payload)]
+    assert len(again.payload) == 1440 - gone
+
+
+@pytest.mark.proves("ST-TCP-1", "ST-LINK-1")
+def test_a_super_segment_whose_next_hop_is_unknown_waits_as_segments() -> None:
+    """The neighbour may be asked for anew in mid-transfer; what waits for it cannot be cut by the link later."""
+    pair = Pair(offload="whole")
+    client, _, _ = established(pair)
+    waiting: list[bytes] = []
+    client.path.ready = lambda now: None  # type: ignore[method-assign]
+    pair.a.host.transmit_queued = lambda path, pieces, now: waiting.append(b"".join(pieces))  # type: ignore[attr-defined]
+    una = client.sender.snd_una
+    client.write(DATA[:5000])
+    pair.flush()
+    segments = [wire.read(packet) for packet in waiting]
+    assert [tcp.seq for tcp in segments] == [(una + at) & 0xFFFFFFFF for at in (0, 1428, 2856, 4284)]
+    assert b"".join(bytes(tcp.payload) for tcp in segments) == DATA[:5000]
+    assert ["P" in str(tcp.flags) for tcp in segments] == [False, False, False, True]
+
+
+@pytest.mark.proves("ST-TCP-2")
+@pytest.mark.parametrize("timestamps", [True, False])
+def test_the_peers_window_is_scaled_on_the_fast_path(timestamps: bool) -> None:
+    pair = Pair()
+    client, server, _ = established(pair, timestamps=timestamps)
+    transfer(pair, client, server, 300_000)
+    pair.run(1)
+    acknowledgement = next(wire.read(p) for _, who, p in reversed(pair.packets) if who == "b")
+    assert client.sender.scale == server.receiver.scale > 0
+    assert client.sender.snd_wnd == acknowledgement.window << server.receiver.scale
+    assert client.sender.maximum_window > 1 << 16
 
 
 # -- statistics ----------------------------------------------------------------------------------------

@@ -15,7 +15,9 @@ import pytest
 
 from tapstack.ipv6.addresses import AddressKind
 from tapstack.tcp.connection import Connection
+from tapstack.tcp.listener import Listener
 from tapstack.tcp.options import PortMode, SocketOptions
+from tapstack.tcp.states import TcpState
 
 from . import wire
 from .pair import Pair
@@ -26,7 +28,7 @@ OPTIONS = SocketOptions(
 )
 CLIENT, SERVER = 5000, 80
 FLAGS = ["".join(c for c, on in zip("SAFR", bits, strict=True) if on) for bits in product((0, 1), repeat=4)]
-OPENING = ["CLOSED", "LISTEN", "SYN-SENT", "SYN-RECEIVED passive", "SYN-RECEIVED active"]
+OPENING = ["CLOSED", "LISTEN_o", "LISTEN", "SYN-SENT", "SYN-RECEIVED passive", "SYN-RECEIVED active"]
 SYNCHRONIZED = ["ESTABLISHED", "FIN-WAIT-1", "FIN-WAIT-2", "CLOSE-WAIT", "CLOSING", "LAST-ACK", "TIME-WAIT"]
 PEER_ISN = 70_000
 
@@ -41,10 +43,12 @@ class Subject:
     nxt: int = 0
     rcv: int = PEER_ISN
     window: int = 0
+    listener: Listener | None = None
 
     def state(self) -> str:
         """The state, as the tables of the node show it."""
         tcp = self.pair.b.tcp
+        assert self.listener is None or self.listener.state is TcpState.LISTEN_O
         if len(tcp.time_waits):
             return "TIME-WAIT"
         if self.connection is not None and self.connection.state.value != "CLOSED":
@@ -73,6 +77,12 @@ def arrange(state: str) -> Subject:
     a, b = pair.a.tcp, pair.b.tcp
     if state == "CLOSED":
         return Subject(pair, None)
+    if state == "LISTEN_o":  # a listener whose address was taken from it again
+        unbound = b.listen(OPTIONS, pair.now, SERVER)
+        unbound.arm(entry, pair.now, sessions=None)
+        unbound.disarm(entry.address, pair.now, "test")
+        assert unbound.state is TcpState.LISTEN_O
+        return Subject(pair, None, listener=unbound)
     if state.startswith("SYN-SENT") or state == "SYN-RECEIVED active":
         pair.meddle = lambda end, packet: []
         connection = b.connect(entry, pair.a.address, CLIENT, pair.now, OPTIONS, local_port=SERVER)
@@ -133,7 +143,7 @@ Reaction = tuple[str | None, str]
 def expected(state: str, s: Subject, flags: str, seq: int, ack: int, length: int) -> Reaction:
     """(flags of the answer or None, the state afterwards)."""
     name = state.split()[0]
-    if state == "CLOSED":  # §3.10.7.1
+    if state in ("CLOSED", "LISTEN_o"):  # §3.10.7.1; without an address a listener is in no table (UM-LIS-1)
         return (None if "R" in flags else RST if "A" in flags else RST_ACK), "CLOSED"
     if state == "LISTEN":  # §3.10.7.2
         if "R" in flags:
@@ -213,7 +223,7 @@ def cases(s: Subject) -> Iterator[tuple[str, int, int, bytes]]:
             yield flags, seq, ack, payload
 
 
-@pytest.mark.proves("ST-TCP-1", "ST-TCP-8", "SHLD-2")
+@pytest.mark.proves("ST-TCP-1", "ST-TCP-8", "SHLD-2", "UM-LIS-1")
 @pytest.mark.parametrize("state", OPENING + SYNCHRONIZED)
 def test_reaction_to_every_segment(state: str) -> None:
     wrong = []

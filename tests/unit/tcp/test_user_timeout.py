@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from tapstack.tcp.connection import Connection
@@ -137,8 +139,6 @@ def test_what_is_heard_begins_the_time_anew_and_moves_no_time_out() -> None:
     again = [
         when - begun for when, who, p in pair.packets[before:] if who == "a" and bytes(wire.read(p).payload) == b"x"
     ]
-    gaps = [b - a for a, b in zip(again, again[1:], strict=False)]
-    assert gaps and all(b == pytest.approx(2 * a) for a, b in zip(gaps, gaps[1:], strict=False)), (
-        "the back-off is undisturbed"
-    )
+    gaps = [b - a for a, b in itertools.pairwise(again)]
+    assert gaps and all(b == pytest.approx(2 * a) for a, b in itertools.pairwise(gaps)), "the back-off is undisturbed"
     assert isinstance(path, Path)

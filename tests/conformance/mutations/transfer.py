@@ -1,0 +1,121 @@
+"""Defects in a transfer over time: recovery, reductions, timers, segments that are cut, cookies."""
+
+from __future__ import annotations
+
+from tests.conformance.mutant import Edit, Mutation
+
+_REDUCTIONS = "tests/unit/tcp/test_reductions.py"
+_STREAMS = "tests/unit/tcp/test_streams.py"
+_FLOOD = "tests/unit/tcp/test_flood.py"
+_TIMEOUT = "tests/unit/tcp/test_user_timeout.py"
+
+MUTATIONS = (
+    Mutation(
+        "stale-proof",
+        "the acknowledgement of an earlier recovery's repetition takes back this reduction",
+        ("ST-TCP-4",),
+        (_REDUCTIONS,),
+        (
+            Edit(
+                "tapstack.tcp.recovery.spurious:Undo.proven",
+                "int(news.repeated_at * 1000) >= self._first_at",
+                "news.ambiguous",
+            ),
+        ),
+    ),
+    Mutation(
+        "reduced-twice",
+        "a time-out in recovery reduces the threshold a second time",
+        ("ST-TCP-4",),
+        (_REDUCTIONS,),
+        (
+            Edit(
+                "tapstack.tcp.recovery.selective:SelectiveRecovery.on_timeout",
+                "if self.repairing:",
+                "if self.phase is Phase.LOSS:",
+            ),
+        ),
+    ),
+    Mutation(
+        "moment-counts",
+        "only what is in flight at the moment shows that the window is used",
+        ("ST-TCP-5",),
+        (_REDUCTIONS,),
+        (Edit("tapstack.tcp.congestion.base:used_up", "2 * news.peak >= cwnd", "2 * news.in_flight >= cwnd"),),
+    ),
+    Mutation(
+        "late-original",
+        "an original that comes after its repetition makes the other repetitions overdue",
+        ("ST-TCP-6",),
+        (_REDUCTIONS,),
+        (
+            Edit(
+                "tapstack.tcp.recovery.rack:Rack.update",
+                "self.reordering_seen or self.multiplier > 1",
+                "False",
+            ),
+        ),
+    ),
+    Mutation(
+        "too-big-waits",
+        "what a Packet Too Big says is lost waits for a timer",
+        ("ST-IP6-8",),
+        (_STREAMS,),
+        (Edit("tapstack.tcp.layer:Tcp._packet_too_big", "sender.mark_all_lost()", "pass"),),
+    ),
+    Mutation(
+        "front-sent-again",
+        "the acknowledged front of a segment stays in it",
+        ("ST-TCP-1",),
+        (_STREAMS,),
+        (Edit("tapstack.tcp.sender:Sender._trim", "split_pieces(segment.pieces, gone)[1]", "segment.pieces"),),
+    ),
+    Mutation(
+        "cut-in-place",
+        "the parts of a super-segment all have its first number",
+        ("ST-LINK-1",),
+        (_STREAMS,),
+        (Edit("tapstack.tcp.emitter:Emitter._emit_cut", "sequence + start", "sequence"),),
+    ),
+    Mutation(
+        "fast-window-unscaled",
+        "the fast path takes the window as it stands in the header",
+        ("ST-TCP-2",),
+        (_STREAMS,),
+        (Edit("tapstack.tcp.fastpath:receive", "window <<= sender.scale", "pass"),),
+    ),
+    Mutation(
+        "patience-by-the-way",
+        "the user time-out is only looked at when the retransmission timer fires",
+        ("ST-TCP-11",),
+        (_TIMEOUT,),
+        (Edit("tapstack.tcp.timers:ConnectionTimers._wait", "min(due, self._patience())", "due"),),
+    ),
+    Mutation(
+        "told-and-believed",
+        "the peer's user time-out is taken without limits",
+        ("ST-TCP-11",),
+        (_TIMEOUT,),
+        (Edit("tapstack.tcp.connection:Connection.hear_user_timeout", "told.wait()", "float(seconds)"),),
+    ),
+    Mutation(
+        "probe-is-no-cookie",
+        "a keep-alive probe does not bring a cookie back",
+        ("ST-TCP-10",),
+        (_FLOOD,),
+        (Edit("tapstack.tcp.passive:PassiveOpens.ack_arrives", "segment.length == 0 and", "False and"),),
+    ),
+    Mutation(
+        "cookie-unchecked",
+        "any number that is acknowledged counts as a cookie",
+        ("ST-TCP-10",),
+        (_FLOOD,),
+        (
+            Edit(
+                "tapstack.tcp.cookies:check",
+                "isn not in (_code(secret, key, peer_isn, bits, index, c) for c in (counter, counter - 1))",
+                "False",
+            ),
+        ),
+    ),
+)
