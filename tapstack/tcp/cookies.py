@@ -11,7 +11,7 @@ gets neither window scaling nor SACK, since nothing would bring them back.
 
 A blind guess completes a handshake with probability 2⁻²⁵ (two counters, eight indices).
 
-What a cookie cannot do, here as in every kernel: when the client's ACK is lost, nobody remembers that the SYN-ACK should be repeated.
+What a cookie cannot do, here as in every kernel: when the client's ACK is lost, nobody remembers to repeat the SYN-ACK.
 The client's first data repairs it, or its first keep-alive probe; a client that waits for the server to speak first, without
 keep-alive, waits until its program gives up.
 """

@@ -21,7 +21,7 @@ class UserTimeout:
     """What one connection advertises and was told; only connections whose socket asked for it have one.
 
     advertised: ADV_UTO in whole seconds.  changeable: whether what the peer advertises counts.  due: whether the next
-    segment is to carry the option: the first that is no SYN does, and what follows a change.  told: what the peer advertised last.
+    segment is to carry the option: the first that is no SYN does, and what follows a change.  told: what the peer advertised.
     """
 
     __slots__ = ("advertised", "changeable", "due", "told")
