@@ -1,6 +1,6 @@
 """A peer without memory: it answers a stack's segments from what stands in them, for any number of connections.
 
-A SYN gets a SYN-ACK, a FIN gets an acknowledgement with a FIN, everything else gets nothing; no state is kept.  So whatever
+A SYN gets a SYN-ACK, a FIN an acknowledgement with a FIN, data an acknowledgement; no state is kept.  So whatever
 memory a process holds after a hundred thousand handshakes belongs to the stack under test.
 """
 
@@ -29,7 +29,8 @@ def answer(packet: Buffer) -> bytes | None:
         return None
     source, destination = bytes(packet[8:24]), bytes(packet[24:40])
     header = tcp.TcpHeader.parse(memoryview(packet)[ipv6.HEADER_LENGTH :])
-    if not header.flags & (tcp.SYN | tcp.FIN):
+    size = len(packet) - ipv6.HEADER_LENGTH - header.length
+    if not header.flags & (tcp.SYN | tcp.FIN) and not size:
         return None
     stamp = header.options.timestamp
     options = tcp.Options(timestamp=None if stamp is None else (1, stamp[0]))
@@ -37,14 +38,14 @@ def answer(packet: Buffer) -> bytes | None:
         flags, sequence = tcp.SYN | tcp.ACK, _SEQUENCE
         options.mss, options.window_scale, options.sack_permitted = 1440, 7, True
     else:
-        flags, sequence = tcp.FIN | tcp.ACK, header.acknowledgment
+        flags, sequence = header.flags & tcp.FIN | tcp.ACK, header.acknowledgment
     segment = tcp.pack(
         destination,
         source,
         header.destination_port,
         header.source_port,
         sequence,
-        (header.sequence + 1) & 0xFFFFFFFF,
+        (header.sequence + size + bool(header.flags & (tcp.SYN | tcp.FIN))) & 0xFFFFFFFF,
         flags,
         _WINDOW,
         options=options.pack(),
@@ -63,7 +64,7 @@ def data(connection: Connection, offset: int, payload: bytes) -> bytes:
         connection.sender.snd_nxt & 0xFFFFFFFF,
         tcp.ACK,
         _WINDOW,
-        options=tcp.Options(timestamp=(2, 0)).pack() if connection.timestamps else b"",
+        options=tcp.Options(timestamp=(1, 0)).pack() if connection.timestamps else b"",
         payload=payload,
     )
     header = ipv6.pack_header(connection.remote, connection.local, ipv6.TCP, len(segment) + len(payload))
@@ -105,6 +106,15 @@ class Lone:
                 self.exchange()
         self.exchange()
         return made
+
+    def converse(self, connections: Iterable[Connection]) -> None:
+        """A byte each way on every connection."""
+        for connection in connections:
+            connection.write(b"x")
+            self.exchange()
+            self.stack.input(data(connection, 0, b"x"), self.now)
+            connection.read()
+        self.exchange()
 
     def close(self, connections: Iterable[Connection]) -> None:
         """Close connections from this side; their TIME-WAIT begins."""

@@ -130,12 +130,13 @@ class _Fill:
 def memory(setting: Setting) -> list[Figure]:
     """P-9: bytes per idle connection, per UNCERTAIN address, per TIME-WAIT record."""
     count = setting.many(2000, 50)
-    connection, used, record = [
+    connection, later, used, record = [
         list(values) for values in zip(*(_connections(count) for _ in range(setting.repeats)), strict=True)
     ]
     reserved = [_reserved(count) for _ in range(setting.repeats)]
     return [
         figure("P-9", "memory per idle connection, its address included", "B", connection, goal=Goal(at_most=3072)),
+        figure("P-9", "memory per idle connection after a byte each way, its address included", "B", later),
         figure("P-9", "memory per address in use, alone", "B", used),
         figure("P-9", "memory per UNCERTAIN address in the pool", "B", reserved, goal=Goal(at_most=512)),
         figure("P-9", "memory per TIME-WAIT record, its address apart", "B", record, goal=Goal(at_most=256)),
@@ -147,8 +148,8 @@ def _held() -> int:
     return tracemalloc.get_traced_memory()[0]
 
 
-def _connections(count: int) -> tuple[float, float, float]:
-    """Bytes per idle connection with its address, per address alone, per record without its address."""
+def _connections(count: int) -> tuple[float, float, float, float]:
+    """Bytes per idle connection with its address, the same after some use, per address alone, per record without its address."""
     lone = Lone(SocketOptions(time_wait=TimeWait.FULL))
     lone.close(lone.connect(8))  # what is made once only is made now
     tracemalloc.start()
@@ -164,6 +165,9 @@ def _connections(count: int) -> tuple[float, float, float]:
         lone.rest()
         connected = _held() - empty
         assert all(connection.state.value == "ESTABLISHED" for connection in connections)
+        lone.converse(connections)
+        lone.rest()
+        used = _held() - empty
         lone.close(connections)
         del connections
         lone.rest()
@@ -171,7 +175,7 @@ def _connections(count: int) -> tuple[float, float, float]:
         waiting = _held() - empty
     finally:
         tracemalloc.stop()
-    return connected / count, alone / count, (waiting - alone) / count
+    return connected / count, used / count, alone / count, (waiting - alone) / count
 
 
 def _reserved(count: int) -> float:

@@ -91,9 +91,7 @@ def establish(connection: Connection, segment: Segment, ack: int, now: float) ->
         connection.rtt.rto = 3.0  # RFC 6298 (5.7): a SYN was lost and there is no sample
     sender.snd_una = ack
     connection.timers.retransmit.cancel()
-    connection.start_congestion()
-    if connection.syn_retransmitted:
-        sender.congestion.cwnd = sender.mss  # RFC 5681 §3.1: the initial window is one segment after a lost SYN
+    connection.set_segment_size()
     window = segment.window if segment.flags & SYN else segment.window << sender.scale
     _set_window(connection, segment, unwrap(segment.sequence, connection.receiver.rcv_nxt), ack, window)
     syn_ack = bool(segment.flags & SYN)

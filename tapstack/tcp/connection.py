@@ -153,7 +153,7 @@ class Connection(Output):
         self.emitter = Emitter(tcp.host, path, tcp.transmit, self.local, remote, numbers.flow_label)
         self.emitter.set_dscp(options.dscp)
         self.emitter.hop_limit = options.hop_limit
-        self.sender = Sender(numbers.isn, self.emit_data)
+        self.sender = Sender(numbers.isn, self)
         self.sender.nodelay = options.nodelay
         self.receiver = Receiver(options.receive_buffer, options.receive_buffer_maximum)
         self.receiver.scale = scale_for(options.receive_buffer_maximum)
@@ -363,10 +363,11 @@ class Connection(Output):
             self.hear_user_timeout(options.user_timeout)
 
     def start_congestion(self) -> None:
-        """Both SYNs are known: segment size and congestion window."""
-        self.set_segment_size()
+        """The first segment is about to be sent: how much may be, and what is done about losses."""
         sender = self.sender
         sender.congestion = create(self.options.congestion, sender.mss, self.options.pacing)
+        if self.syn_retransmitted:
+            sender.congestion.cwnd = sender.mss  # RFC 5681 §3.1: the initial window is one segment after a lost SYN
         if self.sack_permitted:
             sender.recovery = SelectiveRecovery(sender, self.rtt, self.timers)
         else:

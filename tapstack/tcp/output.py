@@ -142,7 +142,7 @@ class Output:
         receiver.unacked = 0
         receiver.ack_now = False
         receiver.last_ack_sent = receiver.rcv_nxt
-        self.timers.delayed_ack.cancel()
+        self.timers.acknowledged()
 
     def send_ack(self, now: float) -> None:
         """A pure acknowledgement, with SACK blocks where there are holes."""

@@ -25,8 +25,7 @@ over those IN_NETWORK; every LOST segment is in `lost`.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ..types import Buffer, Frame
 from ..wire.tcp import ACK, FIN, PSH
@@ -43,14 +42,25 @@ _PACING_QUANTUM = 0.001
 """Seconds of the pacing rate that may leave at once: timers are not finer than that."""
 
 
+class Outlet(Protocol):
+    """What a sender needs of its connection."""
+
+    def emit_data(self, sequence: int, flags: int, pieces: Frame, length: int, again: bool) -> None:
+        """Put one segment on the link; `again`: it is a repetition or a probe."""
+
+    def start_congestion(self) -> None:
+        """Set the sender's `congestion` and `recovery`."""
+
+
 class Sender:
     """State of the send sequence space (RFC 9293 §3.3.1); sequence numbers are unwrapped.
 
-    `emit(sequence, flags, pieces, length, again)` puts one segment on the link; snd_up is SND.UP, the end of urgent data.
+    snd_up is SND.UP, the end of urgent data.  `congestion`, `recovery` and `news` begin with their first use: a connection
+    that only receives, or that waits, has none of them, and `started` says so.
     """
 
     __slots__ = (
-        "_emit",
+        "_outlet",
         "_unsent",
         "by_time",
         "congestion",
@@ -87,8 +97,8 @@ class Sender:
         "unsent",
     )
 
-    def __init__(self, iss: int, emit: Callable[[int, int, Frame, int, bool], None]) -> None:
-        self._emit = emit
+    def __init__(self, iss: int, outlet: Outlet) -> None:
+        self._outlet = outlet
         self.snd_una = iss
         self.snd_nxt = iss
         self.iss = iss
@@ -103,7 +113,7 @@ class Sender:
         self.nodelay = False
         self.congestion: CongestionControl
         self.recovery: Recovery
-        self.news = Acknowledged()
+        self.news: Acknowledged
         self._unsent: list[Buffer] = []
         self.unsent = 0
         self.fin_queued = False
@@ -123,6 +133,25 @@ class Sender:
         self.first_sent_at = 0.0
         self.limited_until = 0
         self.paced_until = 0.0
+
+    def __getattr__(self, name: str) -> Any:
+        """Called for an attribute that is not there (yet)."""
+        if name == "news":
+            self.news = Acknowledged()
+        elif name in ("congestion", "recovery"):
+            self._outlet.start_congestion()
+        else:
+            raise AttributeError(name)
+        return object.__getattribute__(self, name)
+
+    @property
+    def started(self) -> bool:
+        """Whether there is congestion control, because something was sent."""
+        try:
+            object.__getattribute__(self, "congestion")
+        except AttributeError:
+            return False
+        return True
 
     # -- the application's side ------------------------------------------------------------------
 
@@ -226,7 +255,7 @@ class Sender:
         self.pipe += segment.end - segment.start
         self.by_time.append(segment)
         self.last_sent = now
-        self._emit(segment.start, flags, segment.pieces, size, segment.retransmitted)
+        self._outlet.emit_data(segment.start, flags, segment.pieces, size, segment.retransmitted)
 
     def _take(self, size: int) -> Frame:
         """The next `size` unsent bytes as pieces."""

@@ -125,10 +125,10 @@ def _rate(bytes_per_second: float) -> str:
 def collect(connection: Connection, now: float) -> Statistics:
     """The statistics of `connection` at `now`."""
     sender, receiver, rtt = connection.sender, connection.receiver, connection.rtt
-    started = hasattr(sender, "congestion")
+    started = sender.started
     congestion = sender.congestion if started else None
     recovery = sender.recovery if started else None
-    news = sender.news
+    news = sender.news if started else None
     fin = bool(sender.fin_sent)
     fin_acked = fin and sender.snd_una == sender.snd_nxt
     ssthresh = congestion.ssthresh if congestion is not None and congestion.ssthresh < UNLIMITED else None
@@ -178,7 +178,7 @@ def collect(connection: Connection, now: float) -> Statistics:
         sacked=sum(segment.mark == SACKED for segment in sender.in_flight),
         reordering=bool(rack is not None and rack.reordering_seen),
         pacing_rate=congestion.pacing_rate if congestion is not None else None,
-        delivery_rate=news.rate_bytes / news.interval if news.interval > 0 else None,
+        delivery_rate=news.rate_bytes / news.interval if news is not None and news.interval > 0 else None,
         last_sent=now - sender.last_sent if sender.transmissions else now - connection.opened_at,
         last_heard=now - connection.last_heard,
     )

@@ -12,6 +12,7 @@ from .recovery.rto import MAXIMUM as MAXIMUM_RTO
 from .states import TcpState, TcpTrigger
 
 if TYPE_CHECKING:
+    from ..timers import Timer
     from .connection import Connection
 
 DELAYED_ACK = 0.04
@@ -24,31 +25,33 @@ MUST-20, SHLD-9, SHLD-10; RFC 4821)."""
 
 
 class ConnectionTimers:
-    """Retransmission or persist, recovery (RACK and probe), delayed ACK, pace, keep-alive or FIN-WAIT-2 (`slow`)."""
+    """Retransmission or persist, recovery (RACK and probe), delayed ACK, pace, keep-alive or FIN-WAIT-2 (`slow`).
+
+    All but the first are made when they are first used: few connections ever need them all.
+    """
 
     __slots__ = (
         "_connection",
-        "delayed_ack",
+        "_delayed_ack",
+        "_pace",
+        "_recovery",
+        "_slow",
         "keep_alive_probes",
-        "pace",
         "persist_backoff",
         "persisting",
-        "recovery",
         "retransmit",
-        "slow",
         "timeout_at",
         "timeouts",
         "waiting_since",
     )
 
     def __init__(self, connection: Connection) -> None:
-        queue = connection.tcp.timers
         self._connection = connection
-        self.retransmit = queue.timer(self._on_retransmit)
-        self.delayed_ack = queue.timer(self._on_delayed_ack)
-        self.slow = queue.timer(self._on_slow)
-        self.recovery = queue.timer(self._on_recovery)
-        self.pace = queue.timer(self._on_pace)
+        self.retransmit = connection.tcp.timers.timer(self._on_retransmit)
+        self._delayed_ack: Timer | None = None
+        self._slow: Timer | None = None
+        self._recovery: Timer | None = None
+        self._pace: Timer | None = None
         self.timeouts = 0
         self.timeout_at = 0.0
         """when the retransmission or persist time-out is due; the timer may fire earlier, for the user time-out"""
@@ -58,13 +61,45 @@ class ConnectionTimers:
         self.waiting_since = 0.0
         """since when the oldest unacknowledged thing has been waiting, for the user time-out"""
 
+    @property
+    def delayed_ack(self) -> Timer:
+        """When an acknowledgement that was held back leaves."""
+        if self._delayed_ack is None:
+            self._delayed_ack = self._connection.tcp.timers.timer(self._on_delayed_ack)
+        return self._delayed_ack
+
+    @property
+    def slow(self) -> Timer:
+        """Keep-alive, or the end of FIN-WAIT-2."""
+        if self._slow is None:
+            self._slow = self._connection.tcp.timers.timer(self._on_slow)
+        return self._slow
+
+    @property
+    def recovery(self) -> Timer:
+        """Loss recovery's own."""
+        if self._recovery is None:
+            self._recovery = self._connection.tcp.timers.timer(self._on_recovery)
+        return self._recovery
+
+    @property
+    def pace(self) -> Timer:
+        """When the pace lets the next segment go."""
+        if self._pace is None:
+            self._pace = self._connection.tcp.timers.timer(self._on_pace)
+        return self._pace
+
+    def acknowledged(self) -> None:
+        """An acknowledgement is leaving: none is held back any more."""
+        timer = self._delayed_ack
+        if timer is not None:
+            timer.when = None
+
     def retire(self) -> None:
         """Disarm everything for good: the PCB is gone."""
-        self.retransmit.retire()
-        self.delayed_ack.retire()
-        self.slow.retire()
-        self.recovery.retire()
-        self.pace.retire()
+        for timer in (self.retransmit, self._delayed_ack, self._slow, self._recovery, self._pace):
+            if timer is not None:
+                timer.retire()
 
     # -- retransmission and persist --------------------------------------------------------------
 
@@ -129,7 +164,8 @@ class ConnectionTimers:
             self.persist_backoff += 1
             self._wait(now + self._persist_interval())
             return
-        if self.recovery.when is not None and self.recovery.when <= now:
+        probe = self.recovery.when
+        if probe is not None and probe <= now:
             self.recovery.cancel()
             self._on_recovery(now)  # a probe is due at the same moment: it comes first, and the time-out starts over
             return

@@ -12,6 +12,7 @@ from tapstack.tcp.receiver import Receiver
 from tapstack.tcp.recovery.scoreboard import Scoreboard
 from tapstack.tcp.segments import SACKED, SentSegment
 from tapstack.tcp.sender import Sender
+from tapstack.types import Frame
 
 LENGTH = 400
 START = (1 << 32) - 200  # the wrap is in the middle
@@ -29,8 +30,18 @@ class _Quiet:
         """Nothing to arm."""
 
 
+class _Nowhere:
+    """Where segments go that nobody looks at."""
+
+    def emit_data(self, sequence: int, flags: int, pieces: Frame, length: int, again: bool) -> None:
+        """Gone."""
+
+    def start_congestion(self) -> None:
+        raise AssertionError("the test brings its own")
+
+
 def full_sender(cut: int) -> Sender:
-    sender = Sender(START, lambda sequence, flags, pieces, length, again: None)
+    sender = Sender(START, _Nowhere())
     sender.congestion = sender.recovery = _Quiet()  # type: ignore[assignment]
     sender.nodelay = True
     sender.mss, sender.segment_limit, sender.snd_wnd = cut, cut, LENGTH
