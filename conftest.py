@@ -9,6 +9,7 @@ pytest_plugins = (
     "tests.plugins.captures",
     "tests.plugins.seed",
     "tests.plugins.skips",
+    "tests.plugins.private",
     "tests.plugins.witness_place",
     "pytester",
 )

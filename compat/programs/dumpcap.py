@@ -20,6 +20,8 @@ from .process import last_words, run_in, until
 _STATISTICS = re.compile(rb"Packets received/dropped on interface '[^\n]*': (\d+)/(\d+)")
 _RING_BLOCK_AGE = 0.25  # seconds after which the kernel hands over a block that is not full
 _LONGEST_WAIT = 5.0
+OFFLOAD = "offload: checksums and the cutting into segments are left to the link"
+"""The comment of a capture on an interface that has any offload on."""
 _POLL = 0.01
 
 
@@ -80,6 +82,13 @@ class Capture:
                     await asyncio.sleep(_POLL)
 
 
+def _offloads(interface: Interface) -> bool:
+    try:
+        return any(interface.offloads().values())
+    except KernelError:  # a driver that knows none
+        return False
+
+
 @asynccontextmanager
 async def dumpcap(
     interface: Interface, path: Path, *, capture_filter: str = "", snaplen: int = 262144, buffer_mib: int = 32
@@ -87,6 +96,7 @@ async def dumpcap(
     """Capture an interface into a pcapng file; capturing when the block begins, stopped (`Capture.stop`) when it ends.
 
     capture_filter: libpcap syntax.  snaplen: bytes kept of a frame, at least `barrier.SHORTEST_SNAPLEN`.
+    The file of an interface with offload says so in its comment (`OFFLOAD`): checksums in it may be unfinished.
     buffer_mib: kernel buffer in MiB; at several Gbit/s on two cores whole frames need 64, their first 256 bytes need 16.
     Raises `ProgramMissing`, or `ProgramFailed` for a filter or interface that
     dumpcap does not take.
@@ -96,6 +106,8 @@ async def dumpcap(
     ethernet = interface.has_ethernet
     full_filter = f"{barrier.FILTERS[ethernet]} or ({capture_filter})" if capture_filter else ""
     argv = ["dumpcap", "-i", interface.name, "-s", str(snaplen), "-B", str(buffer_mib), "-q", "-w", "-"]
+    if await asyncio.to_thread(_offloads, interface):
+        argv += ["--capture-comment", OFFLOAD]
     if full_filter:
         argv += ["-f", full_filter]
     path.parent.mkdir(parents=True, exist_ok=True)

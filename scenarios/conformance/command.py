@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from scenarios.conformance import checkout as checkouts
-from scenarios.conformance.rows import SECTIONS, SPECIFICATIONS, Row, asked_for, holds, known_ids, load
+from scenarios.conformance.rows import (
+    SECTIONS,
+    SPECIFICATIONS,
+    Row,
+    asked_for,
+    holds,
+    known_ids,
+    load,
+    without_evidence,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -37,8 +46,8 @@ def conformance(
 ) -> None:
     """Run the tests that prove the requirements, and print the table of verdicts.
 
-    Exit status 0 only if nothing failed, nothing that was asked for is untested, and tshark has no objection to a capture
-    that has no explanation.
+    Exit status 0 only if nothing failed, nothing that was asked for is untested, every rule that passed has a capture or says
+    why there can be none, and tshark has no objection to a capture that has no explanation.
     """
     from rich.console import Console
 
@@ -61,7 +70,7 @@ def conformance(
     chosen = [row for row in rows if asked_for(row.spec, row.id, specs, ids)]
     sound = True
     if report is not None or not last:
-        sound = _examine(checkout, chosen, report, console)
+        sound = _examine(checkout, chosen, report, console) & _evident(chosen, console)
     _print(chosen, json=json)
     raise typer.Exit(0 if holds(chosen) and sound else 1)
 
@@ -120,6 +129,16 @@ def _examine(checkout: Path, rows: list[Row], report: Path | None, console: Cons
         page = write(report, checkout, rows, opinion)
         console.print(f"The report: {page}", highlight=False)
     return opinion.sound
+
+
+def _evident(rows: list[Row], console: Console) -> bool:
+    """Whether every rule that passed shows why: a capture, or what the API told."""
+    missing = without_evidence(rows)
+    if missing:
+        console.print(
+            f"Passed without a capture, and without a reason in tests/api.toml: {', '.join(missing)}", style="red"
+        )
+    return not missing
 
 
 def _print(rows: list[Row], *, json: bool) -> None:

@@ -22,12 +22,15 @@ class Opinion:
 
     @property
     def sound(self) -> bool:
-        """Whether every capture could be read and every remark has an explanation."""
-        return not any(listing.error or listing.unexplained for listing in self.listings.values())
+        """Whether every capture could be read and holds packets, and every remark has an explanation."""
+        return not self.objections()
 
     def objections(self) -> list[str]:
         """What nothing explains, and what could not be read."""
         found = [f"{name}: {listing.error}" for name, listing in self.listings.items() if listing.error]
+        found += [
+            f"{n}: no packet" for n, listing in self.listings.items() if not listing.packets and not listing.error
+        ]
         for name, listing in self.listings.items():
             found += [f"{name}#{number}: {message}" for number, message in listing.unexplained]
         return found

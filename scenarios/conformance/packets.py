@@ -6,12 +6,11 @@ tshark is the oracle: on a capture that the suite leaves it may find no checksum
     made by the test    the frame is on the interface `by hand`: a test made it, or changed it on its way
     disturbed           the test lost, held back, changed or made segments between these two addresses, or the wire as a
                         whole was impaired (the comment of the file says so)
+    a cause             the frames before it show why the segment had to be sent as it was: see `causes`
     ports change        the session is one at L0 or behind a NAPT: tshark follows ports, which do not identify it
     flow control        a window that is full or closed is no fault
     a reset             tshark warns of every RST
-    a SYN               is repeated until it is answered, and two cross in a simultaneous open
-    real time           on a loaded machine a timer or a batch may come late: a capture of dumpcap may hold a segment twice
-    offload             segments larger than the link's frames show that it leaves checksums to the hardware
+    offload             the file says that its link leaves checksums to the hardware
     a quotation         what is wrong with a packet is said again of the ICMPv6 error that quotes it
     silence             an echo request that a one-time address must not answer
 
@@ -30,11 +29,17 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from scenarios.witness.pcapng import CaptureError, PcapngFile
+from scenarios.witness.pcapng import CaptureError, file_comment
 from scenarios.witness.tshark import TsharkError, quiet_profile
+
+from .causes import Segment, cause, unacknowledged
 
 BY_HAND = "by hand"
 DISTURBED = "disturbed"
+OFFLOAD = "offload"
+"""Stands in the comment of a file or frame of a link that leaves checksums, or the cutting into segments, to the hardware."""
+LOST = "lost on the way"
+_SYN = 0x02
 _NOTE, _WARNING = 0x400000, 0x600000
 _TIMEOUT = 120.0
 _COLUMNS = ("_ws.col.Source", "_ws.col.Destination", "_ws.col.Protocol", "_ws.col.Info")
@@ -48,7 +53,13 @@ _FIELDS = (
     "ipv6.dst",
     "tcp.srcport",
     "tcp.dstport",
-    "tcp.flags.syn",
+    "tcp.flags",
+    "tcp.seq_raw",
+    "tcp.ack_raw",
+    "tcp.ack",
+    "tcp.len",
+    "tcp.options.sack_le",
+    "tcp.options.sack_re",
     "tcp.analysis.flags",
     "_ws.expert.severity",
     "_ws.expert.message",
@@ -57,6 +68,7 @@ _FIELDS = (
     "udp.checksum.status",
     "icmpv6.checksum.status",
     "icmpv6.type",
+    "icmpv6.nd.na.target_address",
 )
 _MEDDLED = re.compile(r"lost on the way|held back|arrives changed|repeated on the way")
 _FLOW_CONTROL = re.compile(
@@ -70,11 +82,8 @@ _FACTS = re.compile(
 """Expert remarks that object to nothing; among the notes that come with `tcp.analysis` they would be counted too."""
 _GRAVE = re.compile(r"[Cc]hecksum|[Mm]alformed")
 _CHECKSUM = re.compile(r"[Cc]hecksum")
-_TWICE = re.compile(r"retransmission|Duplicate ACK|D-SACK|out-of-order")
-_RETRANSMISSION = re.compile(r"retransmission")
-_IN_VIRTUAL_TIME = "::"
-"""Stands in the comment of a capture that a harness wrote down, as part of the test's name; dumpcap writes none."""
-_LARGEST_FRAME = 9_018  # of a jumbo link; what is longer no wire carries
+_ELSEWHERE = re.compile(r"made by the test elsewhere: (\S+) and (\S+)")
+"""Stands in the comment of a file: the test made segments between these two addresses, at another place than this capture's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,10 +208,45 @@ class _Row:
         self.length = int(named["frame.len"])
         kind = named["icmpv6.type"].split("\x1f")[0]
         self.quotes = bool(kind) and int(kind) < 128 and named["icmpv6.checksum.status"].split("\x1f")[0] == "1"
+        sender, receiver = f"{source}/{named['tcp.srcport']}", f"{destination}/{named['tcp.dstport']}"
+        self.ports = frozenset((sender, receiver))
         self.is_tcp = not self.quotes and bool(named["tcp.srcport"])
-        self.ports = frozenset((f"{source}/{named['tcp.srcport']}", f"{destination}/{named['tcp.dstport']}"))
-        self.syn = named["tcp.flags.syn"] in ("1", "True")
+        self.segment = (
+            _segment(named, sender, any(LOST in text for text in self.packet.comments)) if self.is_tcp else None
+        )
+        self.syn = self.segment is not None and bool(self.segment.flags & _SYN)
+        self.quoted = _quoted_pair(named) if self.quotes else None
+        self.told = "" if self.quotes else named["icmpv6.nd.na.target_address"]
+        self.destination = destination
         self.messages = _messages(named)
+
+
+def _segment(named: dict[str, str], sender: str, lost: bool) -> Segment | None:
+    """The segment of a line; None where its header could not be read."""
+    try:
+        ack = int(named["tcp.ack_raw"] or 0)
+        shift = ack - int(named["tcp.ack"] or 0)  # tshark counts the edges of SACK blocks from the first number on
+        edges = (
+            [(int(text) + shift) % 2**32 for text in named[f"tcp.options.sack_{end}"].split("\x1f") if text]
+            for end in ("le", "re")
+        )
+        return Segment(
+            time=float(named["frame.time_relative"]),
+            sender=sender,
+            seq=int(named["tcp.seq_raw"]),
+            ack=ack,
+            length=int(named["tcp.len"]),
+            flags=int(named["tcp.flags"], 0),
+            sacks=tuple(zip(*edges, strict=False)),
+            lost=lost,
+        )
+    except ValueError:
+        return None
+
+
+def _quoted_pair(named: dict[str, str]) -> frozenset[str]:
+    """The addresses of the packet that an ICMPv6 error quotes: the second of each in the line."""
+    return frozenset(text for name in ("ipv6.src", "ipv6.dst") for text in named[name].split("\x1f")[1:2])
 
 
 def _messages(named: dict[str, str]) -> list[str]:
@@ -220,67 +264,73 @@ def _messages(named: dict[str, str]) -> list[str]:
 
 def _judge(rows: Iterable[_Row], comment: str) -> list[Packet]:
     rows = list(rows)
-    meddled = {
-        row.pair
-        for row in rows
-        if row.is_tcp and (row.packet.sender == BY_HAND or any(map(_MEDDLED.search, row.packet.comments)))
-    }
-    opened = {row.ports for row in rows if row.syn}
-    opened_pairs = {row.pair for row in rows if row.syn}
-    changing = {row.pair for row in rows if row.is_tcp and row.ports not in opened and row.pair in opened_pairs}
-    everywhere, virtual = DISTURBED in comment, _IN_VIRTUAL_TIME in comment
-    offload = any(row.is_tcp and row.length > _LARGEST_FRAME for row in rows)
+    file = _File(rows, comment)
     for row in rows:
         for message in row.messages:
-            reason = _explain(row, message, everywhere or row.pair in meddled, row.pair in changing)
-            if not reason and offload and row.is_tcp and _CHECKSUM.search(message):
-                reason = "checksum left to the offload of this link"
-            if not reason and not virtual and row.is_tcp and _TWICE.search(message):
-                reason = "real time: something came late"
-            row.packet.remarks.append(Remark(message, reason))
+            row.packet.remarks.append(Remark(message, file.explain(row, message)))
     return [row.packet for row in rows]
 
 
-def _explain(row: _Row, message: str, disturbed: bool, changing: bool) -> str:
-    if row.packet.sender == BY_HAND:
-        return "made by the test"
-    if row.quotes:
-        return "said of the packet that this error quotes"
-    if _GRAVE.search(message):
+class _File:
+    """What one capture as a whole says about its packets."""
+
+    def __init__(self, rows: Sequence[_Row], comment: str) -> None:
+        self._disturbed_throughout = DISTURBED in comment
+        self._offload = OFFLOAD in comment
+        self._meddled = {frozenset(found.groups()) for found in _ELSEWHERE.finditer(comment)} | {
+            row.pair
+            for row in rows
+            if row.is_tcp and (row.packet.sender == BY_HAND or any(map(_MEDDLED.search, row.packet.comments)))
+        }
+        opened = {row.ports for row in rows if row.syn}
+        opened_pairs = {row.pair for row in rows if row.syn}
+        self._changing = {
+            row.pair for row in rows if row.is_tcp and row.ports not in opened and row.pair in opened_pairs
+        }
+        self._told = [(row.packet.number, row.told, float(row.packet.time)) for row in rows if row.told]
+        self._errors = [(row.packet.number, row.quoted) for row in rows if row.quoted]
+        self._talks: dict[frozenset[str], list[Segment]] = {}
+        self._at: dict[int, int] = {}
+        pairs: dict[frozenset[str], frozenset[str]] = {}
+        for row in rows:
+            if row.segment is not None:
+                talk = self._talks.setdefault(row.ports, [])
+                self._at[row.packet.number] = len(talk)
+                talk.append(row.segment)
+                pairs[row.ports] = row.pair
+        self._strays: dict[frozenset[str], list[Segment]] = {}
+        for ports, talk in self._talks.items():
+            self._strays.setdefault(pairs[ports], []).extend(unacknowledged(talk))
+
+    def explain(self, row: _Row, message: str) -> str:
+        """Why a remark is no fault; empty where nothing explains it."""
+        if row.packet.sender == BY_HAND:
+            return "made by the test"
+        if row.quotes:
+            return "said of the packet that this error quotes"
+        if _GRAVE.search(message):
+            left = row.is_tcp and _CHECKSUM.search(message)
+            labelled = self._offload or any(OFFLOAD in text for text in row.packet.comments)
+            return "checksum left to the offload of this link" if left and labelled else ""
+        if _FLOW_CONTROL.search(message):
+            return "flow control at work"
+        if _RESET.search(message):
+            return "a reset is no fault"
+        if _NO_ECHO.search(message):
+            return "an echo request that is not to be answered"
+        if row.segment is None:
+            return ""
+        if why := self._cause(row, message):
+            return why
+        if self._disturbed_throughout or row.pair in self._meddled:
+            return "the test disturbs these segments"
+        if row.pair in self._changing:
+            return "tshark follows ports, which change here"
         return ""
-    if _FLOW_CONTROL.search(message):
-        return "flow control at work"
-    if _RESET.search(message):
-        return "a reset is no fault"
-    if _NO_ECHO.search(message):
-        return "an echo request that is not to be answered"
-    if row.is_tcp and row.syn and _RETRANSMISSION.search(message):
-        return "a SYN that nobody answered, or that crosses the peer's"
-    if row.is_tcp and disturbed:
-        return "the test disturbs these segments"
-    if row.is_tcp and changing:
-        return "tshark follows ports, which change here"
-    return ""
 
-
-def file_comment(path: Path) -> str:
-    """The comment of a capture file as a whole (option 1 of its section header)."""
-    with path.open("rb") as file:
-        head = file.read(4096)
-    if head[:4] != b"\x0a\x0d\x0d\x0a":
-        raise CaptureError(f"{path.name} is not a pcapng file")
-    order = "little" if head[8:12] == b"\x4d\x3c\x2b\x1a" else "big"
-    end, at = int.from_bytes(head[4:8], order) - 4, 24  # type: ignore[arg-type]
-    while at + 4 <= min(end, len(head)):
-        code, length = int.from_bytes(head[at : at + 2], order), int.from_bytes(head[at + 2 : at + 4], order)  # type: ignore[arg-type]
-        if code == 0:
-            break
-        if code == 1:
-            return head[at + 4 : at + 4 + length].decode(errors="replace")
-        at += 4 + (length + 3 & ~3)
-    return ""
-
-
-def frame_count(path: Path) -> int:
-    """Packets in a capture, counted without tshark."""
-    return sum(1 for _ in PcapngFile(path).frames())
+    def _cause(self, row: _Row, message: str) -> str:
+        error = any(number < row.packet.number and row.pair == pair for number, pair in self._errors)
+        at, strays = self._at[row.packet.number], self._strays.get(row.pair, ())
+        told = [when for number, who, when in self._told if number < row.packet.number and who == row.destination]
+        resolved = told[-1] if told else None
+        return cause(self._talks[row.ports], at, message, error=error, strays=strays, resolved=resolved)

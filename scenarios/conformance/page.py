@@ -29,7 +29,7 @@ from unimux.errors import SetupError
 from .mutations import latest
 from .oracle import Opinion
 from .packets import Listing
-from .rows import SPECIFICATIONS, Row, counts, grouped
+from .rows import SPECIFICATIONS, Row, counts, grouped, without_evidence
 
 MOST_PACKETS = 1000
 """Lines of one packet list; the capture has the others."""
@@ -123,6 +123,7 @@ def _index(checkout: Path, rows: Sequence[Row], opinion: Opinion, links: dict[st
         counts=counts(rows),
         specifications=specifications,
         opinion=opinion,
+        evidenceless=without_evidence(rows),
         mutations=latest(checkout),
         when=datetime.now(UTC).strftime("%d %B %Y, %H:%M UTC"),
         versions={

@@ -53,6 +53,10 @@ SECTIONS = {"link": "ST-LINK-", "ip6": "ST-IP6-", "tcp": "ST-TCP-"}
 """Sections of the stack's specification, by the beginning of their ids."""
 
 
+BY_THE_API = "witnessed by the API: "
+"""Begins the reason of a rule of which nothing is on a wire (tests/api.toml)."""
+
+
 class NoRun(SetupError):
     """There is no table of an earlier run."""
 
@@ -95,6 +99,14 @@ def counts(rows: Iterable[Row]) -> dict[Verdict, int]:
 def holds(rows: Iterable[Row]) -> bool:
     """Whether nothing failed and nothing is untested."""
     return not any(row.verdict in (Verdict.FAILED, Verdict.UNTESTED) for row in rows)
+
+
+def without_evidence(rows: Iterable[Row]) -> list[str]:
+    """The ids that were shown to hold or to deviate, but neither by a capture nor, as their reason would say, by the API."""
+    shown = (Verdict.PASSED, Verdict.DEVIATION)
+    return [
+        row.id for row in rows if row.verdict in shown and not row.captures and not row.reason.startswith(BY_THE_API)
+    ]
 
 
 def grouped(rows: Iterable[Row]) -> dict[str, list[Row]]:

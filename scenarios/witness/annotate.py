@@ -16,7 +16,7 @@ from dpkt import pcapng
 from .finding import Witness
 from .judge import Judgement
 from .notes import Notes, collect
-from .pcapng import CaptureError, Interface, PcapngFile
+from .pcapng import CaptureError, Interface, PcapngFile, file_comment
 
 _PACKET = struct.Struct("=IIIIIII")
 _LITTLE = sys.byteorder == "little"
@@ -53,7 +53,10 @@ def copy_with_notes(source: Path, target: Path, where: str, notes: Notes) -> int
     reader = PcapngFile(source, where)
     commented = described = 0
     with target.open("wb") as out:
-        out.write(_section_header(f"Annotated copy of {source.name}, taken at {where}. Verdicts rest on the original."))
+        words = f"Annotated copy of {source.name}, taken at {where}. Verdicts rest on the original."
+        if said := file_comment(source):
+            words += f" Its comment: {said}"
+        out.write(_section_header(words))
         for raw in reader.frames():
             while described < len(reader.interfaces):
                 out.write(_interface(reader.interfaces[described], where))

@@ -162,3 +162,24 @@ class PcapngFile:
 
     def _fault(self, number: int, reason: str) -> None:
         self.faults.append(Fault(self.where, self.path.name, number, reason))
+
+
+def file_comment(path: Path) -> str:
+    """The comments on a capture file as a whole (option 1 of its section header), joined.  Raises `CaptureError`."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(65_536)
+    except OSError as error:
+        raise CaptureError(f"{path.name} cannot be read: {error.strerror}") from error
+    if head[:4] != b"\x0a\x0d\x0d\x0a" or len(head) < 28:
+        raise CaptureError(f"{path.name} is not a pcapng file")
+    order = "<" if head[8:12] == b"\x4d\x3c\x2b\x1a" else ">"
+    end, at, found = min(_BLOCK[order].unpack_from(head)[1] - 4, len(head)), 24, []
+    while at + 4 <= end:
+        code, length = struct.unpack_from(order + "HH", head, at)
+        if code == 0:
+            break
+        if code == pcapng.PCAPNG_OPT_COMMENT:
+            found.append(head[at + 4 : at + 4 + length].decode(errors="replace"))
+        at += 4 + (length + 3 & ~3)
+    return "; ".join(found)

@@ -51,8 +51,10 @@ _FIELDS = (
     "tcp.checksum.status",
     "udp.checksum.status",
     "icmpv6.checksum.status",
+    "icmpv6.type",
 )
-_WARNING, _ERROR = 0x600000, 0x800000
+_WARNING = 0x600000
+_INFORMATIONAL = 128  # the first ICMPv6 type that is no error
 _TIMEOUT = 120.0
 _FLOW_CONTROL = re.compile(
     r"[Ww]indow (is|specified by the receiver is now) (completely )?full|ZeroWindow|TCP [Zz]ero ?[Ww]indow"
@@ -81,6 +83,9 @@ class Remark(NamedTuple):
     targets: tuple[str, ...]
     groups: tuple[tuple[int, str], ...]
     bad_checksum: bool
+    """of the packet itself, not of one that an ICMPv6 error quotes"""
+    quotes: bool = False
+    """a sound ICMPv6 error: what is said of transport headers is said of the packet that it quotes"""
 
 
 @dataclass(slots=True)
@@ -173,7 +178,9 @@ def quiet_profile(scratch: Path, program: str) -> dict[str, str]:
 
 def _remark(line: str) -> Remark:
     fields = line.split("\t") + [""] * len(_FIELDS)
-    number, src, dst, severities, messages, malformed, solicited, advertised, groups, types, *statuses = fields
+    number, src, dst, severities, messages, malformed, solicited, advertised, groups, types, *rest = fields
+    tcp, udp, icmp, kind = (text.split(";")[0] for text in rest[:4])
+    quotes = icmp == "1" and bool(kind) and int(kind) < _INFORMATIONAL
     grave = []
     for severity, message in zip(severities.split(";"), messages.split(";"), strict=False):
         if severity and int(severity, 0) >= _WARNING:
@@ -185,9 +192,12 @@ def _remark(line: str) -> Remark:
         _first(src),
         _first(dst),
         tuple(grave),
-        tuple(t for t in (solicited, advertised) if t),
-        tuple((int(t, 0), g) for t, g in zip(types.split(";"), groups.split(";"), strict=False) if t and g),
-        any(status.split(";")[0] == "0" for status in statuses[:3]),
+        () if quotes else tuple(t for t in (solicited, advertised) if t),
+        ()
+        if quotes
+        else tuple((int(t, 0), g) for t, g in zip(types.split(";"), groups.split(";"), strict=False) if t and g),
+        (icmp or tcp or udp) == "0",
+        quotes,
     )
 
 
@@ -236,6 +246,8 @@ def _explain(evidence: Evidence, capture: CaptureFile, remark: Remark, message: 
         if _fits(explanation, capture, message):
             return explanation.reason
     pair = frozenset((remark.src, remark.dst))
+    if remark.quotes:
+        return "said of the packet that an ICMPv6 error quotes"
     if _CHECKSUM.search(message) and not capture.offload_free:
         return "checksum left to the offload of this link"
     if _FLOW_CONTROL.search(message):

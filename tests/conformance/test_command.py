@@ -12,7 +12,18 @@ import pytest
 
 from scenarios.conformance import checkout as checkouts
 from scenarios.conformance.page import page_name, prose
-from scenarios.conformance.rows import Row, Verdict, asked_for, grouped, holds, known_ids
+from scenarios.conformance.rows import (
+    BY_THE_API,
+    Row,
+    Verdict,
+    asked_for,
+    grouped,
+    holds,
+    known_ids,
+    without_evidence,
+)
+from tests.plugins import requirements
+from tests.plugins.requirements import api_witnessed
 from unimux.cli.main import run
 
 ROOT = Path(__file__).parents[2]
@@ -159,6 +170,20 @@ def test_a_run_leaves_the_table_the_captures_and_the_report(tmp_path: Path) -> N
     assert "http" not in index.replace("https://", "").split("<style>")[0], "nothing comes from elsewhere"
     assert "<testcase" in (tmp_path / "junit.xml").read_text(encoding="utf-8")
     assert (copy / "out" / "proves.json").exists()
+
+
+def test_a_rule_that_passed_has_a_capture_or_says_why_there_is_none() -> None:
+    rows = [
+        Row("um", "U-1", "", Verdict.PASSED, captures=("a.pcapng",)),
+        Row("um", "U-2", "", Verdict.PASSED, BY_THE_API + "numbers are drawn"),
+        Row("um", "U-3", "", Verdict.PASSED),
+        Row("um", "U-4", "", Verdict.DEVIATION, "UM-EA-1: silence"),
+        Row("um", "U-5", "", Verdict.UNTESTED),
+    ]
+    assert without_evidence(rows) == ["U-3", "U-4"]
+    known = {name for _, name in known_ids(ROOT)}
+    assert known.issuperset(api_witnessed()), "an id of tests/api.toml does not exist"
+    assert requirements.BY_THE_API == BY_THE_API, "the two sides of the table agree"
 
 
 def test_rows() -> None:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 from scapy.layers.inet import TCP
-from scapy.layers.inet6 import ICMPv6DestUnreach, IPv6
+from scapy.layers.inet6 import ICMPv6DestUnreach, ICMPv6ND_NA, IPv6
+from scapy.layers.l2 import Ether
 from scapy.packet import Raw
 
-from scenarios.conformance.packets import Listing, Reader, file_comment
+from scenarios.conformance.packets import Listing, Reader
+from scenarios.witness.pcapng import file_comment
 from tests.plugins import taps
+from tests.plugins.marking import copy_marked
 
 pytestmark = [pytest.mark.real("tshark"), pytest.mark.timeout(300)]
 ROOT = Path(__file__).parents[2]
@@ -57,7 +60,7 @@ def test_nothing_that_the_suite_leaves_lacks_an_explanation(reader: Reader, tmp_
 # -- the oracle on faults ------------------------------------------------------------------------------
 
 
-def segment(src: str, dst: str, flags: str, seq: int, ack: int = 0, data: bytes = b"", **fields: int) -> IPv6:
+def segment(src: str, dst: str, flags: str, seq: int, ack: int = 0, data: bytes = b"", **fields: object) -> IPv6:
     ports = (5000, 80) if src == A else (80, 5000)
     return (
         IPv6(src=src, dst=dst)
@@ -76,10 +79,15 @@ TALK = (
 LOST_AND_REPEATED = ("a", segment(A, B, "PA", 101, 901, b"hello", window=65535))
 
 
-def capture(path: Path, frames: list[tuple[str, bytes]], change: Callable[[taps.Recorder], None] | None = None) -> Path:
+def capture(
+    path: Path,
+    frames: list[tuple[str, bytes]],
+    change: Callable[[taps.Recorder], None] | None = None,
+    times: Sequence[float] = (),
+) -> Path:
     recorder = taps.Recorder("wire", taps.RAW_IP)
     for number, (who, frame) in enumerate(frames):
-        recorder.sent(number / 10, who, frame)
+        recorder.sent(times[number] if times else number / 10, who, frame)
     if change is not None:
         change(recorder)
     recorder.write(path, "tests/x.py::test_of_the_oracle (wire)")
@@ -87,7 +95,8 @@ def capture(path: Path, frames: list[tuple[str, bytes]], change: Callable[[taps.
 
 
 def opinion(reader: Reader, path: Path, *more: tuple[str, bytes]) -> Listing:
-    return reader.read(capture(path, [(who, bytes(packet)) for who, packet in TALK] + list(more)))
+    times = [number / 10 for number in range(len(TALK))] + [2.0 + number for number in range(len(more))]
+    return reader.read(capture(path, [(who, bytes(packet)) for who, packet in TALK] + list(more), times=times))
 
 
 def test_a_clean_talk_is_clean(reader: Reader, tmp_path: Path) -> None:
@@ -150,6 +159,118 @@ def test_an_impaired_wire_explains_as_much(reader: Reader, tmp_path: Path) -> No
     listing = reader.read(capture(tmp_path / "x.pcapng", frames, taps.Recorder.disturb))
     assert listing.unexplained == []
     assert listing.explained >= 1
+
+
+# -- causes: what is right has one, what is wrong has none --------------------------------------------
+
+
+def data(seq: int, text: bytes = b"hello") -> tuple[str, bytes]:
+    return "a", bytes(segment(A, B, "PA", seq, 901, text, window=65535))
+
+
+def answer(ack: int, *sack: int) -> tuple[str, bytes]:
+    options = [("SAck", sack)] if sack else []
+    return "b", bytes(segment(B, A, "A", 901, ack, window=65535, options=options))
+
+
+OPENING = [(who, bytes(packet)) for who, packet in TALK[:3]]
+AT = (0.0, 0.1, 0.2)
+
+
+@pytest.mark.parametrize(
+    ("more", "times", "right"),
+    [
+        ([data(101), data(101), data(101), data(101)], (1.0, 2.0, 4.0, 8.0), True),
+        ([data(101), data(101)], (1.0, 1.001), False),
+        ([data(101), data(101), data(101), data(101)], (1.0, 2.0, 4.0, 5.0), False),
+        ([data(101), answer(106), data(101)], (1.0, 1.1, 3.0), False),
+        ([data(101), answer(106), data(101)], (1.0, 1.05, 1.06), True),
+        (
+            [data(101), data(106), data(111), answer(106), answer(106, 111, 116), data(106)],
+            (1, 1, 1, 1.1, 1.1, 1.11),
+            True,
+        ),
+        ([data(101), data(106), data(111), answer(106), data(106)], (1, 1, 1, 1.1, 1.11), False),
+        ([data(101), answer(106), data(111), answer(106, 111, 116)], (1, 1.1, 1.2, 1.3), False),
+        ([data(101), answer(106), data(111), data(106)], (1, 1.1, 1.2, 1.4), False),
+        ([data(101), answer(106), data(101), answer(106, 101, 106)], (1, 1.05, 1.06, 1.1), True),
+        ([data(101), answer(106), answer(106)], (1, 1.1, 1.2), False),
+        ([data(101), answer(106), answer(106, 101, 106)], (1, 1.1, 1.2), False),
+    ],
+    ids=[
+        "nobody answers",
+        "too soon",
+        "the timer speeds up",
+        "acknowledged long ago",
+        "crosses the acknowledgement",
+        "a hole is reported",
+        "no hole is reported",
+        "a gap that stays",
+        "a gap filled unasked",
+        "bytes twice are reported",
+        "acknowledged twice for nothing",
+        "a report of nothing",
+    ],
+)
+def test_a_segment_is_right_where_the_capture_shows_why(
+    reader: Reader, tmp_path: Path, more: list[tuple[str, bytes]], times: tuple[float, ...], right: bool
+) -> None:
+    listing = reader.read(capture(tmp_path / "x.pcapng", OPENING + more, times=AT + times))
+    remarks = [remark for packet in listing.packets for remark in packet.remarks]
+    assert remarks, "tshark says nothing: the case shows nothing"
+    assert bool(listing.unexplained) != right, remarks
+
+
+def test_a_syn_is_repeated_by_a_timer_only(reader: Reader, tmp_path: Path) -> None:
+    syn = ("a", bytes(segment(A, B, "S", 100, window=65535)))
+    listing = reader.read(capture(tmp_path / "x.pcapng", [syn] * 4, times=(0, 1, 3, 7)))
+    assert (listing.unexplained, listing.explained) == ([], 3)
+    listing = reader.read(capture(tmp_path / "y.pcapng", [syn] * 4, times=(0, 1, 1.1, 1.2)))
+    assert [number for number, _ in listing.unexplained] == [3, 4]
+
+
+def test_what_waited_for_a_neighbour_leaves_at_once(reader: Reader, tmp_path: Path) -> None:
+    syn = ("a", bytes(segment(A, B, "S", 100, window=65535)))
+    told = ("b", bytes(IPv6(src=B, dst=A, hlim=255) / ICMPv6ND_NA(tgt=B, R=0)))
+    listing = reader.read(capture(tmp_path / "x.pcapng", [told, syn, syn], times=(0, 0.001, 0.001)))
+    assert (listing.unexplained, listing.explained) == ([], 1)
+    listing = reader.read(capture(tmp_path / "y.pcapng", [syn, told, syn], times=(0, 0.001, 0.0015)))
+    assert [number for number, _ in listing.unexplained] == [3], "the first one had not waited"
+
+
+def test_only_a_link_that_says_so_leaves_checksums_to_its_offload(reader: Reader, tmp_path: Path) -> None:
+    path = capture(tmp_path / "x.pcapng", [(who, bytes(packet)) for who, packet in TALK] + [("a", wrong_checksum())])
+    assert "checksum" in str(reader.read(path).unexplained)
+    recorder = taps.Recorder("wire", taps.RAW_IP)
+    recorder.sent(0.0, "a", wrong_checksum())
+    recorder.write(tmp_path / "y.pcapng", "offload: checksums are left to the link")
+    listing = reader.read(tmp_path / "y.pcapng")
+    assert (listing.unexplained, listing.explained) == ([], 1)
+
+
+def test_frames_that_a_test_put_on_a_real_wire_are_told_from_all_others(reader: Reader, tmp_path: Path) -> None:
+    """A capture as dumpcap takes it has one interface; the copy has the test's frames on another."""
+
+    def ethernet(packet: IPv6) -> bytes:
+        return bytes(Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02") / packet)
+
+    crafted = ethernet(IPv6(wrong_checksum()))
+    recorder = taps.Recorder("wire", taps.ETHERNET)
+    for number, (_, packet) in enumerate(TALK):
+        recorder.sent(number / 10, "eth0", ethernet(packet))
+    forwarded = bytearray(crafted)
+    forwarded[21] -= 1  # a router has passed it on
+    recorder.sent(1.0, "eth0", bytes(forwarded))
+    recorder.write(tmp_path / "x.pcapng", "")
+    assert {number for number, _ in reader.read(tmp_path / "x.pcapng").unexplained} == {6}
+    copy_marked(tmp_path / "x.pcapng", tmp_path / "y.pcapng", [crafted])
+    listing = reader.read(tmp_path / "y.pcapng")
+    assert [packet.sender for packet in listing.packets] == ["eth0"] * 5 + [taps.BY_HAND]
+    assert (listing.unexplained, listing.error) == ([], "")
+    elsewhere = ethernet(segment(A, B, "R", 4711))
+    copy_marked(tmp_path / "x.pcapng", tmp_path / "z.pcapng", [elsewhere])
+    assert f"made by the test elsewhere: {A} and {B}" in file_comment(tmp_path / "z.pcapng")
+    assert {number for number, _ in reader.read(tmp_path / "z.pcapng").unexplained} == {6}, "a wrong checksum stays one"
 
 
 def test_a_quotation_is_not_held_against_the_error(reader: Reader, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ import pytest
 
 from tests.plugins import taps
 from tests.plugins.artefacts import folder_name
+from tests.plugins.marking import copy_marked
 from tests.plugins.requirements import CAPTURE, PROPERTY
 
 MOST_BYTES = 4_000_000
@@ -48,6 +49,7 @@ class Captures:
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None]:
         taps.recording = [] if self._proves(item) else None
+        taps.made_by_hand.clear()
         yield
 
     @pytest.hookimpl(wrapper=True)
@@ -77,7 +79,10 @@ class Captures:
                 continue
             path = self.folder / folder_name(item.nodeid) / source.name
             path.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source, path)
+            if taps.made_by_hand:
+                copy_marked(source, path, taps.made_by_hand)
+            else:
+                shutil.copyfile(source, path)
             self._file(item, path)
 
 
@@ -96,16 +101,17 @@ def _watch_memory_links() -> None:
         tap: taps.Tap | None = None
         self.tap_owners = {}
 
-        def observe(now: float, port: int, frame: bytes) -> None:
+        def observe(now: float, port: int, frame: bytes, delivered: list[Any] | None = None) -> None:
             nonlocal tap
             if tap is None:
                 link_type = taps.RAW_IP if self._ports and self._ports[port].properties.mac is None else taps.ETHERNET
                 tap = self.tap = taps.world(type(self).__name__.removeprefix("Memory").lower(), link_type)
                 if getattr(self, "tap_disturbed", False):
                     tap.disturb()
-            tap.sent(now, self.tap_owners.get(port, taps.BY_HAND), frame)
+            tap.sent(now, self.tap_owners.get(port, taps.BY_HAND), frame, delivered)
 
         self.observe(observe)
+        self.tap_lost = lambda now, port, frame: observe(now, port, frame, [])
 
     def drive(self: Any, stack: Any, link: Any, *arguments: Any, **options: Any) -> None:
         make_driver(self, stack, link, *arguments, **options)

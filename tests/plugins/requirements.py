@@ -8,6 +8,8 @@ and `text`, and may have
     through          ids whose tests prove this row too
     by               tests that prove it, by the beginning of their node ids
 
+Where a rule passed without a capture since nothing of it is on a wire, `tests/api.toml` says so, and then the row's reason does.
+
 Ids are checked against the tables when tests are collected, so a misspelt id fails at once.  Every session ends by
 writing `out/proves.json` (`--proves FILE` names another), an array of one object per requirement in the order of the
 specifications: `spec`, `id`, `text`, `verdict`, `reason`, `tests` (pytest node ids), `captures` (paths).  The verdicts: `failed`
@@ -26,6 +28,7 @@ import tomllib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -34,6 +37,9 @@ import pytest
 from tests.plugins.real import plain
 
 TABLE = Path(__file__).parents[1] / "requirements.toml"
+API = TABLE.with_name("api.toml")
+BY_THE_API = "witnessed by the API: "
+"""Begins the reason of a rule that needs no capture."""
 Row: TypeAlias = dict[str, Any]
 PROPERTY = "proves"
 CAPTURE = "capture"
@@ -67,6 +73,13 @@ def load_tables() -> list[Row]:
     return [requirement for path in files for requirement in load_table(path)]
 
 
+@cache
+def api_witnessed() -> dict[str, str]:
+    """Ids of which nothing is on a wire, and why."""
+    table: dict[str, str] = tomllib.loads(API.read_text(encoding="utf-8"))["api"]
+    return table
+
+
 def ids_of(requirement: Row) -> set[str]:
     """The id of a row, and those whose tests prove it too."""
     return {requirement["id"], *requirement.get("through", ())}
@@ -93,6 +106,9 @@ def _row(requirement: Row, outcomes: dict[str, Outcome]) -> Row:
             reasons = [f"{requirement['deviation']}: {requirement.get('reason', 'asked for')}"]
         case "untested" if not tests:
             reasons = ["no test of this run names it"]
+    captures = sorted({capture for outcome in tests.values() for capture in outcome.captures})
+    if verdict == "passed" and not captures and (why := api_witnessed().get(requirement["id"])):
+        reasons = [BY_THE_API + why]
     return {
         "spec": requirement["spec"],
         "id": requirement["id"],
@@ -100,7 +116,7 @@ def _row(requirement: Row, outcomes: dict[str, Outcome]) -> Row:
         "verdict": verdict,
         "reason": "; ".join(reasons),
         "tests": sorted(tests),
-        "captures": sorted({capture for outcome in tests.values() for capture in outcome.captures}),
+        "captures": captures,
     }
 
 

@@ -123,10 +123,10 @@ class Recorder(Tap):
         if self.disturbed:
             comment += f"; {DISTURBED}"
         senders = list(dict.fromkeys(record.who for record in self._records))
-        blocks = [_block(0x0A0D0D0A, struct.pack("<IHHq", 0x1A2B3C4D, 1, 0, -1) + _options((1, comment.encode())))]
+        blocks = [block(0x0A0D0D0A, struct.pack("<IHHq", 0x1A2B3C4D, 1, 0, -1) + option_list((1, comment.encode())))]
         for who in senders:
-            options = _options((2, who.encode()), (9, b"\x09"))
-            blocks.append(_block(1, struct.pack("<HHI", self.link_type, 0, 0) + options))
+            options = option_list((2, who.encode()), (9, b"\x09"))
+            blocks.append(block(1, struct.pack("<HHI", self.link_type, 0, 0) + options))
         for record in self._records:
             ticks = round((EPOCH + record.time) * 1e6) * 1000
             head = struct.pack(
@@ -137,8 +137,8 @@ class Recorder(Tap):
                 len(record.frame),
                 len(record.frame),
             )
-            options = _options(*((1, remark.encode()) for remark in record.remarks))
-            blocks.append(_block(6, head + _padded(record.frame) + options))
+            options = option_list(*((1, remark.encode()) for remark in record.remarks))
+            blocks.append(block(6, head + _padded(record.frame) + options))
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"".join(blocks))
 
@@ -147,20 +147,38 @@ def _padded(data: bytes) -> bytes:
     return data + bytes(-len(data) % 4)
 
 
-def _options(*options: tuple[int, bytes]) -> bytes:
-    if not options:
+def option_list(*each: tuple[int, bytes]) -> bytes:
+    """Options of a block, as (code, value), with their end."""
+    if not each:
         return b""
-    return b"".join(struct.pack("<HH", code, len(data)) + _padded(data) for code, data in options) + bytes(4)
+    return b"".join(struct.pack("<HH", code, len(data)) + _padded(data) for code, data in each) + bytes(4)
 
 
-def _block(kind: int, body: bytes) -> bytes:
+def block(kind: int, body: bytes) -> bytes:
+    """One block of a pcapng file."""
     length = struct.pack("<I", len(body) + 12)
     return struct.pack("<I", kind) + length + body + length
+
+
+def lost(fabric: object, now: float, port: int, frame: bytes) -> None:
+    """A harness takes a frame away before its in-memory wire or switch has it: the tap there hears of it."""
+    tell = getattr(fabric, "tap_lost", None)
+    if tell is not None:
+        tell(now, port, frame)
 
 
 FORGETFUL = Tap()
 recording: list[Recorder] | None = None
 """The worlds of the test that runs; None when nothing is kept."""
+made_by_hand: list[bytes] = []
+"""The frames that the test that runs has put on a real wire, while something is kept."""
+
+
+def by_hand(frame: bytes) -> bytes:
+    """`frame`, which the test is about to put on a real wire: in the kept captures it is told from those of others."""
+    if recording is not None:
+        made_by_hand.append(frame)
+    return frame
 
 
 def world(name: str, link_type: int = ETHERNET) -> Tap:

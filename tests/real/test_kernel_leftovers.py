@@ -143,14 +143,16 @@ def test_kill_9_then_clean_leaves_nothing(host: Namespace) -> None:
     assert sorted(change.split(":")[0] for change in found.changes) == sorted(
         ["link", "link", "master", "address", "route", "sysctl"]
     )
-    assert found.processes
+    assert found.processes or not victim.programs(), "unless another cleaner of this machine was first"
     assert victim.namespaces() == []
     assert not [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if victim.pattern[:-1] in line]
     assert state_of(host) == EMPTY
     assert eventually(lambda: victim.programs() == [])
     assert not list(RUN_DIR.glob(f"{victim.process.pid}-*"))
     with in_namespace(host):
-        assert not clean_leftovers()
+        again = clean_leftovers()
+    assert not again.namespaces
+    assert not again.changes
 
 
 def test_the_living_keep_what_they_have(host: Namespace) -> None:

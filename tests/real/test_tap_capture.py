@@ -82,6 +82,7 @@ def test_tshark_and_capinfos_read_a_capture_of_a_tap(offload: bool, artefacts: P
     ]
 
 
+@pytest.mark.proves("ST-LINK-2")
 def test_tshark_reads_a_capture_of_a_tun(artefacts: Path) -> None:
     file = artefacts / "capture-stack.pcapng"
     with namespace("link") as space:

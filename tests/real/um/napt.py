@@ -17,6 +17,7 @@ from contextlib import ExitStack, asynccontextmanager
 from compat import kernel
 from compat.kernel import Interface, Namespace
 from compat.kernel.topology import SERVER_ROUTER, attach
+from tests.plugins import taps
 
 from .room import Room
 
@@ -46,7 +47,7 @@ class Translator:
 
     def inject(self, frame: bytes) -> None:
         """Put a frame on the outer link, as if it came from the box."""
-        self._outer.send(frame)
+        self._outer.send(taps.by_hand(frame))
 
     def outward(self) -> None:
         """Pass on what the host behind has sent."""

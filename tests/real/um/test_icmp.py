@@ -22,6 +22,7 @@ from compat.kernel.topology import SERVER_ADDRESS
 from tapstack.tcp.connection import Connection
 from tapstack.tcp.options import PortMode
 from tapstack.types import address_text
+from tests.plugins import taps
 from unimux import errors
 from unimux.aio import open_connection
 
@@ -81,7 +82,7 @@ class Forger:
         segment = IPv6(src=local, dst=remote) / TCP(**{**ports, **quoted})
         packet = Ether(src=self._source, dst=mac) / IPv6(src=ROUTER, dst=local) / kind / bytes(segment)
         wanted = node.stack.counters.frames_in + 1
-        self._raw.send(bytes(packet))
+        self._raw.send(taps.by_hand(bytes(packet)))
         for _ in range(200):
             if node.stack.counters.frames_in >= wanted:
                 break

@@ -31,6 +31,7 @@ from compat.kernel.topology import CLIENT_ADDRESS, SERVER_ADDRESS, THIRD_ADDRESS
 from tapstack.ipv6.addresses import AddressKind, Trigger
 from tapstack.tcp.options import PortMode
 from tapstack.types import address, address_text, solicited_node
+from tests.plugins import taps
 from unimux.aio import open_connection, start_server
 from unimux.node import Node
 
@@ -77,11 +78,11 @@ class Prober:
 
     def send(self, packets: list[IPv6]) -> None:
         for packet in packets:
-            self._raw.send(bytes(Ether(src=self._mac, dst=self._router) / packet))
+            self._raw.send(taps.by_hand(bytes(Ether(src=self._mac, dst=self._router) / packet)))
 
     def send_frames(self, frames: list[Ether]) -> None:
         for frame in frames:
-            self._raw.send(bytes(frame))
+            self._raw.send(taps.by_hand(bytes(frame)))
 
     def close(self) -> None:
         self._raw.close()

@@ -20,6 +20,7 @@ from tapstack.ipv6.config import HostConfig
 from tapstack.link.memory import MemoryLink, MemorySwitch
 from tapstack.tcp.options import PortMode, SocketOptions, TimeWait
 from tapstack.types import address, address_text
+from tests.plugins import taps
 from unimux.aio import open_connection, start_server
 from unimux.node import Node, NodeConfig
 from unimux.poolstate import PoolConfig
@@ -128,9 +129,9 @@ class Bed:
         self.switch.enter = self._carry  # type: ignore[method-assign]
 
     def _carry(self, source: MemoryLink, frame: bytes) -> bool:
-        if self.muted and (frame[_SOURCE] in self.muted or frame[_DESTINATION] in self.muted):
-            return True
-        if self.loss and frame[20:21] == b"\x06" and self.random.random() < self.loss:
+        muted = bool(self.muted) and (frame[_SOURCE] in self.muted or frame[_DESTINATION] in self.muted)
+        if muted or (self.loss and frame[20:21] == b"\x06" and self.random.random() < self.loss):
+            taps.lost(self.switch, self.switch.loop.time(), source.port, frame)
             return True
         return self._enter(source, frame)
 

@@ -6,12 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from scapy.layers.inet6 import IPv6
 
 from scenarios.witness import Explanation, Finding, Verdict, tshark
 from scenarios.witness.tshark import Opinion, Remark, dissectors_agree
 
 from .story import EA, SERVER, SETUP, examine, good
-from .wire import NODE_MAC, ROUTER_MAC, Wire, tcp
+from .wire import NODE_MAC, ROUTER_LL, ROUTER_MAC, Wire, tcp, unreachable
 
 ONLY = replace(SETUP, rules=("second-opinion", "dissectors-agree"))
 
@@ -62,6 +63,30 @@ def test_an_unexpected_reset_is_unexplained_unless_the_scenario_explains_it(tmp_
     assert opinions(tmp_path, bent, far, setup=said)["second-opinion"].verdict is Verdict.PASSED
     broken_on_purpose = opinions(tmp_path, bent, far, setup=replace(ONLY, aborted=(EA,)))["second-opinion"]
     assert not [line for line in broken_on_purpose.details if "reset" in line.lower() and "#" in line]
+
+
+def quoting(lan: Wire) -> Wire:
+    """A router's error that quotes a segment whose checksum no longer fits, as of a segment that was cut."""
+    segment = lan.packet("request:ea").copy()
+    segment["TCP"].chksum = 0xBEEF
+    return lan.after("request:ea", unreachable(ROUTER_LL, EA, segment[IPv6], mac=ROUTER_MAC))
+
+
+def test_what_an_error_quotes_is_not_held_against_the_error(tmp_path: Path) -> None:
+    lan, far = good()
+    bent = quoting(lan)
+    findings = opinions(tmp_path, bent, far)
+    assert findings["dissectors-agree"].verdict is Verdict.PASSED, findings["dissectors-agree"]
+    assert "that an ICMPv6 error quotes" in findings["second-opinion"].sentence
+    number = bent.number("request:ea") + 1
+
+    def spoil(packet) -> None:  # type: ignore[no-untyped-def]
+        packet["ICMPv6DestUnreach"].cksum = 0xBEEF
+
+    bent.frames[number - 1].tag = "error"
+    finding = opinions(tmp_path, bent.changed("error", spoil), far)["second-opinion"]
+    assert finding.verdict is Verdict.FAILED, "the error's own checksum counts"
+    assert finding.witnesses[0].number == number
 
 
 def test_a_malformed_packet_is_unexplained(tmp_path: Path) -> None:

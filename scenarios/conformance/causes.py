@@ -1,0 +1,273 @@
+"""Why a TCP segment had to be sent as it was: read from what the capture shows before it.
+
+tshark flags what is unusual – bytes sent again, acknowledgements without news, gaps – and cannot know whether it was right.
+The same capture tells: a segment is sent again rightly if nobody had acknowledged it for long enough, or if the peer had
+reported a hole; an acknowledgement says nothing new rightly if something unexpected had arrived that it answers.  What has no
+such cause is the sender's fault.
+
+    unanswered   the bytes had not been acknowledged, and since they were last sent at least a round trip has passed (the sum of
+                 what both sides of the point of capture took so far, and `SOONEST`); from the second time on no sooner than
+                 each time before (a timer backs off, it never speeds up)
+    a hole       the peer had acknowledged something beyond these bytes by SACK, or had said the same acknowledgement twice
+    crossing     the acknowledgement was captured, but less than a round trip before, or the wire lost it: the sender could not
+                 have had it; or both SYNs of a simultaneous open met
+    a neighbour  the first of them left when the link-layer address of the next hop had just become known: all had waited for it
+    an error     an ICMPv6 error about a packet of this connection was captured: it was dropped further on
+    a report     SACK blocks beyond the acknowledgement say that bytes are missing, and the blocks had been sent
+    a question   the other side sent something since that is not simply the next segment: bytes again, bytes beyond a hole, a
+                 SYN, a probe, an acknowledgement that is out of range
+    twice        a D-SACK reports bytes that the capture shows twice
+    filled       a gap: its bytes were lost before this point, which their being sent again later shows
+
+A frame of which a comment says that the wire lost it counts as sent and never as received.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+SOONEST = 0.002
+"""Seconds: no timer of a TCP is shorter, whatever the round trip."""
+AT_ONCE = 0.02
+"""Seconds within which what waited for a neighbour's address leaves once it is told."""
+CLOSE_ENOUGH = 0.9
+"""Two intervals of a timer count as equal down to this ratio: a clock of 4 ms, a busy machine."""
+LONGEST_INTERVAL = 60.0
+"""Seconds after which a timer need not back off any more (RFC 6298 §2.5)."""
+_AGAIN = re.compile(r"[Rr]etransmission|[Oo]ut-[Oo]f-[Oo]rder")
+_DUPLICATE = re.compile(r"Duplicate ACK")
+_REPORT = re.compile(r"D-SACK")
+_GAP = re.compile(r"[Pp]revious segment.* not captured")
+_ACK, _SYN, _RST, _FIN = 0x10, 0x02, 0x04, 0x01
+_HALF, _ALL = 1 << 31, 1 << 32
+
+
+@dataclass(slots=True)
+class Segment:
+    """One captured TCP segment."""
+
+    time: float
+    """seconds since the first frame"""
+    sender: str
+    """its address and port"""
+    seq: int
+    ack: int
+    length: int
+    flags: int
+    sacks: tuple[tuple[int, int], ...] = ()
+    lost: bool = False
+    """the wire lost it behind the point of capture"""
+
+    @property
+    def end(self) -> int:
+        """The sequence number after it."""
+        return self.seq + self.length + bool(self.flags & _SYN) + bool(self.flags & _FIN)
+
+    def acknowledges(self, of: int) -> bool:
+        """Whether its cumulative acknowledgement includes everything before `of`."""
+        return bool(self.flags & _ACK) and _after(self.ack, of) >= 0
+
+
+def _after(a: int, b: int) -> int:
+    """How far `a` is after `b`, modulo 2³²."""
+    return (a - b + _HALF) % _ALL - _HALF
+
+
+def cause(
+    talk: Sequence[Segment],
+    at: int,
+    message: str,
+    *,
+    error: bool = False,
+    strays: Sequence[Segment] = (),
+    resolved: float | None = None,
+) -> str:
+    """Why segment number `at` of a connection was right although tshark says `message`; empty where nothing shows it.
+
+    talk: all segments of the connection in the order of the capture.  error: an ICMPv6 error about it was captured.
+    strays: segments between the same two addresses that nobody acknowledged at their own ports: where ports do not matter,
+    they belong to this connection too.  resolved: when a neighbour last told the link-layer address of the destination.
+    """
+    if _AGAIN.search(message):
+        return _why_again(talk, at, error, resolved)
+    if _DUPLICATE.search(message):
+        return _why_duplicate(talk, at, strays)
+    if _REPORT.search(message):
+        return _why_report(talk, at, strays)
+    if _GAP.search(message):
+        return _why_gap(talk, at)
+    return ""
+
+
+def _why_again(talk: Sequence[Segment], at: int, error: bool, resolved: float | None) -> str:
+    segment = talk[at]
+    seq, end, sender = segment.seq, segment.end, segment.sender
+    if end == seq:
+        return ""
+    before = [
+        s
+        for s in talk[:at]
+        if s.sender == sender and s.end != s.seq and _after(s.end, seq) > 0 and _after(end, s.seq) > 0
+    ]
+    answers = [s for s in talk[:at] if s.sender != sender and not s.lost]
+    trip = round_trip(talk[:at])
+    for answer in reversed(answers):
+        if answer.acknowledges(end):
+            if segment.time - answer.time <= trip:
+                return "it crosses its acknowledgement"
+            return ""
+    if any(s.sender != sender and s.lost and s.acknowledges(end) for s in talk[:at]):
+        return "its acknowledgement was lost"
+    if error:
+        return "an ICMPv6 error says that it was dropped"
+    if segment.flags & _SYN and any(s.flags & (_SYN | _ACK) == _SYN for s in answers):
+        return "two SYNs cross"
+    if before and any(s.lost for s in before):
+        return "what it repeats was lost"
+    if before and resolved is not None and before[0].time >= resolved >= segment.time - AT_ONCE:
+        return "both waited for the neighbour's address"
+    since = before[0].time if before else None
+    news = [s for s in answers if since is None or s.time >= since]
+    if any(_after(right, end) > 0 for s in news for _, right in s.sacks) or _said_twice(news):
+        return "the peer reports a hole"
+    return _why_unanswered(before, segment, trip)
+
+
+def _why_unanswered(before: Sequence[Segment], segment: Segment, trip: float) -> str:
+    if not before:
+        return ""
+    times = [s.time for s in before] + [segment.time]
+    waits = [later - earlier for earlier, later in itertools.pairwise(times)]
+    if waits[-1] < max(SOONEST, trip):
+        return ""
+    if len(waits) >= 2 and waits[-1] < CLOSE_ENOUGH * min(max(waits[:-1]), LONGEST_INTERVAL):
+        return ""
+    return "nobody has acknowledged it"
+
+
+def _said_twice(answers: Sequence[Segment]) -> bool:
+    """Whether the peer's latest acknowledgements include two equal ones in a row."""
+    pure = [s for s in answers if s.flags & _ACK]
+    return any(a.ack == b.ack and not b.length for a, b in itertools.pairwise(pure))
+
+
+def unacknowledged(talk: Sequence[Segment]) -> list[Segment]:
+    """The segments with bytes, SYN or FIN that nobody acknowledged to the end; all of them where only one side speaks."""
+    if len({segment.sender for segment in talk}) == 1:
+        return list(talk)
+    last: dict[str, Segment] = {}
+    for segment in talk:
+        if segment.flags & _ACK:
+            last[segment.sender] = segment
+    return [
+        s
+        for s in talk
+        if s.end != s.seq and not any(who != s.sender and each.acknowledges(s.end) for who, each in last.items())
+    ]
+
+
+def round_trip(talk: Sequence[Segment]) -> float:
+    """Seconds that an answer may take: the shortest times from bytes to their acknowledgement, both ways, as captured."""
+    shortest: dict[str, float] = {}
+    waiting: list[Segment] = []
+    for segment in talk:
+        for asked in [s for s in waiting if s.sender != segment.sender and segment.acknowledges(s.end)]:
+            took = segment.time - asked.time
+            shortest[asked.sender] = min(took, shortest.get(asked.sender, took))
+            waiting.remove(asked)
+        if segment.end != segment.seq and len(waiting) < 64:
+            waiting.append(segment)
+    return sum(shortest.values())
+
+
+def _why_duplicate(talk: Sequence[Segment], at: int, strays: Sequence[Segment]) -> str:
+    this = talk[at]
+    trip = max(SOONEST, round_trip(talk[:at]))
+    own_address = this.sender.rpartition("/")[0]
+    asked = _questions([s for s in talk[:at] if s.sender != this.sender])
+    asked += [s for s in strays if s.time < this.time and s.sender.rpartition("/")[0] != own_address]
+    own = [s for s in talk[:at] if s.sender == this.sender]
+    last = max((s.time for s in own if this.time - s.time > trip), default=-1.0)
+    # An answer too, and no probe, whose number would be an earlier one.
+    answered = sum(s.time > last and (s.seq, s.ack, s.length) == (this.seq, this.ack, 0) for s in own)
+    if _reports_a_hole(talk, at):
+        return "it reports a hole"
+    enough = sum(s.time > last for s in asked) >= max(1, answered)
+    return "it answers a segment that was not the next one" if enough else ""
+
+
+def _reports_a_hole(talk: Sequence[Segment], at: int) -> bool:
+    """Whether SACK blocks beyond the acknowledgement say that bytes are missing, and these blocks had been sent."""
+    this = talk[at]
+    beyond = [(left, right) for left, right in this.sacks if _after(left, this.ack) > 0]
+    sent = [s for s in talk[:at] if s.sender != this.sender]
+    return bool(beyond) and all(any(_after(s.end, right) >= 0 for s in sent) for _, right in beyond)
+
+
+def _questions(asked: Sequence[Segment]) -> list[Segment]:
+    """Those of one side's segments that a receiver has to acknowledge although they do not bring the next bytes."""
+    found: list[Segment] = []
+    edge = top = None
+    beyond: list[tuple[int, int]] = []
+    for segment in asked:
+        seq, end = segment.seq, segment.end
+        if segment.lost:
+            continue
+        if edge is None or top is None:
+            edge = top = end
+        elif seq == edge:
+            edge = end
+        elif end == seq and seq == top:
+            continue  # beyond a hole there is nothing wrong with an acknowledgement
+        else:
+            found.append(segment)
+            if _after(seq, edge) > 0:
+                beyond.append((seq, end))
+            elif _after(end, edge) > 0:
+                edge = end
+        if _after(end, top) > 0:
+            top = end
+        for left, right in sorted(beyond, key=lambda piece: _after(piece[0], seq)):
+            if _after(left, edge) <= 0 < _after(right, edge):
+                edge = right
+    return found
+
+
+def _why_report(talk: Sequence[Segment], at: int, strays: Sequence[Segment]) -> str:
+    this = talk[at]
+    if not this.sacks:
+        return ""
+    left, right = this.sacks[0]
+
+    def covers(segment: Segment) -> bool:
+        other = segment.sender != this.sender and segment.time <= this.time
+        return other and _after(segment.seq, right) < 0 and _after(segment.end, left) > 0
+
+    if sum(map(covers, talk[:at])) >= 2:
+        return "it reports bytes that the capture shows twice"
+    return "it reports a segment that belongs to no session" if any(map(covers, strays)) else ""
+
+
+def _why_gap(talk: Sequence[Segment], at: int) -> str:
+    segment = talk[at]
+    earlier = [s.end for s in talk[:at] if s.sender == segment.sender]
+    if not earlier:
+        return ""
+    start = max(earlier, key=lambda end: _after(end, earlier[0]))
+    missing = [(start, segment.seq)]
+    for later in talk[at + 1 :]:
+        if later.sender == segment.sender:
+            missing = [piece for gap in missing for piece in _without(gap, later.seq, later.end)]
+    return "" if missing else "its bytes were lost before this point, and are sent again"
+
+
+def _without(gap: tuple[int, int], seq: int, end: int) -> list[tuple[int, int]]:
+    """What is left of a gap when the bytes from `seq` to `end` are there."""
+    left, right = gap
+    if _after(end, left) <= 0 or _after(seq, right) >= 0:
+        return [gap]
+    pieces = [(left, seq), (end, right)]
+    return [(a, b) for a, b in pieces if _after(b, a) > 0]

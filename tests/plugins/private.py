@@ -1,0 +1,36 @@
+"""Each session has `/run/netns` and `/run/unimux` of its own, so that two sessions on one machine do not meet.
+
+The names of namespaces carry their owner, but those of services do not (`web` is `/run/unimux/services/web.sock`), and whoever
+lists a folder sees what others put there.  As root a session therefore begins by leaving the machine's mount namespace for one of
+its own, where both folders are empty.  Its programs inherit that, and when it ends, even by `kill -9`, all that was
+mounted there goes.  Without root there is nothing to share.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from pathlib import Path
+
+import pytest
+
+FOLDERS = (Path("/run/netns"), Path("/run/unimux"))
+_CLONE_NEWNS, _MS_REC, _MS_PRIVATE = 0x20000, 0x4000, 0x40000
+
+
+def leave() -> bool:
+    """Give this process, and all it starts from now on, folders of its own; False where that is not permitted."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(_CLONE_NEWNS) or libc.mount(b"none", b"/", None, _MS_REC | _MS_PRIVATE, None):
+        return False
+    for folder in FOLDERS:
+        folder.mkdir(parents=True, exist_ok=True)
+        if libc.mount(b"tmpfs", bytes(folder), b"tmpfs", 0, b"mode=755"):
+            return False
+    return True
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure() -> None:
+    if os.geteuid() == 0:
+        leave()
