@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -27,7 +28,7 @@ from compat.relay import IDLE_TIMEOUT, EndReason, Relay, RelayResult
 from tapstack.tcp.listener import ArmedAddress
 from tapstack.tcp.options import PortMode
 from unimux.control import Offer, check_name
-from unimux.errors import SetupError, endpoint_text
+from unimux.errors import SetupError, UnimuxError, endpoint_text
 from unimux.node import Node
 from unimux.purpose import Purpose
 from unimux.server import Server
@@ -36,6 +37,9 @@ from unimux.ssa.token import Token
 
 SCHEMES = {21: "ftp", 22: "ssh", 80: "http", 443: "https", 8000: "http", 8080: "http", 8443: "https"}
 """What a backend's port suggests for the URL of its SSAs."""
+
+Connect = Callable[[Callable[[], asyncio.BaseProtocol], tuple[str, int]], Awaitable[object]]
+"""`connect(protocol_factory, client)`: reach the server on behalf of a client (address and port); raises OSError."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,6 +114,7 @@ class Publisher:
     backend: the server.  sessions: of one SSA, None for leases.
     scheme: of the URLs, None where they are tokens.  proxy_protocol: tell the backend who the client
     is.  complain: told, once per cause, what went wrong with the backend.
+    connect: how the backend is reached, over the kernel's stack by default.
     """
 
     def __init__(
@@ -125,6 +130,7 @@ class Publisher:
         client: Client | None = None,
         lifetime: float | None = DEFAULT_LIFETIME,
         complain: Callable[[str], None] = lambda text: None,
+        connect: Connect | None = None,
     ) -> None:
         self.name = check_name(name)
         self.node = node
@@ -137,6 +143,7 @@ class Publisher:
         self._client = client_network(client)
         self._lifetime = lifetime
         self._complain = complain
+        self._connect = connect or self._over_the_kernel
         self._complained: set[str] = set()
         self._servers: dict[PortMode, Server] = {}
         self._relays: dict[Relay, None] = {}
@@ -251,18 +258,21 @@ class Publisher:
             here, there = transport.get_extra_info("sockname"), transport.get_extra_info("peername")
             relay.far.preface = proxy_header((there[0], there[1]), (here[0], here[1]))
         relay.near.adopt(transport)
-        task = asyncio.get_running_loop().create_task(self._dial(relay))
+        client = transport.get_extra_info("peername")[:2]
+        task = asyncio.get_running_loop().create_task(self._dial(relay, client))
         self._dials.add(task)
         task.add_done_callback(self._dials.discard)
 
-    async def _dial(self, relay: Relay) -> None:
-        loop = asyncio.get_running_loop()
+    async def _over_the_kernel(self, factory: Callable[[], asyncio.BaseProtocol], client: tuple[str, int]) -> object:
+        return await asyncio.get_running_loop().create_connection(factory, self.backend.host, self.backend.port)
+
+    async def _dial(self, relay: Relay, client: tuple[str, int]) -> None:
         try:
             async with asyncio.timeout(self.limits.connect_timeout):
-                await loop.create_connection(lambda: relay.far, self.backend.host, self.backend.port)
+                await self._connect(lambda: relay.far, client)
         except OSError as error:  # TimeoutError is one
             self.counters.backend_failed += 1
-            reason = "no answer" if isinstance(error, TimeoutError) else (error.strerror or str(error)).lower()
+            reason = _reason(error)
             self._complain_once(
                 f"The server at {self.backend} cannot be reached ({reason}): clients are reset until it is."
             )
@@ -285,10 +295,14 @@ class Publisher:
         if not self._relays:
             self._empty.set()
 
-    async def close(self, grace: float = 0.0) -> None:
-        """Stop listening, give sessions `grace` seconds to end, reset the others."""
+    def retire(self) -> None:
+        """Stop listening; sessions go on.  Harmless when called again."""
         for server in self._servers.values():
             server.close()
+
+    async def close(self, grace: float = 0.0) -> None:
+        """Stop listening, give sessions `grace` seconds to end, reset the others."""
+        self.retire()
         if grace > 0 and self._relays:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(grace):
@@ -299,6 +313,14 @@ class Publisher:
         for relay in list(self._relays):
             relay.abort()
         self.node.driver.kick()
+
+
+def _reason(error: OSError) -> str:
+    """Why the backend cannot be reached, as a clause."""
+    if isinstance(error, TimeoutError):
+        return "no answer"
+    said = os.strerror(error.errno or 0) if isinstance(error, UnimuxError) else error.strerror or str(error)
+    return said.lower()
 
 
 class _Visitor(asyncio.Protocol):

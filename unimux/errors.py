@@ -198,14 +198,20 @@ class NameNotResolved(UnimuxError):
 class NoIpv6Address(NameNotResolved):
     """The destination exists, but only in IPv4.
 
+    `ipv4`: its addresses there, 4 bytes each, where they are known.
+
     >>> str(NoIpv6Address("old.example"))
     'old.example has no IPv6 address (IPv4 only): choose a server that has one, or reach it through a NAT64 gateway.'
     """
 
     REMEDY = "choose a server that has one, or reach it through a NAT64 gateway"
 
-    def __init__(self, name: str, reason: str = "IPv4 only", remedy: str | None = None) -> None:
+    def __init__(
+        self, name: str, reason: str = "IPv4 only", remedy: str | None = None, ipv4: tuple[bytes, ...] = ()
+    ) -> None:
         super().__init__(name, reason, remedy)
+        self.args = (name, reason, remedy, ipv4)
+        self.ipv4 = ipv4
 
     def __str__(self) -> str:
         return f"{self.name} has no IPv6 address ({self.reason}): {self.remedy}."

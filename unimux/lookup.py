@@ -95,7 +95,7 @@ class Outcome:
     def error(self, host: str) -> NameNotResolved:
         """The error that stands for no addresses."""
         if self.ipv4:
-            return NoIpv6Address(host)
+            return NoIpv6Address(host, ipv4=self.ipv4)
         return NameNotResolved(host, self.reason, self.remedy)
 
 

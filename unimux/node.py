@@ -104,7 +104,7 @@ class Node:
         self.resolver = Resolver(
             self.datagrams,
             self,
-            self._name_servers,
+            lambda: self.name_servers,
             hosts={name: [address(text) for text in texts] for name, texts in self.config.names.items()},
             random=Random(seed) if seed else None,
         )
@@ -435,19 +435,20 @@ class Node:
         """The IPv6 addresses of a name, or of an address given as text, within `timeout` seconds, best first.
 
         Static names come first, then the configured name servers or those that routers announce are asked, from EAs.
-        An IPv4 address is reached through the NAT64 gateway, where one is known (RFC 6052).
+        What has IPv4 addresses only is reached through the NAT64 gateway, where one is known (RFC 6052, RFC 7050).
         Raises `NameNotResolved`, `NoIpv6Address`, or what the node's policy raises where there is no address to ask from.
         """
         if isinstance(host, IPv6Address):
             return [host.packed]
         try:
             return await self.resolver.resolve(host, timeout=timeout)
-        except errors.NoIpv6Address:
-            ipv4 = _ipv4(host)
-            prefix = None if ipv4 is None else await self._nat64_prefix(timeout)
-            if ipv4 is None or prefix is None or not reaches(prefix, ipv4):
+        except errors.NoIpv6Address as error:
+            ipv4 = list(map(IPv4Address, error.ipv4))
+            prefix = await self._nat64_prefix(timeout) if ipv4 else None
+            behind = [] if prefix is None else [embed(prefix, each).packed for each in ipv4 if reaches(prefix, each)]
+            if not behind:
                 raise
-            return [embed(prefix, ipv4).packed]
+            return behind
 
     async def _nat64_prefix(self, timeout: float) -> IPv6Network | None:
         if self.config.nat64 is not None:
@@ -460,19 +461,14 @@ class Node:
             return None
         return discovered(map(IPv6Address, answers))
 
-    def _name_servers(self) -> Sequence[bytes]:
+    @property
+    def name_servers(self) -> Sequence[bytes]:
+        """The name servers that are asked, 16 bytes each: the configured ones, else those that routers announce."""
         return [address(server) for server in self.config.name_servers] or self.stack.host.rdnss
 
     def watch(self, subscriber: Callable[[Event], None]) -> Callable[[], None]:
         """Call `subscriber` with every event of this node; returns the function that ends it (UM-NODE-4)."""
         return self.events.subscribe(subscriber)
-
-
-def _ipv4(host: str) -> IPv4Address | None:
-    try:
-        return IPv4Address(host)
-    except ValueError:
-        return None
 
 
 def connect_error(error: Exception | None, host: str, port: int, timeout: float) -> errors.ConnectError:

@@ -98,8 +98,9 @@ def literal(host: str) -> bytes | None:
         address = ipaddress.ip_address(host)
     except ValueError:
         return None
-    if address.version == 4 or address.ipv4_mapped is not None:
-        raise NoIpv6Address(host)
+    ipv4 = address if address.version == 4 else address.ipv4_mapped
+    if ipv4 is not None:
+        raise NoIpv6Address(host, ipv4=(ipv4.packed,))
     return address.packed
 
 

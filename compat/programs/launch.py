@@ -1,4 +1,9 @@
-"""Enters a network namespace and becomes another program: python -I -S launch.py NAMESPACE-FD PARENT-PID PROGRAM ARGUMENTS…
+"""Enters a network namespace and becomes another program.
+
+    python -I -S launch.py NAMESPACE-FD PARENT-PID FILES USER PROGRAM ARGUMENTS…
+
+FILES, where it is not empty, is a folder whose files are laid over those of /etc, for this program alone; USER, where it is not
+empty, the name of the user that it becomes.
 
 It is a program of its own because the work between fork and exec must not be Python code of a process that may
 have threads (locks held by threads that do not exist in the child).  Here the process is fresh and has one thread.
@@ -9,21 +14,31 @@ from __future__ import annotations
 
 import ctypes
 import os
+import pwd
 import signal
 import sys
 
 CLONE_NEWNET = 0x40000000
+CLONE_NEWNS = 0x00020000
+MS_BIND, MS_REC, MS_SLAVE = 0x1000, 0x4000, 0x80000
 PR_SET_PDEATHSIG = 1
 CANNOT_START = 126
+NAME_CACHES = ("/run/nscd", "/var/run/nscd")
+"""Where a cache of names may listen, which would ask for them outside the namespace."""
 
 
 def main(arguments: list[str]) -> None:
     """Never returns: the process becomes the program, or ends with `CANNOT_START` and a sentence on standard error."""
-    namespace, parent, program = int(arguments[0]), int(arguments[1]), arguments[2:]
+    namespace, parent, files, user = int(arguments[0]), int(arguments[1]), arguments[2], arguments[3]
+    program = arguments[4:]
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.setns(namespace, CLONE_NEWNET) != 0:
         sys.exit(f"cannot enter the network namespace: {os.strerror(ctypes.get_errno())}")
     os.close(namespace)
+    if files:
+        own_files(libc, files)
+    if user:
+        become(user)
     libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:  # it died before the line above
         os.kill(os.getpid(), signal.SIGKILL)
@@ -34,6 +49,46 @@ def main(arguments: list[str]) -> None:
     except OSError as error:
         print(f"cannot run {program[0]}: {error.strerror}", file=sys.stderr)
         sys.exit(CANNOT_START)
+
+
+def own_files(libc: ctypes.CDLL, folder: str) -> None:
+    """A mount namespace of our own, with the files of `folder` over those of /etc, and /sys of the network namespace."""
+    if libc.unshare(CLONE_NEWNS) != 0:
+        cannot("have mounts of its own", ctypes.get_errno())
+    mount(libc, "none", "/", None, MS_REC | MS_SLAVE)
+    for name in os.listdir(folder):
+        target = os.path.realpath(os.path.join("/etc", name))
+        if os.path.exists(target):
+            mount(libc, os.path.join(folder, name), target, None, MS_BIND)
+    for cache in NAME_CACHES:
+        if os.path.isdir(cache):
+            mount(libc, "none", cache, "tmpfs", 0)
+    libc.mount(b"sysfs", b"/sys", b"sysfs", 0, None)  # where it may not be, the machine's stays
+
+
+def mount(libc: ctypes.CDLL, source: str, target: str, kind: str | None, flags: int) -> None:
+    """mount(2), or the end."""
+    if libc.mount(os.fsencode(source), os.fsencode(target), kind and kind.encode(), flags, None) != 0:
+        cannot(f"mount {source} on {target}", ctypes.get_errno())
+
+
+def become(user: str) -> None:
+    """Another user, with that user's groups."""
+    try:
+        entry = pwd.getpwnam(user)
+        os.initgroups(user, entry.pw_gid)
+        os.setgid(entry.pw_gid)
+        os.setuid(entry.pw_uid)
+    except (KeyError, OSError) as error:
+        cannot(f"become the user {user}", error.errno if isinstance(error, OSError) else None)
+    os.environ.update(HOME=entry.pw_dir, USER=user, LOGNAME=user)
+
+
+def cannot(doing: str, number: int | None) -> None:
+    """End with a sentence."""
+    why = "there is no such user" if number is None else os.strerror(number)
+    print(f"unimux: cannot {doing}: {why}", file=sys.stderr)
+    sys.exit(CANNOT_START)
 
 
 if __name__ == "__main__":

@@ -53,6 +53,16 @@ def find_program(name: str) -> str:
     return os.path.abspath(path)
 
 
+def launcher(where: Namespace, *, files: Path | None = None, user: str | None = None) -> list[str]:
+    """The command line that, put before a program's, starts it inside a namespace and lets it die with this process.
+
+    files: a folder whose files are laid over those of /etc, for the program alone.  user: name of the one it becomes.
+    `where.fd` has to be passed on to the process.
+    """
+    words = [sys.executable, "-I", "-S", str(_LAUNCHER), str(where.fd), str(os.getpid())]
+    return [*words, "" if files is None else str(files), user or ""]
+
+
 @asynccontextmanager
 async def run_in(
     where: Namespace,
@@ -72,12 +82,7 @@ async def run_in(
     """
     program = find_program(argv[0])
     process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-I",
-        "-S",
-        str(_LAUNCHER),
-        str(where.fd),
-        str(os.getpid()),
+        *launcher(where),
         program,
         *argv[1:],
         stdin=stdin,

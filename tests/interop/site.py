@@ -235,8 +235,8 @@ def ssh_options(site: Site) -> list[str]:
 
 
 @contextmanager
-def site(folder: Path) -> Iterator[Site]:
-    """Build the network with its servers and the front end; everything is gone afterwards."""
+def site(folder: Path, *, socks: bool = True) -> Iterator[Site]:
+    """Build the network with its servers and, if wanted, the SOCKS front end; everything is gone afterwards."""
     with demo_topology() as top, asyncio.Runner() as runner:
         top.set_offloads(False)
         made = Site(runner, top, folder)
@@ -248,7 +248,8 @@ def site(folder: Path) -> Iterator[Site]:
             await stack.enter_async_context(router_advertiser(top.router, advertisement))
             await stack.enter_async_context(web_server(top.server, made.www))
             await stack.enter_async_context(name_server(top.server, HOSTS))
-            made.socks = await stack.enter_async_context(front_end(made))
+            if socks:
+                made.socks = await stack.enter_async_context(front_end(made))
 
         try:
             runner.run(begin())

@@ -1,0 +1,99 @@
+"""The program of a run: started in its namespace, signalled, waited for, and whatever it leaves behind ended.
+
+It has our terminal, our standard streams and our process group, so that the keyboard reaches it as without us; a signal that
+only we were sent is passed on.  If we are killed, the kernel kills it; what it started ends with the run, or, after a
+kill, with the next start of a node (compat/kernel/leftovers.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import sys
+from asyncio.subprocess import Process
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from compat.gateway.room import Room
+from compat.kernel import Namespace, Owner
+from compat.kernel.owner import OWNER_VARIABLE
+from compat.programs.process import launcher
+from unimux.errors import SetupError
+
+PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
+_FROM_KEYBOARD = (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
+_GRACE = 2.0
+_POLL = 0.02
+
+
+class ProgramNotFound(SetupError):
+    """There is no such program."""
+
+    exit_code = 127  # as shells have it
+
+
+async def run_program(room: Room, argv: Sequence[str], *, user: str | None = None) -> int:
+    """Run a program in a room to its end; its exit status, 128 and the signal's number where one ended it.
+
+    user: name of the one it runs as.  Raises `ProgramNotFound`.  Cancelling ends the program.
+    """
+    found = shutil.which(argv[0])
+    if found is None:
+        raise ProgramNotFound(f"{argv[0]} is not a program that can be run: check its name and the PATH.")
+    program = str(Path(found).absolute())  # noqa: ASYNC240 - it does not look at the disk
+    process = await asyncio.create_subprocess_exec(
+        *launcher(room.where, files=room.files, user=user),
+        program,
+        *argv[1:],
+        env={**os.environ, OWNER_VARIABLE: Owner.current().tag},
+        pass_fds=(room.where.fd,),
+    )
+    loop = asyncio.get_running_loop()
+    try:
+        for number in PASSED_ON:
+            loop.add_signal_handler(number, _pass_on, process, number)
+        status = await process.wait()
+    finally:
+        await _end(process, room.where)
+    return 128 - status if status < 0 else status
+
+
+def _pass_on(process: Process, number: signal.Signals) -> None:
+    """Hand a signal to the program, unless the terminal has told it already."""
+    if number in _FROM_KEYBOARD and _is_foreground():
+        return
+    with suppress(ProcessLookupError):
+        process.send_signal(number)
+
+
+def _is_foreground() -> bool:
+    """Whether what is typed at our terminal signals our process group."""
+    try:
+        return os.tcgetpgrp(sys.stdin.fileno()) == os.getpgrp()
+    except (OSError, ValueError):  # no terminal, or a closed standard input
+        return False
+
+
+async def _end(process: Process, where: Namespace) -> None:
+    """End what still runs in the namespace: politely, then not."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        for pid in processes_in(where):
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
+        deadline = asyncio.get_running_loop().time() + _GRACE
+        while processes_in(where) and asyncio.get_running_loop().time() < deadline:
+            await asyncio.sleep(_POLL)
+    await process.wait()
+
+
+def processes_in(where: Namespace) -> list[int]:
+    """The processes whose network namespace this is, our own left out."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it has just ended
+            if (folder / "ns" / "net").stat().st_ino == where.inode and int(folder.name) != os.getpid():
+                found.append(int(folder.name))
+    return found
