@@ -108,11 +108,14 @@ def _dns(node: Node, publisher: Publisher, settings: PublishSettings) -> DnsServ
         waiting.append(ssa)
         return ssa.address
 
+    def free(address: IPv6Address) -> bool:
+        return any(ssa.address == address and publisher.is_free(ssa) for ssa in waiting)
+
     try:
         where = IPv6Address(str(settings.dns_address))
     except ValueError:
         raise SetupError(f"--dns-address: {settings.dns_address!r} is no IPv6 address.") from None
-    return DnsServer(node, Responder(policy, mint, node.now), where)
+    return DnsServer(node, Responder(policy, mint, node.now, free), where)
 
 
 def publish(

@@ -173,5 +173,8 @@ def as_text(now: Snapshot) -> str:
     parts += ["connections", *connection_lines(now), "", f"drops: {drop_text(now)}", ""]
     parts += ["  ".join(cells(row, 45)) for row in now.rows]
     if now.listening:
-        parts += ["", "  ".join(ARMED_HEADINGS), *("  ".join(armed_cells(each, 60)).rstrip() for each in now.listening)]
+        lines = [ARMED_HEADINGS, *(armed_cells(each, 60) for each in now.listening)]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        parts.append("")
+        parts += ["  ".join(text.ljust(n) for text, n in zip(line, widths, strict=True)).rstrip() for line in lines]
     return "\n".join(parts).rstrip()

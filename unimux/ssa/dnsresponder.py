@@ -5,7 +5,8 @@ the answer carries it with TTL 0: a resolver may hand it to those who wait for t
 (RFC 1035 §3.2.1).
 
 * Idempotence.  Resolvers ask again with other ports and ids when an answer is late.  Within `retry_window` the same
-  (source, client subnet, name, key) gets the same address, and only one is minted.
+  (source, client subnet, name, key) gets the same address, and only one is minted.  An address that a client has taken
+  meanwhile is not given again: who asks then is no retry, but the next client of the same resolver.
 * Rate.  A token bucket per source, /64 of IPv6 and whole addresses of IPv4, pays for each SSA.  Who has none left is told to
   come over TCP, whose source is no lie; over TCP it is REFUSED.  A truncated answer is no longer than its query.
 * Identity.  A TSIG key, or a client subnet (RFC 7871) from a resolver that is believed, says who asks; the SSA can be named
@@ -131,11 +132,19 @@ class _Bucket:
 class Responder:
     """Answers queries under a policy.
 
-    now: a clock in seconds.  counters: answers by what they were.  Raises `SetupError` for a policy that is not usable.
+    now: a clock in seconds.  free: whether a new client could still connect to an SSA.  counters: answers by what they were.
+    Raises `SetupError` for a policy that is not usable.
     """
 
-    def __init__(self, policy: DnsPolicy, mint: Mint, now: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        policy: DnsPolicy,
+        mint: Mint,
+        now: Callable[[], float],
+        free: Callable[[IPv6Address], bool] = lambda ssa: True,
+    ) -> None:
         self.policy = policy
+        self._free = free
         self.counters: Counter[str] = Counter()
         self._mint = mint
         self._now = now
@@ -309,8 +318,17 @@ class Responder:
             if when >= oldest and len(self._recent) <= MAX_REMEMBERED:
                 break
             del self._recent[key]
-        found = self._recent.get((asker.source, asker.subnet, asker.name, asker.key))
-        return None if found is None else found[1]
+        key = (asker.source, asker.subnet, asker.name, asker.key)
+        found = self._recent.get(key)
+        if found is None:
+            return None
+        minted = found[1]
+        made = minted.done() and not minted.cancelled() and minted.exception() is None
+        if made and not self._free(minted.result()):
+            del self._recent[key]
+            self.counters["taken-meanwhile"] += 1
+            return None
+        return minted
 
     def _begin(self, asker: Asker) -> asyncio.Future[IPv6Address]:
         key = (asker.source, asker.subnet, asker.name, asker.key)

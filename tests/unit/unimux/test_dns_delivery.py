@@ -114,8 +114,11 @@ async def stage(policy: DnsPolicy | None = None, delay: float = 0.0, **options: 
             await asyncio.sleep(delay)
             return (await service.issue(client=asker.client, lifetime=30, timeout=2)).address
 
+        def free(address: IPv6Address) -> bool:
+            return address in service.armed
+
         made = policy or DnsPolicy(zone="shop.example", server=str(NS), **options)
-        async with DnsServer(bob, Responder(made, mint, bob.now), NS) as server:
+        async with DnsServer(bob, Responder(made, mint, bob.now, free), NS) as server:
             yield Stage(net, bob, alice, service, server, asked)
 
 
@@ -176,6 +179,23 @@ def test_a_retry_within_two_seconds_gets_the_same_address() -> None:
         assert len(s.asked) == 2
 
     run(scene, delay=0.3)
+
+
+@pytest.mark.proves("UM-SSA-3")
+def test_what_a_client_has_taken_is_not_told_to_the_next_client_of_its_resolver() -> None:
+    """Within the two seconds too: a used-up address would be no retry's answer, but a time-out for somebody else."""
+
+    async def scene(s: Stage) -> None:
+        first = only(await s.udp(aaaa()))
+        assert only(await s.udp(aaaa())) == first
+        assert await s.fetch(first) == b"hello"
+        second = only(await s.udp(aaaa()))
+        assert second != first
+        assert await s.fetch(second) == b"hello"
+        assert len(s.asked) == 2
+        assert s.server.responder.counters["taken-meanwhile"] == 1
+
+    run(scene)
 
 
 @pytest.mark.proves("UM-SSA-3")
