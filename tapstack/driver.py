@@ -28,13 +28,21 @@ class Driver:
     `kick()`, or `flush()`, must follow every call on the stack from outside that may have something to send; calls in one
     loop iteration share the flush that a kick asks for.
 
+    When the link loses its carrier the host is told; when it is back, `on_up(now)` is called, by default the host's `link_up`.
     A link that is lost ends the host as `close` does, without a goodbye: every socket's owner hears of it, then `on_lost`.
     """
 
-    def __init__(self, stack: Stack, link: Link, on_lost: Callable[[LinkLost], None] | None = None) -> None:
+    def __init__(
+        self,
+        stack: Stack,
+        link: Link,
+        on_lost: Callable[[LinkLost], None] | None = None,
+        on_up: Callable[[float], None] | None = None,
+    ) -> None:
         self.stack = stack
         self.link = link
         self._on_lost = on_lost
+        self._on_up = on_up or stack.host.link_up
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
@@ -47,6 +55,7 @@ class Driver:
     def start(self) -> None:
         """Attach the link and start the host."""
         self.link.attach(self._loop, self._wake)
+        self.link.watch(self._carrier)
         self.stack.start(self.now())
         self._finish()
 
@@ -105,6 +114,15 @@ class Driver:
         except LinkLost as error:
             self._lose(error)
             return
+        self._finish()
+
+    def _carrier(self, up: bool) -> None:
+        if self._closed:
+            return
+        if up:
+            self._on_up(self.now())
+        else:
+            self.stack.host.link_down(self.now())
         self._finish()
 
     def _flush_kicked(self) -> None:

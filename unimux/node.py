@@ -123,7 +123,7 @@ class Node:
         return node
 
     async def __aenter__(self) -> Node:
-        self._driver = Driver(self.stack, self.link, self._link_lost)
+        self._driver = Driver(self.stack, self.link, self._link_lost, self.pool.link_up)
         self._driver.start()
         self.pool.start(self.now())
         self._driver.kick()

@@ -48,6 +48,10 @@ class PortTranslator(Link):
         """Attach the link below."""
         self._link.attach(loop, wake)
 
+    def watch(self, changed: Callable[[bool], None]) -> None:
+        """As the link below."""
+        self._link.watch(changed)
+
     def receive(self) -> Buffer | None:
         """The next frame, its destination port translated back."""
         while (frame := self._link.receive()) is not None:

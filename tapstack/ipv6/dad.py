@@ -9,6 +9,9 @@ A probe of ours that comes back is not a conflict: the link loops, which is repo
 another round of
 three probes.  Nonces are remembered for a while after the test, so that a probe that comes back late is known too.
 
+An address that is assigned is tested as well when the link was away, since somebody else may have taken it meanwhile: it
+is used and defended while its test runs, and what a conflict means for it is for `on_conflict` to decide.
+
 Failures in a row are a fault of the link or the work of a neighbour that claims every address.  After
 `dad_fault_threshold` of them testing stops for a time that doubles with each further one, and the fault is
 reported (UM-ADDR-10); addresses wait in the queue, TENTATIVE, meanwhile.  A test that passes, or the link
@@ -19,6 +22,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
+from collections.abc import Callable
 from functools import partial
 
 from ..events import DropReason
@@ -31,6 +35,7 @@ from .interface import Interface
 
 NONCES_REMEMBERED = 512
 NONCE_LENGTH = 6
+_UNPROVEN = (AddressState.TENTATIVE, AddressState.OPTIMISTIC)
 
 
 class _Test:
@@ -50,6 +55,7 @@ class DuplicateAddressDetection:
     """Tests addresses one after another and tells the address table the outcome.
 
     failures: in a row, so far.  held_until: when testing goes on after a fault; None when it is not held.
+    on_conflict(entry, cause, now): another node has an address that is assigned here.
     """
 
     def __init__(self, interface: Interface) -> None:
@@ -62,6 +68,7 @@ class DuplicateAddressDetection:
         self._pause = interface.config.dad_backoff
         self.failures = 0
         self.held_until: float | None = None
+        self.on_conflict: Callable[[AddressEntry, str, float], None] = lambda entry, cause, now: None
 
     @property
     def pending(self) -> int:
@@ -69,11 +76,18 @@ class DuplicateAddressDetection:
         return len(self._waiting) + len(self._tests)
 
     def begin(self, entry: AddressEntry, now: float) -> None:
-        """Queue an address for its test."""
+        """Queue an address for its test; one that is under test begins anew."""
+        test = self._tests.pop(entry.address, None)
+        if test is not None:
+            test.timer.cancel()
         self._waiting[entry.address] = entry
         if entry.state is AddressState.OPTIMISTIC:
             self._waiting.move_to_end(entry.address, last=False)
         self._schedule(now)
+
+    def tests(self, entry: AddressEntry) -> bool:
+        """Whether the address is under test now."""
+        return entry.address in self._tests
 
     def forget(self, entry: AddressEntry, now: float) -> None:
         """The address is gone; its test ends without a verdict."""
@@ -112,7 +126,10 @@ class DuplicateAddressDetection:
         self.failures += 1
         if self.failures >= self._interface.config.dad_fault_threshold and self.held_until is None:
             self._hold(now)
-        self._interface.addresses.dad_failed(entry, now, cause)
+        if entry.state in _UNPROVEN:
+            self._interface.addresses.dad_failed(entry, now, cause)
+        else:
+            self.on_conflict(entry, cause, now)
         self._schedule(now)
 
     def _hold(self, now: float) -> None:
@@ -147,7 +164,7 @@ class DuplicateAddressDetection:
                 self._tests[entry.address] = test
                 self._probe(test, now)
             else:
-                self._interface.addresses.dad_passed(entry, now)
+                self._pass(entry, now)
         self._schedule(now)
 
     def _due(self, test: _Test, now: float) -> None:
@@ -163,8 +180,12 @@ class DuplicateAddressDetection:
         del self._tests[test.entry.address]
         self.failures = 0
         self._pause = config.dad_backoff
-        self._interface.addresses.dad_passed(test.entry, now)
+        self._pass(test.entry, now)
         self._schedule(now)
+
+    def _pass(self, entry: AddressEntry, now: float) -> None:
+        if entry.state in _UNPROVEN:
+            self._interface.addresses.dad_passed(entry, now)
 
     def _probe(self, test: _Test, now: float) -> None:
         interface = self._interface

@@ -210,6 +210,8 @@ class Discovery:
             self._interface.counters.drop(DropReason.ND_LOOPED_BACK)
         elif entry.state is AddressState.UNCERTAIN:
             self._interface.addresses.discard(entry, now, f"{owner} advertises it")
+        elif self._dad.tests(entry):
+            self._dad.fail(entry, now, f"{owner} has it")
         else:
             self._interface.counters.drop(DropReason.ND_UNEXPECTED)
             self._interface.notice(address_text(entry.address), f"{owner} advertises it too; it is kept", now)

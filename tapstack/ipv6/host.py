@@ -40,6 +40,7 @@ from .identifiers import stable_address
 from .interface import Interface
 from .multicast import MulticastListener
 from .neighbors import Neighbor, NeighborCache
+from .ourselves import OURSELVES, Loopback
 from .packet import IcmpError, NoRouteError, Packet
 from .prefixes import Prefix, PrefixList
 from .reassembly import Reassembler
@@ -103,6 +104,7 @@ class Host:
         self.carriage = LinkCarriage(self.interface, self.routes)
         self.discovery = Discovery(self.interface, self.neighbors, self.dad, self.routers, self.routes, self.carriage)
         self._receiver = Receiver(self.interface, self.multicast, self.icmp, self.reassembler, self.upper)
+        self._loopback = Loopback(self.interface, self._receiver.own)
         self.input = self._receiver.frame
         """`input(frame, now)`: one whole link frame, whatever its bytes are."""
         self.icmp_error = self.icmp.error
@@ -125,6 +127,7 @@ class Host:
         self.prefix_list.on_deprecated = self._prefix_deprecated
         self.prefix_list.on_expired = self._prefix_expired
         self.prefix_list.on_routes = self.routes.changed
+        self.dad.on_conflict = self._conflict
 
     # -- life --------------------------------------------------------------------------------------
 
@@ -145,19 +148,23 @@ class Host:
 
     def link_down(self, now: float) -> None:
         """The link lost its carrier: what was learnt on it holds no more."""
+        self.interface.notice("link", "the carrier is gone", now)
         self.neighbors.clear()
         self.routes.clear()
         self.reassembler.clear()
         self.routers.stop()
 
     def link_up(self, now: float) -> None:
-        """The link is back, perhaps another one: reserved addresses are not trusted any more, groups are
-        reported, routers asked.
+        """The link is back, perhaps another one: reserved addresses are not trusted any more, used ones are tested again
+        while their use goes on (RFC 4862 §5.4), groups are reported, routers asked.
         """
+        self.interface.notice("link", "the carrier is back", now)
         self.dad.reset(now)
         for entry in self.addresses:
             if entry.kind is AddressKind.RESERVED and entry.state in (_S.TENTATIVE, _S.UNCERTAIN):
                 self.addresses.discard(entry, now, "the link came up again")
+            elif entry.state in (_S.PREFERRED, _S.DEPRECATED) and entry.per_address_nd:
+                self.dad.begin(entry, now)
         self.multicast.report_all(now)
         self.routers.restore_static()
         self.routers.solicit(now)
@@ -360,6 +367,19 @@ class Host:
             if found is not None:
                 self._form_stable(found, now)
 
+    def _conflict(self, entry: AddressEntry, cause: str, now: float) -> None:
+        """While the link was away somebody took an address of ours.
+
+        A connection keeps its one-time address (UM-ADDR-11); an address that stays is replaced by the next one.
+        """
+        if entry.kind.one_time:
+            self.interface.notice(address_text(entry.address), f"{cause}; it is kept", now)
+            return
+        if entry.kind is AddressKind.LINK_LOCAL:
+            self.interface.link_local = None
+        self.addresses.expire(entry, now, cause)
+        self._form_again(entry, now)
+
     # -- output --------------------------------------------------------------------------------------
 
     def path(self, dst: bytes, now: float) -> Path:
@@ -378,6 +398,9 @@ class Host:
             return
         neighbor = self.routes.settle(path, now)
         packet = b"".join(pieces)
+        if neighbor is OURSELVES:
+            self._loopback.send(packet, now)
+            return
         source = self.addresses.get(packet[8:24])
         if source is not None and source.state is _S.OPTIMISTIC:
             self._send_optimistic(source, path, packet, virtio_header, now)

@@ -88,7 +88,7 @@ class Icmp:
     def _echo_request(self, packet: Packet, message: icmpv6.Icmpv6, now: float) -> None:
         """RFC 4443 §4.2; the reply to a multicast request comes from an ordinary address."""
         interface = self._interface
-        if packet.src == UNSPECIFIED or packet.src in interface.addresses:
+        if packet.src == UNSPECIFIED or (packet.src in interface.addresses and not packet.looped):
             interface.counters.drop(DropReason.IP_BAD_SOURCE)
             return
         src = self.speaker(packet)
@@ -171,7 +171,8 @@ class Icmp:
 
     def _may_answer(self, packet: Packet, type: int, code: int) -> bool:
         """The rules of RFC 4443 §2.4 (e)."""
-        if packet.src == UNSPECIFIED or is_multicast(packet.src) or packet.src in self._interface.addresses:
+        foreign = packet.looped or packet.src not in self._interface.addresses
+        if packet.src == UNSPECIFIED or is_multicast(packet.src) or not foreign:
             return False
         allowed_to_groups = type == icmpv6.Type.PACKET_TOO_BIG or (
             type == icmpv6.Type.PARAMETER_PROBLEM and code == icmpv6.ParameterProblemCode.OPTION

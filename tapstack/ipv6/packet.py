@@ -25,6 +25,7 @@ class Packet:
     next_header_at: offset in `whole` of the field that named `next_header`, for Parameter Problem.
     link_group: the frame was addressed to a group or broadcast at the link (RFC 4443 §2.4 (e.4)).
     fragmented: the packet carried a Fragment header (RFC 6980).
+    looped: this node sent it to itself; from the link, a packet with a source of ours is a lie.
     """
 
     __slots__ = (
@@ -36,6 +37,7 @@ class Packet:
         "gso_size",
         "hop_limit",
         "link_group",
+        "looped",
         "next_header",
         "next_header_at",
         "payload",
@@ -60,6 +62,7 @@ class Packet:
         self.gso_size = 0
         self.link_group = False
         self.fragmented = False
+        self.looped = False
         self.router_alert = False
 
     def __repr__(self) -> str:

@@ -101,6 +101,13 @@ class Receiver:
             packet.link_group = link_group
             self._process(packet, now)
 
+    def own(self, whole: bytes, now: float) -> None:
+        """A packet of this node to itself: it is treated as any other, but for its source."""
+        packet = self._header(memoryview(whole))
+        if packet is not None:
+            packet.looped = True
+            self._process(packet, now)
+
     # -- fixed header ------------------------------------------------------------------------------
 
     def _header(self, view: memoryview) -> Packet | None:
@@ -269,7 +276,7 @@ class Receiver:
         if packet.next_header == ipv6.NO_NEXT:
             self._counters.drop(DropReason.IP_NEXT_HEADER)
             return
-        if packet.src == UNSPECIFIED or packet.src in self._interface.addresses:
+        if packet.src == UNSPECIFIED or (packet.src in self._interface.addresses and not packet.looped):
             self._counters.drop(DropReason.IP_BAD_SOURCE)
             return
         handler = self._upper.get(packet.next_header)

@@ -11,6 +11,8 @@ best route, where reachable routers come before others, then the longest prefix,
 4191 §3.2).
 Routers that are all unreachable are tried in turn (RFC 4861 §6.3.6).
 
+The node's own addresses have paths as well, which lead to `ourselves.OURSELVES` and never to the link.
+
 Paths live as long as somebody holds them; besides, the `HostConfig.paths` used last are kept.
 """
 
@@ -23,6 +25,7 @@ from weakref import WeakValueDictionary
 from ..types import is_multicast
 from .interface import Interface
 from .neighbors import Neighbor, NeighborCache, NeighborState, point_to_point
+from .ourselves import OURSELVES
 from .packet import NoRouteError
 from .pmtu import PathMtus
 from .prefixes import Prefix, PrefixList
@@ -152,6 +155,9 @@ class Routes:
     def settle(self, path: Path, now: float) -> Neighbor | None:
         """The neighbour that the path leads to now; None without a route or without room for the neighbour."""
         neighbor = path._neighbor
+        if path.dst in self._interface.addresses:
+            path._neighbor = OURSELVES
+            return OURSELVES
         known = neighbor is self._far_end or self.neighbors.get(neighbor.address) is neighbor
         if path._generation != self.generation or not (known or is_multicast(path.dst)):
             try:
@@ -163,7 +169,9 @@ class Routes:
 
     def _choose(self, path: Path, now: float) -> None:
         """Next-hop determination."""
-        if self._interface.mac is None:
+        if path.dst in self._interface.addresses:
+            path._neighbor = OURSELVES
+        elif self._interface.mac is None:
             path._neighbor = self._far_end
         elif is_multicast(path.dst):
             group = Neighbor(path.dst)

@@ -46,6 +46,10 @@ class Link(ABC):
         """Call `wake()` from `loop` whenever frames may be waiting, until `close`."""
 
     @abstractmethod
+    def watch(self, changed: Callable[[bool], None]) -> None:
+        """After `attach`: call `changed(up)` whenever the carrier is lost or comes back; never, where a link cannot tell."""
+
+    @abstractmethod
     def receive(self) -> Buffer | None:
         """The next waiting frame; None when there is none.  The caller may keep and slice it."""
 

@@ -94,6 +94,10 @@ class CaptureLink(Link):
         """Attach the link below."""
         self._link.attach(loop, wake)
 
+    def watch(self, changed: Callable[[bool], None]) -> None:
+        """As the link below."""
+        self._link.watch(changed)
+
     def receive(self) -> Buffer | None:
         """The next frame of the link below; it is written when it has been handled."""
         self._write_held()

@@ -30,6 +30,7 @@ from ..types import Frame
 from ..wire import virtio
 from .allocation import keep_pages
 from .base import Link, LinkProperties
+from .carrier import CarrierWatch
 from .counters import LinkCounters, LinkDrop
 from .errors import LinkLost, LinkUnavailable, Unavailable
 
@@ -134,7 +135,7 @@ class DeviceLink(Link):
     """A link over the file descriptor of a TUN or TAP device."""
 
     def __init__(self, device: pytun.TunTapDevice, properties: LinkProperties) -> None:
-        """Takes over `device`, which `open_device` made."""
+        """Takes over `device`, which `open_device` made in the namespace of the calling thread."""
         self.name: str = device.name
         self.counters = LinkCounters()
         self._device = device
@@ -144,6 +145,7 @@ class DeviceLink(Link):
             LARGEST_FRAME if properties.vnet_header else properties.mtu + (18 if properties.mac is not None else 0)
         )
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._carrier = CarrierWatch(device.name)
 
     @property
     def properties(self) -> LinkProperties:
@@ -159,6 +161,11 @@ class DeviceLink(Link):
         self._detach()
         loop.add_reader(self._fd, wake)
         self._loop = loop
+
+    def watch(self, changed: Callable[[bool], None]) -> None:
+        """Call `changed(up)` when the device is set down or up, or its carrier goes or comes."""
+        assert self._loop is not None
+        self._carrier.attach(self._loop, changed)
 
     def _detach(self) -> None:
         if self._loop is not None:
@@ -211,5 +218,6 @@ class DeviceLink(Link):
         """Close the descriptor, and with it delete the device; harmless when called again."""
         if self._fd >= 0:
             self._detach()
+            self._carrier.close()
             self._fd = -1
             self._device.close()

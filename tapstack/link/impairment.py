@@ -258,6 +258,10 @@ class ImpairedLink(Link):
             self._inbox.attach(loop, wake)
             self._link.attach(loop, self._pull)
 
+    def watch(self, changed: Callable[[bool], None]) -> None:
+        """As the link below."""
+        self._link.watch(changed)
+
     def _pull(self) -> None:
         """Put what waits at the link below on its way to the owner."""
         assert self._loop is not None

@@ -45,6 +45,8 @@ class MemoryLink(Link):
         self._properties = properties
         self._largest = properties.mtu + (ethernet.HEADER_LENGTH if properties.mac is not None else 0)
         self._inbox = Inbox(queue_limit)
+        self._changed: Callable[[bool], None] = lambda up: None
+        self._plugged = True
         self._closed = False
 
     @property
@@ -57,6 +59,16 @@ class MemoryLink(Link):
         if loop is not self._fabric.loop:
             raise ValueError("an in-memory link belongs to the event loop it was made for")
         self._inbox.attach(loop, wake)
+
+    def watch(self, changed: Callable[[bool], None]) -> None:
+        """Call `changed(up)` when the link is unplugged or plugged in."""
+        self._changed = changed
+
+    def plug(self, plugged: bool) -> None:
+        """Pull the plug, or put it back: meanwhile frames in both directions are dropped and counted."""
+        if plugged != self._plugged:
+            self._plugged = plugged
+            self._changed(plugged)
 
     def receive(self) -> bytes | None:
         """The next frame; None when none waits."""
@@ -71,6 +83,8 @@ class MemoryLink(Link):
         whole = b"".join(frame)
         if self._closed:
             self.counters.drops[LinkDrop.CLOSED] += 1
+        elif not self._plugged:
+            self.counters.drops[LinkDrop.DEVICE_DOWN] += 1
         elif len(whole) > self._largest:
             self.counters.drops[LinkDrop.OVERSIZE] += 1
         elif not self._fabric.enter(self, whole):
@@ -90,7 +104,9 @@ class MemoryLink(Link):
 
     def put(self, frame: bytes) -> None:
         """Queue a frame that arrived; the fabric calls it, and `announce` after the last one of a batch."""
-        if not self._closed and not self._inbox.put(frame):
+        if not self._plugged:
+            self.counters.drops[LinkDrop.DEVICE_DOWN] += 1
+        elif not self._closed and not self._inbox.put(frame):
             self.counters.drops[LinkDrop.QUEUE_FULL] += 1
 
     def announce(self) -> None:

@@ -54,6 +54,9 @@ class Validated(Link):
     def attach(self, loop: asyncio.AbstractEventLoop, wake: Callable[[], None]) -> None:
         self._link.attach(loop, wake)
 
+    def watch(self, changed: Callable[[bool], None]) -> None:
+        self._link.watch(changed)
+
     def receive(self) -> Buffer | None:
         return self._link.receive()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -60,6 +61,9 @@ class Canned(Link):
 
     def attach(self, loop: object, wake: object) -> None:
         raise NotImplementedError
+
+    def watch(self, changed: Callable[[bool], None]) -> None:
+        pass
 
     def receive(self) -> bytes | None:
         return self.waiting.pop(0) if self.waiting else None

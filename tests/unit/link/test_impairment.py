@@ -286,6 +286,9 @@ class Vanishing(Link):
     def attach(self, loop: asyncio.AbstractEventLoop, wake: Callable[[], None]) -> None:
         self.wake = wake
 
+    def watch(self, changed: Callable[[bool], None]) -> None:
+        pass
+
     def receive(self) -> bytes | None:
         raise LinkLost("gone")
 

@@ -1,0 +1,101 @@
+"""The link goes away and comes back, perhaps as another one: what is used is tested again (RFC 4862 §5.4)."""
+
+from __future__ import annotations
+
+import pytest
+from scapy.layers.inet6 import ICMPv6ND_NA, ICMPv6ND_NS, ICMPv6NDOptSrcLLAddr, IPv6
+
+from tapstack.events import LinkNotice
+from tapstack.ipv6.addresses import AddressEntry, AddressKind
+from tapstack.types import address, address_text
+from tests.unit.ipv6.bench import PREFIX, Bench, neighbor_advertisement, only, probe, solicitation
+
+USED = PREFIX + "1:2:3:4"
+
+
+@pytest.fixture
+def bench() -> Bench:
+    made = Bench()
+    made.settle()
+    return made
+
+
+def stable(bench: Bench) -> AddressEntry:
+    return next(entry for entry in bench.host.addresses if entry.kind is AddressKind.STABLE)
+
+
+def flap(bench: Bench) -> None:
+    bench.host.link_down(bench.now)
+    bench.run(5.0)
+    bench.out.clear()
+    bench.host.link_up(bench.now)
+
+
+def probed(bench: Bench) -> set[str]:
+    packets = only([packet for _, packet in bench.out], ICMPv6ND_NS)
+    return {packet[ICMPv6ND_NS].tgt for packet in packets if packet[IPv6].src == "::"}
+
+
+def notices(bench: Bench, subject: str) -> list[str]:
+    return [e.cause for e in bench.events if isinstance(e, LinkNotice) and e.subject == address_text(address(subject))]
+
+
+@pytest.mark.proves("ST-IP6-6", "UM-ADDR-11")
+def test_every_address_in_use_is_tested_again_and_answers_meanwhile(bench: Bench) -> None:
+    entry = bench.ephemeral(USED)
+    flap(bench)
+    bench.run(0.5)
+    answer = only(bench.feed(solicitation(USED)), ICMPv6ND_NA)
+    assert len(answer) == 1
+    defence = only(bench.feed(probe(USED)), ICMPv6ND_NA)
+    assert defence[0][IPv6].dst == "ff02::1"
+    bench.run(5.0)
+    assert probed(bench) == {bench.link_local, address_text(stable(bench).address), address_text(address(USED))}
+    assert all(
+        ICMPv6NDOptSrcLLAddr not in packet
+        for packet in only([packet for _, packet in bench.out], ICMPv6ND_NS)
+        if packet[IPv6].src == "::"
+    )
+    assert bench.moves(USED)[-1] == ("UNCERTAIN", "PREFERRED")
+    assert entry.state == "PREFERRED"
+    assert not notices(bench, USED)
+
+
+@pytest.mark.proves("UM-ADDR-11")
+def test_a_connection_keeps_an_address_that_somebody_took_meanwhile_and_an_event_says_so(bench: Bench) -> None:
+    entry = bench.ephemeral(USED)
+    flap(bench)
+    bench.run(0.5)
+    bench.feed(neighbor_advertisement(USED, src="fe80::66"))
+    bench.run(5.0)
+    assert entry.state == "PREFERRED"
+    assert entry.users
+    assert notices(bench, USED) == ["02:00:00:00:00:66 has it; it is kept"]
+
+
+@pytest.mark.proves("ST-IP6-6", "ST-IP6-9")
+def test_an_address_that_stays_is_replaced_when_somebody_took_it_meanwhile(bench: Bench) -> None:
+    before = stable(bench), bench.link_local
+    flap(bench)
+    bench.run(0.5)
+    for text in (address_text(before[0].address), before[1]):
+        bench.feed(neighbor_advertisement(text, src="fe80::66"))
+    with pytest.raises(AssertionError):
+        _ = bench.link_local
+    bench.run(5.0)
+    assert bench.link_local != before[1]
+    assert stable(bench).address != before[0].address
+    assert stable(bench).state == "PREFERRED"
+    assert before[0].state == "INVALID"
+
+
+@pytest.mark.proves("ST-IP6-6")
+def test_a_probe_that_the_link_brings_back_is_no_conflict_here_either(bench: Bench) -> None:
+    entry = bench.ephemeral(USED)
+    flap(bench)
+    bench.run(0.5)
+    for packet in only([packet for _, packet in bench.out], ICMPv6ND_NS):
+        bench.feed(packet)
+    bench.run(20.0)
+    assert entry.state == "PREFERRED"
+    assert notices(bench, USED) == ["a probe for it was looped back by the link"]
