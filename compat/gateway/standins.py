@@ -88,6 +88,9 @@ class _AdmittingLink(Link):
     def attach(self, loop: asyncio.AbstractEventLoop, wake: Callable[[], None]) -> None:
         self._inner.attach(loop, wake)
 
+    def watch(self, changed: Callable[[bool], None]) -> None:
+        self._inner.watch(changed)
+
     def receive(self) -> Buffer | None:
         frame = self._inner.receive()
         at = self._at
