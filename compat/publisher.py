@@ -38,6 +38,8 @@ from unimux.ssa.token import Token
 SCHEMES = {21: "ftp", 22: "ssh", 80: "http", 443: "https", 8000: "http", 8080: "http", 8443: "https"}
 """What a backend's port suggests for the URL of its SSAs."""
 
+_PUBLISH = Purpose(front_end="publish")
+
 Connect = Callable[[Callable[[], asyncio.BaseProtocol], tuple[str, int]], Awaitable[object]]
 """`connect(protocol_factory, client)`: reach the server on behalf of a client (address and port); raises OSError."""
 
@@ -114,7 +116,7 @@ class Publisher:
     backend: the server.  sessions: of one SSA, None for leases.
     scheme: of the URLs, None where they are tokens.  proxy_protocol: tell the backend who the client
     is.  complain: told, once per cause, what went wrong with the backend.
-    connect: how the backend is reached, over the kernel's stack by default.
+    connect: how the backend is reached, over the kernel's stack by default.  purpose: what its SSAs are for, in the journal.
     """
 
     def __init__(
@@ -131,6 +133,7 @@ class Publisher:
         lifetime: float | None = DEFAULT_LIFETIME,
         complain: Callable[[str], None] = lambda text: None,
         connect: Connect | None = None,
+        purpose: Purpose = _PUBLISH,
     ) -> None:
         self.name = check_name(name)
         self.node = node
@@ -143,6 +146,7 @@ class Publisher:
         self._client = client_network(client)
         self._lifetime = lifetime
         self._complain = complain
+        self._purpose = purpose
         self._connect = connect or self._over_the_kernel
         self._complained: set[str] = set()
         self._servers: dict[PortMode, Server] = {}
@@ -158,8 +162,9 @@ class Publisher:
         found = self._servers.get(mode)
         if found is None:
             options = replace(self.node.config.socket, mode=mode)
-            purpose = Purpose(front_end="publish")
-            found = self._servers[mode] = Server(self.node, lambda: _Visitor(self), options, self.name, purpose=purpose)
+            found = self._servers[mode] = Server(
+                self.node, lambda: _Visitor(self), options, self.name, purpose=self._purpose
+            )
         return found
 
     async def issue(

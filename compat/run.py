@@ -23,9 +23,8 @@ from compat.publisher import PublishLimits
 from compat.up import BridgeOption, EventsOption, NetnsOption, PrefixOption, StateOption, node_settings, run_node
 from unimux.cli.settings import Configuration
 from unimux.node import Node
+from unimux.purpose import Purpose
 from unimux.ssa.issue import DEFAULT_LIFETIME
-
-READY_TIMEOUT = 10.0
 
 
 class RunSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,10 +51,13 @@ async def run_here(
 
     async with AsyncExitStack() as stack:
         made = stack.enter_context(room(mtu=attachment.mtu, offload=attachment.offload))
-        gateway = await stack.enter_async_context(Gateway(node, made.link, made.inside, complain=complain))
+        name = re.sub(r"[^A-Za-z0-9_.-]", "-", Path(argv[0]).name).lstrip("_.-")[:40] or "program"
+        purpose = Purpose(front_end="run", who=name)
+        gateway = Gateway(node, made.link, made.inside, complain=complain, purpose=purpose)
+        await stack.enter_async_context(gateway)
         services = Services(
             gateway,
-            re.sub(r"[^A-Za-z0-9_.-]", "-", Path(argv[0]).name).lstrip("_.-")[:40] or "program",
+            name,
             tell,
             complain,
             count=settings.count,

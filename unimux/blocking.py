@@ -38,6 +38,7 @@ from .das import AgentCaller, ChosenAddress, DasRequired, Policy, Want
 from .exchange import Exchange
 from .loopthread import LoopThread
 from .ssa.issue import ServiceAddress
+from .sticky import NamedSession, StickySession
 
 SOL_UNIMUX = 0x554D
 """The level of the options below, for `setsockopt` and `getsockopt`."""
@@ -46,12 +47,16 @@ Address = tuple[str, int, int, int]
 
 
 class Option(IntEnum):
-    """What can be set beyond a kernel's socket; before `connect` or `listen`."""
+    """What can be set beyond a kernel's socket; before `connect` or `listen`.
+
+    STICKY_SESSION: a name, a `NamedSession`, or None; sockets of one session connect from one address, in Aware mode.
+    """
 
     DAS_MODE = 1
     PORT_MODE = 2
     TIME_WAIT = 3
     SSA_POLICY = 4
+    STICKY_SESSION = 5
 
 
 class DasMode(StrEnum):
@@ -94,6 +99,7 @@ class Socket:
         self._listening: AcceptQueue | None = None
         self._das_mode = DasMode.AUTO
         self._ssa_policy = SsaPolicy()
+        self._session: StickySession | None = None
         self._chosen: bytes | None = None
         self._port: int | None = None
         self._timeout: float | None = None
@@ -167,6 +173,8 @@ class Socket:
                 if not isinstance(value, SsaPolicy):
                     raise TypeError("SSA_POLICY takes a SsaPolicy")
                 self._ssa_policy = value
+            case Option.STICKY_SESSION:
+                self._session = NamedSession(value) if isinstance(value, str) else value
 
     def _change(self, **values: Any) -> None:
         self._options = replace(self._options, **values)
@@ -179,6 +187,7 @@ class Socket:
                 Option.PORT_MODE: self._options.mode,
                 Option.TIME_WAIT: self._options.time_wait,
                 Option.SSA_POLICY: self._ssa_policy,
+                Option.STICKY_SESSION: self._session,
             }[Option(name)]
         known = {
             (_socket.IPPROTO_TCP, _socket.TCP_NODELAY): int(self._options.nodelay),
@@ -257,7 +266,13 @@ class Socket:
         async def inside() -> Exchange:
             loop = asyncio.get_running_loop()
             _, protocol = await self._net.node.create_connection(
-                lambda: Exchange(loop), host, port, options=self._options, timeout=seconds, das=self._policy()
+                lambda: Exchange(loop),
+                host,
+                port,
+                options=self._options,
+                timeout=seconds,
+                session=self._session,
+                das=self._policy(),
             )
             assert isinstance(protocol, Exchange)
             return protocol

@@ -7,6 +7,7 @@ its time is over; the address is released when that hold and the last connection
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from tapstack.ipv6.addresses import AddressEntry, AddressKind, AddressState
@@ -28,6 +29,14 @@ class StickySession(Protocol):
         """Seconds from the first connection on; None for the default."""
 
     def __hash__(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class NamedSession:
+    """A session that is named by a word; `ttl` (seconds, None for the default) is no part of the name."""
+
+    name: str
+    ttl: float | None = field(default=None, compare=False)
 
 
 class Hold:

@@ -29,6 +29,7 @@ from tapstack.tcp.timewait import TimeWaitRecord
 from tapstack.wire import tcp as wire
 from unimux.errors import UnimuxError
 from unimux.node import Node
+from unimux.purpose import Purpose
 from unimux.transport import SessionTransport
 
 LIMIT = 4096
@@ -72,13 +73,20 @@ class Calls:
     """The program's outgoing streams.  `complain` is told what the program has no way to learn."""
 
     def __init__(
-        self, stack: Stack, driver: Driver, node: Node, stand_ins: StandIns, complain: Callable[[str], None]
+        self,
+        stack: Stack,
+        driver: Driver,
+        node: Node,
+        stand_ins: StandIns,
+        complain: Callable[[str], None],
+        purpose: Purpose,
     ) -> None:
         self.stack = stack
         self.driver = driver
         self.stand_ins = stand_ins
         self.relays: set[Relay] = set()
         self._node = node
+        self._purpose = purpose
         self._complain = complain
         self._complained: set[type[Exception]] = set()
         self._calls: dict[bytes, _Call] = {}
@@ -137,7 +145,11 @@ class Calls:
         try:
             async with asyncio.timeout(call.patience) as call.scope:
                 await self._node.create_connection(
-                    lambda: relay.far, IPv6Address(packet.dst), port, timeout=CONNECT_TIMEOUT
+                    lambda: relay.far,
+                    IPv6Address(packet.dst),
+                    port,
+                    timeout=CONNECT_TIMEOUT,
+                    purpose=self._purpose,
                 )
         except (UnimuxError, OSError) as error:
             relay.abort()

@@ -18,6 +18,7 @@ from tapstack.udp.flow import FlowClosed, UdpFlow
 from tapstack.wire import icmpv6, ipv6, udp
 from unimux.datagram import IDLE, EphemeralFlow
 from unimux.node import Node
+from unimux.purpose import Purpose
 
 LIMIT = 4096
 """Flows at a time; one more ends the one used least recently."""
@@ -26,10 +27,11 @@ LIMIT = 4096
 class Carrier:
     """The program's datagrams.  What goes to `resolver` stays with the stack."""
 
-    def __init__(self, stack: Stack, driver: Driver, node: Node, resolver: bytes) -> None:
+    def __init__(self, stack: Stack, driver: Driver, node: Node, resolver: bytes, purpose: Purpose) -> None:
         self._stack = stack
         self._driver = driver
         self._node = node
+        self._purpose = purpose
         self._resolver = resolver
         self._flows: OrderedDict[bytes, _Flow] = OrderedDict()
 
@@ -72,9 +74,9 @@ class _Flow:
         self._key = key
         self._inside = inside
         self._last = 0
-        node = carrier._node
-        self._outside: EphemeralFlow = node.datagrams.flow(
-            key[16:32], int.from_bytes(key[34:36], "big"), self._back, failed=self._failed
+        port = int.from_bytes(key[34:36], "big")
+        self._outside: EphemeralFlow = carrier._node.datagrams.flow(
+            key[16:32], port, self._back, failed=self._failed, purpose=carrier._purpose
         )
         inside.owner = self._on_signals
         self._timer = carrier._stack.timers.timer(self._perhaps_idle)

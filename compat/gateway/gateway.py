@@ -37,6 +37,7 @@ from tapstack.link.errors import LinkLost
 from tapstack.stack import Stack
 from tapstack.wire import icmpv6, ipv6
 from unimux.node import Node
+from unimux.purpose import UNNAMED, Purpose
 
 _HOST = HostConfig(
     stable_addresses=False,
@@ -52,7 +53,7 @@ class Gateway:
     """Joins a namespace's TUN device to a node, from `__aenter__` to `__aexit__`.
 
     link: the TUN device.  complain: told, once per cause, what the program cannot know (the pool is empty, for instance).
-    on_lost: told when the device is gone.
+    on_lost: told when the device is gone.  purpose: what the addresses are for, for the journal and for agents.
     """
 
     def __init__(
@@ -63,17 +64,19 @@ class Gateway:
         *,
         complain: Callable[[str], None] = lambda text: None,
         on_lost: Callable[[LinkLost], None] | None = None,
+        purpose: Purpose = UNNAMED,
     ) -> None:
         self.node = node
+        self.purpose = purpose
         self.inside = inside
         self.stack = Stack(link.properties, os.urandom(32), _HOST)
         host = self.stack.host
         self.stand_ins = StandIns(host.addresses, self.stack.timers)
         self.driver = Driver(self.stack, self.stand_ins.link(link), on_lost)
-        self.calls = Calls(self.stack, self.driver, node, self.stand_ins, complain)
+        self.calls = Calls(self.stack, self.driver, node, self.stand_ins, complain, purpose)
         self.visits = Visits(self.stack, self.driver, self.stand_ins, inside.program.packed)
-        self.datagrams = Carrier(self.stack, self.driver, node, inside.resolver.packed)
-        self.names = Names(node)
+        self.datagrams = Carrier(self.stack, self.driver, node, inside.resolver.packed, purpose)
+        self.names = Names(node, purpose)
         host.upper[ipv6.TCP] = self.calls.input
         host.upper[ipv6.UDP] = self.datagrams.input
         host.icmp.handlers[icmpv6.Type.ECHO_REQUEST] = self._echo_request

@@ -30,6 +30,7 @@ from tapstack.udp.flow import Datagram, FlowClosed, UdpFlow
 from unimux.aio import open_connection
 from unimux.errors import UnimuxError
 from unimux.node import Node
+from unimux.purpose import Purpose
 from unimux.transport import SessionTransport
 
 PORT = 53
@@ -44,8 +45,9 @@ STREAM_IDLE = 10.0
 class Names:
     """Answers at port 53 of one address of a stack, over UDP and TCP."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, purpose: Purpose) -> None:
         self._node = node
+        self._purpose = purpose
         self._tasks: set[asyncio.Task[None]] = set()
         self._flow: UdpFlow | None = None
         self._listener: Listener | None = None
@@ -142,7 +144,7 @@ class Names:
                 if stream:
                     said = await self._over_stream(server, question)
                 else:
-                    said = await self._node.datagrams.exchange(server, question, TIMEOUT)
+                    said = await self._node.datagrams.exchange(server, question, TIMEOUT, purpose=self._purpose)
                 response = dns.message.from_wire(said)
             except (OSError, UnimuxError, dns.exception.DNSException, ValueError, IndexError):
                 continue  # a time-out is an OSError
@@ -153,7 +155,9 @@ class Names:
 
     async def _over_stream(self, server: bytes, question: bytes) -> bytes:
         async with asyncio.timeout(2 * TIMEOUT):
-            reader, writer = await open_connection(self._node, address_text(server), PORT, timeout=TIMEOUT)
+            reader, writer = await open_connection(
+                self._node, address_text(server), PORT, timeout=TIMEOUT, purpose=self._purpose
+            )
             try:
                 writer.write(len(question).to_bytes(2, "big") + question)
                 return await reader.readexactly(int.from_bytes(await reader.readexactly(2)))

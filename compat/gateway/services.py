@@ -76,6 +76,7 @@ class Services:
             sessions=self._sessions,
             lifetime=self._lifetime,
             complain=self._complain,
+            purpose=self._gateway.purpose,
             connect=lambda factory, client: self._visit(factory, client, port),
         )
         self._publishers.append(publisher)

@@ -26,6 +26,7 @@ from unimux.das import AddressNotSet
 from unimux.node import Node
 from unimux.poolstate import PoolConfig
 from unimux.ssa.issue import ServiceAddress
+from unimux.sticky import NamedSession
 
 DATA = random.Random(2).randbytes(3_000_000)
 
@@ -214,6 +215,24 @@ def test_options(pair: Pair) -> None:
         assert s.recv(1) == b"x"
         modes = pair.net.call(lambda: {pcb.mode for pcb in pair.net.node.stack.tcp.demux if pcb.local == where})
         assert modes == {PortMode.L2}
+
+
+@pytest.mark.proves("UM-DAS-4")
+def test_sockets_of_a_sticky_session_share_an_address_and_others_do_not(pair: Pair) -> None:
+    names: list[str | NamedSession | None] = ["shop", NamedSession("shop", ttl=60), "mail", None]
+    seen = []
+    for name in names:
+        with pair.net.socket() as s:
+            s.setsockopt(SOL_UNIMUX, Option.STICKY_SESSION, name)
+            s.settimeout(10)
+            s.connect((str(pair.serve()), 0))
+            seen.append(s.getsockname()[0])
+            s.sendall(b"x")
+            assert s.recv(1) == b"x"
+            told = s.getsockopt(SOL_UNIMUX, Option.STICKY_SESSION)
+            assert told == (NamedSession(name) if isinstance(name, str) else name)
+    assert seen[0] == seen[1]
+    assert len(set(seen)) == 3
 
 
 @pytest.mark.proves("UM-DAS-3")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from ipaddress import IPv4Address, IPv6Address, IPv6Network
 from typing import Any
 
+import dns.message
+import dns.rrset
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,6 +15,8 @@ from compat.attachment import NodeSettings
 from tapstack.types import address_text
 from tests.unit.unimux.lan import lan, virtual
 from unimux import errors, nat64
+from unimux.node import Node
+from unimux.purpose import Purpose
 
 
 @given(st.ip_addresses(v=4), st.ip_addresses(v=6), st.sampled_from(nat64.LENGTHS))
@@ -64,5 +68,44 @@ def test_without_a_gateway_and_behind_the_well_known_prefix() -> None:
             node = await net.node(nat64="64:ff9b::/96")
             with pytest.raises(errors.NoIpv6Address):
                 await node.resolve("10.0.0.1", timeout=5)
+
+    virtual(main())
+
+
+def test_a_name_with_ipv4_only_is_reached_behind_the_gateway() -> None:
+    """No DNS64 is needed: the name server knows an A record, the prefix is configured or found (RFC 7050)."""
+
+    class Exchange:
+        async def exchange(self, server: bytes, payload: bytes, timeout: float, *, purpose: Purpose) -> bytes:
+            query = dns.message.from_wire(payload)
+            response = dns.message.make_response(query)
+            (question,) = query.question
+            known = records.get((str(question.name), question.rdtype.name))
+            if known is not None:
+                response.answer = [dns.rrset.from_text(question.name, 60, "IN", question.rdtype, *known)]
+            return response.to_wire()
+
+    records = {
+        ("old.example.", "A"): ["198.51.100.7", "203.0.113.9"],
+        ("new.example.", "A"): ["198.51.100.7"],
+        ("new.example.", "AAAA"): ["2001:db8::7"],
+    }
+
+    async def main() -> None:
+        async with lan() as net:
+            configured = await net.node(name_servers=["2001:db8:1::53"], nat64="2001:db8:64::/96")
+            found = await net.node(name_servers=["2001:db8:1::53"])
+            for node in (configured, found):
+                node.resolver._exchange = Exchange()
+            assert await resolved(configured, "old.example") == ["2001:db8:64::c633:6407", "2001:db8:64::cb00:7109"]
+            assert await resolved(configured, "new.example") == ["2001:db8::7"], "its own address where it has one"
+            with pytest.raises(errors.NoIpv6Address, match=r"old\.example"):
+                await resolved(found, "old.example")
+            records["ipv4only.arpa.", "AAAA"] = ["2001:db8:a:b::192.0.0.170"]
+            found.resolver.cache.clear()
+            assert await resolved(found, "old.example") == ["2001:db8:a:b::c633:6407", "2001:db8:a:b::cb00:7109"]
+
+    async def resolved(node: Node, name: str) -> list[str]:
+        return sorted(address_text(each) for each in await node.resolve(name, timeout=5))
 
     virtual(main())
