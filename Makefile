@@ -8,7 +8,7 @@ help:
 	@echo "make test    run every test, real devices and namespaces included; ARGS='-k word' chooses"
 	@echo "make matrix  who can talk to whom in which port mode: each row between real kernels, with its capture (root)"
 	@echo "make conformance   every rule with its verdict and captures; ARGS=--mutations breaks the stack on purpose"
-	@echo "make fuzz    fuzz the codecs and the whole stack, SECONDS=3600 for a night's run; what it finds is in out/fuzz"
+	@echo "make fuzz    fuzz the codecs, TCP and the whole stack, SECONDS=3600 for a night's run; what it finds is in out/fuzz"
 	@echo "make coverage      run every test and name the lines and branches that none reaches"
 	@echo "make lint    check style, types and who imports whom"
 	@echo "make lock    bring requirements/*.txt up to date with pyproject.toml; ARGS=--upgrade takes the newest versions"
@@ -35,12 +35,12 @@ conformance:
 	$(SETUP) test
 	@.venv/bin/unimux conformance $(ARGS)
 
-# Each target gets half of the time.
+# Each target gets a third of the time.
 SECONDS ?= 120
 fuzz:
 	$(SETUP) test
-	@for target in codecs world; do \
-		.venv/bin/python -m tests.fuzz.fuzz $$target --seconds $$(($(SECONDS) / 2)) || exit 1; \
+	@for target in codecs tcp world; do \
+		.venv/bin/python -m tests.fuzz.fuzz $$target --seconds $$(($(SECONDS) / 3)) || exit 1; \
 	done
 
 coverage:

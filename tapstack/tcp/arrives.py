@@ -372,6 +372,7 @@ def _text_and_fin(connection: Connection, segment: Segment, sequence: int, now: 
         return
     receiver = connection.receiver
     if connection.state not in (TcpState.ESTABLISHED, TcpState.FIN_WAIT_1, TcpState.FIN_WAIT_2):
+        connection.tcp.counters.drop(DropReason.TCP_AFTER_CLOSE)
         return  # the peer sent its FIN before: nothing can follow it
     if payload and connection.ecn.data_arrives(segment.flags, segment.traffic_class):
         receiver.ack_now = True

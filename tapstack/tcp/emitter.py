@@ -104,36 +104,15 @@ class Emitter:
         properties = self._properties
         if length > mss and (link_header is None or not properties.gso_size):
             self._emit_cut(
-                source_port,
-                destination_port,
-                sequence,
-                acknowledgment,
-                flags,
-                window,
-                timestamp,
-                pieces,
-                mss,
-                now,
-                options,
-                ect,
-            )
+                source_port, destination_port, sequence, acknowledgment, flags, window, timestamp, pieces, mss, now,
+                options, ect,
+            )  # fmt: skip
             return
         offload = link_header is not None and properties.checksum_offload
         header = self._headers(
-            source_port,
-            destination_port,
-            sequence & MASK,
-            acknowledgment & MASK,
-            flags,
-            window,
-            timestamp,
-            pieces,
-            length,
-            options,
-            offload,
-            ect,
-            urgent,
-        )
+            source_port, destination_port, sequence & MASK, acknowledgment & MASK, flags, window, timestamp, pieces, length,
+            options, offload, ect, urgent,
+        )  # fmt: skip
         if self.transform is not None:
             header = self._transformed(header, pieces, length, offload)
         if link_header is None:

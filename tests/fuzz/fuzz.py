@@ -1,8 +1,8 @@
-"""Coverage-guided fuzzing of the codecs and of the whole stack.
+"""Coverage-guided fuzzing of the codecs, of TCP, and of the whole stack.
 
     python -m tests.fuzz.fuzz TARGET [--seconds N] [--found DIR] [--minimise]
 
-TARGET is `codecs` or `world`.  The fuzzer (atheris, libFuzzer) begins with `tests/fuzz/corpus/TARGET` and writes what
+TARGET is `codecs`, `tcp` or `world`.  The fuzzer (atheris, libFuzzer) begins with `tests/fuzz/corpus/TARGET` and writes what
 reaches new code into DIR (default: `out/fuzz/TARGET`), beside the input of a crash, if there is one.  `--minimise`
 instead writes the smallest set of inputs that reaches the same code back into the corpus.
 The exit status is that of the fuzzer: 0 where nothing was found.
@@ -20,8 +20,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 CORPUS = Path(__file__).parent / "corpus"
-TARGETS = {"codecs": "tests.fuzz.codecs:one_input", "world": "tests.fuzz.world:run"}
-LONGEST = {"codecs": 400, "world": 700}
+TARGETS = {"codecs": "tests.fuzz.codecs:one_input", "tcp": "tests.fuzz.tcp:run", "world": "tests.fuzz.world:run"}
+LONGEST = {"codecs": 400, "tcp": 600, "world": 700}
 """Bytes of an input."""
 _MEMORY = 1500  # megabytes
 _ONE_INPUT = 20  # seconds

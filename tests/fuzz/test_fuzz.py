@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from tapstack.tcp.layer import Tcp
+from tapstack.tcp.receiver import Receiver
+from tapstack.tcp.timers import ConnectionTimers
 from tapstack.wire import checksum
 from tapstack.wire.error import WireError
 from tapstack.wire.ipv6 import Fragment
@@ -70,7 +72,7 @@ def test_a_value_that_does_not_survive_is_found(monkeypatch: pytest.MonkeyPatch)
     assert isinstance(until_it_fails(codecs.one_input, [bytes((3, 6, 0, 0, 9)) + bytes(8)]), AssertionError | WireError)
 
 
-@pytest.mark.parametrize("broken", ["checksum", "reset", "leak"])
+@pytest.mark.parametrize("broken", ["checksum", "reset", "leak", "buffer", "timer"])
 def test_a_broken_stack_does_not_get_past_the_corpus(broken: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def raises(*_: object) -> None:
         raise IndexError("a defect")
@@ -83,8 +85,12 @@ def test_a_broken_stack_does_not_get_past_the_corpus(broken: str, monkeypatch: p
             monkeypatch.setattr(Tcp, "reset", raises)
         case "leak":
             monkeypatch.setattr(Tcp, "forget", lambda self, connection, now, cause: None)
-    inputs = [path.read_bytes() for path in corpus("world")]
-    assert until_it_fails(world.run, inputs) is not None
+        case "buffer":
+            monkeypatch.setattr(Receiver, "window", lambda self: 1 << 30)
+        case "timer":
+            monkeypatch.setattr(ConnectionTimers, "retire", lambda self: None)
+    name = "tcp" if broken in ("buffer", "timer") else "world"
+    assert until_it_fails(target(name), [path.read_bytes() for path in corpus(name)]) is not None
 
 
 def test_random_scripts(rng: random.Random) -> None:

@@ -24,7 +24,7 @@ from tapstack.types import Frame, address
 from tapstack.wire import ipv6, virtio
 from tests.plugins import taps
 
-from .offload import finished
+from .offload import HEADER, finished
 
 
 class OpenPath:
@@ -91,6 +91,7 @@ class End:
         self.counters = Counters()
         self.out: list[Frame] = []
         self.tap = taps.FORGETFUL
+        self.trusting = False
         self.host = OpenHost(mtu, self.events, self.out.append, offload)
         self.tcp = Tcp(self.host, self.timers, self.events, self.counters, secret, self.out.append)  # type: ignore[arg-type]
 
@@ -106,18 +107,22 @@ class End:
         pcb = self.tcp.demux.pairs.get(packet[8:40]) or self.tcp.demux.fours.get(packet[8:44])
         length = int.from_bytes(packet[4:6], "big")
         marked = packet[1] & 0x30 == 0x30
-        if isinstance(pcb, Connection) and not marked and fastpath.receive(pcb, packet, 0, length, False, now):
+        if isinstance(pcb, Connection) and not marked and fastpath.receive(pcb, packet, 0, length, self.trusting, now):
             return
         entry = self.host.addresses.get(packet[24:40])
         if entry is not None:
-            self.tcp.input(Packet(packet[8:24], packet[24:40], entry, memoryview(packet)), now)
+            arrived = Packet(packet[8:24], packet[24:40], entry, memoryview(packet))
+            arrived.checksum_trusted = self.trusting
+            self.tcp.input(arrived, now)
 
 
 class Pair:
     """Two ends, `a` and `b`, and the wire between them.
 
     offload: both links take super-segments with unfinished checksums.  "cut" makes packets of them, as a device does, "whole"
-    hands them over in one piece, as a device that merges does.
+    hands them over in one piece, as a device that merges does; "trusted" does not even finish their checksums, as between two
+    devices of one machine.
+    keep: whether `packets` remembers what was sent.
     `meddle(sender, packet)` returns the packets to deliver instead, each as bytes or (extra delay, bytes).
     """
 
@@ -127,15 +132,18 @@ class Pair:
         delay: float = 0.01,
         mtu: int = 1500,
         start: float = 100.0,
-        offload: Literal["cut", "whole"] | None = None,
+        offload: Literal["cut", "whole", "trusted"] | None = None,
+        keep: bool = True,
     ) -> None:
         self.offload = offload
+        self.keep = keep
         self.now = start
         self.delay = delay
         self.a = End("a", "2001:db8:a::1", bytes(range(32)), mtu, offload is not None)
         self.b = End("b", "2001:db8:b::1", bytes(range(32, 64)), mtu, offload is not None)
+        self.a.trusting = self.b.trusting = offload == "trusted"
         self.packets: list[tuple[float, str, bytes]] = []
-        self.tap = self.a.tap = self.b.tap = taps.world("pair", taps.RAW_IP)
+        self.tap = self.a.tap = self.b.tap = taps.world("pair", taps.RAW_IP) if keep else taps.FORGETFUL
         for end in (self.a, self.b):
             end.events.subscribe(lambda event, name=end.name: self.tap.say(f"{name} says: {event.text()}"))  # type: ignore[misc]
         self.meddle: Callable[[End, bytes], list[bytes | tuple[float, bytes]]] | None = None
@@ -152,7 +160,8 @@ class Pair:
             frames = end.out[:]
             end.out.clear()
             for packet in self._packets(frames):
-                self.packets.append((self.now, end.name, packet))
+                if self.keep:
+                    self.packets.append((self.now, end.name, packet))
                 delivered: list[bytes | tuple[float, bytes]] = self.meddle(end, packet) if self.meddle else [packet]
                 self.tap.sent(self.now, end.name, packet, delivered)
                 for item in delivered:
@@ -166,6 +175,8 @@ class Pair:
             data = b"".join(frame)
             if self.offload is None:
                 yield data
+            elif self.offload == "trusted":
+                yield data[HEADER:]
             else:
                 yield from finished(data, cut=self.offload == "cut")
 

@@ -15,7 +15,7 @@ from tapstack.tcp.options import SocketOptions, TimeWait
 from tapstack.tcp.sequence import unwrap
 
 from . import wire
-from .pair import Pair, read_all
+from .pair import End, Pair, read_all
 from .path import DATA, collect, established, transfer
 
 pytestmark = pytest.mark.proves("ST-TCP-2")
@@ -84,7 +84,7 @@ def forward(sender: Connection, receiver: Connection, size: int) -> None:
     sender.sender.snd_wl2 += size
 
 
-def test_more_than_four_gibibytes_on_one_connection() -> None:
+def test_every_multiple_of_the_wrap_on_one_connection() -> None:
     pair = Pair()
     client, server, path = established(pair)
     begun = client.sender.iss
@@ -98,6 +98,46 @@ def test_more_than_four_gibibytes_on_one_connection() -> None:
     statistics = client.statistics(pair.now)
     assert statistics.bytes_acked > 5 * WRAP
     assert server.statistics(pair.now).bytes_received == statistics.bytes_acked
+    assert client.timers.timeouts == 0
+
+
+def test_a_transfer_of_more_than_four_gibibytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Byte after byte, with losses around both wraps of sequence numbers, after 100 MB and 2³² more; timestamps wrap at once."""
+    start_at(monkeypatch, isn=WRAP - 100_000_000, stamp=WRAP - 100)
+    size = WRAP + 200_000_000
+    pair = Pair(delay=0.005, offload="trusted", keep=False)
+    client, server = pair.connect(SocketOptions(receive_buffer=8 << 20, receive_buffer_maximum=8 << 20))
+    first = client.sender.snd_nxt
+    packets = 0
+
+    def meddle(end: End, packet: bytes) -> list[bytes | tuple[float, bytes]]:
+        nonlocal packets
+        packets += end is pair.a
+        sent = client.sender.snd_nxt - first
+        near = min(abs(sent - 100_000_000), abs(sent - WRAP - 100_000_000)) < 20_000_000
+        return [] if end is pair.a and near and packets % 50 == 0 else [packet]
+
+    pair.meddle = meddle
+    piece = DATA[: 1 << 20]
+    written = arrived = 0
+
+    def more() -> bool:
+        nonlocal written, arrived
+        for part in server.read():
+            at = arrived % len(piece)
+            expected = piece[at : at + len(part)]
+            assert part[: len(expected)] == expected and part[len(expected) :] == piece[: len(part) - len(expected)]
+            arrived += len(part)
+        while written < size and client.sender.buffered < 16 << 20:
+            client.write(piece[: size - written])
+            written += min(len(piece), size - written)
+        return arrived == size
+
+    pair.run(3600, until=more)
+    assert more()
+    assert client.sender.snd_nxt - first == size
+    assert client.statistics(pair.now).bytes_acked >= size - (16 << 20)
+    assert 0 < client.sender.retransmissions < 1000
     assert client.timers.timeouts == 0
 
 

@@ -60,6 +60,15 @@ class Subject:
             return pcb.state.value
         return "CLOSED"
 
+    def holds(self) -> tuple[object, ...]:
+        """All that a segment may move, and what is counted as dropped."""
+        tcp, pcb = self.pair.b.tcp, self.connection
+        drops = sum(tcp.counters.drops.values())
+        if pcb is None:
+            return self.state(), drops
+        there, back = pcb.receiver, pcb.sender
+        return self.state(), there.rcv_nxt, there.queued, there.beyond, there.fin, back.snd_una, back.snd_nxt, drops
+
     def probe(self, flags: str, seq: int, ack: int, payload: bytes) -> list[Any]:
         """What is answered to one segment, without any time passing."""
         before = len(self.pair.packets)
@@ -226,18 +235,24 @@ def cases(s: Subject) -> Iterator[tuple[str, int, int, bytes]]:
 @pytest.mark.proves("ST-TCP-1", "ST-TCP-8", "SHLD-2", "UM-LIS-1")
 @pytest.mark.parametrize("state", OPENING + SYNCHRONIZED)
 def test_reaction_to_every_segment(state: str) -> None:
-    wrong = []
+    wrong, uncounted = [], []
     count = 0
     for flags, seq, ack, payload in cases(arrange(state)):
         subject = arrange(state)
         answer, after = expected(state, subject, flags, seq, ack, len(payload))
+        before = subject.holds()
         replies = subject.probe(flags or "", seq, ack, payload)
+        if not replies and subject.holds() == before and (flags, payload) != ("A", b""):
+            uncounted.append(
+                f"{state} <{flags}> seq={seq - subject.rcv:+} ack={ack - subject.una:+} len={len(payload)}"
+            )
         got = (str(replies[0].flags) if replies else None, subject.state())
         count += 1
         if got != (answer, after) or len(replies) > 1 or not _numbers_right(subject, replies, flags, seq, ack, payload):
             place = f"seq={seq - subject.rcv:+} ack={ack - subject.una:+} len={len(payload)}"
             wrong.append(f"{state} <{flags}> {place}: {got}, expected {(answer, after)}; {replies}")
     assert count > 200
+    assert not uncounted, f"moved nothing, got no answer, and was counted nowhere: {uncounted[:20]}"
     assert not wrong, f"{len(wrong)} of {count}\n" + "\n".join(wrong[:20])
 
 

@@ -95,6 +95,24 @@ def test_retransmission_time_outs_double_exactly(sack: bool) -> None:
     assert times[probes : probes + 5] == pytest.approx(expected)
 
 
+@pytest.mark.proves("ST-TCP-6")
+@pytest.mark.parametrize(("follow", "quarters"), [(1, 1), (2, 1), (3, 0), (5, 0)])
+def test_the_reordering_timer_gives_a_quarter_of_the_least_round_trip_below_three_sacks(
+    follow: int, quarters: int
+) -> None:
+    pair = Pair()
+    client, _, path = established(pair)
+    path.fate = lambda n: None if n == 1 else 0.0
+    least = client.rtt.minimum_rtt
+    before, written = len(pair.packets), pair.now
+    client.write(DATA[: (1 + follow) * client.sender.mss])
+    pair.run(0.1)
+    first, *_, again = sent(pair, "a", before)
+    assert again[1].seq == first[1].seq
+    assert again[0] - written == pytest.approx(2 * pair.delay + quarters * least / 4)
+    assert client.timers.timeouts == 0
+
+
 @pytest.mark.proves("ST-TCP-4")
 def test_an_acknowledgement_restarts_the_time_out() -> None:
     pair = Pair()
