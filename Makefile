@@ -1,5 +1,5 @@
 # Each target sets up what it needs by itself: see tools/setup.sh.  ARGS goes to the program that a target runs.
-.PHONY: help demo test matrix conformance fuzz coverage lint lock clean distclean
+.PHONY: help demo test matrix scenarios conformance fuzz coverage lint lock clean distclean
 ARGS ?=
 SETUP = @sh tools/setup.sh
 
@@ -7,6 +7,7 @@ help:
 	@echo "make demo    see one-time addresses at work between real kernels (root); ARGS=--memory without root"
 	@echo "make test    run every test, real devices and namespaces included; ARGS='-k word' chooses"
 	@echo "make matrix  who can talk to whom in which port mode: each row between real kernels, with its capture (root)"
+	@echo "make scenarios   every scenario of the catalogue, short, captured and judged; ARGS='--backend netns' between real kernels"
 	@echo "make conformance   every rule with its verdict and captures; ARGS=--mutations breaks the stack on purpose"
 	@echo "make fuzz    fuzz the codecs, TCP and the whole stack, SECONDS=3600 for a night's run; what it finds is in out/fuzz"
 	@echo "make coverage      run every test and name the lines and branches that none reaches"
@@ -30,6 +31,11 @@ test:
 matrix:
 	$(SETUP) test
 	@.venv/bin/python -m pytest -q tests/real/um/test_matrix.py -k "test_row or test_refused" --captures out/matrix $(ARGS)
+
+scenarios:
+	$(SETUP) test
+	@rm -rf out/scenarios
+	@.venv/bin/unimux scenario run --all --quick --out out/scenarios $(ARGS)
 
 conformance:
 	$(SETUP) test

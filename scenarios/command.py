@@ -143,6 +143,7 @@ def run(
     from rich.console import Console
 
     from scenarios.engine.errors import ScenarioError
+    from unimux.errors import UnimuxError
 
     console = Console(stderr=True, quiet=True) if json else Console()
     results: list[dict[str, Any]] = []
@@ -175,7 +176,12 @@ def run(
 
             label = f"{place}/{len(chosen_ones)} {found.name}" if len(chosen_ones) > 1 else ""
             order = Order(found.source, values, seed, chosen)
-            results.append(_single(order, folder, console, connection, label))
+            try:
+                results.append(_single(order, folder, console, connection, label))
+            except UnimuxError as error:
+                if not label:
+                    raise
+                results.append(_not_run(order, found.name, folder, error))
             if results[-1]["interrupted"]:
                 break
     raise _finish(results, console, json)
@@ -286,6 +292,12 @@ def _single(
         "metrics": {metric.column: Summary.of(metric.samples).mean for metric in outcome.metrics},
         "findings": as_json(findings),
     }
+
+
+def _not_run(order: Order, name: str, folder: Path, error: Exception) -> dict[str, Any]:
+    """The result of one of several that this machine cannot run; the others go on."""
+    about = {"scenario": name, "backend": order.backend, "seed": order.seed, "folder": str(folder)}
+    return {**about, "passed": False, "interrupted": False, "answer": str(error), "seconds": 0.0}
 
 
 def _many(

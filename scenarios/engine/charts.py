@@ -74,20 +74,23 @@ class Table(Chart):
     rows: Sequence[Sequence[str]]
 
 
+_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
 def number(value: float, digits: int = 3) -> str:
     """A number with so many significant digits, and its thousands apart.
 
-    >>> number(0.0012345), number(12345.6), number(2.0), number(float("inf"))
-    ('0.00123', '12,346', '2', '∞')
+    >>> number(0.0012345), number(12345.6), number(2.0), number(2.0**94), number(float("inf"))
+    ('0.00123', '12,346', '2', '1.98·10²⁸', '∞')
     """
     if value in (float("inf"), float("-inf")):
         return "∞" if value > 0 else "−∞"
-    if abs(value) >= 10 ** (digits - 1):
+    if 10 ** (digits - 1) <= abs(value) < 1e10:
         return f"{value:,.0f}"
     text = f"{value:.{digits}g}"
     if "e" in text:
         mantissa, _, exponent = text.partition("e")
-        return f"{mantissa}·10^{int(exponent)}"
+        return f"{mantissa}·10{str(int(exponent)).translate(_RAISED)}"
     return text
 
 

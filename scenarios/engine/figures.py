@@ -19,7 +19,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from .charts import Bars, Chart, Curves, Ecdf, Matrix, Point, Table
 from .charts import number as numbers
@@ -30,6 +30,7 @@ _HUES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#6e7
 _DARK = ("#4da3e0", "#ff8a4c", "#34c796", "#e59cc3", "#f0b54a", "#8fd0f5", "#a3acb7")
 _DASHES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)), (0, (1, 3)))
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+_THEORIES = ("D", "s", "o")
 _HATCHES = ("", "////", "....", "xx", "\\\\\\\\", "--", "oo")
 _STYLE = (
     ".chart{--ink:#1c2128;--soft:#5b6470;--grid:#dde1e6;"
@@ -118,6 +119,8 @@ def _drawn(chart: Chart, size: tuple[float, float], ink: str, soft: str, grid: s
             _matrix(axes, chart)
         else:
             raise TypeError(f"there is no picture of {type(chart).__name__}")
+        if narrow and isinstance(chart, Ecdf | Curves) and axes.get_xscale() == "linear":
+            axes.xaxis.set_major_locator(MaxNLocator(5))
         labels = axes.get_legend_handles_labels()[1]
         if labels and not isinstance(chart, Matrix):
             figure.legend(loc="outside upper left", ncols=_legend_columns(labels, size[0]), fontsize=9)
@@ -240,17 +243,14 @@ def _bars(axes: Axes, chart: Bars, ink: str, *, narrow: bool) -> None:
                     xytext=(0, 1),
                     textcoords="offset points",
                 )
-    for name, values in chart.theory.items():
+    for number, (name, values) in enumerate(chart.theory.items()):
+        # As many theories as series: each belongs to the bar of its own.
+        beside = width * (number + 0.5) - 0.4 if len(chart.theory) == len(chart.series) else 0.0
         axes.plot(
-            list(places),
-            list(values),
-            linestyle="none",
-            marker="_",
-            markersize=26,
-            markeredgewidth=1.8,
-            color=ink,
-            label=name,
-        )
+            [place + beside for place in places], list(values), linestyle="none", marker=_THEORIES[number % len(_THEORIES)],
+            markersize=7, markerfacecolor="#ffffff", markeredgecolor=ink, markeredgewidth=1.4, label=name, zorder=5,
+            clip_on=False,
+        )  # fmt: skip
     axes.set_xticks(list(places), [_wrapped(category, 9 if narrow else 16) for category in chart.categories])
     if narrow:
         axes.tick_params(axis="x", labelsize=8)

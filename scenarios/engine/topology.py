@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 
@@ -68,8 +68,12 @@ def topology_figure(topology: Topology, width: int = 760) -> str:
     y = 8.0
     buses = []
     for lan in topology.lans:
-        content += _labels(lan, left + 10, y, routed=lan.name in topology.routed)
-        y += 34 if lan.name in topology.routed and lan.uplink != (NONE, NONE) else 20
+        labels = _labels(lan, routed=lan.name in topology.routed, narrow=narrow)
+        content += [
+            words(left + 10, y + 10 + 15 * row, text, class_="soft" if row else "strong")
+            for row, text in enumerate(labels)
+        ]
+        y += 5 + 15 * len(labels)
         bus = y
         buses.append((bus, lan.name in topology.routed))
         content.append(line(left, bus, width - 8, bus, class_="ink", style="stroke-width:3"))
@@ -98,17 +102,16 @@ def topology_figure(topology: Topology, width: int = 760) -> str:
     return figure(width, y, "The network of the run", STYLE, content, "topology")
 
 
-def _labels(lan: Lan, x: float, y: float, *, routed: bool) -> Iterator[str]:
-    yield words(x, y + 10, f"{lan.name} · {lan.prefix}", class_="strong")
-    if not routed or lan.uplink == (NONE, NONE):
-        return
-    there, back = map(impairment_text, lan.uplink)
-    text = (
-        f"to and from the router: {there}"
-        if there == back
-        else f"to the router: {there or '–'}; from it: {back or '–'}"
-    )
-    yield words(x, y + 25, text, class_="soft")
+def _labels(lan: Lan, *, routed: bool, narrow: bool) -> list[str]:
+    """The lines above a LAN: its name and prefix, and what the cable to the router does."""
+    lines = [f"{lan.name} · {lan.prefix}"]
+    if routed and lan.uplink != (NONE, NONE):
+        there, back = (impairment_text(way) or "–" for way in lan.uplink)
+        both = (
+            [f"to and from the router: {there}"] if there == back else [f"to the router: {there}", f"from it: {back}"]
+        )
+        lines += both if narrow else ["; ".join(both)]
+    return lines
 
 
 def _boxes(places: Sequence[Place]) -> list[tuple[str, str]]:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import json
 import os
+import pty
+import re
 import signal
 import subprocess
 import sys
@@ -63,6 +66,12 @@ def test_a_sweep_leaves_tables_with_intervals(tmp_path: Path) -> None:
     assert setup["runs"] == "2"
     assert float(setup["ci95_low"]) <= float(setup["mean"]) <= float(setup["ci95_high"])
     assert "<svg" in (folder / "report.html").read_text()
+    parquet = importlib.import_module("pyarrow.parquet")
+    for name in ("results", "summary"):
+        table = parquet.read_table(folder / f"{name}.parquet")
+        assert table.column_names == list(rows(folder / f"{name}.csv")[0])
+    column = parquet.read_table(folder / "summary.parquet").column("ci95_high").to_pylist()
+    assert column == [float(row["ci95_high"]) for row in summary]
     assert not (folder / "journal.jsonl").exists()
     told = unimux("report", folder, "--json")
     assert told.exit_code == 0
@@ -88,6 +97,8 @@ def test_processes_do_not_change_the_tables(tmp_path: Path) -> None:
         (["run", "--all", "hello"], "--all runs every scenario"),
         (["report", "nowhere"], "nowhere holds no run"),
         (["new", "Not A Name"], "cannot be named"),
+        (["run", "hello", "--connection", "9"], "There is no connection 9: there are 1"),
+        (["run", "hello", "--repeat", "2", "--connection", "1"], "draws: name one scenario"),
     ],
 )
 def test_a_wrong_call_is_one_sentence(
@@ -98,6 +109,106 @@ def test_a_wrong_call_is_one_sentence(
     errors = capsys.readouterr().err
     assert said in errors
     assert "Traceback" not in errors
+
+
+def test_the_reader_chooses_the_connection_that_is_drawn(tmp_path: Path) -> None:
+    call = ("run", "parallel", "--set", "sessions=3", "--set", "size=40000", "--json")
+    assert unimux(*call, "--connection", "3", "--out", tmp_path / "third").exit_code == 0
+    assert "Connection 3, segment by segment" in (tmp_path / "third" / "sequence.svg").read_text()
+    page = (tmp_path / "third" / "report.html").read_text()
+    assert "Goodput of connection 3" in page
+    assert "Window of connection 3" in page
+
+
+ENDLESS = '''"""When does it end?"""
+
+import asyncio
+from scenarios.engine import Run, scenario
+
+
+@scenario()
+async def endless(run: Run) -> None:
+    await run.node("alice", run.lan("lan"), ready=1)
+    run.measure("reached", run.now(), "s")
+    run.say("It goes on")
+    while True:
+        await asyncio.sleep(0.01)
+'''
+
+
+def test_an_interrupted_run_keeps_what_it_has_measured(tmp_path: Path) -> None:
+    script, folder = tmp_path / "endless.py", tmp_path / "out"
+    script.write_text(ENDLESS, encoding="utf-8")
+    command = [
+        sys.executable,
+        "-u",
+        "-m",
+        "unimux.cli.main",
+        "scenario",
+        "run",
+        str(script),
+        "hello",
+        "--out",
+        str(folder),
+    ]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    assert process.stdout is not None
+    while "It goes on" not in process.stdout.readline():
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 1, said
+    kept = folder / "endless"
+    assert [metric["name"] for metric in json.loads((kept / "metrics.json").read_text())["metrics"]] == ["reached"]
+    assert "interrupted after" in (kept / "report.html").read_text()
+    assert (kept / "wire" / "lan.pcapng").stat().st_size > 1000
+    assert not (folder / "hello").exists()  # what would have come after it was not begun
+
+
+def test_one_that_cannot_run_does_not_stop_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from compat import kernel
+    from unimux.errors import SetupError
+
+    def none() -> None:
+        raise SetupError("This machine has no namespaces.")
+
+    monkeypatch.setattr(kernel, "capabilities", none)
+    result = unimux("run", "interop-matrix", "hello", "--quick", "--out", tmp_path, "--json")
+    assert result.exit_code == 1
+    told = json.loads(result.stdout)
+    assert [(each["scenario"], each["passed"]) for each in told] == [("interop-matrix", False), ("hello", True)]
+    assert told[0]["answer"] == "This machine has no namespaces."
+
+
+def test_a_sweep_shows_its_rate_and_the_time_left(tmp_path: Path) -> None:
+    own, other = pty.openpty()
+    command = [
+        sys.executable,
+        "-m",
+        "unimux.cli.main",
+        "scenario",
+        "run",
+        "hello",
+        "--quick",
+        "--repeat",
+        "6",
+        "--jobs",
+        "1",
+    ]
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "150"}
+    process = subprocess.Popen([*command, "--out", str(tmp_path / "out")], stdout=other, env=environment)
+    os.close(other)
+    shown = b""
+    try:
+        while data := os.read(own, 65536):
+            shown += data
+    except OSError:  # the other side is closed: that is how a terminal ends
+        pass
+    os.close(own)
+    assert process.wait(60) == 0
+    assert re.search(rb"[1-6]/6", shown)
+    assert re.search(rb"\d runs/s", shown)
+    assert re.search(rb"left.*\d:\d\d:\d\d", shown)
 
 
 def test_an_interrupt_keeps_what_is_done(tmp_path: Path) -> None:
