@@ -26,7 +26,7 @@ from unimux.node import Node
 MSS = 1428
 """Bytes of a segment with timestamps at an MTU of 1,500."""
 LAW = 1.31
-SETTLED = 10
+SETTLED = 8
 """Losses in the first half of a transfer, on average, after which its second half is held against the law."""
 MOST_LOSS = 0.03
 """With more, time-outs count, of which the law knows nothing."""
@@ -61,15 +61,15 @@ class Case:
 async def impaired(
     run: Run,
     *,
-    size: Annotated[int, Parameter("bytes of the file", unit="B", least=1000, most=1_000_000_000)] = 4_000_000,
+    size: Annotated[int, Parameter("bytes of the file", unit="B", least=1000, most=1_000_000_000)] = 2_500_000,
     delay: Annotated[float, Parameter("one-way delay, where it is not what varies", unit="s", least=0, most=2)] = 0.02,
     rate: Annotated[float, Parameter("bottleneck", unit="bit/s", least=10_000)] = 50e6,
     queue: Annotated[int, Parameter("bytes that may wait at the bottleneck", unit="B", least=1500)] = 250_000,
-    losses: Annotated[str, Parameter("loss rates, separated by commas")] = "0,0.001,0.003,0.005,0.01,0.02",
-    delays: Annotated[str, Parameter("one-way delays in seconds, at a loss of 0.005")] = "0.005,0.01,0.05",
-    reorders: Annotated[str, Parameter("shares of frames that are held back 10 ms, without loss")] = "0.01,0.05,0.2",
+    losses: Annotated[str, Parameter("loss rates, separated by commas")] = "0,0.001,0.005,0.01,0.02",
+    delays: Annotated[str, Parameter("one-way delays in seconds, at a loss of 0.005")] = "0.005,0.05",
+    reorders: Annotated[str, Parameter("shares of frames that are held back 10 ms, without loss")] = "0.05,0.2",
     controllers: Annotated[str, Parameter("congestion controllers, by default all")] = "",
-    repeats: Annotated[int, Parameter("transfers of each kind", least=1, most=1000)] = 3,
+    repeats: Annotated[int, Parameter("transfers of each kind", least=1, most=1000)] = 4,
 ) -> None:
     names = [name.strip() for name in controllers.split(",") if name.strip()] or list(known())
     if unknown := [name for name in names if name not in known()]:

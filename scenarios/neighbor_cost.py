@@ -89,8 +89,8 @@ async def neighbor_cost(
     messages = {kind: sum(per.values()) - per[CACHE] for kind, per in costs.items()}
     run.answer(
         f"On a shared link a one-time address costs {messages[Addressing.ONE_TIME]:.1f} ND and MLD messages and "
-        f"{one_time[CACHE]:.1f} entries in the router's cache per connection; a fixed one {messages[Addressing.FIXED]:.1f}, one "
-        f"on a prefix of the node's own {messages[Addressing.DEDICATED]:.1f}."
+        f"{one_time[CACHE]:.1f} entries in the router's cache per connection; a fixed one {messages[Addressing.FIXED]:.2f}, one "
+        f"on a prefix of the node's own {messages[Addressing.DEDICATED]:.2f}."
     )
     columns = ("client's addresses", *next(iter(costs.values())))
     run.show(Table(title="Per connection, on the client's LAN", columns=columns, rows=rows, caption=_CAPTION))

@@ -73,7 +73,7 @@ async def pool_exhaustion(
             f"refused at {rate:.2f}/s",
             share,
             expected,
-            interval=(share - 3 * (share - low), share + 3 * (high - share)),
+            interval=(max(share - 3 * (share - low), 0.0), share + 3 * (high - share)),
         )
         measured.append((rate, share, low, high))
         theory.append((rate, expected))

@@ -40,11 +40,12 @@ async def setup_latency(
     *,
     connections: Annotated[int, Parameter("connections of each client", least=2, most=5000)] = 50,
     delay: Annotated[float, Parameter("one-way delay of the path to the server", unit="s", least=0, most=2)] = 0.01,
+    jitter: Annotated[float, Parameter("up to so much more at random", unit="s", least=0, most=1)] = 0.002,
     learns: Annotated[
         bool, Parameter("the router learns from announcements (RFC 9131), unlike Linux by default")
     ] = False,
 ) -> None:
-    path = Impairment(delay=delay)
+    path = Impairment(delay=delay, jitter=jitter)
     client_lan, server_lan = run.lan("client"), run.lan("server", to_router=path, from_router=path)
     run.router(client_lan, server_lan, learns=learns)
     server = await run.host("www", server_lan)

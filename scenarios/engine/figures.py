@@ -235,7 +235,7 @@ def _bars(axes: Axes, chart: Bars, ink: str, *, narrow: bool) -> None:
         if len(chart.categories) * len(chart.series) <= 14:
             for x, height, bound in zip(at, heights, bounds, strict=True):
                 axes.annotate(
-                    f"{height:.3g}",
+                    numbers(height),
                     (x, max(height, bound[2])),
                     ha="center",
                     va="bottom",
@@ -320,7 +320,9 @@ def table_html(chart: Table) -> str:
 
 def chart_html(chart: Chart, files: Mapping[str, str]) -> str:
     """A figure in both widths with its caption and links to its files, or a table."""
-    parts = [f"<h3>{escape(chart.title)}</h3>"]
+    picture = not isinstance(chart, Table)
+    parts = ["<figure>"] if picture else []
+    parts.append(f"<h3>{escape(chart.title)}</h3>")
     if isinstance(chart, Table):
         parts.append(table_html(chart))
     else:
@@ -332,7 +334,7 @@ def chart_html(chart: Chart, files: Mapping[str, str]) -> str:
         parts.append(
             f'<p class="soft">{escape(chart.caption)}{" Also as " if links else ""}{links}{"." if links else ""}</p>'
         )
-    return "\n".join(parts)
+    return "\n".join([*parts, "</figure>"] if picture else parts)
 
 
 def _renamed(text: str) -> str:
