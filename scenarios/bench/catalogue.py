@@ -8,9 +8,11 @@ from .bulk import bulk_in, bulk_out, bulk_without_offload
 from .connections import latencies, price, rates, services
 from .figures import Figure
 from .front import front_end
+from .generation import no_repeat, speed
 from .growth import growth
 from .idle import idle_node, many_idle
 from .loss import loss_recovery
+from .scanned import scanned
 from .setting import Setting
 from .simulation import rate_of
 from .tables import lookups, memory
@@ -33,7 +35,10 @@ BENCHMARKS: dict[str, Benchmark] = {
     "P-13": rate_of,
     "P-14": growth,
     "P-15": loss_recovery,
+    "P-16": speed,
+    "P-17": no_repeat,
+    "P-18": scanned,
 }
 
-WITHOUT_KERNEL = frozenset({"P-8", "P-9", "P-13"})
+WITHOUT_KERNEL = frozenset({"P-8", "P-9", "P-13", "P-16", "P-17"})
 """These need no privilege."""
