@@ -87,7 +87,7 @@ class Output:
         if state in SYNCHRONIZED:
             sender = self.sender
             if sender.something_to_send:
-                if now - sender.last_sent > self.rtt.rto and not sender.in_flight:
+                if sender.transmissions and now - sender.last_sent > self.rtt.rto and not sender.in_flight:
                     sender.congestion.on_idle(now - sender.last_sent)
                 sender.transmit(now)
                 if sender.paced_until > now and sender.something_to_send:

@@ -1,7 +1,8 @@
 """The sending half of a connection: what waits, what is in flight, what may go now.
 
-Model.  Bytes of the application wait in `_unsent`, a queue of buffers.  Each transmission moves a run of them into a
-`SentSegment`, which keeps its own buffers until it is acknowledged: nothing is copied and nothing is searched.
+Model.  Bytes of the application wait in `_unsent`, a queue of buffers, from `_unsent_at` in the first one on.  Each
+transmission moves a run of them into a `SentSegment`, which keeps its own buffers until it is acknowledged: nothing large
+is copied and nothing is searched.
 
     snd_una          snd_nxt
        |  in_flight     |   _unsent …
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 
 _MAXIMUM_PIECES = 256
 _COPY = 1 << 16
+_SMALL = 2048
+"""Bytes that are copied in less time than a view of them is made."""
 _PACING_QUANTUM = 0.001
 """Seconds of the pacing rate that may leave at once: timers are not finer than that."""
 
@@ -62,6 +65,7 @@ class Sender:
     __slots__ = (
         "_outlet",
         "_unsent",
+        "_unsent_at",
         "by_time",
         "congestion",
         "delivered",
@@ -114,7 +118,8 @@ class Sender:
         self.congestion: CongestionControl
         self.recovery: Recovery
         self.news: Acknowledged
-        self._unsent: list[Buffer] = []
+        self._unsent: list[bytes] = []
+        self._unsent_at = 0
         self.unsent = 0
         self.fin_queued = False
         self.fin_sent = False
@@ -261,19 +266,23 @@ class Sender:
         """The next `size` unsent bytes as pieces."""
         unsent = self._unsent
         self.unsent -= size
+        at = self._unsent_at
         taken = 0
+        pieces: Frame = []
         while size:
-            length = len(unsent[taken])
+            piece = unsent[taken]
+            length = len(piece) - at
             if length > size:
+                pieces.append(piece[at : at + size] if size <= _SMALL else memoryview(piece)[at : at + size])
+                at += size
                 break
+            pieces.append(memoryview(piece)[at:] if at else piece)
+            at = 0
             taken += 1
             size -= length
-        pieces = unsent[:taken]
-        del unsent[:taken]
-        if size:
-            view = memoryview(unsent[0])
-            pieces.append(view[:size])
-            unsent[0] = view[size:]
+        self._unsent_at = at
+        if taken:
+            del unsent[:taken]
         return [b"".join(pieces)] if len(pieces) > _MAXIMUM_PIECES else pieces
 
     def _retransmit_lost(self, now: float, rate: float | None) -> int:
@@ -516,7 +525,7 @@ class Sender:
             pipe += segment.end - segment.start if segment.mark == IN_NETWORK else 0
         assert position == self.snd_nxt or not self.in_flight, (position, self.snd_nxt)
         assert pipe == self.pipe, (pipe, self.pipe)
-        assert self.unsent == sum(map(len, self._unsent))
+        assert self.unsent == sum(map(len, self._unsent)) - self._unsent_at
 
 
 def _start(segment: SentSegment) -> int:
