@@ -8,6 +8,8 @@ _LISTEN = "tests/unit/tcp/test_listen.py"
 _MODES = "tests/unit/tcp/test_modes.py"
 _ASKED = "tests/conformance/test_asked_for.py"
 _LISTENER = "tapstack.tcp.listener:Listener"
+_ARMED = "tapstack.tcp.listener:ArmedAddress"
+_VIEW = "tests/unit/um/test_listen_o.py::test_events_and_view_always_tell_which_are_armed_for_whom_until_when"
 
 MUTATIONS = (
     Mutation(
@@ -224,5 +226,32 @@ MUTATIONS = (
         ("UM-PORT-13",),
         ("tests/unit/tcp", "tests/unit/um"),
         (Edit("tapstack.tcp.layer:Tcp.error", "if not sender.snd_una <= sequence < sender.snd_nxt:", "if False:"),),
+    ),
+    Mutation(
+        "icmp-ports-swapped",
+        "an ICMPv6 error is looked up with the quoted ports the wrong way round",
+        ("UM-PORT-9",),
+        ("tests/unit/um/test_icmp_modes.py",),
+        (
+            Edit(
+                "tapstack.tcp.layer:Tcp.error",
+                "pcb = self.demux.find(pair, quoted[2:4], quoted[0:2])",
+                "pcb = self.demux.find(pair, quoted[0:2], quoted[2:4])",
+            ),
+        ),
+    ),
+    Mutation(
+        "lease-untold",
+        "nobody is told that a lease was taken, and by whom",
+        ("UM-LIS-2", "UM-LIS-8", "UM-NODE-4"),
+        (_VIEW,),
+        (Edit(f"{_ARMED}.bind", 'self.listener.tell(self.listener.state, now, self, "leased")', "pass"),),
+    ),
+    Mutation(
+        "end-untold",
+        "the events of listeners do not say until when an SSA is armed",
+        ("UM-LIS-2", "UM-NODE-4"),
+        (_VIEW,),
+        (Edit(f"{_LISTENER}.tell", "until=None if armed is None else armed.expiry.when,", "until=None,"),),
     ),
 )

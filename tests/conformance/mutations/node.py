@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tests.conformance.mutant import Edit, Mutation
 
+_PURPOSES = "tests/unit/um/test_purposes.py"
 _POOL = "tests/unit/unimux/test_pool.py"
 _SOURCE = "tests/unit/unimux/test_source.py"
 
@@ -106,5 +107,66 @@ MUTATIONS = (
                 "self.stock.may_add(now)",
             ),
         ),
+    ),
+    Mutation(
+        "purpose-untold",
+        "nobody is told what an address is for",
+        ("UM-NODE-4", "UM-GEN-3"),
+        (_PURPOSES,),
+        (Edit("unimux.purpose:tell_purpose", "if events.active:", "if False:"),),
+    ),
+    Mutation(
+        "peers-in-the-journal",
+        "peers' addresses are written though nobody asked for them",
+        ("UM-NODE-4",),
+        ("tests/unit/unimux/test_journal.py::test_peers_are_left_out_unless_asked_for",),
+        (
+            Edit(
+                "unimux.journal:SessionJournal._see_purpose",
+                "event.destination if self.policy.peers else None",
+                "event.destination",
+            ),
+        ),
+    ),
+    Mutation(
+        "routed-without-cause",
+        "on a routed prefix an address comes without the cause of its use",
+        ("UM-NODE-4",),
+        (_PURPOSES,),
+        (Edit("unimux.pool:Pool.mint", "now, kind, cause)", "now, kind)"),),
+    ),
+    Mutation(
+        "dns-tells-a-taken-address",
+        "the responder tells the next client an address that is in use",
+        ("UM-SSA-3",),
+        ("tests/unit/unimux/test_dns_delivery.py",),
+        (Edit("unimux.ssa.dnsresponder:Responder._remembered", "if made and not", "if False and not"),),
+    ),
+    Mutation(
+        "tag-serials-in-memory",
+        "serials of tagged addresses are not leased from the state",
+        ("UM-GEN-6", "UM-GEN-4"),
+        ("tests/unit/unimux/test_tagissue.py",),
+        (
+            Edit(
+                "unimux.tagissue:TagIssuer._serial",
+                "leased = self._state.lease(sequence, min(self._block, left))",
+                "leased = range(left)",
+            ),
+        ),
+    ),
+    Mutation(
+        "pool-that-fails-stays-empty",
+        "a pool that fails at once when it is empty is not filled again",
+        ("UM-POOL-3", "UM-POOL-1"),
+        (_POOL,),
+        (Edit("unimux.stock:Stock.low", "least = 1 if", "least = 0 if"),),
+    ),
+    Mutation(
+        "ordinary-addresses-never-end",
+        "the ordinary addresses of a host that stops are not told to end",
+        ("UM-NODE-4",),
+        ("tests/unit/um/test_events.py::test_ordinary_addresses_have_their_end_when_the_node_stops",),
+        (Edit("tapstack.ipv6.host:Host.stop", 'self._expire(entry, now, "the host stops")', "pass"),),
     ),
 )

@@ -4,9 +4,10 @@ number that is in flight (UM-PORT-9, UM-PORT-13)."""
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -21,14 +22,15 @@ from compat.kernel import in_namespace
 from compat.kernel.topology import SERVER_ADDRESS
 from tapstack.tcp.connection import Connection
 from tapstack.tcp.options import PortMode
-from tapstack.types import address_text
+from tapstack.types import address, address_text
 from tests.plugins import taps
 from unimux import errors
-from unimux.aio import open_connection
+from unimux.aio import open_connection, start_server
+from unimux.datagram import EphemeralFlow
 
 from . import legacy
 from .cells import WP
-from .judge import icmp, segments, sessions, sound
+from .judge import frames, icmp, segments, sessions, sound
 from .room import PROGRAMS, Room, room
 from .talk import answer_to, ask, end, respond
 
@@ -207,6 +209,12 @@ def test_an_error_never_ends_a_session_and_a_forged_size_does_not_count(
     assert max(len(s.data) for s in session.sent) > 1280 - 72, "the size was not reduced by a forged error"
 
 
+def shrink(net: Room, mtu: int) -> None:
+    """Give the link beyond the router another MTU; in each test a smaller one, since what a node has learnt stays for a while."""
+    for link in (net.top.router_server, net.top.server_uplink, net.top.server_bridge):
+        link.set_mtu(mtu)
+
+
 @pytest.mark.proves("UM-PORT-9", "ST-IP6-8")
 def test_a_genuine_packet_too_big_reaches_every_connection_that_it_is_about(
     net: Room, artefacts: Path, rng: Random
@@ -214,7 +222,6 @@ def test_a_genuine_packet_too_big_reaches_every_connection_that_it_is_about(
     """The far link shrinks in mid-session: the kernel says so to each connection, and every byte arrives in smaller packets."""
     capture = artefacts / "peer.pcapng"
     requests = {mode: rng.randbytes(20_000) for mode in MODES}
-    shrinking = (net.top.router_server, net.top.server_uplink, net.top.server_bridge)
 
     async def main() -> None:
         dora = net.node("dora")
@@ -222,11 +229,10 @@ def test_a_genuine_packet_too_big_reaches_every_connection_that_it_is_about(
             streams = {mode: await open_connection(dora, SERVER_ADDRESS, WP, mode=mode) for mode in MODES}
             for mode, request in requests.items():
                 assert await ask(streams[mode], request) == answer_to(request)
-            for link in shrinking:
-                link.set_mtu(1300)
+            shrink(net, 1400)
             answers = await asyncio.gather(*(ask(streams[mode], request) for mode, request in requests.items()))
             assert answers == [answer_to(request) for request in requests.values()]
-            assert {streams[mode][1].get_extra_info("connection").path.mtu for mode in MODES} == {1300}
+            assert {streams[mode][1].get_extra_info("connection").path.mtu for mode in MODES} == {1400}
             for each in streams.values():
                 await end(each)
         await released(net)
@@ -234,11 +240,113 @@ def test_a_genuine_packet_too_big_reaches_every_connection_that_it_is_about(
     try:
         net.run(main())
     finally:
-        for link in shrinking:
-            link.set_mtu(1500)
+        shrink(net, 1500)
     found = [s for s in sessions(segments(capture), by_ports=True) if s.request]
     assert sorted(s.request for s in found) == sorted(request * 2 for request in requests.values())
     for session in found:
         sizes = [len(s.data) for s in session.sent if s.data]
-        assert max(sizes) > 1300 - 60
-        assert max(sizes[-3:]) <= 1300 - 60
+        assert max(sizes) > 1400 - 60
+        assert max(sizes[-3:]) <= 1400 - 60
+
+
+@pytest.mark.proves("UM-PORT-9", "ST-IP6-8")
+def test_a_genuine_packet_too_big_reaches_every_session_that_was_accepted(
+    net: Room, artefacts: Path, rng: Random
+) -> None:
+    """The same for sessions of a legacy host with service addresses of every mode, two of them on one address."""
+    capture = artefacts / "peer.pcapng"
+    requests = [rng.randbytes(20_000) for _ in range(len(MODES) + 1)]
+
+    async def main() -> None:
+        dora = net.node("dora")
+        async with net.captured(net.top.server_bridge, capture), AsyncExitStack() as stack:
+            streams = []
+            for mode in MODES:
+                server = start_server(dora, respond, mode=mode, port=WP if mode is PortMode.AWARE else None)
+                stack.callback(server.close)
+                shared = 2 if mode is PortMode.L2 else 1
+                ssa = str(await server.issue(sessions=shared))
+                streams += [await legacy.connect(net.legacy, ssa, WP) for _ in range(shared)]
+            for each, request in zip(streams, requests, strict=True):
+                assert await ask(each, request) == answer_to(request)
+            shrink(net, 1340)
+            answers = await asyncio.gather(*(ask(each, said) for each, said in zip(streams, requests, strict=True)))
+            assert answers == [answer_to(request) for request in requests]
+            for each in streams:
+                await end(each)
+        await released(net)
+
+    try:
+        net.run(main())
+    finally:
+        shrink(net, 1500)
+    found = [s for s in sessions(segments(capture), by_ports=True) if s.request]
+    assert sorted(s.answer for s in found) == sorted(answer_to(request * 2) for request in requests)
+    assert len({s.server for s in found}) == len(MODES)
+    for session in found:
+        sizes = [len(s.data) for s in session.answered if s.data]
+        assert max(sizes) > 1340 - 60, "the path was wide before"
+        assert max(sizes[-3:]) <= 1340 - 60
+
+
+@pytest.mark.proves("UM-PORT-9", "UM-DAS-6", "ST-IP6-8")
+def test_genuine_errors_reach_the_udp_flow_that_they_are_about(net: Room, artefacts: Path, rng: Random) -> None:
+    """Too big: the flow's next datagram comes in fragments that fit.  No route: that flow hears of it, the other does not."""
+    capture = artefacts / "router.pcapng"
+    large, small = rng.randbytes(1285), rng.randbytes(100)
+    heard: list[tuple[str, bytes]] = []
+    failed: list[tuple[str, Exception]] = []
+
+    def flow(name: str, remote: str, port: int) -> EphemeralFlow:
+        return net.node("dora").datagrams.flow(
+            address(remote),
+            port,
+            lambda data: heard.append((name, data)),
+            failed=lambda error: failed.append((name, error)),
+        )
+
+    async def until(condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(10):
+            while not condition():
+                await asyncio.sleep(0.01)
+
+    async def main() -> None:
+        echo = legacy.kernel_socket(net.legacy, socket.SOCK_DGRAM)
+        echo.bind(("::", 7000))
+
+        def answer() -> None:
+            data, sender = echo.recvfrom(4096)
+            echo.sendto(data[::-1], sender)
+
+        asyncio.get_running_loop().add_reader(echo, answer)
+        async with net.captured(net.top.router_client, capture):
+            wide, narrow = flow("wide", SERVER_ADDRESS, 7000), flow("narrow", SERVER_ADDRESS, 7000)
+            wide.send(large)
+            await until(lambda: heard == [("wide", large[::-1])])
+            narrow.send(small)
+            await until(lambda: heard[1:] == [("narrow", small[::-1])])
+            shrink(net, 1290)
+            while len(heard) == 2:  # what is too big is lost, and the flow is not told: the next datagram is cut
+                wide.send(large)
+                await asyncio.sleep(0.1)
+            assert heard[2] == ("wide", large[::-1])
+            lost = flow("lost", NOWHERE, 7000)
+            lost.send(small)
+            narrow.send(small)
+            await until(lambda: bool(failed) and heard[-1][0] == "narrow")
+            for each in (wide, narrow, lost):
+                each.close()
+        asyncio.get_running_loop().remove_reader(echo)
+        echo.close()
+
+    try:
+        with routed(net, "unreachable"):
+            net.run(asyncio.wait_for(main(), 30))
+    finally:
+        shrink(net, 1500)
+    assert [(name, getattr(error, "errno", None)) for name, error in failed] == [("lost", errno.ENETUNREACH)]
+    pieces = [p for _, _, p in frames(capture) if p.nxt == 44 or 44 in p.extension_hdrs]
+    assert pieces, "the datagram went in fragments"
+    assert [(type_, code) for _, _, _, type_, code in icmp(capture) if type_ < 128].count((1, 0)) == 1
+    assert (2, 0) in {(type_, code) for _, _, _, type_, code in icmp(capture)}
+    assert max(len(bytes(p)) for p in pieces) <= 1290
