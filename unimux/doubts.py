@@ -98,4 +98,7 @@ class Doubts:
             self._proven_at = now
         elif verdict.refused:
             self._next_test = now  # the next one is in doubt as well
-            self._why(f"{address_text(entry.address)}: {verdict}", now)
+            why = f"{address_text(entry.address)}: {verdict}"
+            if verdict is Carriage.DEAF and self._host.multicast.report_unasked(now):
+                why += "; nobody asks for groups, so they are reported unasked"
+            self._why(why, now)

@@ -9,6 +9,9 @@ all recent changes travel together,
 at a random time within `mld_report_interval`, and say what holds *then*: a group that was joined and left in between is
 reported as left.  A query is answered at a random time within the delay that it names; waiting answers merge.
 
+Where no querier is heard, a snooping switch may forget memberships that nobody asks for any more.  `report_unasked` then repeats
+all of them as often as a querier would have asked (RFC 4541 §3); the first query ends it.
+
 The all-nodes group is never reported (RFC 3810 §6).  Reports go out from the link-local address, before there is one
 from
 the unspecified address, and are repeated when it is there (RFC 3590 §4).
@@ -27,6 +30,8 @@ from .interface import Interface
 
 DEFAULT_ROBUSTNESS = 2
 DEFAULT_QUERY_INTERVAL = 125.0
+QUERIER_GONE = DEFAULT_ROBUSTNESS * DEFAULT_QUERY_INTERVAL + 10.0
+"""Seconds without a query after which there is no querier (RFC 3810 §9.5, with the defaults)."""
 SOURCES_REMEMBERED = 64
 """Sources of a group-and-source query that an answer names; with more the answer is for the whole group (RFC 3810
 §6.2).
@@ -48,9 +53,11 @@ class MulticastListener:
         """group → when to answer a query about it, and for which sources (none: all)"""
         self._general_due: float | None = None
         self._v1_until = -math.inf
+        self._queried_at = -math.inf
         self._robustness = interface.config.mld_robustness
         self._change_timer = interface.timers.timer(self._repeat_changes)
         self._answer_timer = interface.timers.timer(self._answer)
+        self._unasked_timer = interface.timers.timer(self._repeat_unasked)
 
     def __contains__(self, group: bytes) -> bool:
         return group == ALL_NODES or group in self._members
@@ -98,6 +105,7 @@ class MulticastListener:
         self._general_due = None
         self._change_timer.cancel()
         self._answer_timer.cancel()
+        self._unasked_timer.cancel()
         self._report_changes(groups, now)
 
     def report_all(self, now: float) -> None:
@@ -105,6 +113,21 @@ class MulticastListener:
         self._changes.update(dict.fromkeys(self._members, self._robustness - 1))
         self._report_changes(list(self._members), now)
         self._arm_changes(now)
+
+    def report_unasked(self, now: float) -> bool:
+        """The link seems to have forgotten a group: report all of them now and from time to time, unless a querier does its work.
+
+        False where one does: then it is not forgetfulness.
+        """
+        if now - self._queried_at < QUERIER_GONE:
+            return False
+        if not self._unasked_timer.armed:
+            self._repeat_unasked(now)
+        return True
+
+    def _repeat_unasked(self, now: float) -> None:
+        self.report_all(now)
+        self._unasked_timer.set(now + DEFAULT_QUERY_INTERVAL)
 
     def _changed(self, group: bytes, now: float) -> None:
         self._changes[group] = self._robustness - 1
@@ -133,6 +156,8 @@ class MulticastListener:
         if not is_link_local(src) or hop_limit != mld.HOP_LIMIT or not router_alert:
             self._interface.counters.drop(DropReason.MLD_INVALID)
             return
+        self._queried_at = now
+        self._unasked_timer.cancel()
         if query.robustness:
             self._robustness = query.robustness
         if query.version == 1:

@@ -271,3 +271,23 @@ def test_malformed_queries_are_counted(bench: Bench, length: int) -> None:
     assert dict(bench.counters.drops) == {DropReason.ICMP_MALFORMED: 1}
     bench.run(20)
     assert bench.out == []
+
+
+@pytest.mark.proves("ST-IP6-7")
+def test_reports_that_nobody_asks_for_go_on_until_somebody_asks(bench: Bench) -> None:
+    assert bench.host.multicast.report_unasked(bench.now)
+    assert bench.host.multicast.report_unasked(bench.now), "once is enough"
+    bench.run(5)
+    assert set(records(sent(bench))) == {(4, group) for group in own_groups(bench)}
+    before = len(only(sent(bench), ICMPv6MLReport2))
+    bench.run(1250)
+    assert len(only(sent(bench), ICMPv6MLReport2)) == before * 11
+    bench.feed(query())
+    bench.run(5)
+    bench.out.clear()
+    bench.run(1250)
+    assert not only(sent(bench), ICMPv6MLReport2)
+    bench.feed(query())
+    assert not bench.host.multicast.report_unasked(bench.now)
+    bench.run(261)
+    assert bench.host.multicast.report_unasked(bench.now), "the querier is gone"

@@ -480,9 +480,13 @@ def test_link_down_forgets_neighbours(cache: Cache) -> None:
     assert path.ready(cache.now) is None
 
 
-def test_our_own_address_is_no_destination(cache: Cache) -> None:
+def test_our_own_address_is_no_neighbour(cache: Cache) -> None:
+    before = len(cache.host.neighbors)
+    path = cache.host.path(cache.stable.address, cache.now)
+    assert path.ready(cache.now) is None, "no frame goes there"
+    assert len(cache.host.neighbors) == before
     with pytest.raises(NoRouteError, match="address of this node"):
-        cache.host.path(cache.stable.address, cache.now)
+        cache.host.routes.next_hop(cache.stable.address, cache.now)
 
 
 def test_a_frame_for_another_station_is_not_ours(cache: Cache) -> None:

@@ -94,6 +94,25 @@ class Snooping(Refusing):
             self.groups.add(group)
 
 
+class Forgetful(Snooping):
+    """A snooping switch in a network without a querier: a group is forgotten `lifetime` seconds after its last report."""
+
+    lifetime = 260.0
+
+    def __init__(self, room: int) -> None:
+        super().__init__(room)
+        self.reported: dict[str, float] = {}
+
+    def _targets(self, source: MemoryLink, frame: bytes) -> list[MemoryLink]:
+        now = self.loop.time()
+        self.groups = {group for group in self.groups if self.reported[group] + self.lifetime > now}
+        return super()._targets(source, frame)
+
+    def _report(self, kind: int, group: str) -> None:
+        self.reported[group] = self.loop.time()
+        super()._report(kind, group)
+
+
 class World:
     """A client behind the refusing port and an echo server on another one."""
 
@@ -305,3 +324,20 @@ def test_a_datagram_flow_moves_to_an_address_that_works() -> None:
         assert [far.receive().data for _ in range(1)] == [b"second"]  # type: ignore[union-attr]
 
     world(Validating, 2, main)
+
+
+@pytest.mark.proves("UM-ADDR-12", "ST-IP6-7")
+def test_where_a_switch_forgets_because_nobody_asks_groups_are_reported_unasked() -> None:
+    async def main(world: World) -> None:
+        await asyncio.sleep(400)  # all that is reserved is forgotten by now
+        first = await world.open(timeout=30)
+        assert len(world.refusals) == 1
+        assert "reported unasked" in world.refusals[0]
+        await asyncio.sleep(1500)
+        assert world.limit == 32
+        for _ in range(5):
+            await world.open(timeout=2)
+        await first.use()
+        assert len(world.refusals) == 1, "nothing is forgotten any more"
+
+    world(Forgetful, 1000, main)

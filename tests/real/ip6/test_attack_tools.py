@@ -1,0 +1,125 @@
+"""The attack tools of thc-ipv6 on the host's link: tables stay bounded, neighbours are still answered, the pool recovers.
+
+The tools flood as fast as they can from the namespace of the kernel, whose pings stand for legitimate traffic.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from random import Random
+
+import pytest
+
+from compat.programs.process import run_in
+from tapstack.events import LinkNotice
+from tapstack.types import address
+from unimux.pool import Pool, PoolChanged, PoolConfig
+from unimux.source import AddressSource
+from unimux.state import MemoryState
+
+from .lan import KERNEL, PREFIX, Lan, lan
+from .test_kernel_neighbour import echo
+
+FLOODS = {
+    "atk6-flood_router26": [],
+    "atk6-flood_solicitate6": [],
+    "atk6-flood_advertise6": [],
+    "atk6-ndpexhaust26": [PREFIX + "/64"],
+}
+pytestmark = pytest.mark.real("atk6-dos-new-ip6", *FLOODS)
+
+PINGS = 20
+
+
+@asynccontextmanager
+async def attack(net: Lan, tool: str, *target: str) -> AsyncIterator[None]:
+    async with run_in(net.legacy, [tool, net.port.name, *target], grace=0.2) as process:
+        yield
+        assert process.returncode is None, f"{tool} ended by itself"
+
+
+@pytest.fixture(scope="module")
+def net() -> Iterator[Lan]:
+    with lan() as made:
+        yield made
+
+
+@pytest.mark.proves("ST-IP6-4", "ST-IP6-5")
+@pytest.mark.parametrize("tool", FLOODS)
+def test_a_flood_fills_no_table_beyond_its_bound_and_pings_are_answered(
+    net: Lan, tool: str, record_property: Callable[[str, object], None]
+) -> None:
+    host = net.host
+    config = host.config
+
+    def sizes() -> dict[str, tuple[int, int]]:
+        return {
+            "neighbours": (len(host.neighbors), config.neighbors),
+            "routers": (len(host.routes.default_routers), config.default_routers),
+            "prefixes": (len(host.prefixes), config.prefixes),
+            "routes": (len(host.routes.more_specific), config.routes),
+            "paths": (len(host.routes), config.paths + 64),
+            "incomplete packets": (len(host.reassembler), config.reassemblies),
+        }
+
+    async def main() -> None:
+        assert await echo(net, net.stable, b"before") == b"before"
+        began = host.counters.frames_in
+        answered = 0
+        async with attack(net, tool, *FLOODS[tool]):
+            await net.until(lambda: host.counters.frames_in > began + 500, 20)
+            for number in range(PINGS):
+                answered += await echo(net, net.stable, b"%d" % number, timeout=1.0) is not None
+                for name, (size, bound) in sizes().items():
+                    assert size <= bound, (name, size)
+        host.addresses.check()
+        host.neighbors.check()
+        flooded = host.counters.frames_in - began
+        record_property(f"{tool}: frames, answered of {PINGS}, tables", (flooded, answered, sizes()))
+        assert answered >= PINGS // 2
+        async with asyncio.timeout(30):
+            while await echo(net, net.stable, b"after", timeout=1.0) is None:
+                pass
+        neighbor = host.neighbors.get(address(KERNEL))
+        assert neighbor is not None
+
+    net.run(main())
+
+
+@pytest.mark.proves("UM-ADDR-10", "UM-POOL-1", "UM-POOL-3")
+def test_a_neighbour_that_claims_every_address_is_told_backed_off_from_and_outlived() -> None:
+    with lan(dad_backoff=4.0, dad_transmits=1, stable_addresses=True) as net:
+        said: list[str] = []
+        net.driver.stack.events.subscribe(
+            lambda event: said.append(event.cause) if isinstance(event, (PoolChanged, LinkNotice)) else None
+        )
+        probes = [0]
+        net.driver.stack.events.subscribe(
+            lambda event: probes.__setitem__(0, probes[0] + (getattr(event, "new", None) == "TENTATIVE"))
+        )
+
+        async def main() -> None:
+            async with attack(net, "atk6-dos-new-ip6"):
+                await asyncio.sleep(1.0)  # until it listens; it says so on a terminal only
+                pool = Pool(
+                    net.host,
+                    AddressSource(MemoryState()),
+                    net.driver.stack.timers,
+                    net.driver.stack.events,
+                    Random(1),
+                    PoolConfig(low=4, high=4, concurrent=1, backoff=4.0),
+                )
+                pool.start(net.now)
+                net.driver.kick()
+                await net.until(lambda: any("claimed by another node" in cause for cause in said), 20)
+                assert pool.ready == 0
+                tried = probes[0]
+                await asyncio.sleep(2.0)
+                assert probes[0] == tried, "no new address within the pause"
+                assert pool.status(net.now).held_back_for > 0
+            await net.until(lambda: pool.ready == 4, 30)
+            pool.check()
+
+        net.run(main())
