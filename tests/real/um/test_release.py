@@ -179,7 +179,7 @@ def test_on_a_routed_prefix_released_and_never_existed_look_the_same(net: Room, 
     assert one == other, "the captures differ"
 
 
-@pytest.mark.proves("UM-REL-3", "UM-EA-1", "UM-LIS-6")
+@pytest.mark.proves("UM-REL-3", "UM-EA-1", "UM-LIS-6", "UM-LIS-4")
 def test_a_live_address_is_as_silent_to_a_third_host_as_one_that_never_existed(
     net: Room, artefacts: Path, rng: Random
 ) -> None:

@@ -8,8 +8,12 @@ from typing import Any
 
 import pytest
 
+from tapstack.ipv6.addresses import AddressKind
 from tapstack.tcp.demux import Demux, key_for
-from tapstack.tcp.options import PortMode
+from tapstack.tcp.errors import ConflictingSocket
+from tapstack.tcp.listener import Listener
+from tapstack.tcp.options import PortMode, SocketOptions
+from tests.unit.tcp.pair import Pair
 
 
 class Counting(dict[Any, Any]):
@@ -82,3 +86,54 @@ def test_a_look_up_is_a_fixed_sequence(count: int, rng: Random) -> None:
     assert demux.find(rng.randbytes(32), b"\0\1", b"\0\2") is None
     assert Counting.looked <= 2, "a packet for nobody"
     assert most <= 5
+
+
+def listener(pair: Pair, mode: PortMode, service: str, port: int = 80) -> Listener:
+    """A listener of the pair's second end, by name."""
+    return pair.b.tcp.listen(SocketOptions(mode=mode), pair.now, port if mode is PortMode.AWARE else None, service)
+
+
+@pytest.mark.proves("UM-PORT-7", "UM-LIS-7")
+@pytest.mark.parametrize("first", list(PortMode))
+@pytest.mark.parametrize("second", list(PortMode))
+def test_two_listeners_where_one_could_take_the_others_clients(first: PortMode, second: PortMode) -> None:
+    """The second is refused, by the names of both; the first serves on, and the second at another address."""
+    pair = Pair()
+    entry = pair.b.entry(pair.now, AddressKind.STABLE)
+    one, other = listener(pair, first, "shop"), listener(pair, second, "files")
+    one.arm(entry, pair.now, sessions=None)
+    users = list(entry.users)
+    with pytest.raises(ConflictingSocket) as caught:
+        other.arm(entry, pair.now, sessions=None)
+    message = str(caught.value)
+    assert f"listener {one.id} of shop {first}" in message
+    assert f"listener {other.id} of files {second}" in message
+    assert message.count("2001:db8:b::1") == 2
+    assert list(entry.users) == users, "the refused listener holds nothing"
+    assert (one.state.value, other.state.value) == ("LISTEN", "LISTEN_o")
+    options = SocketOptions(mode=first)
+    pair.a.tcp.connect(pair.a.entry(pair.now), pair.b.address, 80, pair.now, options)
+    pair.run(1)
+    assert one.accept() is not None
+    assert other.accept() is None
+    pair.b.tcp.check()
+
+
+@pytest.mark.proves("UM-PORT-7")
+def test_aware_listeners_share_an_address_by_their_ports_and_every_address_by_name() -> None:
+    pair = Pair()
+    entry = pair.b.entry(pair.now, AddressKind.STABLE)
+    both = [listener(pair, PortMode.AWARE, f"service {port}", port) for port in (80, 81)]
+    for each in both:
+        each.arm(entry, pair.now, sessions=None)
+    options = SocketOptions(mode=PortMode.AWARE)
+    for port in (80, 81):
+        pair.a.tcp.connect(pair.a.entry(pair.now), pair.b.address, port, pair.now, options)
+    pair.run(1)
+    assert [each.accept() is not None for each in both] == [True, True]
+    wild = [listener(pair, PortMode.AWARE, f"anywhere {n}", 90) for n in range(2)]
+    wild[0].listen_on_ordinary()
+    with pytest.raises(
+        ConflictingSocket, match=r"of anywhere 1 Aware port 90 conflicts with .* of anywhere 0 Aware port 90"
+    ):
+        wild[1].listen_on_ordinary()

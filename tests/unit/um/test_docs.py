@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from scenarios.engine.definition import load
 from tests.real.um.cells import rows
 from tests.unit.um.endings import holders_table
 
@@ -32,6 +33,11 @@ def test_every_test_that_is_named_exists(name: str) -> None:
     tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
     names = {node.name for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))}
     assert not function or function in names
+
+
+@pytest.mark.parametrize("name", sorted(set(re.findall(r"scenario `([a-z-]+)`", PAGE))))
+def test_every_scenario_that_is_named_exists(name: str) -> None:
+    assert load(name).name == name
 
 
 @pytest.mark.parametrize("target", sorted(set(re.findall(r"\]\(([\w-]+\.(?:md|svg))\)", PAGE))))

@@ -1,0 +1,92 @@
+"""Addresses set by a process outside the stack, between real kernels (UM-DAS-3)."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+from asyncio.subprocess import PIPE
+from collections.abc import Iterator
+from ipaddress import IPv6Address, IPv6Network
+from pathlib import Path
+
+import dpkt
+import pytest
+
+from compat.kernel import topology
+from compat.programs import complete_in, run_in, web_server
+from tests.real.publish.place import PROGRAMS, Place, place, radvd
+
+COMMAND = (sys.executable, "-m", "unimux.cli.main")
+ASK = 'printf "GET /file HTTP/1.0\\r\\n\\r\\n" | "$@"'
+AGENT = """
+import sys
+from pathlib import Path
+from unimux.agent import serve_needs
+
+def choose(need):
+    return f"2001:db8:1:0:a9e:2:7:{need.get('wanted', 99):x}"
+
+serve_needs(Path(sys.argv[1]), choose, lambda text: print(text, flush=True))
+"""
+CHOSEN = "2001:db8:1:0:a9e:2:7:1"
+
+
+@pytest.fixture
+def here(artefacts: Path) -> Iterator[Place]:
+    """The network, for one test."""
+    (artefacts / "www").mkdir()
+    (artefacts / "www" / "file").write_bytes(b"a page" * 1000)
+    with place(artefacts) as made:
+        yield made
+
+
+def sources(capture: Path) -> set[IPv6Address]:
+    """Who sent TCP to the legacy server."""
+    found = set()
+    with capture.open("rb") as file:
+        for _, frame in dpkt.pcapng.Reader(file):
+            packet = dpkt.ethernet.Ethernet(frame).data
+            if isinstance(packet, dpkt.ip6.IP6) and isinstance(packet.data, dpkt.tcp.TCP) and packet.data.dport == 80:
+                found.add(IPv6Address(packet.src))
+    return found
+
+
+@pytest.mark.real(*PROGRAMS, "nginx")
+@pytest.mark.proves("UM-DAS-3", "UM-DAS-1", "UM-NODE-1")
+def test_an_agent_sets_the_address_of_a_connection_and_its_absence_is_an_error_in_time(here: Place) -> None:
+    capture = here.folder / "router.pcapng"
+    path = here.folder / "agent.sock"
+    command = (*COMMAND, "connect", topology.SERVER_ADDRESS, "80", "--json", "--bridge", here.top.client_bridge.name)
+    environment = here.environment(UNIMUX_NODE_DAS_AGENT=str(path))
+
+    async def main() -> None:
+        async with (
+            radvd(here),
+            web_server(here.top.server, here.folder / "www", port=80),
+            here.captured(capture),
+        ):
+            began = time.monotonic()
+            alone = await complete_in(here.top.client, (*command, "--timeout", "2"), env=environment)
+            assert (alone.code, b"No address was set within" in alone.stderr) == (4, True), alone.stderr
+            assert time.monotonic() - began < 30, "an error in time, never a hang"
+            argv = ("sh", "-c", ASK, "connect", *command, "--timeout", "20")
+            async with run_in(here.top.client, argv, stdout=PIPE, stderr=PIPE, env=environment) as connecting:
+                async with asyncio.timeout(20):
+                    while not path.exists():
+                        await asyncio.sleep(0.05)
+                async with run_in(here.top.client, (sys.executable, "-c", AGENT, str(path)), stdout=PIPE) as agent:
+                    page, said = await asyncio.wait_for(connecting.communicate(), 30)
+                    assert agent.stdout is not None
+                    told = (await asyncio.wait_for(agent.stdout.read(), 10)).decode()
+            assert page.endswith(b"a page" * 1000)
+            assert json.loads(said)["local"].startswith(f"[{CHOSEN}]")
+            assert [line for line in told.splitlines() if line.startswith("need 1")] == [
+                f"need 1: {CHOSEN}",
+                "need 1: set",
+            ]
+
+    asyncio.run(main())
+    assert sources(capture) == {IPv6Address(CHOSEN)}, "nothing was sent from any other address, nor before it was set"
+    assert IPv6Address(CHOSEN) in IPv6Network(topology.CLIENT_PREFIX)
