@@ -22,6 +22,7 @@ class AgentGone(SetupError):
 def serve_needs(path: Path, choose: Callable[[dict[str, Any]], str | None], say: Callable[[str], None]) -> None:
     """Connect to a node and answer its needs with `choose(need)`, an address or None for none, until the node goes.
 
+    What is wanted before the node has a prefix is answered when it has one.
     Whatever language an agent is written in, this is all it does; see `unimux.dasocket` for the messages.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as node:
@@ -33,24 +34,32 @@ def serve_needs(path: Path, choose: Callable[[dict[str, Any]], str | None], say:
                 f"No node waits for an agent at {path} ({reason}): start one with das_agent = {str(path)!r}."
             ) from None
         prefixes: list[str] = []
+        early: dict[int, dict[str, Any]] = {}
+
+        def answer(number: int, need: dict[str, Any]) -> None:
+            address = choose({**need, "prefixes": prefixes})
+            told = (
+                {"refuse": number, "reason": "no address"} if address is None else {"set": number, "address": address}
+            )
+            node.sendall(json_format.dumps(told).encode() + b"\n")
+            say(f"need {number}: {address or 'none'}")
+
         for line in node.makefile("rb"):
             message = json_format.loads(line)
             if "prefixes" in message:
                 prefixes = message["prefixes"]
                 say(f"agent for the prefixes {', '.join(prefixes) or '(none yet)'}")
-            elif "wanted" in message or "refused" in message:
-                number = message.get("wanted", message.get("refused"))
-                if "refused" in message:
-                    say(f"need {number}: {message['address']} was refused: {message['reason']}")
-                address = choose({**message, "prefixes": prefixes})
-                answer = (
-                    {"refuse": number, "reason": "no address"}
-                    if address is None
-                    else {"set": number, "address": address}
-                )
-                node.sendall(json_format.dumps(answer).encode() + b"\n")
-                say(f"need {number}: {answer.get('address', 'none')}")
+                while prefixes and early:
+                    answer(*early.popitem())
+            elif "wanted" in message and not prefixes:
+                early[message["wanted"]] = message
+            elif "wanted" in message:
+                answer(message["wanted"], message)
+            elif "refused" in message:
+                say(f"need {message['refused']}: {message['address']} was refused: {message['reason']}")
+                answer(message["refused"], message)
             elif "closed" in message:
+                early.pop(message["closed"], None)
                 say(f"need {message['closed']}: {message['outcome']}")
             elif "error" in message:
                 say(f"the node says: {message['error']}")

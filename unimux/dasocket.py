@@ -4,7 +4,7 @@ The node listens (setting `node.das_agent`), agents connect, at any time and as 
 socket of the node needs is told to all agents; the first usable answer is taken.
 
     node → agent
-    {"prefixes": ["2001:db8:1::/64"]}                        on connecting, and when they change before a need
+    {"prefixes": ["2001:db8:1::/64"]}                        on connecting, and when they have changed; empty before there is one
     {"wanted": 7, "kind": "ephemeral", "destination": "2001:db8:2::80", "front_end": "socks", "who": "alice",
      "service": null, "cause": …, "seconds": 29.8}
     {"refused": 7, "address": "2001:db8:1::5", "reason": "another node on the link has it", "seconds": 28.1}
@@ -35,6 +35,7 @@ from tapstack.types import address_text
 from .adoption import AddressRefused
 from .das import AddressNotSet, AddressWanted, DasRequired, Need
 from .localsocket import LocalServer, Message, Peer
+from .poolstate import PoolChanged
 
 if TYPE_CHECKING:
     from .node import Node
@@ -117,6 +118,9 @@ class AgentSocket:
         return round(max(0.0, need.want.deadline - self._node.now()), 3)
 
     def _seen(self, event: Event) -> None:
+        if isinstance(event, PoolChanged):  # which says so when a prefix can be used, or no longer
+            for agent in list(self._agents):
+                self._say_prefixes(agent)
         if isinstance(event, AddressWanted) and event.outcome != "wanted":
             for agent in list(self._agents):
                 agent.send({"closed": event.need, "outcome": event.outcome})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+import tempfile
 import time
 from asyncio.subprocess import PIPE
 from collections.abc import Iterator
@@ -26,7 +27,7 @@ from pathlib import Path
 from unimux.agent import serve_needs
 
 def choose(need):
-    return f"2001:db8:1:0:a9e:2:7:{need.get('wanted', 99):x}"
+    return f"2001:db8:1:0:a9e:2:7:{need['wanted']:x}"
 
 serve_needs(Path(sys.argv[1]), choose, lambda text: print(text, flush=True))
 """
@@ -42,6 +43,20 @@ def here(artefacts: Path) -> Iterator[Place]:
         yield made
 
 
+@pytest.fixture
+def socket_path() -> Iterator[Path]:
+    """Where the agent's socket is to be: its path may have a hundred bytes only."""
+    with tempfile.TemporaryDirectory(prefix="um-") as folder:
+        yield Path(folder) / "agent.sock"
+
+
+async def exists(path: Path) -> None:
+    """Wait until a file is there."""
+    async with asyncio.timeout(20):
+        while not await asyncio.to_thread(path.exists):
+            await asyncio.sleep(0.05)
+
+
 def sources(capture: Path) -> set[IPv6Address]:
     """Who sent TCP to the legacy server."""
     found = set()
@@ -55,11 +70,10 @@ def sources(capture: Path) -> set[IPv6Address]:
 
 @pytest.mark.real(*PROGRAMS, "nginx")
 @pytest.mark.proves("UM-DAS-3", "UM-DAS-1", "UM-NODE-1")
-def test_an_agent_sets_the_address_of_a_connection_and_its_absence_is_an_error_in_time(here: Place) -> None:
+def test_an_agent_sets_the_address_and_its_absence_is_an_error_in_time(here: Place, socket_path: Path) -> None:
     capture = here.folder / "router.pcapng"
-    path = here.folder / "agent.sock"
     command = (*COMMAND, "connect", topology.SERVER_ADDRESS, "80", "--json", "--bridge", here.top.client_bridge.name)
-    environment = here.environment(UNIMUX_NODE_DAS_AGENT=str(path))
+    environment = here.environment(UNIMUX_NODE_DAS_AGENT=str(socket_path))
 
     async def main() -> None:
         async with (
@@ -73,10 +87,10 @@ def test_an_agent_sets_the_address_of_a_connection_and_its_absence_is_an_error_i
             assert time.monotonic() - began < 30, "an error in time, never a hang"
             argv = ("sh", "-c", ASK, "connect", *command, "--timeout", "20")
             async with run_in(here.top.client, argv, stdout=PIPE, stderr=PIPE, env=environment) as connecting:
-                async with asyncio.timeout(20):
-                    while not path.exists():
-                        await asyncio.sleep(0.05)
-                async with run_in(here.top.client, (sys.executable, "-c", AGENT, str(path)), stdout=PIPE) as agent:
+                await exists(socket_path)
+                async with run_in(
+                    here.top.client, (sys.executable, "-c", AGENT, str(socket_path)), stdout=PIPE
+                ) as agent:
                     page, said = await asyncio.wait_for(connecting.communicate(), 30)
                     assert agent.stdout is not None
                     told = (await asyncio.wait_for(agent.stdout.read(), 10)).decode()

@@ -202,6 +202,35 @@ def test_a_refusal_is_the_sockets_error_at_once_and_rubbish_is_answered(tmp_path
     asyncio.run(main())
 
 
+@pytest.mark.proves("UM-DAS-3")
+def test_what_is_wanted_before_there_is_a_prefix_is_answered_when_there_is_one(tmp_path: Path) -> None:
+    """A node that has just started hears its router a little later; the agent is told the prefix, and the socket has waited."""
+    path = tmp_path / "agent.sock"
+
+    async def main() -> None:
+        async with lan(latency=0.0001) as net:
+            bob = await net.node()
+            ssa = await bob.listen(Hello).issue()
+            link = net.switch.connect(bytes([2, 0, 0, 0, 0, 77]))
+            async with Node(link) as early, AgentSocket(early, path) as agents:
+                connecting = asyncio.create_task(fetch(early, ssa.address, timeout=20))
+                async with process("-m", "unimux.cli.main", "das-agent", str(path)) as running:
+                    assert running.stdout is not None
+                    assert await running.stdout.readline() == b"agent for the prefixes (none yet)\n"
+                    await until(lambda: len(agents.das.needs) == 1)
+                    assert not connecting.done()
+                    early.stack.host.prefix_list.add_static(
+                        NETWORK.network_address.packed, 64, autonomous=True, now=0.0
+                    )
+                    early.pool.start(early.now())
+                    early.driver.kick()
+                    data, source = await connecting
+                    assert (data, source in NETWORK) == (b"hello", True)
+                    assert await running.stdout.readline() == f"agent for the prefixes {NETWORK}\n".encode()
+
+    asyncio.run(main())
+
+
 def test_a_second_node_at_the_same_socket_is_refused_and_a_dead_ones_file_is_replaced(tmp_path: Path) -> None:
     path = tmp_path / "agent.sock"
 
