@@ -87,7 +87,17 @@ def receive(connection: Connection, frame: Buffer, at: int, length: int, trusted
         )
         if (residue + checksum.residue(view[tcp:end])) % 65535:
             return False
-    if connection.timestamps and receiver.rcv_nxt <= receiver.last_ack_sent:  # RFC 7323 §4.3
+    _take(connection, value, echo, ack, window, view[tcp + header : end] if size else None, flags & FIN, now)
+    return True
+
+
+def _take(
+    connection: Connection, value: int, echo: int, ack: int, window: int, text: memoryview | None, fin: int, now: float
+) -> None:
+    """What a predicted segment does: timestamp, acknowledgement, window, text, FIN (RFC 9293 §3.10.7.4, RFC 7323 §4.3)."""
+    receiver = connection.receiver
+    sender = connection.sender
+    if connection.timestamps and receiver.rcv_nxt <= receiver.last_ack_sent:
         receiver.ts_recent = value
         receiver.ts_recent_at = now
     connection.last_heard = now
@@ -100,12 +110,11 @@ def receive(connection: Connection, frame: Buffer, at: int, length: int, trusted
     sender.snd_wl2 = ack
     if window > sender.maximum_window:
         sender.maximum_window = window
-    if size:
-        receiver.append(view[tcp + header : end])
+    if text is not None:
+        receiver.append(text)
         grow_receive(connection, now)
         connection.signal(Signal.READABLE)
-    if flags & FIN:
+    if fin:
         receiver.take_fin()
         arrives.fin_arrives(connection, now)
     connection.tcp.mark_dirty(connection)
-    return True
