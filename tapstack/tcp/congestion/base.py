@@ -40,6 +40,8 @@ class CongestionControl(ABC):
 
     __slots__ = ("cwnd", "mss", "paced", "pacing_rate", "ssthresh")
 
+    decrease: ClassVar[float] = 0.5
+    """What is left of the window after a loss."""
     sets_own_window: ClassVar[bool] = False
     """Whether `cwnd` also holds while losses are repaired, instead of proportional rate reduction."""
 
@@ -79,8 +81,13 @@ class CongestionControl(ABC):
         self.on_congestion(in_flight, now)
         self.cwnd = self.mss
 
-    def on_further_timeout(self) -> None:
-        """The timer fired for data whose loss has reduced `ssthresh` already."""
+    def on_timeout_in_recovery(self, in_flight: int) -> None:
+        """The timer fired while losses were being repaired that have reduced `ssthresh`: it stays, within equation 4."""
+        self.ssthresh = min(self.ssthresh, max(int(in_flight * self.decrease), 2 * self.mss))
+        self.cwnd = self.mss
+
+    def on_repeated_timeout(self) -> None:
+        """The timer fired once more before its data arrived; `ssthresh` is held (RFC 5681 §3.1)."""
         self.cwnd = self.mss
 
     def on_idle(self, idle: float) -> None:

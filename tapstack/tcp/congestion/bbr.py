@@ -144,6 +144,9 @@ class Bbr(CongestionControl):
         """Everything may be lost: begin with one segment, the model decides from the next delivery on."""
         self.cwnd = self.mss
 
+    def on_timeout_in_recovery(self, in_flight: int) -> None:
+        self.cwnd = self.mss
+
     def restore(self, saved: Saved) -> None:
         self.cwnd = max(self.cwnd, saved.cwnd)
 

@@ -7,7 +7,7 @@ would have reached (`_estimate`), is a floor on short paths.  The curve counts i
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from .base import CongestionControl, Saved, register, used_up
 from .hystart import HyStart
@@ -22,6 +22,8 @@ _ALPHA = 3 * (1 - BETA) / (1 + BETA)
 
 class Cubic(CongestionControl):
     """The default controller."""
+
+    decrease: ClassVar[float] = BETA
 
     __slots__ = ("_cwnd_prior", "_epoch", "_estimate", "_fraction", "_hystart", "_k", "_origin", "_w_max")
 
@@ -106,8 +108,8 @@ class Cubic(CongestionControl):
         super().on_timeout(in_flight, now)
         self._w_max = 0.0
 
-    def on_further_timeout(self) -> None:
-        super().on_further_timeout()
+    def on_timeout_in_recovery(self, in_flight: int) -> None:
+        super().on_timeout_in_recovery(in_flight)
         self._w_max = 0.0
         self._epoch = None
 

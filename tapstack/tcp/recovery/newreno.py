@@ -103,8 +103,10 @@ class NewRenoRecovery(Recovery):
 
     def on_timeout(self, now: float) -> None:
         sender = self.sender
-        if self.repairing:
-            sender.congestion.on_further_timeout()
+        if self.phase is Phase.LOSS:
+            sender.congestion.on_repeated_timeout()
+        elif self.phase is Phase.RECOVERY:
+            sender.congestion.on_timeout_in_recovery(sender.snd_nxt - sender.snd_una)
         else:
             self._undo.begin(sender.congestion, sender.snd_una)
             sender.congestion.on_timeout(sender.snd_nxt - sender.snd_una, now)

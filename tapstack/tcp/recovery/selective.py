@@ -160,8 +160,10 @@ class SelectiveRecovery(Recovery):
             self._scoreboard.clear()
             sender.forget_sacks()
         try_frto = self.phase is Phase.OPEN or self._frto.under_way
-        if self.repairing:
-            sender.congestion.on_further_timeout()
+        if self.phase is Phase.LOSS:
+            sender.congestion.on_repeated_timeout()
+        elif self.phase is Phase.RECOVERY:
+            sender.congestion.on_timeout_in_recovery(sender.snd_nxt - sender.snd_una)
         else:
             self._undo.begin(sender.congestion, sender.snd_una)
             sender.congestion.on_timeout(sender.snd_nxt - sender.snd_una, now)

@@ -31,8 +31,8 @@ MUTATIONS = (
         (
             Edit(
                 "tapstack.tcp.recovery.selective:SelectiveRecovery.on_timeout",
-                "if self.repairing:",
-                "if self.phase is Phase.LOSS:",
+                "elif self.phase is Phase.RECOVERY:",
+                "elif False:",
             ),
         ),
     ),

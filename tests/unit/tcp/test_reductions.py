@@ -106,6 +106,21 @@ def test_a_time_out_while_losses_are_repaired_reduces_the_threshold_once(sack: b
     assert server.receiver.queued == 40 * MSS
 
 
+@pytest.mark.proves("ST-TCP-4", "ST-TCP-5")
+@pytest.mark.parametrize(("name", "share"), [("newreno", 0.5), ("cubic", 0.7)])
+def test_the_threshold_is_never_above_equation_four(name: str, share: float) -> None:
+    controller = create(name, MSS)
+    controller.cwnd = 100 * MSS
+    controller.on_congestion(100 * MSS, 0.0)
+    before = controller.ssthresh
+    controller.on_timeout_in_recovery(120 * MSS)
+    assert (controller.cwnd, controller.ssthresh) == (MSS, before)
+    controller.on_timeout_in_recovery(40 * MSS)
+    assert controller.ssthresh == int(40 * MSS * share), "less is in flight by now"
+    controller.on_timeout_in_recovery(MSS)
+    assert controller.ssthresh == 2 * MSS
+
+
 @pytest.mark.proves("ST-TCP-5")
 def test_after_a_time_out_cubics_curve_begins_where_slow_start_ends() -> None:
     controller = create("cubic", MSS)
