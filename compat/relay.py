@@ -162,8 +162,9 @@ class RelayEnd(asyncio.Protocol):
         """Forward to `sink` from now on, first what came too early."""
         write = sink.write
         if _is_kernel_socket(sink):
-            # asyncio slices what a socket did not take: of bytes that is a copy before the one into its buffer
-            self._forward = lambda data: write(memoryview(data))
+            # asyncio slices what a socket did not take: of bytes that is a copy before the one into its buffer; and it
+            # complains on standard error of what is still written to a socket that has failed
+            self._forward = lambda data: None if sink.is_closing() else write(memoryview(data))
         else:
             self._forward = write
         pending, self._pending = self._pending, []

@@ -75,7 +75,7 @@ def socks(
     settings = Configuration.here().table("socks", SocksSettings, {"host": host, "port": port, "users": user}).value
     users = settings.passwords()
     attachment = node_settings(bridge=bridge, prefix=prefix, netns=netns, state=state, events=events)
-    _allow_files()
+    allow_files()
 
     async def serve(node: Node) -> None:
         async with await serve_socks(
@@ -90,7 +90,8 @@ def socks(
     run_node(attachment, serve)
 
 
-def _allow_files() -> None:
+def allow_files() -> None:
+    """Let this process open as many files as it may, up to `_FILES`: one for each client."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _FILES if hard == resource.RLIM_INFINITY else min(_FILES, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:

@@ -1,1 +1,1 @@
-"""Benchmarks P-1 … P-18, each beside its baseline in the same run; `unimux bench` runs them (docs/performance.md)."""
+"""Benchmarks P-1 … P-19, each beside its baseline in the same run; `unimux bench` runs them (docs/performance.md)."""

@@ -14,6 +14,7 @@ from .idle import idle_node, many_idle
 from .loss import loss_recovery
 from .scanned import scanned
 from .setting import Setting
+from .siege import besieged
 from .simulation import rate_of
 from .tables import lookups, memory
 
@@ -38,6 +39,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "P-16": speed,
     "P-17": no_repeat,
     "P-18": scanned,
+    "P-19": besieged,
 }
 
 WITHOUT_KERNEL = frozenset({"P-8", "P-9", "P-13", "P-16", "P-17"})

@@ -66,7 +66,7 @@ def bench(
         bool, typer.Option("--uvloop", help="Run the node on uvloop in place of asyncio's loop.")
     ] = False,
 ) -> None:
-    """Run the benchmarks P-1 to P-18; docs/performance.md says what each of them measures.
+    """Run the benchmarks P-1 to P-19; docs/performance.md says what each of them measures.
 
     Goals that are not reached do not change the exit status.
     """

@@ -6,6 +6,8 @@
     python -I -S peer.py requests HOST PORT …      makes connections: one byte each way, close
     python -I -S peer.py send | receive | rtt …    one long connection
     python -I -S peer.py visit HOST PORT           connects once to each address of its standard input
+    python -I -S peer.py besiege HOST PORT …       holds --count connections to the --proxy in the way of --kind, until
+                                                   its standard input ends
 
 It speaks in lines of JSON on standard output, of which the first says that it is ready.  Times are of CLOCK_MONOTONIC, which all
 processes of a machine share.  It imports nothing of this project and starts at once.
@@ -257,6 +259,29 @@ def visit(port: int) -> None:
     say(done=done, failed=failed)
 
 
+HALF_REQUESTS = (b"", b"\5", b"\5\1", b"\5\1\0\5\1\0\4", b"CONNECT host", b"\4\1\0", b"\x16\3\1\2\0", b"\xff" * 4096)
+"""What somebody says to a proxy who means no good: nothing, the beginning of a request, garbage."""
+
+
+def besiege(dial: Dialler, count: int, kind: str) -> None:
+    """half: begin a request and stop.  idle: connect through the proxy, and be still.  deaf: the same, and never read."""
+    held: list[socket.socket] = []
+    failed = 0
+    for number in range(count):
+        try:
+            if kind == "half":
+                sock = socket.create_connection(("::1", dial.proxy))
+                sock.sendall(HALF_REQUESTS[number % len(HALF_REQUESTS)])
+            else:
+                sock = dial()
+            held.append(sock)
+        except OSError:
+            failed += 1
+    say(held=len(held), failed=failed)
+    while os.read(0, 4096):
+        pass
+
+
 def _begin_visit(host: str, port: int, chooser: selectors.BaseSelector) -> None:
     sock = socket.socket(socket.AF_INET6, socket.SOCK_STREAM)
     sock.setblocking(False)
@@ -280,6 +305,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--count", type=int, default=1)
     parser.add_argument("--parallel", type=int, default=1)
     parser.add_argument("--proxy", type=int)
+    parser.add_argument("--kind", choices=("half", "idle", "deaf"), default="idle")
     given = parser.parse_args(arguments)
     _allow_files()
     host, port = given.host, given.port
@@ -301,6 +327,8 @@ def main(arguments: list[str]) -> None:
             drain(dial())
         case "visit":
             visit(port)
+        case "besiege":
+            besiege(dial, given.count, given.kind)
         case other:
             sys.exit(f"no such role: {other}")
 

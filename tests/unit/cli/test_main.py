@@ -204,3 +204,32 @@ def test_completion_offers_registered_commands(register: Register) -> None:
     command = get_command(app)
     offered = command.shell_complete(typer.Context(command), "gr")
     assert [item.value for item in offered] == ["greet"]
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("unimux so", ["socks"]),
+        ("unimux socks --us", ["--user"]),
+        ("unimux ssa ne", ["new"]),
+        ("unimux run --brid", ["--bridge"]),
+    ],
+)
+def test_bash_completes_commands_and_their_options(line: str, expected: list[str]) -> None:
+    """In a real bash, by the script that `unimux` prints for it."""
+    words = line.split()
+    place = Path(sys.executable).parent
+    script = (
+        'eval "$(_UNIMUX_COMPLETE=source_bash unimux)"; complete -p unimux >&2; '
+        f"COMP_WORDS=({line}); COMP_CWORD={len(words) - 1}; _unimux_completion unimux; printf '%s\\n' \"${{COMPREPLY[@]}}\""
+    )
+    done = subprocess.run(
+        ["bash", "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={"PATH": f"{place}:/usr/bin:/bin"},
+        check=True,
+    )
+    assert done.stdout.split() == expected
+    assert "_unimux_completion" in done.stderr
