@@ -17,6 +17,7 @@ from scapy.layers.l2 import Ether
 from scapy.packet import Packet
 
 from compat.kernel import Interface, in_namespace
+from tests.plugins import taps
 
 PATIENCE = 10.0
 
@@ -47,19 +48,19 @@ class CraftedPeer:
                 self.heard.put_nowait(packet[IPv6])
 
     def _advertise(self, asked: Packet) -> None:
-        self._raw.send(
-            bytes(
-                Ether(src=self._mac, dst=asked[Ether].src)
-                / IPv6(src=self.address, dst=asked[IPv6].src, hlim=255)
-                / ICMPv6ND_NA(tgt=self.address, R=0, S=1, O=1)
-                / ICMPv6NDOptDstLLAddr(lladdr=self._mac)
-            )
+        answer = (
+            Ether(src=self._mac, dst=asked[Ether].src)
+            / IPv6(src=self.address, dst=asked[IPv6].src, hlim=255)
+            / ICMPv6ND_NA(tgt=self.address, R=0, S=1, O=1)
+            / ICMPv6NDOptDstLLAddr(lladdr=self._mac)
         )
+        self._raw.send(taps.by_hand(bytes(answer)))
 
     def say(self, to: str, *, data: bytes = b"", source: str | None = None, **fields: Any) -> None:
         """Send one segment; `source`: in another's name."""
         packet = IPv6(src=source or self.address, dst=to) / TCP(**fields)
-        self._raw.send(bytes(Ether(src=self._mac, dst=self._router) / (packet / data if data else packet)))
+        frame = bytes(Ether(src=self._mac, dst=self._router) / (packet / data if data else packet))
+        self._raw.send(taps.by_hand(frame))
 
     async def hear(self, flags: str | None = None, *, data: bool = False) -> Packet:
         """The next segment, or the next with these flags, or with data."""
