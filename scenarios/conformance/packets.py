@@ -82,6 +82,8 @@ _FACTS = re.compile(
 """Expert remarks that object to nothing; among the notes that come with `tcp.analysis` they would be counted too."""
 _GRAVE = re.compile(r"[Cc]hecksum|[Mm]alformed")
 _CHECKSUM = re.compile(r"[Cc]hecksum")
+_OTHER_ZERO = re.compile(r"TCP Checksum 0xffff instead of 0x0000")
+"""Both are zero in ones' complement; Linux writes this one where it computes a checksum without the device's help."""
 _ELSEWHERE = re.compile(r"made by the test elsewhere: (\S+) and (\S+)")
 """Stands in the comment of a file: the test made segments between these two addresses, at another place than this capture's."""
 
@@ -308,6 +310,8 @@ class _File:
             return "made by the test"
         if row.quotes:
             return "said of the packet that this error quotes"
+        if _OTHER_ZERO.search(message):
+            return "zero in its other form, as kernels write it"
         if _GRAVE.search(message):
             left = row.is_tcp and _CHECKSUM.search(message)
             labelled = self._offload or any(OFFLOAD in text for text in row.packet.comments)

@@ -15,6 +15,7 @@ from scapy.packet import Raw
 
 from scenarios.conformance.packets import Listing, Reader
 from scenarios.witness.pcapng import file_comment
+from tapstack.wire import checksum
 from tests.plugins import taps
 from tests.plugins.marking import copy_marked
 
@@ -246,6 +247,19 @@ def test_only_a_link_that_says_so_leaves_checksums_to_its_offload(reader: Reader
     recorder.write(tmp_path / "y.pcapng", "offload: checksums are left to the link")
     listing = reader.read(tmp_path / "y.pcapng")
     assert (listing.unexplained, listing.explained) == ([], 1)
+
+
+def test_zero_in_its_other_form_is_a_kernels_and_never_ours(reader: Reader, tmp_path: Path) -> None:
+    """One segment in 65,536 has the checksum zero; Linux writes 0xFFFF then, as for UDP, and both say the same."""
+    plain = segment(A, B, "PA", 106, 901, b"\0\0", window=65535)
+    fitting = segment(A, B, "PA", 106, 901, bytes(plain)[56:58], window=65535)
+    frame = bytearray(bytes(fitting))
+    assert frame[56:58] == b"\0\0"
+    frame[56:58] = b"\xff\xff"
+    assert checksum.valid(bytes(frame[8:24]), bytes(frame[24:40]), 6, bytes(frame[40:]))
+    listing = opinion(reader, tmp_path / "x.pcapng", ("a", bytes(frame)))
+    assert (listing.unexplained, listing.explained) == ([], 1)
+    assert {checksum.field(total) for total in range(65536)} == set(range(65535)), "ours is never 0xFFFF"
 
 
 def test_frames_that_a_test_put_on_a_real_wire_are_told_from_all_others(reader: Reader, tmp_path: Path) -> None:
