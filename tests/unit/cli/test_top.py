@@ -175,6 +175,18 @@ def test_the_screen(width: int, height: int) -> None:
             await pilot.press("s", "s")
             assert "by bytes" in str(app.query_one("#title", Static).content)
             assert str(table.get_cell_at((0, 0))).endswith(":27")  # type: ignore[arg-type]
+            await pilot.press("a")
+            await pilot.pause()
+            assert table.row_count == 2
+            assert "2 armed" in str(app.query_one("#title", Static).content)
+            shown = [str(text) for text in table.get_row_at(0)]
+            assert shown[0].endswith("aaaa::1") and shown[3:5] == ["lease", "12.0s"]
+            assert shown[1].endswith("leased it"), "for whom"
+            assert str(table.get_row_at(1)[1]) == "anybody"
+            assert table.virtual_size.width <= width, "nothing is beyond the edge"
+            await pilot.press("a")
+            await pilot.pause()
+            assert table.row_count == 40
             await pilot.press("d", "p")
             assert "7  checksum" in str(app.query_one("#drops", Static).content)
             assert "PAUSED" in str(app.query_one("#title", Static).content)
