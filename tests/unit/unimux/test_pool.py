@@ -443,6 +443,36 @@ def test_the_pool_survives_a_flapping_prefix() -> None:
     assert bench.pool_figures() == (8, 0, 0)
 
 
+@pytest.mark.proves("UM-POOL-1", "ST-IP6-5")
+def test_another_router_takes_over_and_no_reservation_is_lost() -> None:
+    """The prefix belongs to the link: whoever announces it, what is reserved in it stays."""
+    bench = filled()
+    before = {entry.address for entry in bench.host.addresses}
+    probes = len(bench.probes)
+    bench.feed(advertisement(source="fe80::fd", mac="02:00:00:00:00:fd"))
+    bench.feed(advertisement(lifetime=0, prefix=None))
+    bench.run(100.0)
+    assert {entry.address for entry in bench.host.addresses} == before
+    assert len(bench.probes) == probes
+    path = bench.host.path(PEER, bench.now)
+    assert address_text(path.next_hop) == "fe80::fd"
+    assert bench.take() is not None
+
+
+@pytest.mark.proves("UM-POOL-1", "UM-ADDR-6")
+def test_another_router_with_another_prefix_fills_another_shelf_before_the_old_one_ends() -> None:
+    bench = filled()
+    bench.feed(advertisement(source="fe80::fd", mac="02:00:00:00:00:fd", prefix="2001:db8:2::"))
+    bench.feed(advertisement(lifetime=0, preferred=60, valid=7200))
+    bench.run(50.0)
+    assert bench.pool.ready == 16
+    bench.run(20.0)
+    assert bench.pool_figures() == (8, 0, 0)
+    entry = bench.take()
+    assert entry is not None
+    assert address_text(entry.address).startswith("2001:db8:2:")
+
+
 @pytest.mark.proves("UM-DAS-7")
 def test_rfc_6724_chooses_the_prefix() -> None:
     bench = PoolBench(SMALL)
