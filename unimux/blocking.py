@@ -139,7 +139,8 @@ class Socket:
         return self._timeout != 0
 
     def setsockopt(self, level: int, name: int, value: Any) -> None:
-        """Set an option of `SOL_UNIMUX` (`Option`), or TCP_NODELAY, SO_KEEPALIVE, SO_SNDBUF, SO_RCVBUF.
+        """Set an option of `SOL_UNIMUX` (`Option`), or TCP_NODELAY, TCP_USER_TIMEOUT (milliseconds), SO_KEEPALIVE, SO_SNDBUF,
+        SO_RCVBUF.
 
         SO_REUSEADDR and SO_REUSEPORT are taken and mean nothing here: no two sockets want the same one-time address.
         """
@@ -148,6 +149,8 @@ class Socket:
                 self._set_new_option(Option(name), value)
             case (_socket.IPPROTO_TCP, _socket.TCP_NODELAY):
                 self._change(nodelay=bool(value))
+            case (_socket.IPPROTO_TCP, _socket.TCP_USER_TIMEOUT):
+                self._change(user_timeout=int(value) / 1000 or SocketOptions().user_timeout)
             case (_socket.SOL_SOCKET, _socket.SO_KEEPALIVE):
                 self._change(keep_alive=7200.0 if value else None)
             case (_socket.SOL_SOCKET, _socket.SO_SNDBUF):
@@ -191,6 +194,7 @@ class Socket:
             }[Option(name)]
         known = {
             (_socket.IPPROTO_TCP, _socket.TCP_NODELAY): int(self._options.nodelay),
+            (_socket.IPPROTO_TCP, _socket.TCP_USER_TIMEOUT): round(self._options.user_timeout * 1000),
             (_socket.SOL_SOCKET, _socket.SO_KEEPALIVE): int(self._options.keep_alive is not None),
             (_socket.SOL_SOCKET, _socket.SO_SNDBUF): self._options.send_buffer,
             (_socket.SOL_SOCKET, _socket.SO_RCVBUF): self._options.receive_buffer,
