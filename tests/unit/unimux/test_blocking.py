@@ -202,7 +202,9 @@ def test_options(pair: Pair) -> None:
         s.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 12_500)
         assert s.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 12_500
         s.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 0)
-        assert s.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 300_000, "0 brings the default back, as in Linux"
+        assert s.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 300_000, (
+            "0 brings the default back, as in Linux"
+        )
         assert s.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
         for wrong in (lambda: s.setsockopt(socket.SOL_SOCKET, 9999, 1), lambda: s.getsockopt(socket.SOL_SOCKET, 9999)):
             with pytest.raises(OSError, match="no option"):
