@@ -50,6 +50,7 @@ class Captures:
     def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None]:
         taps.recording = [] if self._proves(item) else None
         taps.made_by_hand.clear()
+        taps.declared.clear()
         yield
 
     @pytest.hookimpl(wrapper=True)
@@ -79,8 +80,8 @@ class Captures:
                 continue
             path = self.folder / folder_name(item.nodeid) / source.name
             path.parent.mkdir(parents=True, exist_ok=True)
-            if taps.made_by_hand:
-                copy_marked(source, path, taps.made_by_hand)
+            if taps.made_by_hand or taps.declared:
+                copy_marked(source, path, taps.made_by_hand, taps.declared)
             else:
                 shutil.copyfile(source, path)
             self._file(item, path)

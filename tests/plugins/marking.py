@@ -20,8 +20,8 @@ _TCP = 6
 _HOP_LIMIT = 7
 
 
-def copy_marked(source: Path, target: Path, made: Sequence[bytes]) -> None:
-    """Copy a capture of one Ethernet interface.  made: the frames that the test put on a wire."""
+def copy_marked(source: Path, target: Path, made: Sequence[bytes], words: Sequence[str] = ()) -> None:
+    """Copy a capture of one Ethernet interface.  made: the frames that the test put on a wire; words: for the file's comment."""
     keys = {_key(frame) for frame in made}
     blocks = list(_blocks(source.read_bytes()))
     here = {_key(body[20 : 20 + _captured(body)]) for kind, body in blocks if kind == _PACKET}
@@ -29,8 +29,10 @@ def copy_marked(source: Path, target: Path, made: Sequence[bytes]) -> None:
     with target.open("wb") as file:
         described = False
         for kind, body in blocks:
-            if kind == _SECTION and pairs:
-                body = _with_comments(body, sorted(pairs))
+            if kind == _SECTION and (pairs or words):
+                body = _with_comments(
+                    body, [*words, *(f"made by the test elsewhere: {a} and {b}" for a, b in sorted(pairs))]
+                )
             elif kind == _PACKET and not described:
                 described = True
                 file.write(_by_hand_interface(blocks))
@@ -65,8 +67,7 @@ def _segment_between(frame: bytes) -> tuple[str, str] | None:
     return str(IPv6Address(packet[8:24])), str(IPv6Address(packet[24:40]))
 
 
-def _with_comments(section: bytes, pairs: Sequence[tuple[str, str]]) -> bytes:
-    comments = (f"made by the test elsewhere: {source} and {destination}" for source, destination in pairs)
+def _with_comments(section: bytes, comments: Sequence[str]) -> bytes:
     return section[:16] + taps.option_list(*((1, text.encode()) for text in comments))[:-4] + section[16:]
 
 

@@ -174,6 +174,15 @@ made_by_hand: list[bytes] = []
 """The frames that the test that runs has put on a real wire, while something is kept."""
 
 
+declared: list[str] = []
+"""What the test that runs has said about all its real captures."""
+
+
+def disturbs() -> None:
+    """The test has a real wire lose, delay or repeat what is sent, where no capture can see it."""
+    declared.append(DISTURBED)
+
+
 def by_hand(frame: bytes) -> bytes:
     """`frame`, which the test is about to put on a real wire: in the kept captures it is told from those of others."""
     if recording is not None:

@@ -1,0 +1,194 @@
+"""A LAN of one unified node and one legacy peer that is not this machine's kernel.
+
+node ─ TAP ─ bridge ─ TAP ─ the peer: a User-mode Linux, or lwIP in a process          2001:db8:9::/64, the peer is ::80
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import json
+import os
+import struct
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from hashlib import sha256
+from pathlib import Path
+from random import Random
+from typing import Any, TypeVar
+
+from compat import kernel
+from compat.kernel.topology import attach
+from compat.programs.dumpcap import dumpcap
+from compat.programs.process import run_in
+from tapstack.ipv6.config import HostConfig
+from tapstack.tcp.options import SocketOptions, TimeWait
+from tapstack.types import address
+from tests.real.um.talk import answer_to
+from unimux.node import Node, NodeConfig
+from unimux.poolstate import PoolConfig
+
+PREFIX = "2001:db8:9::"
+PEER = f"{PREFIX}80"
+ROOT = Path(__file__).parents[3]
+READY = 30.0
+_PATIENCE = 60.0
+_TUNSETIFF, _TUNSETPERSIST = 0x400454CA, 0x400454CB
+_TAP_WITHOUT_HEADER = 0x1002
+_MODULES = Path("/usr/lib/uml/modules")
+
+T = TypeVar("T")
+
+
+class Peer:
+    """The peer's program: what it is told, and what it says."""
+
+    def __init__(self, process: Process) -> None:
+        self.name = ""
+        self.log: list[str] = []
+        """lines of its output that are no messages: its last words, if it fails"""
+        self._process = process
+        self._answers: dict[int, asyncio.Future[dict[str, Any]]] = {}
+        self._others: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self._listening = asyncio.ensure_future(self._listen())
+
+    async def _listen(self) -> None:
+        assert self._process.stdout is not None
+        async for line in self._process.stdout:
+            text = line.decode(errors="replace").strip()
+            if not text.startswith("{"):
+                self.log.append(text)
+                continue
+            message = json.loads(text)
+            if "call" in message:
+                self._answers[message["call"]].set_result(message)
+            else:
+                self._others.put_nowait(message)
+        self._others.put_nowait({"ended": self.log[-3:]})
+
+    def _tell(self, **order: Any) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(order).encode() + b"\n")
+
+    async def ready(self) -> None:
+        """Wait until it listens."""
+        said = await asyncio.wait_for(self._others.get(), READY)
+        assert "ready" in said, said
+        self.name = said["ready"]
+
+    async def netem(self, **settings: int) -> None:
+        """Disturb what it sends."""
+        self._tell(netem=settings)
+        said = await asyncio.wait_for(self._others.get(), READY)
+        assert "netem" in said, said
+
+    async def call(self, host: str, port: int, seed: int, size: int) -> None:
+        """It calls a host, says `size` bytes and hears the answer, of which every byte must be right."""
+        number = len(self._answers)
+        self._answers[number] = asyncio.get_running_loop().create_future()
+        self._tell(call=number, host=host, port=port, seed=seed, size=size)
+        said = await asyncio.wait_for(self._answers[number], _PATIENCE)
+        digest = sha256(answer_to(Random(seed).randbytes(size))).hexdigest()
+        assert said == {"call": number, "digest": digest, "missing": 0, "rest": 0}
+
+    async def stop(self) -> None:
+        """Let it end by itself."""
+        self._tell(stop=True)
+        await asyncio.wait_for(self._process.wait(), READY)
+        await self._listening
+
+
+class Lan:
+    """The network of the picture above, running."""
+
+    def __init__(self, runner: asyncio.Runner, port: kernel.Interface) -> None:
+        self._runner = runner
+        self.port = port
+        """the kernel's end of the node's TAP: the switch's port"""
+        self.node: Node
+        self.peer: Peer
+
+    def run(self, main: Coroutine[Any, Any, T]) -> T:
+        """Let the network live until `main` is done."""
+        return self._runner.run(main)
+
+    @asynccontextmanager
+    async def captured(self, path: Path) -> AsyncIterator[None]:
+        """Capture the node's port of the switch while the block runs."""
+        async with dumpcap(self.port, path) as capture:
+            yield
+            await capture.stop()
+        assert capture.dropped == 0
+
+
+@contextmanager
+def lan() -> Iterator[Lan]:
+    """Build the network; everything is gone afterwards."""
+    with asyncio.Runner() as runner:
+        stack = AsyncExitStack()
+        middle = stack.enter_context(kernel.namespace("peers"))
+        bridge = stack.enter_context(kernel.bridge(middle, "lan", multicast_snooping=False))
+        link = stack.enter_context(kernel.bridged_tap(bridge, "tap-node", mac=Random(9)))
+        made = Lan(runner, kernel.Interface(middle, "tap-node"))
+        made.port.set_offloads(False)
+
+        async def begin() -> None:
+            made.node = await _start_node(stack, link)
+            made.peer = await stack.enter_async_context(_peer(middle, bridge))
+
+        try:
+            runner.run(begin())
+            yield made
+        finally:
+            runner.run(stack.aclose())
+
+
+async def _start_node(stack: AsyncExitStack, link: Any) -> Node:
+    config = NodeConfig(
+        host=HostConfig(stable_addresses=False, dad_initial_delay=0.1),
+        pool=PoolConfig(low=16, high=32),
+        socket=SocketOptions(time_wait=TimeWait.SHORT, nodelay=True),
+    )
+    node = await stack.enter_async_context(Node(link, config))
+    node.stack.host.prefix_list.add_static(address(PREFIX), 64, autonomous=True, now=node.now())
+    await node.until(lambda: node.stack.host.link_local is not None, READY)
+    node.pool.start(node.now())
+    node.driver.kick()
+    return node
+
+
+@asynccontextmanager
+async def _peer(where: kernel.Namespace, bridge: kernel.Interface) -> AsyncIterator[Peer]:
+    name = "tap-uml"
+    where.run(lambda: _make_tap(name), f"make {name}")
+    port = kernel.Interface(where, name)
+    argv = _command(name)
+    with attach(port, bridge):
+        async with run_in(where, argv, stdin=PIPE, stdout=PIPE, env={"TMPDIR": "/dev/shm"}) as process:
+            peer = Peer(process)
+            await peer.ready()
+            port.until_operational()
+            yield peer
+            await peer.stop()
+
+
+def _command(tap: str) -> list[str]:
+    (modules,) = sorted(_MODULES.iterdir())[-1:]
+    # Its first process runs this interpreter from this machine's own file system, which it sees read-only.
+    linux = ["linux.uml", "mem=192M", "root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro", "quiet"]
+    linux += ["con=null", "con0=fd:0,fd:1", "ssl=null", f"vec0:transport=tap,ifname={tap}", f"init={sys.executable}"]
+    site = next(path for path in sys.path if path.endswith("site-packages"))
+    arguments = [f"{PEER}/64", str(modules), str(ROOT), site]
+    return [*linux, "--", "-B", str(ROOT / "tests/real/peers/guest.py"), *arguments]
+
+
+def _make_tap(name: str) -> None:
+    """A TAP that stays when nobody holds it, for a program that opens it by its name."""
+    device = os.open("/dev/net/tun", os.O_RDWR)
+    try:
+        fcntl.ioctl(device, _TUNSETIFF, struct.pack("16sH22x", name.encode(), _TAP_WITHOUT_HEADER))
+        fcntl.ioctl(device, _TUNSETPERSIST, 1)
+    finally:
+        os.close(device)

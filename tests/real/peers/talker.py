@@ -1,0 +1,103 @@
+"""What a legacy peer does: answers every byte with its complement, and calls whom it is told to.
+
+It runs as a program of its own and imports nothing of the project.  Each line of its standard input is a JSON object:
+
+    {"call": NUMBER, "host": …, "port": …, "seed": …, "size": …}     say so many bytes, read as many, close
+    {"stop": true}
+
+and so is each line of its output: {"ready": …}, {"call": NUMBER, "digest": SHA-256 of the answer} or {"call": …, "error": …}.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+import threading
+from collections.abc import Callable
+from random import Random
+from typing import Any, Protocol
+
+PORT = 8080
+COMPLEMENT = bytes(255 - value for value in range(256))
+
+
+class Sock(Protocol):
+    """As much of a stream socket as is needed."""
+
+    def recv(self, size: int, /) -> bytes: ...
+    def sendall(self, data: bytes, /) -> object: ...
+    def shutdown(self, how: int, /) -> object: ...
+    def close(self) -> object: ...
+
+
+class Sockets(Protocol):
+    """Where sockets come from."""
+
+    def listen(self, port: int) -> Callable[[], Sock]:
+        """Listen; the function that is returned waits for the next connection."""
+        ...
+
+    def connect(self, host: str, port: int) -> Sock: ...
+
+
+_SHUT_WR = 1
+_writing = threading.Lock()
+
+
+def say(**what: Any) -> None:
+    """One line for whoever started this."""
+    with _writing:
+        sys.stdout.write(json.dumps(what) + "\n")
+        sys.stdout.flush()
+
+
+def answer(sock: Sock) -> None:
+    """The server's side of one connection."""
+    try:
+        while data := sock.recv(65536):
+            sock.sendall(data.translate(COMPLEMENT))
+    except OSError:
+        pass
+    sock.close()
+
+
+def call(sockets: Sockets, number: int, host: str, port: int, request: bytes) -> None:
+    """The client's side of one connection."""
+    try:
+        sock = sockets.connect(host, port)
+        digest, left = hashlib.sha256(), len(request)
+        speaking = threading.Thread(target=sock.sendall, args=(request,))
+        speaking.start()
+        while left and (data := sock.recv(65536)):
+            digest.update(data)
+            left -= len(data)
+        speaking.join()
+        sock.shutdown(_SHUT_WR)
+        rest = sock.recv(1)
+        sock.close()
+        say(call=number, digest=digest.hexdigest(), missing=left, rest=len(rest))
+    except OSError as error:
+        say(call=number, error=str(error))
+
+
+def run(sockets: Sockets, who: str, more: Callable[[dict[str, Any]], None]) -> None:
+    """Serve, and do what the lines say, until told to stop.  more: gets objects of other kinds."""
+    accept = sockets.listen(PORT)
+
+    def serve() -> None:
+        while True:
+            threading.Thread(target=answer, args=(accept(),), daemon=True).start()
+
+    threading.Thread(target=serve, daemon=True).start()
+    say(ready=who)
+    for line in sys.stdin:
+        order = json.loads(line)
+        if "stop" in order:
+            return
+        if "call" in order:
+            request = Random(order["seed"]).randbytes(order["size"])
+            arguments = (sockets, order["call"], order["host"], order["port"], request)
+            threading.Thread(target=call, args=arguments, daemon=True).start()
+        else:
+            more(order)
