@@ -118,16 +118,20 @@ def test_the_peer_without_memory_takes_connections_to_their_end() -> None:
     lone.stack.check()
 
 
-def test_the_peer_without_memory_is_silent_to_all_but_syn_and_fin() -> None:
+def test_the_peer_without_memory_acknowledges_data_and_is_silent_to_acknowledgements() -> None:
     lone = Lone(SocketOptions())
     [connection] = lone.connect(1)
     connection.write(b"x")
     [frame] = lone.stack.output(lone.now)
-    assert answer(b"".join(frame)) is None
+    sent = b"".join(frame)
+    said = answer(sent)
+    assert said is not None
+    assert int.from_bytes(said[48:52], "big") == int.from_bytes(sent[44:48], "big") + 1, "it acknowledges the byte"
+    assert answer(said) is None
 
 
 def test_the_catalogue_is_complete() -> None:
-    assert list(BENCHMARKS) == [f"P-{number}" for number in range(1, 19)]
+    assert list(BENCHMARKS) == [f"P-{number}" for number in range(1, len(BENCHMARKS) + 1)]
 
 
 @pytest.mark.parametrize("id", sorted(WITHOUT_KERNEL))
@@ -162,8 +166,9 @@ def test_a_profile_needs_a_program_that_is_named(
 
 
 def test_what_there_is_not_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["bench", "--id", "P-19"]) == 3
-    assert capsys.readouterr().err == "unimux: There is no benchmark P-19: they are P-1 to P-18.\n"
+    assert run(["bench", "--id", "P-99"]) == 3
+    last = list(BENCHMARKS)[-1]
+    assert capsys.readouterr().err == f"unimux: There is no benchmark P-99: they are P-1 to {last}.\n"
 
 
 def test_cost_growth_becomes_a_chart(tmp_path: Path) -> None:
