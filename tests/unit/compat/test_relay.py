@@ -401,3 +401,25 @@ def test_a_reset_arrives_as_a_reset() -> None:
         await finish(near, far)
 
     asyncio.run(body())
+
+
+def test_nothing_more_is_written_to_a_socket_that_has_failed(caplog: pytest.LogCaptureFixture) -> None:
+    """What arrives in the same turn as the failure is dropped in silence: asyncio would complain of it on standard error."""
+
+    async def body() -> None:
+        relay, near, far = await over_sockets()
+        raw = near[1].get_extra_info("socket")
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
+        sink = relay.near.transport
+        assert sink is not None
+        sink.pause_reading()  # so that the failure is met by writing
+        near[1].transport.abort()
+        await asyncio.sleep(0)
+        for _ in range(20):
+            relay.far.data_received(b"more")
+        assert sink.is_closing()
+        assert (await asyncio.wait_for(relay.wait(), 5)).reason is EndReason.NEAR_FAILED
+        await finish(near, far)
+
+    asyncio.run(body())
+    assert [record.message for record in caplog.records] == []
