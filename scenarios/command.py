@@ -106,6 +106,14 @@ def report(
 
 
 @scenario.command()
+def answers(folder: Annotated[Path, typer.Argument(help="The folder that `run --all --out` filled.")]) -> None:
+    """The answers of many runs in one line each, and what each asked and measured: a page of Markdown."""
+    from scenarios.engine.answers import answers_page
+
+    typer.echo(answers_page(folder), nl=False)
+
+
+@scenario.command()
 def run(
     names: Annotated[list[str] | None, typer.Argument(help="Scenarios, or paths of their files.")] = None,
     every: Annotated[bool, typer.Option("--all", help="Run the whole catalogue, each on its first backend.")] = False,

@@ -97,7 +97,8 @@ async def scan(
     _compare(run, hits, probes, space, trials)
     _odds(run, bits, rate, life, budget, hits, trials)
     run.answer(
-        f"Told the address, an outsider gets silence from one that is reserved, in use or released; guessing {bits} bits with "
+        f"Told the address, an outsider gets no answer from a node if it is reserved, in use or released (on a shared link the "
+        f"router's 'unreachable' still tells some of these apart); guessing {bits} bits with "
         f"{budget} probes it finds a fixed one in {hits['fixed', 'offlink'] / trials:.0%}, an armed one, which lives for "
         f"{seconds(life)}, in {hits['armed', 'offlink'] / trials:.0%} (64 bits: {number(rate * life / 2**64, 2)}); "
         "a neighbour need not guess: duplicate detection is heard by all."

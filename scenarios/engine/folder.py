@@ -82,6 +82,8 @@ def metrics(outcome: Outcome) -> dict[str, Any]:
         "seed": outcome.order.seed,
         "parameters": outcome.scenario.values(outcome.order.values),
         "answer": outcome.answer,
+        "network": outcome.topology.as_dicts(),
+        "figures": [chart.title for chart in outcome.charts],
         "metrics": [metric.as_dict() for metric in outcome.metrics],
         "theory": [
             {

@@ -36,6 +36,17 @@ class Topology:
     routed: tuple[str, ...] = ()
     places: list[Place] = field(default_factory=list)
 
+    def as_dicts(self) -> list[dict[str, object]]:
+        """For metrics.json: each LAN with who is on it."""
+        return [
+            {
+                "lan": lan.name,
+                "prefix": lan.prefix,
+                "who": [f"{name} ({kind})" for name, kind in boxes([p for p in self.places if p.lan == lan.name])],
+            }
+            for lan in self.lans
+        ]
+
 
 def impairment_text(impair: Impairment) -> str:
     """What a cable does to frames, in words.
@@ -77,15 +88,15 @@ def topology_figure(topology: Topology, width: int = 760) -> str:
         bus = y
         buses.append((bus, lan.name in topology.routed))
         content.append(line(left, bus, width - 8, bus, class_="ink", style="stroke-width:3"))
-        boxes = _boxes([place for place in topology.places if place.lan == lan.name])
-        for index, (name, kind) in enumerate(boxes):
+        here = boxes([place for place in topology.places if place.lan == lan.name])
+        for index, (name, kind) in enumerate(here):
             row, column = divmod(index, per_row)
             x, top = left + _GAP + column * (_BOX + _GAP), bus + _GAP + row * (_TALL + 8)
             content.append(line(x + 14, bus if row == 0 else top - 8, x + 14, top, class_="ink"))
             content.append(rect(x, top, _BOX, _TALL, style="fill:var(--paper);stroke:var(--ink);stroke-width:1.2"))
             content.append(words(x + 8, top + 16, name, class_="strong"))
             content.append(words(x + 8, top + 31, kind, class_="soft"))
-        y = bus + _GAP + ((len(boxes) + per_row - 1) // per_row) * (_TALL + 8) + 12
+        y = bus + _GAP + ((len(here) + per_row - 1) // per_row) * (_TALL + 8) + 12
     if any(routed for _, routed in buses):
         first, last = buses[0][0], buses[-1][0]
         content.append(
@@ -114,13 +125,13 @@ def _labels(lan: Lan, *, routed: bool, narrow: bool) -> list[str]:
     return lines
 
 
-def _boxes(places: Sequence[Place]) -> list[tuple[str, str]]:
+def boxes(places: Sequence[Place]) -> list[tuple[str, str]]:
     """One box per place, or one for a whole row of the same kind that is numbered."""
-    boxes: list[tuple[str, str]] = []
+    made: list[tuple[str, str]] = []
     for (stem, kind), found in groupby(places, key=lambda place: (re.sub(r"\d.*$", "", place.name), place.kind)):
         alike = [place.name for place in found]
         if len(alike) > MOST:
-            boxes.append((f"{len(alike)} × {stem}", kind))
+            made.append((f"{len(alike)} × {stem}", kind))
         else:
-            boxes += [(name, kind) for name in alike]
-    return boxes
+            made += [(name, kind) for name in alike]
+    return made

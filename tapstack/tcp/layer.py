@@ -312,7 +312,7 @@ class Tcp:
 
     def close(self, now: float) -> None:
         """The node stops: listeners close, connections are reset, records are forgotten."""
-        for listener in list(self.listeners):
+        for listener in sorted(self.listeners, key=lambda each: each.id):  # in the same order in equal runs
             listener.close(now)
         for pcb in self.demux:
             if isinstance(pcb, Connection):

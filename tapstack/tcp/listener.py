@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from enum import Enum, auto
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from ..events import DropReason, ListenerChanged
@@ -24,6 +25,11 @@ from .states import TRANSITIONS, TcpState, TcpTrigger
 if TYPE_CHECKING:
     from .layer import Tcp
     from .segment import Segment
+
+
+def in_order(members: set[Connection]) -> list[Connection]:
+    """Oldest first: a set's own order is that of memory addresses, and equal runs have to end alike."""
+    return sorted(members, key=attrgetter("id"))
 
 
 class Admission(Enum):
@@ -108,7 +114,7 @@ class ArmedAddress:
         self.lease = False
         self.leased = True
         self.client = remote, 128
-        for connection in list(self.half_open):
+        for connection in in_order(self.half_open):
             if connection.remote != remote:
                 connection.delete(TcpTrigger.DELETE, now, "another client has the lease")
         self.listener.tell(self.listener.state, now, self, "leased")
@@ -195,7 +201,7 @@ class Listener:
             return
         armed.expiry.retire()
         self.tcp.leave_listener(armed)
-        for connection in list(armed.half_open):
+        for connection in in_order(armed.half_open):
             connection.delete(TcpTrigger.DELETE, now, cause)
         self._move(TcpTrigger.ADDRESS_SET if self.armed else TcpTrigger.LAST_ADDRESS_GONE, now, armed, cause)
         self.tcp.host.addresses.drop(armed.entry, armed, now, cause)

@@ -57,6 +57,17 @@ def test_captures_of_a_quick_run_pass(name: str, artefacts: Path) -> None:
     assert set(found.shows) <= shown
 
 
+def test_the_documentation_has_every_scenario_with_its_answer() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "scenarios.md").read_text(encoding="utf-8")
+    assert re.findall(r"^## (?!Answers)(.*)$", page, flags=re.MULTILINE) == sorted(catalogue())
+    for name, each in catalogue().items():
+        assert f"*{each.question}*" in page
+        assert len(re.findall(rf"^\| \[`{name}`\]\(#{name}\) \| .{{20,}} \|$", page, flags=re.MULTILINE)) == 1
+    for part in ("network", "measured", "figures", "theory beside it", "passes if", "run it"):
+        assert page.count(f"| {part} |") == len(catalogue())
+    assert "failed" not in page.partition("## collision")[0].partition("scenario | answer")[2].replace("failed to", "")
+
+
 def test_the_example_of_the_documentation_runs(tmp_path: Path) -> None:
     page = Path(__file__).parents[3] / "docs" / "writing-a-scenario.md"
     example = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)

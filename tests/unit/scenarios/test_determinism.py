@@ -22,10 +22,11 @@ def run(name: str, folder: Path, *, hash_seed: int, seed: int = 1) -> dict[str, 
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-@pytest.mark.parametrize("name", ["hello", "parallel"])
+@pytest.mark.parametrize("name", ["hello", "parallel", "churn", "scan"])
 def test_two_runs_are_equal_to_the_byte(name: str, tmp_path: Path) -> None:
     one, two = (run(name, tmp_path / str(number), hash_seed=number) for number in (1, 2))
-    assert {"wire/client.pcapng", "wire/server.pcapng", "events.jsonl", "metrics.json", "report.html"} <= one.keys()
+    assert {"events.jsonl", "metrics.json", "report.html", "lifetimes.pdf"} <= one.keys()
+    assert sum(file.startswith("wire/") for file in one) == 2
     assert one == two
 
 

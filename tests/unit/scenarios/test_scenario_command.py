@@ -87,6 +87,20 @@ def test_processes_do_not_change_the_tables(tmp_path: Path) -> None:
     assert cores() >= 1
 
 
+def test_the_answers_of_many_runs_make_a_page(tmp_path: Path) -> None:
+    assert unimux("run", "hello", "--quick", "--out", tmp_path / "hello", "--json").exit_code == 0
+    page = unimux("answers", tmp_path).stdout
+    answer = json.loads((tmp_path / "hello" / "metrics.json").read_text())["answer"]
+    assert f"| [`hello`](#hello) | {answer} |" in page
+    for part in (
+        "alice (one-time addresses)",
+        "setup [s], transfer [s]",
+        "The bytes came back equal",
+        "`unimux scenario run hello`",
+    ):
+        assert part in page
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -96,6 +110,7 @@ def test_processes_do_not_change_the_tables(tmp_path: Path) -> None:
         (["run"], "Name a scenario to run"),
         (["run", "--all", "hello"], "--all runs every scenario"),
         (["report", "nowhere"], "nowhere holds no run"),
+        (["answers", "nowhere"], "nowhere holds no runs of the catalogue"),
         (["new", "Not A Name"], "cannot be named"),
         (["run", "hello", "--connection", "9"], "There is no connection 9: there are 1"),
         (["run", "hello", "--repeat", "2", "--connection", "1"], "draws: name one scenario"),
