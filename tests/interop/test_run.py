@@ -269,6 +269,7 @@ def test_its_listening_sockets_are_services_and_it_sees_who_comes(place: Site) -
                 assert answer == "bytes back"
                 assert await running.line() == f"{name} 300000", "the program sees the visitor's address and port"
             assert await running.line() == "deaf"
+            await running.next("closed")
             late = await curl(place.top.server, f"http://[{issued['address']}]:8080/", "--connect-timeout", "2")
             assert late.code in (7, 28), "refused while the last session ends, silence after"
             running.process.send_signal(signal.SIGTERM)
