@@ -162,6 +162,21 @@ class Interface:
         """Set the MTU, in bytes of IPv6 packet; IPv6 needs 1280 (RFC 8200 §5)."""
         self._set(mtu=mtu)
 
+    def set_neighbor(self, at: str, mac: bytes) -> None:
+        """Have a neighbour stand at a link-layer address for good, without asking for it."""
+
+        def write(route: IPRoute) -> None:
+            route.neigh(
+                "replace",
+                family=socket.AF_INET6,
+                dst=at,
+                lladdr=mac.hex(":"),
+                ifindex=index_of(self.name),
+                state="permanent",
+            )
+
+        self.namespace.netlink(write, f"set the neighbour {at} of {self}")
+
     def set_master(self, index: int) -> None:
         """Make it a port of the bridge with this index; 0 takes it out."""
         self._set(master=index)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from .bulk import bulk_in, bulk_out, bulk_without_offload
-from .connections import latencies, price, rates, services
+from .connections import latencies, price
 from .figures import Figure
 from .front import front_end
 from .generation import no_repeat, speed
@@ -17,6 +17,7 @@ from .setting import Setting
 from .siege import besieged
 from .simulation import rate_of
 from .tables import lookups, memory
+from .workers import rates, services
 
 Benchmark = Callable[[Setting], list[Figure]]
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 REPEATS = 5
 SECONDS = 3.0
+WORKERS = 2
 
 
 def bench(
@@ -62,6 +63,9 @@ def bench(
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Draw P-14 as a chart (.svg, .pdf).", show_default="none")
     ] = None,
+    workers: Annotated[
+        int, typer.Option(min=1, max=16, help="Processes on one multi-queue TAP, for P-4 and P-6; 1 leaves that out.")
+    ] = WORKERS,
     uvloop: Annotated[
         bool, typer.Option("--uvloop", help="Run the node on uvloop in place of asyncio's loop.")
     ] = False,
@@ -87,6 +91,7 @@ def bench(
         seconds=seconds or (0.05 if smoke else SECONDS),
         time_wait=time_wait or (TimeWait.SHARP if smoke else TimeWait.SHORT),
         uvloop=uvloop,
+        workers=workers,
         say=(lambda text: None) if json else (lambda text: typer.echo(text, err=True)),
     )
     result, failures = run(chosen, setting, profile, out)

@@ -125,19 +125,7 @@ class Rig:
         fixed: every connection from one ordinary address, by four-value keys.  pool: addresses of the on-link prefix;
         without, they come from the dedicated one.
         """
-        mode = PortMode.AWARE if fixed else PortMode.L1
-        config = NodeConfig(
-            host=HostConfig(
-                stable_addresses=False,
-                solicit_routers=False,
-                dad_initial_delay=0.0,
-                dad_transmits=1 if pool else 0,
-                dad_pace=0.0005,
-                dad_concurrent=256,
-            ),
-            pool=pool or PoolConfig(),
-            socket=SocketOptions(mode=mode, time_wait=time_wait, nodelay=True),
-        )
+        config = node_config(fixed=fixed, pool=pool, time_wait=time_wait)
         with ExitStack() as stack:
             link = stack.enter_context(kernel.tap(self.peer, "node", mac=SystemRandom(), offload=offload))
             end = kernel.Interface(self.peer, "node")
@@ -179,6 +167,25 @@ class Rig:
         if done.code:
             raise ProgramFailed(f"iperf3 ended with status {done.code}: {done.stdout.decode()[-200:]}")
         return float(json.loads(done.stdout)["end"]["sum_received"]["bits_per_second"]) / 1e9
+
+
+def node_config(
+    *, fixed: bool = False, pool: PoolConfig | None = None, time_wait: TimeWait = TimeWait.SHORT
+) -> NodeConfig:
+    """Settings of a node of the benchmarks; the parameters are those of `Rig.node`."""
+    mode = PortMode.AWARE if fixed else PortMode.L1
+    return NodeConfig(
+        host=HostConfig(
+            stable_addresses=False,
+            solicit_routers=False,
+            dad_initial_delay=0.0,
+            dad_transmits=1 if pool else 0,
+            dad_pace=0.0005,
+            dad_concurrent=256,
+        ),
+        pool=pool or PoolConfig(),
+        socket=SocketOptions(mode=mode, time_wait=time_wait, nodelay=True),
+    )
 
 
 @contextmanager

@@ -20,6 +20,7 @@ class Setting:
 
     smoke: as small as it can be, to see that it works; its figures mean nothing.  repeats: measurements per figure.
     seconds: of one bulk transfer.  say: progress, for people.  uvloop: the loop that is not asyncio's own.
+    workers: processes that share a TAP in P-4 and P-6, besides those of one process.
     """
 
     smoke: bool
@@ -28,6 +29,7 @@ class Setting:
     time_wait: TimeWait
     uvloop: bool
     say: Callable[[str], None]
+    workers: int = 1
 
     def many(self, full: int, smoke: int) -> int:
         """A number of things."""

@@ -66,11 +66,13 @@ _DROPS = {
 _PIECES_MAX = os.sysconf("SC_IOV_MAX")
 
 
-def open_device(name: str, flags: int, *, mtu: int, offload: bool, hwaddr: bytes | None = None) -> pytun.TunTapDevice:
+def open_device(
+    name: str, flags: int, *, mtu: int, offload: bool, hwaddr: bytes | None = None, another_queue: bool = False
+) -> pytun.TunTapDevice:
     """Create a TAP or TUN device here, set it up, and return it.
 
-    name: 1 to 15 characters, or empty for one of the kernel's choice; flags: IFF_TAP or IFF_TUN; mtu: bytes;
-    hwaddr: link-layer address of the *kernel's* end.
+    name: 1 to 15 characters, or empty for one of the kernel's choice; flags: IFF_TAP or IFF_TUN, and IFF_MULTI_QUEUE; mtu: bytes;
+    hwaddr: link-layer address of the *kernel's* end.  another_queue: of a device that exists, with the same other parameters.
     Raises `LinkUnavailable`; nothing is left behind then.
     """
     if not MTU_MIN <= mtu <= MTU_MAX - (14 if flags & pytun.IFF_TAP else 0):
@@ -80,17 +82,18 @@ def open_device(name: str, flags: int, *, mtu: int, offload: bool, hwaddr: bytes
             Unavailable.BAD_NAME,
             f"{name!r} cannot be the name of a network device: take up to {NAME_MAX} letters, digits and hyphens.",
         )
-    flags |= pytun.IFF_NO_PI | pytun.IFF_TUN_EXCL | (pytun.IFF_VNET_HDR if offload else 0)
+    flags |= pytun.IFF_NO_PI | (pytun.IFF_VNET_HDR if offload else 0) | (0 if another_queue else pytun.IFF_TUN_EXCL)
     device = None
     try:
         device = pytun.TunTapDevice(name=name, flags=flags)
         if offload:
             fcntl.ioctl(device.fileno(), _TUNSETVNETHDRSZ, struct.pack("i", virtio.HEADER_LENGTH))
             fcntl.ioctl(device.fileno(), _TUNSETOFFLOAD, _TUN_F_CSUM | _TUN_F_TSO6)
-        if hwaddr is not None:
-            device.hwaddr = hwaddr
-        device.mtu = mtu
-        device.up()
+        if not another_queue:
+            if hwaddr is not None:
+                device.hwaddr = hwaddr
+            device.mtu = mtu
+            device.up()
         os.set_blocking(device.fileno(), False)
         if offload:
             keep_pages()

@@ -17,7 +17,7 @@ from scapy.layers.l2 import Ether
 from compat.kernel import Interface, in_namespace, namespace
 from tapstack.link.counters import LinkDrop
 from tapstack.link.errors import LinkLost, LinkUnavailable, Unavailable
-from tapstack.link.tap import open_tap
+from tapstack.link.tap import open_queues, open_tap
 from tapstack.link.tun import open_tun
 
 from .tap_support import KERNEL, OWN, Far, next_frame, tap_in_namespace
@@ -284,3 +284,27 @@ def test_wrong_arguments_are_errors_before_anything_is_opened() -> None:
             open_tap("link-bad", mac=mac)
         with pytest.raises(ValueError, match="unicast"):
             open_tap("link-bad", mac=Random(1), kernel_mac=mac)
+
+
+@pytest.mark.proves("ST-LINK-1")
+def test_queues_of_one_tap_get_what_is_for_their_sub_prefix() -> None:
+    mac = bytes.fromhex("020000000007")
+    with namespace("link-queues") as space:
+        with in_namespace(space):
+            links = open_queues("tapq", 3, mac=mac, byte=7)
+        try:
+            assert {link.name for link in links} == {"tapq"}
+            with in_namespace(space):
+                kernel = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+                kernel.bind(("tapq", 0))
+            with kernel:
+                for number in (2, 0, 1, 1, 4):
+                    packet = (
+                        Ether(dst=mac.hex(":")) / IPv6(dst=f"2001:db8:b1:{number:x}::1", nh=59) / (b"queue %d" % number)
+                    )
+                    kernel.send(bytes(packet))
+            got = [[frame[-7:] for frame in iter(link.receive, None) if frame[-7:-2] == b"queue"] for link in links]
+        finally:
+            for link in links:
+                link.close()
+    assert got == [[b"queue 0"], [b"queue 1", b"queue 1", b"queue 4"], [b"queue 2"]]
