@@ -52,7 +52,9 @@ fuzz:
 
 coverage:
 	$(SETUP) test
-	@.venv/bin/python -m coverage run -m pytest $(ARGS); status=$$?; .venv/bin/python -m coverage report; exit $$status
+	@rm -rf out/coverage && mkdir -p out/coverage
+	@.venv/bin/python -m coverage run -m pytest $(ARGS); status=$$?; \
+		.venv/bin/python -m coverage combine -q; .venv/bin/python -m coverage report; exit $$status
 
 # The whole suite, RUNS times beside LOAD busy processes; prints the tally.
 RUNS ?= 20
