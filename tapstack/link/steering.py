@@ -1,7 +1,7 @@
 """Which queue of a multi-queue TAP a frame goes to: by one byte of its destination address, in the kernel.
 
 By itself the kernel gives a new flow to any queue.  Stacks that share nothing need every packet for an address of theirs, the
-first SYN too; so a program of four instructions, which the kernel checks and runs for each frame, reads one byte of the IPv6
+first SYN too; so a program of three instructions, which the kernel checks and runs for each frame, reads one byte of the IPv6
 destination.  With a /64 per stack that byte is the last of the prefix: 0, 1, 2 … is the number of the queue.  Multicast and
 link-local destinations have a zero there, and go to the first.
 """
