@@ -257,19 +257,20 @@ def test_its_listening_sockets_are_services_and_it_sees_who_comes(place: Site) -
         return out.decode().splitlines()
 
     async def body() -> None:
-        async with place.captured("run-server") as path, run(place, sys.executable, "serve.py") as running:
+        async with run(place, sys.executable, "serve.py") as running:
             assert await running.line() == "ready"
             told = await running.next("listening")
             service = f"{Path(sys.executable).name}-8080"
             assert (told["port"], told["service"]) == (8080, service)
-            for _ in range(2):
-                issued = await running.next("issued")
-                assert IPv6Address(issued["address"]) in IPv6Network(topology.CLIENT_PREFIX)
-                name, answer = await visit(issued["address"])
-                assert answer == "bytes back"
-                assert await running.line() == f"{name} 300000", "the program sees the visitor's address and port"
-            assert await running.line() == "deaf"
-            await running.next("closed")
+            async with place.captured("run-server") as path:
+                for _ in range(2):
+                    issued = await running.next("issued")
+                    assert IPv6Address(issued["address"]) in IPv6Network(topology.CLIENT_PREFIX)
+                    name, answer = await visit(issued["address"])
+                    assert answer == "bytes back"
+                    assert await running.line() == f"{name} 300000", "the program sees the visitor's address and port"
+                assert await running.line() == "deaf"
+            assert (await running.next("closed"))["service"] == service
             late = await curl(place.top.server, f"http://[{issued['address']}]:8080/", "--connect-timeout", "2")
             assert late.code in (7, 28), "refused while the last session ends, silence after"
             running.process.send_signal(signal.SIGTERM)
