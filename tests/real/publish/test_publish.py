@@ -206,7 +206,7 @@ def test_whois_names_the_session_while_the_node_runs(here: Place) -> None:
             asked = await asyncio.to_thread(unimux, "ssa", "whois", ssa["address"], "--state", state, "--json")
             found = json.loads(asked.stdout)
             assert (asked.returncode, found["ours"], found["epoch"]) == (0, True, 0)
-            assert [row["what"] for row in found["rows"]][:2] == ["taken", "connected"]
+            assert [row["what"] for row in found["rows"]][:3] == ["taken", "assigned", "connected"]
             assert found["node_process"] == one.process.pid
             assert all("peer" not in row for row in found["rows"]), "peers are left out unless asked for"
             taken = await complete_in(
