@@ -91,8 +91,9 @@ def main(interface: str, kind: str, rate: str, mac: str, node: str, prefix: str)
         frames = on_link(node_mac, socket.inet_pton(socket.AF_INET6, node), beginning)
     else:
         frames = off_link(node_mac, beginning)
+    link.send(next(frames))  # so that nobody's work is over before the scan has begun
+    began, sent = time.monotonic(), 1
     print(json.dumps({"begun": True}), flush=True)
-    began, sent = time.monotonic(), 0
     while not select.select([sys.stdin], [], [], 0.005)[0]:
         due = int((time.monotonic() - began) * float(rate))
         while sent < due:
