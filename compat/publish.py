@@ -13,7 +13,7 @@ import typer
 
 from compat.attachment import NodeSettings, complain
 from compat.publisher import SCHEMES, Backend, Publisher, published
-from compat.publishsettings import PublishSettings
+from compat.publishsettings import LifetimeOption, PublishSettings, SessionsOption
 from compat.up import BridgeOption, EventsOption, NetnsOption, PrefixOption, StateOption, node_settings, run_node
 from tapstack.tcp.options import PortMode
 from unimux.cli.settings import Configuration
@@ -124,15 +124,11 @@ def publish(
     count: Annotated[
         int | None, typer.Option(help="Addresses to keep armed and print.", show_default="1, or 0 with DNS or a secret")
     ] = None,
-    sessions: Annotated[
-        int | None, typer.Option(help="Sessions that one address serves.", show_default="a lease for its first client")
-    ] = None,
+    sessions: SessionsOption = None,
     client: Annotated[
         str | None, typer.Option(help="Address or prefix of the only clients.", show_default="anybody")
     ] = None,
-    lifetime: Annotated[
-        float | None, typer.Option(help="Seconds an address waits for its client.", show_default="300")
-    ] = None,
+    lifetime: LifetimeOption = None,
     scheme: Annotated[
         str | None, typer.Option(help="Scheme of the URLs; `token` prints tokens.", show_default="from the port")
     ] = None,

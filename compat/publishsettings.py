@@ -1,10 +1,11 @@
-"""The table `[publish]` of the settings."""
+"""The table `[publish]` of the settings, and the options that every command has which issues addresses for a server."""
 
 from __future__ import annotations
 
 from typing import Annotated
 
 import msgspec
+import typer
 
 from compat.publisher import PublishLimits
 from compat.relay import IDLE_TIMEOUT
@@ -12,6 +13,14 @@ from unimux.errors import SetupError
 from unimux.ssa.dnsresponder import DnsPolicy, NameFor, networks
 from unimux.ssa.issue import DEFAULT_LIFETIME
 from unimux.ssa.secretfile import read_key
+
+SessionsOption = Annotated[
+    int | None, typer.Option(help="Sessions that one address serves.", show_default="a lease for its first client")
+]
+LifetimeOption = Annotated[
+    float | None,
+    typer.Option(help="Seconds an address waits for its client.", show_default=f"{DEFAULT_LIFETIME:.0f}"),
+]
 
 
 class PublishSettings(msgspec.Struct, frozen=True, kw_only=True):

@@ -20,6 +20,7 @@ from compat.gateway.room import room
 from compat.gateway.services import Services
 from compat.gateway.sockets import watched_listeners
 from compat.publisher import PublishLimits
+from compat.publishsettings import LifetimeOption, SessionsOption
 from compat.up import BridgeOption, EventsOption, NetnsOption, PrefixOption, StateOption, node_settings, run_node
 from unimux.cli.settings import Configuration
 from unimux.node import Node
@@ -76,12 +77,8 @@ def run(
     count: Annotated[
         int | None, typer.Option(help="Addresses to keep armed for each listening socket.", show_default="1")
     ] = None,
-    sessions: Annotated[
-        int | None, typer.Option(help="Sessions that one address serves.", show_default="a lease for its first client")
-    ] = None,
-    lifetime: Annotated[
-        float | None, typer.Option(help="Seconds an address waits for its client.", show_default="300")
-    ] = None,
+    sessions: SessionsOption = None,
+    lifetime: LifetimeOption = None,
     bridge: BridgeOption = None,
     prefix: PrefixOption = None,
     netns: NetnsOption = None,
