@@ -4,12 +4,16 @@ The names of namespaces carry their owner, but those of services do not (`web` i
 lists a folder sees what others put there.  As root a session therefore begins by leaving the machine's mount namespace for one of
 its own, where both folders are empty.  Its programs inherit that, and when it ends, even by `kill -9`, all that was
 mounted there goes.  Without root there is nothing to share.
+
+Its programs can be interrupted as well: a shell without job control starts what runs in the background with SIGINT ignored, and
+that would be inherited by each program that a test interrupts.
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -32,5 +36,7 @@ def leave() -> bool:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure() -> None:
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if os.geteuid() == 0:
         leave()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -194,3 +195,21 @@ def test_seed_is_repeatable_differs_by_test_and_is_shown_on_failure(session: pyt
     assert first[0].split()[1] != first[1].split()[1]
     assert seeds() == first
     assert seeds("--seed", "2") != first
+
+
+def test_programs_of_a_session_in_the_background_can_be_interrupted(session: pytest.Pytester) -> None:
+    session.makepyfile(
+        """
+        import signal, subprocess
+
+        def test_interrupted():
+            process = subprocess.Popen(["sleep", "60"])
+            process.send_signal(signal.SIGINT)
+            assert process.wait(30) == -signal.SIGINT
+        """
+    )
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a shell without job control does for `command &`
+    try:
+        run(session).assert_outcomes(passed=1)
+    finally:
+        signal.signal(signal.SIGINT, before)
