@@ -1,11 +1,10 @@
 """The sending half of a connection: what waits, what is in flight, what may go now.
 
-Model.  Bytes of the application wait in `_unsent`, a queue of buffers, from `_unsent_at` in the first one on.  Each
-transmission moves a run of them into a `SentSegment`, which keeps its own buffers until it is acknowledged: nothing large
-is copied and nothing is searched.
+Model.  Bytes of the application wait in the queue of `writequeue`.  Each transmission moves a run of them into a `SentSegment`,
+which keeps its own buffers until it is acknowledged: nothing large is copied and nothing is searched.
 
     snd_una          snd_nxt
-       |  in_flight     |   _unsent …
+       |  in_flight     |   unsent …
        +----+----+------+-----------------+ FIN when `fin_queued`
 
 A segment in flight has one of three marks: IN_NETWORK, SACKED (the peer reported it) or LOST (to be sent again).
@@ -28,19 +27,16 @@ from __future__ import annotations
 from bisect import bisect_right
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ..types import Buffer, Frame
+from ..types import Frame
 from ..wire.tcp import ACK, FIN, PSH
 from .acknowledged import Acknowledged
 from .segments import ACKED, IN_NETWORK, LOST, SACKED, SentSegment, split_pieces
+from .writequeue import WriteQueue
 
 if TYPE_CHECKING:
     from .congestion import CongestionControl
     from .recovery.base import Recovery
 
-_MAXIMUM_PIECES = 256
-_COPY = 1 << 16
-_SMALL = 2048
-"""Bytes that are copied in less time than a view of them is made."""
 _PACING_QUANTUM = 0.001
 """Seconds of the pacing rate that may leave at once: timers are not finer than that."""
 
@@ -55,7 +51,7 @@ class Outlet(Protocol):
         """Set the sender's `congestion` and `recovery`."""
 
 
-class Sender:
+class Sender(WriteQueue):
     """State of the send sequence space (RFC 9293 §3.3.1); sequence numbers are unwrapped.
 
     snd_up is SND.UP, the end of urgent data.  `congestion`, `recovery` and `news` begin with their first use: a connection
@@ -64,8 +60,6 @@ class Sender:
 
     __slots__ = (
         "_outlet",
-        "_unsent",
-        "_unsent_at",
         "by_time",
         "congestion",
         "delivered",
@@ -79,7 +73,6 @@ class Sender:
         "limited_until",
         "lost",
         "maximum_window",
-        "mss",
         "news",
         "nodelay",
         "paced_until",
@@ -90,7 +83,6 @@ class Sender:
         "retransmissions",
         "retransmitted_bytes",
         "scale",
-        "segment_limit",
         "snd_nxt",
         "snd_una",
         "snd_up",
@@ -98,10 +90,10 @@ class Sender:
         "snd_wl2",
         "snd_wnd",
         "transmissions",
-        "unsent",
     )
 
     def __init__(self, iss: int, outlet: Outlet) -> None:
+        super().__init__()
         self._outlet = outlet
         self.snd_una = iss
         self.snd_nxt = iss
@@ -112,15 +104,10 @@ class Sender:
         self.snd_wl2 = 0
         self.maximum_window = 0
         self.scale = 0
-        self.mss = 1220
-        self.segment_limit = 0
         self.nodelay = False
         self.congestion: CongestionControl
         self.recovery: Recovery
         self.news: Acknowledged
-        self._unsent: list[bytes] = []
-        self._unsent_at = 0
-        self.unsent = 0
         self.fin_queued = False
         self.fin_sent = False
         self.in_flight: list[SentSegment] = []
@@ -159,21 +146,6 @@ class Sender:
         return True
 
     # -- the application's side ------------------------------------------------------------------
-
-    def write(self, data: Buffer) -> None:
-        """Queue bytes to send.  Immutable bytes are kept as they are; others are copied once, in pieces of a frame's size."""
-        size = len(data)
-        if not size:
-            return
-        if isinstance(data, bytes):
-            self._unsent.append(data)
-        else:
-            # malloc maps fresh pages for large blocks, and gives them back at once: that costs more than the copy.
-            step = self.segment_limit or self.mss
-            limit = max(_COPY // step, 1) * step
-            view = memoryview(data)
-            self._unsent += [bytes(view[at : at + limit]) for at in range(0, size, limit)]
-        self.unsent += size
 
     @property
     def buffered(self) -> int:
@@ -236,7 +208,7 @@ class Sender:
         return size >= self.maximum_window // 2 > 0
 
     def _send_new(self, size: int, now: float) -> None:
-        pieces = self._take(size)
+        pieces = self.take(size)
         last = not self.unsent
         fin = last and self.fin_queued
         segment = SentSegment(self.snd_nxt, self.snd_nxt + size + fin, pieces, fin)
@@ -261,29 +233,6 @@ class Sender:
         self.by_time.append(segment)
         self.last_sent = now
         self._outlet.emit_data(segment.start, flags, segment.pieces, size, segment.retransmitted)
-
-    def _take(self, size: int) -> Frame:
-        """The next `size` unsent bytes as pieces."""
-        unsent = self._unsent
-        self.unsent -= size
-        at = self._unsent_at
-        taken = 0
-        pieces: Frame = []
-        while size:
-            piece = unsent[taken]
-            length = len(piece) - at
-            if length > size:
-                pieces.append(piece[at : at + size] if size <= _SMALL else memoryview(piece)[at : at + size])
-                at += size
-                break
-            pieces.append(memoryview(piece)[at:] if at else piece)
-            at = 0
-            taken += 1
-            size -= length
-        self._unsent_at = at
-        if taken:
-            del unsent[:taken]
-        return [b"".join(pieces)] if len(pieces) > _MAXIMUM_PIECES else pieces
 
     def _retransmit_lost(self, now: float, rate: float | None) -> int:
         """Send again what is marked lost, oldest first, as far as the window allows."""
@@ -347,7 +296,7 @@ class Sender:
         if not self.in_flight:
             if self.unsent:
                 size = max(1, min(self.unsent, self.mss, self.snd_una + self.snd_wnd - self.snd_nxt))
-                segment = SentSegment(self.snd_nxt, self.snd_nxt + size, self._take(size), False)
+                segment = SentSegment(self.snd_nxt, self.snd_nxt + size, self.take(size), False)
             elif self.fin_queued and not self.fin_sent:
                 segment = SentSegment(self.snd_nxt, self.snd_nxt + 1, [], True)
                 self.fin_sent = True
@@ -525,7 +474,7 @@ class Sender:
             pipe += segment.end - segment.start if segment.mark == IN_NETWORK else 0
         assert position == self.snd_nxt or not self.in_flight, (position, self.snd_nxt)
         assert pipe == self.pipe, (pipe, self.pipe)
-        assert self.unsent == sum(map(len, self._unsent)) - self._unsent_at
+        self.check_queue()
 
 
 def _start(segment: SentSegment) -> int:
