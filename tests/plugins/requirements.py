@@ -9,6 +9,7 @@ and `text`, and may have
     by               tests that prove it, by the beginning of their node ids
 
 Where a rule passed without a capture since nothing of it is on a wire, `tests/api.toml` says so, and then the row's reason does.
+`tests/later.toml` makes a row of the generated table `not_applicable` for the time being.
 
 Ids are checked against the tables when tests are collected, so a misspelt id fails at once.  Every session ends by
 writing `out/proves.json` (`--proves FILE` names another), an array of one object per requirement in the order of the
@@ -38,6 +39,7 @@ from tests.plugins.real import plain
 
 TABLE = Path(__file__).parents[1] / "requirements.toml"
 API = TABLE.with_name("api.toml")
+LATER = TABLE.with_name("later.toml")
 BY_THE_API = "witnessed by the API: "
 """Begins the reason of a rule that needs no capture."""
 Row: TypeAlias = dict[str, Any]
@@ -70,7 +72,12 @@ def load_table(path: Path = TABLE) -> list[Row]:
 def load_tables() -> list[Row]:
     """The requirements of all files: UM and ST, then the RFCs by number, newest first."""
     files = [TABLE, *sorted(TABLE.parent.glob("rfc*.toml"), reverse=True)]
-    return [requirement for path in files for requirement in load_table(path)]
+    later = tomllib.loads(LATER.read_text(encoding="utf-8"))["later"]
+    table = [requirement for path in files for requirement in load_table(path)]
+    for requirement in table:
+        if why := later.get(requirement["id"]):
+            requirement["not_applicable"] = why
+    return table
 
 
 @cache

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,6 +35,31 @@ def test_table_holds_every_requirement_of_both_specifications() -> None:
     assert len(ids) == len(set(ids)) == 97
     assert {requirement["spec"] for requirement in table} == {"um", "st"}
     assert all(requirement["text"] and requirement["section"] for requirement in table)
+
+
+def test_what_is_left_for_later_is_said_and_fails_with_the_test_of_its_door(session: pytest.Pytester) -> None:
+    session.makepyfile(
+        """
+        import pytest
+
+        @pytest.mark.proves("UM-SSA-4")
+        def test_door():
+            assert not (__import__("pathlib").Path("closed").exists())
+        """
+    )
+
+    def row() -> dict[str, Any]:
+        run(session)
+        found: dict[str, Any]
+        (found,) = (r for r in json.loads((session.path / "out/proves.json").read_text()) if r["id"] == "UM-SSA-4")
+        return found
+
+    open_door = row()
+    assert open_door["verdict"] == "not-applicable"
+    assert open_door["reason"].startswith("Later: ")
+    assert len(open_door["tests"]) == 1
+    (session.path / "closed").touch()
+    assert row()["verdict"] == "failed"
 
 
 def test_summary_names_tests_verdicts_and_captures(session: pytest.Pytester) -> None:

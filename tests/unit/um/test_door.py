@@ -1,6 +1,6 @@
 """The door for further deliveries: a registrar in a few lines, with nothing but the public interface (unified-multiplex §8).
 
-Signalling (UM-SSA-4) is not built.  What it needs is an SSA for an identity, told only when it is armed, to connect to it, and to
+Signalling (UM-SSA-4) is not built (tests/later.toml).  What it needs is an SSA for an identity, told only when it is armed, to connect to it, and to
 learn that the pair was born and has died.
 """
 
@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+
+import pytest
 
 from tapstack.events import AddressChanged, ConnectionChanged, Event
 from tests.unit.unimux.lan import lan, virtual
@@ -44,6 +46,7 @@ class Registrar:
         return await self._services[request.service].issue(lifetime=30, front_end="registrar", who=request.identity)
 
 
+@pytest.mark.proves("UM-SSA-4")
 def test_a_registrar_needs_no_more_than_there_is() -> None:
     seen: list[Event] = []
 
