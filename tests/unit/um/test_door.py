@@ -1,7 +1,7 @@
 """The door for further deliveries: a registrar in a few lines, with nothing but the public interface (unified-multiplex §8).
 
-Signalling (UM-SSA-4) is not built (tests/later.toml).  What it needs is an SSA for an identity, told only when it is armed, to connect to it, and to
-learn that the pair was born and has died.
+Signalling (UM-SSA-4) is not built (tests/later.toml).  What it needs is an SSA for an identity, told only when it is armed, to
+connect to it, and to learn that the pair was born and has died.
 """
 
 from __future__ import annotations
