@@ -127,7 +127,6 @@ def otherwise(connection: Connection, segment: Segment, now: float) -> None:
         connection.tcp.counters.drop(DropReason.TCP_FLAGS)
         return
     before = (receiver.rcv_nxt, connection.sender.snd_una, receiver.ts_recent)
-    _update_timestamp(connection, segment, sequence, now)
     if not _check_ack(connection, segment, sequence, now):
         return
     connection.last_heard = now
@@ -239,7 +238,11 @@ def _check_syn(connection: Connection, segment: Segment, now: float) -> None:
 
 
 def _update_timestamp(connection: Connection, segment: Segment, sequence: int, now: float) -> None:
-    """TS.Recent follows segments that span the last acknowledgement sent (RFC 7323 §4.3)."""
+    """TS.Recent follows segments that span the last acknowledgement sent (RFC 7323 §4.3).
+
+    Only once their own acknowledgement is found valid: else a blind segment with a guessed sequence number could move it so far
+    ahead that PAWS keeps the peer out.
+    """
     stamp = segment.options.timestamp
     receiver = connection.receiver
     if connection.timestamps and stamp is not None and sequence <= receiver.last_ack_sent:
@@ -256,12 +259,14 @@ def _check_ack(connection: Connection, segment: Segment, sequence: int, now: flo
             connection.tcp.counters.drop(DropReason.TCP_ACK)
             connection.tcp.reset(segment, connection.entry, now)
             return False
+        _update_timestamp(connection, segment, sequence, now)
         establish(connection, segment, ack, now)
         return connection.armed is None or connection.tcp.passive.completed(connection, now)
     if ack > sender.snd_nxt or ack < sender.snd_una - max(sender.maximum_window, 65535):
         connection.tcp.counters.drop(DropReason.TCP_ACK)
         connection.challenge(now)
         return False
+    _update_timestamp(connection, segment, sequence, now)
     acknowledge(connection, segment, sequence, ack, now)
     if connection.finished_sending():
         fin_acknowledged(connection, now)
@@ -305,7 +310,7 @@ def new_data_acknowledged(
     if stamp is not None and connection.timestamps:
         clock = int(now * 1000)
         elapsed = (clock + connection.timestamp_offset - stamp[1]) & 0xFFFFFFFF
-        if elapsed < 0x7FFFFFFF:
+        if elapsed <= clock - int(connection.opened_at * 1000):  # nothing older was ever sent
             news.echo = clock - elapsed
     recovery = sender.recovery
     if advanced:

@@ -251,6 +251,8 @@ class Connection(Output):
             self.abort(now)
             return
         self.shutdown(now)
+        if self.timers.persisting:
+            self.timers.waiting_since = now  # a window that stays closed is waited for once more, and no longer
         if self.state is TcpState.FIN_WAIT_2:
             self.timers.start_slow(now)
 
@@ -354,6 +356,9 @@ class Connection(Output):
             self.peer_mss = DEFAULT_MSS
         if options.window_scale is not None:
             self.sender.scale = min(options.window_scale, MAXIMUM_WINDOW_SCALE)
+            self.receiver.scale = scale_for(
+                wanted.receive_buffer_maximum
+            )  # a spoofed SYN before may have taken it back
         else:
             self.sender.scale = self.receiver.scale = 0
         self.timestamps = options.timestamp is not None and wanted.timestamps

@@ -229,7 +229,7 @@ class Listener:
         if len(self._accepted) >= self.options.backlog:
             self.tcp.counters.drop(DropReason.TCP_ACCEPT_QUEUE)
             return Admission.REFUSED
-        if len(armed.half_open) >= self.options.backlog:
+        if len(armed.half_open) >= self.options.backlog or self.tcp.passive.full:
             self.tcp.counters.drop(DropReason.TCP_HALF_OPEN_LIMIT)
             return Admission.COOKIE if self.options.cookies else Admission.REFUSED
         return Admission.TABLE

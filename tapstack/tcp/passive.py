@@ -47,7 +47,7 @@ class PassiveOpens:
         admission = armed.listener.may_open(armed, segment)
         if admission is Admission.REFUSED:
             return
-        if admission is Admission.COOKIE or self._tcp.demux.half_open_count >= self.limit:
+        if admission is Admission.COOKIE:
             self._send_cookie(armed, segment, now)
             return
         connection = self._begin(armed, segment, self._numbers(armed, segment, now), now)
@@ -123,17 +123,22 @@ class PassiveOpens:
     def completed(self, connection: Connection, now: float) -> bool:
         """Collapse a half-open handshake to its mode's key (UM-LIS-3); False when that place is taken."""
         demux = self._tcp.demux
-        demux.remove_half_open(connection)
-        connection.key = key_for(connection.mode, connection, calling=False)
+        key = key_for(connection.mode, connection, calling=False)
         try:
-            demux.add(connection.key, connection)
+            demux.add(key, connection)
         except ConflictingSocket:
-            connection.key = b""
             connection.delete(TcpTrigger.DELETE, now, "another session of this pair was first")
             return False
+        demux.remove_half_open(connection)
+        connection.key = key
         assert connection.armed is not None
         connection.armed.listener.completed(connection, now)
         return True
+
+    @property
+    def full(self) -> bool:
+        """Whether this node has as many half-open handshakes as it may."""
+        return self._tcp.demux.half_open_count >= self.limit
 
     # -- cookies ---------------------------------------------------------------------------------
 

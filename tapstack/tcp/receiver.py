@@ -160,8 +160,11 @@ class Receiver:
         Fills holes, and moves `rcv_nxt` over everything contiguous, the FIN included.
         """
         end = sequence + len(payload)
-        if fin:
+        if fin and not (self._runs and self._runs[-1].end > end):
             self.fin = end
+        elif self.fin is not None and end > self.fin:
+            payload = payload[: max(0, self.fin - sequence)]  # nothing follows the end of the stream
+            end = sequence + len(payload)
         if sequence < self.rcv_nxt:
             self.note_duplicate(sequence, min(end, self.rcv_nxt))
             payload = payload[self.rcv_nxt - sequence :]

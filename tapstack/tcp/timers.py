@@ -127,8 +127,8 @@ class ConnectionTimers:
             return
         if self.retransmit.armed and closed == self.persisting:
             return
-        if not self.retransmit.armed:
-            self.waiting_since = now
+        if not self.retransmit.armed or self.persisting:
+            self.waiting_since = now  # what waited for the window begins to wait for its acknowledgement
         self.persisting = closed
         self._wait(now + (self._persist_interval() if closed else connection.rtt.rto))
 
@@ -141,9 +141,15 @@ class ConnectionTimers:
         self.retransmit.set(min(due, self._patience()))
 
     def _patience(self) -> float:
-        """When the user time-out is over, if nothing is heard until then (RFC 9293 R2)."""
+        """When the user time-out is over (RFC 9293 R2).
+
+        A closed window may stay closed as long as its probes are answered (MUST-37), but not for a program that is gone.
+        """
         connection = self._connection
-        return max(self.waiting_since, connection.last_heard) + connection.user_timeout
+        since = self.waiting_since
+        if self.persisting and not connection.detached:
+            since = max(since, connection.last_heard)
+        return since + connection.user_timeout
 
     def _persist_interval(self) -> float:
         return min(self._connection.rtt.rto * (1 << min(self.persist_backoff, 10)), MAXIMUM_RTO)

@@ -294,13 +294,16 @@ class TimeWaitTable:
             else:
                 self._tcp.counters.drop(DropReason.TCP_SEQUENCE)
             return
-        if stamp is not None and recent is not None and unwrap(stamp[0], recent) > recent:
+        expected = (
+            sequence + segment.length == facts.rcv_nxt
+        )  # the FIN again, or nothing: else anybody could have sent it
+        if expected and stamp is not None and recent is not None and unwrap(stamp[0], recent) > recent:
             facts = facts._replace(ts_recent=stamp[0])
             record.change(facts)
         if segment.flags & wire.SYN:
             self._acknowledge(record, facts, now)
         elif sequence != facts.rcv_nxt or segment.length:  # the window is closed: nothing else is acceptable
-            if segment.flags & wire.FIN and sequence + segment.length == facts.rcv_nxt:
+            if segment.flags & wire.FIN and expected:
                 self._restart(record, facts, now)
             self._acknowledge(record, facts, now)
         else:

@@ -10,6 +10,7 @@ _INTEGRITY = "tests/unit/tcp/test_integrity.py"
 _RECOVERY = "tests/unit/tcp/test_recovery.py"
 _CONGESTION = "tests/unit/tcp/test_congestion.py"
 _ASKED = "tests/conformance/test_asked_for.py"
+_HOSTILE = "tests/unit/tcp/test_hostile.py"
 _ARRIVES = "tapstack.tcp.arrives"
 
 MUTATIONS = (
@@ -184,5 +185,42 @@ MUTATIONS = (
             ),
         ),
         quick=True,
+    ),
+    Mutation(
+        "blind-timestamp",
+        "a segment whose acknowledgement is not valid moves TS.Recent",
+        ("ST-TCP-2", "ST-TCP-8"),
+        (_HOSTILE,),
+        (
+            Edit(
+                f"{_ARRIVES}:otherwise",
+                "if not _check_ack(",
+                "if _update_timestamp(connection, segment, sequence, now) or not _check_ack(",
+            ),
+        ),
+    ),
+    Mutation(
+        "talk-is-patience",
+        "whatever is heard puts the user time-out off",
+        ("ST-TCP-11",),
+        (_HOSTILE,),
+        (
+            Edit(
+                "tapstack.tcp.timers:ConnectionTimers._patience", "self.persisting and not connection.detached", "True"
+            ),
+        ),
+    ),
+    Mutation(
+        "half-open-twice",
+        "a handshake that cannot complete is taken off the books twice",
+        ("ST-TCP-10",),
+        (_HOSTILE,),
+        (
+            Edit(
+                "tapstack.tcp.passive:PassiveOpens.completed",
+                "connection.delete(",
+                "demux.remove_half_open(connection) or connection.delete(",
+            ),
+        ),
     ),
 )
