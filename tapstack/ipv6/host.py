@@ -8,10 +8,9 @@
              ├─▶ icmp ┴─▶ multicast             │
              └─▶ upper[next header]        frame out
 ```
-The address table is the only place that knows the state of an address.  What follows from a change of state is done
-in `_address_changed`, in the
-call that made the change: when `addresses.take` returns, the promotion has been announced and the address can be used
-(UM-ADDR-1).
+The address table is the only place that knows the state of an address.  What follows from a change of state is done in
+`_address_changed`, in the call that made the change: when `addresses.take` returns, the promotion has been announced and the
+address can be used (UM-ADDR-1).
 
 Work per frame is bounded by the frame's length and by the bounds in `HostConfig`; nothing in a frame raises out of
 `input`.
@@ -108,9 +107,7 @@ class Host:
         self.input = self._receiver.frame
         """`input(frame, now)`: one whole link frame, whatever its bytes are."""
         self.icmp_error = self.icmp.error
-        """`icmp_error(packet, type, code, info, now)`: an ICMPv6 error about a received packet, if the rules
-        allow one.
-        """
+        """`icmp_error(packet, type, code, info, now)`: an ICMPv6 error about a received packet, if the rules allow one."""
         self._join_rooms()
 
     def _join_rooms(self) -> None:
@@ -123,6 +120,7 @@ class Host:
         self.neighbors.on_unresolved = self._neighbor_unresolved
         self.neighbors.on_unreachable = self.routes.neighbor_unreachable
         self.neighbors.on_router_lost = self.routers.neighbor_is_no_router
+        self.neighbors.is_first_hop = self.routes.is_first_hop
         self.prefix_list.on_autonomous = self._prefix_usable
         self.prefix_list.on_deprecated = self._prefix_deprecated
         self.prefix_list.on_expired = self._prefix_expired
@@ -337,6 +335,8 @@ class Host:
             self.addresses.discard(entry, now, cause)
 
     def _expire(self, entry: AddressEntry, now: float, cause: str) -> None:
+        if entry.address not in self.addresses:
+            return  # it went with one before it: somebody who heard of that gave it up
         if entry.state in (_S.TENTATIVE, _S.UNCERTAIN):
             self.addresses.discard(entry, now, cause)
         else:

@@ -17,12 +17,11 @@ segment (`Path.ready`, `Path.confirm`) and comes here only when one of them says
 * `fresh_until`: until then using the entry has no side effect.  It is -inf whenever a use must be noticed;
 * `confirm_from`: from then on a confirmation changes something.
 
-Invariants: at most `HostConfig.neighbors` entries, of which `neighbors_incomplete` unresolved; an entry has a header
-exactly
+Invariants: at most `HostConfig.neighbors` entries, of which `neighbors_incomplete` unresolved; an entry has a header exactly
 when it is not INCOMPLETE; an entry that left the table has no header and is never fresh, so nobody goes on using it.
 
-When the table is full the entry used longest ago makes room, unless it is a router, reachable or under test.  An
-attacker can so replace what other attackers wrote and what nobody uses, not what carries traffic.
+When the table is full the entry used longest ago makes room, unless it is a router that is in use as one, reachable or under
+test.  An attacker can so replace what other attackers wrote and what nobody uses, not what carries traffic.
 """
 
 from __future__ import annotations
@@ -125,6 +124,7 @@ class NeighborCache:
     on_unresolved(neighbor, packets, now): resolution failed; the packets that waited, from their IPv6 headers on.
     on_unreachable(neighbor, now): a neighbour no longer answers; look for another way.
     on_router_lost(neighbor, now): a neighbour says that it is no router any more.
+    is_first_hop(address): whether a router that routes lead to; that a neighbour calls itself one is not enough.
     """
 
     def __init__(self, interface: Interface) -> None:
@@ -136,6 +136,7 @@ class NeighborCache:
         self.on_unresolved: Callable[[Neighbor, list[bytes], float], None] = lambda neighbor, packets, now: None
         self.on_unreachable: Callable[[Neighbor, float], None] = lambda neighbor, now: None
         self.on_router_lost: Callable[[Neighbor, float], None] = lambda neighbor, now: None
+        self.is_first_hop: Callable[[bytes], bool] = lambda address: False
 
     def __len__(self) -> int:
         return len(self._table)
@@ -421,14 +422,13 @@ class NeighborCache:
             self._touch(neighbor)
         return False
 
-    @staticmethod
-    def _protected(neighbor: Neighbor, now: float) -> bool:
+    def _protected(self, neighbor: Neighbor, now: float) -> bool:
         if neighbor.state is _S.INCOMPLETE:
             return bool(neighbor.queue)
         return (
-            neighbor.is_router
-            or neighbor.state in (_S.DELAY, _S.PROBE)
+            neighbor.state in (_S.DELAY, _S.PROBE)
             or (neighbor.state is _S.REACHABLE and now < neighbor.reachable_until)
+            or self.is_first_hop(neighbor.address)
         )
 
     def _touch(self, neighbor: Neighbor) -> None:

@@ -35,15 +35,18 @@ class Prefix:
 
     prefix: 16 bytes, zero behind `length` bits.  autonomous: addresses may be formed in it.  on_link: its addresses are
     neighbours.  dedicated: routed to this node.  preferred: new uses may start (updated by timer).
+    on_link_by_hand, autonomous_by_hand: no router can take it back.
     """
 
     __slots__ = (
         "_key",
         "_shift",
         "autonomous",
+        "autonomous_by_hand",
         "dedicated",
         "length",
         "on_link",
+        "on_link_by_hand",
         "on_link_until",
         "preferred",
         "preferred_until",
@@ -62,6 +65,8 @@ class Prefix:
         self.on_link = False
         self.dedicated = False
         self.preferred = False
+        self.on_link_by_hand = False
+        self.autonomous_by_hand = False
         self.on_link_until = -math.inf
         self.valid_until = -math.inf
         self.preferred_until = -math.inf
@@ -123,9 +128,10 @@ class PrefixList:
     def add_static(self, prefix: bytes, length: int, *, autonomous: bool, now: float) -> Prefix:
         """An on-link prefix of a link without a router that would advertise it."""
         entry = self._table.setdefault((Prefix(prefix, length).prefix, length), Prefix(prefix, length))
-        entry.on_link = True
+        entry.on_link = entry.on_link_by_hand = True
         entry.on_link_until = math.inf
         if autonomous:
+            entry.autonomous_by_hand = True
             entry.valid_until = entry.preferred_until = math.inf
             entry.autonomous = entry.preferred = True
             self.on_autonomous(entry, now)
@@ -165,9 +171,9 @@ class PrefixList:
             if not option.valid_lifetime or learnt >= self._interface.config.prefixes:
                 return
             prefix = self._table[key] = Prefix(*key)
-        if option.on_link:
+        if option.on_link and not prefix.on_link_by_hand:
             self._set_on_link(prefix, _until(option.valid_lifetime, now), now)
-        if autonomous and not prefix.dedicated:
+        if autonomous and not prefix.dedicated and not prefix.autonomous_by_hand:
             self._set_autonomous(prefix, option, now)
         self._age(now)
 

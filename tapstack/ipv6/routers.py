@@ -167,7 +167,7 @@ class RouterDiscovery:
     def _take_route(self, src: bytes, option: nd.RouteInformation, now: float) -> bool:
         """RFC 4191 §2.3; whether routes change.  A route of length zero speaks of the default router itself (§3.1)."""
         if option.prefix_length == 0:
-            router = self._routes.default_routers.get(src)
+            router = None if src in self._static else self._routes.default_routers.get(src)
             if router is not None and option.lifetime:
                 router.preference = option.preference
                 router.lifetime_until = _until(option.lifetime, now)
@@ -202,8 +202,8 @@ class RouterDiscovery:
     # -- loss ------------------------------------------------------------------------------------
 
     def neighbor_is_no_router(self, neighbor: Neighbor, now: float) -> None:
-        """A neighbour advertised itself without the R flag (RFC 4861 §7.2.5)."""
-        if neighbor.address in self._routes.default_routers:
+        """A neighbour advertised itself without the R flag (RFC 4861 §7.2.5); one set by hand stays what it was set to be."""
+        if neighbor.address in self._routes.default_routers and neighbor.address not in self._static:
             self._lose(neighbor.address, "advertises itself as a host", now)
             self._routes.changed()
 

@@ -236,6 +236,14 @@ class Routes:
         neighbor = self.neighbors.get(router)
         return neighbor is not None and neighbor.state not in (NeighborState.INCOMPLETE, NeighborState.UNREACHABLE)
 
+    def is_first_hop(self, router: bytes) -> bool:
+        """Whether routes lead to a router."""
+        return router in self._offering()
+
+    def _offering(self) -> set[bytes]:
+        """The routers that offer a route, the default one or another."""
+        return {*self.default_routers, *(route.router for route in self.more_specific.values())}
+
     # -- changes -----------------------------------------------------------------------------------
 
     def changed(self) -> None:
@@ -267,8 +275,7 @@ class Routes:
         redirected = [dst for dst, target in self._redirects.items() if target == neighbor.address]
         for dst in redirected:
             del self._redirects[dst]
-        offering = {*self.default_routers, *(route.router for route in self.more_specific.values())}
-        others = any(address != neighbor.address for address in offering)
+        others = any(address != neighbor.address for address in self._offering())
         if redirected or (neighbor.is_router and others):
             self.changed()
 

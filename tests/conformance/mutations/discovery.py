@@ -152,4 +152,24 @@ MUTATIONS = (
         (f"{_TEST_MULTICAST}::test_changes_are_repeated_within_a_second_and_the_repetition_says_what_holds_then",),
         (Edit("tapstack.ipv6.multicast:MulticastListener._changed", "self._robustness - 1", "0"),),
     ),
+    Mutation(
+        "anybody-is-a-router",
+        "whoever calls itself a router has its place in the neighbour cache for good",
+        ("ST-IP6-4",),
+        (f"{_TEST_NEIGHBORS}::test_a_flood_of_routers_leaves_room_for_neighbours",),
+        (Edit(f"{_NEIGHBORS}._protected", "self.is_first_hop(neighbor.address)", "neighbor.is_router"),),
+    ),
+    Mutation(
+        "router-by-hand-withdrawn",
+        "a neighbour's word ends a default router that was set by hand",
+        ("ST-IP6-5",),
+        ("tests/unit/ipv6/test_routers.py",),
+        (
+            Edit(
+                "tapstack.ipv6.routers:RouterDiscovery.neighbor_is_no_router",
+                "neighbor.address not in self._static",
+                "True",
+            ),
+        ),
+    ),
 )

@@ -324,6 +324,25 @@ def test_a_scan_of_the_prefix_from_on_link_replaces_nothing_that_is_used(cache: 
 
 
 @pytest.mark.proves("ST-IP6-4")
+@pytest.mark.parametrize("lifetime", [0, 9000])
+def test_a_flood_of_routers_leaves_room_for_neighbours(cache: Cache, lifetime: int) -> None:
+    """Whoever calls itself a router is only kept when it is used as one."""
+    frame = bytearray(
+        bytes(advertisement(prefix=None, lifetime=lifetime, source="fe80::ffff:0", mac="02:00:00:00:99:99"))
+    )
+    for number in range(2000):
+        frame[34:38] = (0xFFFF - number).to_bytes(2, "big") + number.to_bytes(2, "big")
+        cache.host.input(bytes(frame), cache.now)
+    cache.check()
+    assert len(cache.host.neighbors) == cache.host.config.neighbors
+    cache.out.clear()
+    cache.send()
+    cache.feed(to_stable(cache))
+    assert cache.send()[0][Ether].dst == PEER_MAC
+    assert cache.state(ROUTER) is not None, "the router in use is still known"
+
+
+@pytest.mark.proves("ST-IP6-4")
 def test_sending_to_thousands_of_absent_neighbours_is_bounded_and_leaves_room_for_the_living(cache: Cache) -> None:
     for number in range(2000):
         cache.send(f"2001:db8:1::7:{number:x}")

@@ -22,7 +22,7 @@ from scapy.packet import Packet as ScapyPacket
 from scapy.packet import Raw
 
 from tapstack.events import DropReason, LinkNotice
-from tapstack.ipv6.addresses import AddressKind
+from tapstack.ipv6.addresses import AddressEntry, AddressKind, AddressState, Trigger
 from tapstack.ipv6.config import HostConfig
 from tapstack.ipv6.packet import NoRouteError
 from tapstack.types import address, address_text
@@ -33,6 +33,7 @@ from tests.unit.ipv6.bench import (
     ROUTER_MAC,
     Bench,
     advertisement,
+    neighbor_advertisement,
     only,
     to_group,
     to_us,
@@ -430,6 +431,55 @@ def test_a_router_set_by_hand_stays() -> None:
         next_hop(bench, OFF_LINK)
     bench.host.link_up(bench.now)
     assert next_hop(bench, OFF_LINK) == ROUTER
+
+
+@pytest.mark.proves("ST-IP6-5")
+def test_nobody_on_the_link_withdraws_a_router_set_by_hand() -> None:
+    """Neither an advertisement without the R flag nor a route of length zero."""
+    bench = Bench()
+    bench.settle(router=False)
+    bench.host.routers.add_static(address(ROUTER), bench.now)
+    bench.host.send(address(bench.link_local), address(OFF_LINK), 253, [b"12345678"], bench.now)
+    for router in (1, 0):
+        bench.feed(neighbor_advertisement(ROUTER, ROUTER_MAC, R=router))
+        assert next_hop(bench, OFF_LINK) == ROUTER
+    for lifetime in (0, 1):
+        bench.feed(
+            advertisement(ICMPv6NDOptRouteInfo(prefix="::", plen=0, rtlifetime=lifetime), lifetime=0, prefix=None)
+        )
+        bench.run(10)
+        assert next_hop(bench, OFF_LINK) == ROUTER
+
+
+@pytest.mark.parametrize("autonomous", [True, False])
+def test_nobody_on_the_link_withdraws_a_prefix_set_by_hand(autonomous: bool) -> None:
+    bench = Bench()
+    bench.settle(router=False)
+    bench.host.prefix_list.add_static(address(PREFIX), 64, autonomous=autonomous, now=bench.now)
+    bench.feed(advertisement(valid=0, preferred=0, lifetime=0))
+    assert next_hop(bench, PREFIX + "5") == PREFIX + "5"
+    bench.run(8000)
+    assert next_hop(bench, PREFIX + "5") == PREFIX + "5"
+    (prefix,) = bench.host.prefixes
+    assert (prefix.autonomous, prefix.preferred) == (autonomous, autonomous)
+
+
+def test_an_address_that_goes_may_take_others_of_its_prefix_with_it(bench: Bench) -> None:
+    """Whoever hears of the end of one may give up another in the same call."""
+    table = bench.host.addresses
+    entries = [bench.host.reserve(address(f"{PREFIX}{n}"), bench.prefix, bench.now) for n in range(1, 5)]
+    bench.run(5)
+
+    def give_up(entry: AddressEntry, old: AddressState, trigger: Trigger, now: float) -> None:
+        for other in entries:
+            if entry.state is AddressState.INVALID and other.state is AddressState.UNCERTAIN:
+                table.discard(other, now, "so does this one")
+                return
+
+    table.observe(give_up)
+    bench.host.prefix_list.remove(bench.prefix, bench.now)
+    bench.check()
+    assert [entry.state for entry in entries] == [AddressState.INVALID] * 4
 
 
 def test_the_reachable_time_changes_every_few_hours(bench: Bench) -> None:
