@@ -21,9 +21,10 @@ from typing import TYPE_CHECKING, Any
 
 from tapstack.ipv6.addresses import AddressEntry, AddressKind
 from tapstack.ipv6.packet import NoRouteError
+from tapstack.signals import Signal
 from tapstack.tcp.errors import from_icmp
 from tapstack.types import UNSPECIFIED, Buffer, address_text, is_multicast
-from tapstack.udp.flow import FlowClosed, UdpFlow, UdpSignal
+from tapstack.udp.flow import FlowClosed, UdpFlow
 
 from .errors import UnimuxError
 from .purpose import UNNAMED, Purpose
@@ -174,7 +175,7 @@ class EphemeralFlow:
             self._receive(datagram.data)
         for error in flow.take_errors():
             self._failed(from_icmp(error.type, error.code))
-        if bits & UdpSignal.CLOSED and self._flow is flow:
+        if bits & Signal.CLOSED and self._flow is flow:
             self._flow = None  # its address is gone; the next datagram draws another one
             self._timer.cancel()
 

@@ -10,13 +10,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..events import DropReason
+from ..signals import Signal
 from ..wire.tcp import ACK, FIN, RST, SYN, URG
 from . import errors
 from .buffers import grow_receive, grow_send
 from .connection import Connection
 from .options import PortMode
 from .sequence import unwrap
-from .signals import Signal
 from .states import TcpState, TcpTrigger
 
 if TYPE_CHECKING:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from ..events import ConnectionChanged
 from ..ipv6.addresses import AddressEntry
+from ..signals import Signal
 from ..types import Buffer, address_text
 from ..wire.tcp import ACK, RST, TIMESTAMP_LENGTH, Options
 from . import errors
@@ -29,7 +30,6 @@ from .recovery import NewRenoRecovery, SelectiveRecovery
 from .recovery.rto import RttEstimator
 from .sender import Sender
 from .sequence import MASK
-from .signals import Signal
 from .states import SYNCHRONIZED, TRANSITIONS, TcpState, TcpTrigger
 from .statistics import Statistics, collect
 from .timers import ConnectionTimers

@@ -10,13 +10,13 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING
 
+from ..signals import Signal
 from ..wire import checksum
 from ..wire.tcp import ACK, FIN, FIXED, HEADER_LENGTH, PROTOCOL, PSH
 from . import arrives
 from .buffers import grow_receive
 from .connection import Connection
 from .sequence import MASK, unwrap
-from .signals import Signal
 from .states import TcpState
 
 if TYPE_CHECKING:

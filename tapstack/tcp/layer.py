@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from ..events import Counters, DropReason, EventStream
 from ..ipv6.addresses import AddressEntry, AddressState, Trigger
+from ..signals import Signal
 from ..timers import TimerQueue
 from ..types import UNSPECIFIED, Frame, is_multicast
 from ..wire import checksum
@@ -30,7 +31,6 @@ from .options import PortMode, SocketOptions
 from .passive import PassiveOpens
 from .segment import Segment
 from .sequence import MASK, unwrap
-from .signals import Signal
 from .states import SYNCHRONIZED, TcpState, TcpTrigger
 from .timewait import TimeWaitRecord, TimeWaitTable
 

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 
 from ..events import DropReason, ListenerChanged
 from ..ipv6.addresses import AddressEntry
+from ..signals import Signal
 from ..types import address_text
 from .connection import Connection
 from .options import SocketOptions
-from .signals import Signal
 from .states import TRANSITIONS, TcpState, TcpTrigger
 
 if TYPE_CHECKING:

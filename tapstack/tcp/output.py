@@ -8,11 +8,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..events import DropReason
+from ..signals import Signal
 from ..types import Frame
 from ..wire.tcp import ACK, CWR, ECE, SYN, URG, Options
 from .challenge import PER_CONNECTION
 from .sequence import MASK
-from .signals import Signal
 from .states import SYNCHRONIZED, TcpState
 from .timers import DELAYED_ACK
 

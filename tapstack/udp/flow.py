@@ -1,8 +1,8 @@
 """One UDP flow: a local address and port, and the peer it talks to, if only one (UM-DAS-6).
 
 A flow is a user of its address: a one-time address lives while its flow is open, and answers only those whom the flow
-serves.  A flow never calls its owner from inside the stack; it collects `UdpSignal` bits, and whoever drives the stack
-takes them and calls `owner` (see `Stack.take_signals`).
+serves.  A flow never calls its owner from inside the stack; it collects `Signal` bits, and whoever drives the stack takes
+them and calls `owner` (see `Stack.take_signals`).
 
 What arrives waits in a queue bounded in datagrams and bytes; what does not fit is dropped and counted.
 """
@@ -11,11 +11,12 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..events import DropReason
 from ..ipv6.addresses import AddressEntry
 from ..ipv6.packet import IcmpError
+from ..signals import Signal
 from ..types import Buffer, address_text
 from ..wire import ipv6, udp
 
@@ -28,14 +29,6 @@ PEERS_REMEMBERED = 64
 ERRORS_REMEMBERED = 16
 MAXIMUM_DATA = ipv6.MAXIMUM_PAYLOAD - udp.HEADER_LENGTH
 """Largest datagram in bytes of payload; above the path MTU it travels in fragments."""
-
-
-class UdpSignal:
-    """News for the owner of a flow: bits of an int, those of the TCP signals where the names are the same."""
-
-    READABLE: Final = 2
-    CLOSED: Final = 16
-    ERROR: Final = 64
 
 
 class FlowClosed(ConnectionError):
@@ -54,7 +47,7 @@ class UdpFlow:
     """Made by `Udp.open`.
 
     entry: the local address.  local_port.  remote, remote_port: the peer, None for a flow that talks to anybody.
-    owner: called with `UdpSignal` bits by whoever drives the stack.  last_used: when something was sent or received, so
+    owner: called with `Signal` bits by whoever drives the stack.  last_used: when something was sent or received, so
     that its owner can end it after an idle time.
     """
 
@@ -153,14 +146,14 @@ class UdpFlow:
         self._queue.append(Datagram(data, remote, remote_port))
         self._queued_bytes += len(data)
         self.last_used = now
-        self.signal(UdpSignal.READABLE)
+        self.signal(Signal.READABLE)
         return True
 
     def report(self, error: IcmpError) -> None:
         """An ICMPv6 error about a datagram of this flow."""
         self._heard = True
         self._errors.append(error)
-        self.signal(UdpSignal.ERROR)
+        self.signal(Signal.TROUBLE)
 
     def signal(self, bits: int) -> None:
         """Collect news for the owner."""

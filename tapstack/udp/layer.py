@@ -13,9 +13,10 @@ from ..events import DropReason
 from ..ipv6.addresses import AddressEntry, AddressState, Trigger
 from ..ipv6.host import Host
 from ..ipv6.packet import IcmpError, Packet
+from ..signals import Signal
 from ..types import UNSPECIFIED, is_multicast
 from ..wire import WireError, checksum, icmpv6, ipv6, udp
-from .flow import UdpFlow, UdpSignal, flow_key
+from .flow import UdpFlow, flow_key
 
 DYNAMIC_PORTS = range(49152, 65536)
 """Where the stack chooses ports (RFC 6335 §6)."""
@@ -81,7 +82,7 @@ class Udp:
             return
         flow.closed = True
         del self._flows[flow.key]
-        flow.signal(UdpSignal.CLOSED)
+        flow.signal(Signal.CLOSED)
         self.host.addresses.drop(flow.entry, flow, now, cause)
 
     def close(self, now: float) -> None:

@@ -28,6 +28,7 @@ from typing import ClassVar, Protocol, Self, TypeVar
 
 from ..types import Buffer
 from .error import WireError
+from .names import pack_name, parse_name
 
 INFINITY = 0xFFFFFFFF
 """The lifetime that never ends."""
@@ -407,7 +408,7 @@ class Dnssl:
         names: list[str] = []
         at = 6
         while at < len(data) and data[at]:
-            name, at = _parse_name(data, at)
+            name, at = parse_name(data, at)
             names.append(name)
         if not names:
             raise WireError("DNSSL without a name")
@@ -415,39 +416,8 @@ class Dnssl:
 
     def pack(self) -> bytes:
         """The whole option."""
-        data = _RESERVED_AND_LONG.pack(self.lifetime) + b"".join([_pack_name(name) for name in self.names])
+        data = _RESERVED_AND_LONG.pack(self.lifetime) + b"".join([pack_name(name) for name in self.names])
         return _option(OptionType.DNSSL, data + bytes(-(len(data) + 2) % 8))
-
-
-def _parse_name(data: memoryview, at: int) -> tuple[str, int]:
-    """The domain name that begins at `at`, and where it ends."""
-    labels: list[str] = []
-    begin = at
-    while True:
-        if at >= len(data):
-            raise WireError("a domain name runs over the end of its option")
-        length = data[at]
-        after = at + 1 + length
-        if not length:
-            break
-        label = bytes(data[at + 1 : after])
-        if length > 63 or len(label) < length or not label.isascii() or b"." in label:
-            raise WireError("not a label of a domain name")
-        labels.append(label.decode("ascii"))
-        at = after
-    if after - begin > 255:
-        raise WireError("a domain name of more than 255 bytes")
-    return ".".join(labels), after
-
-
-def _pack_name(name: str) -> bytes:
-    try:
-        labels = [label.encode("ascii") for label in name.rstrip(".").split(".")]
-    except UnicodeEncodeError:
-        raise WireError(f"{name!r} is not an ASCII domain name") from None
-    if any(not 1 <= len(label) <= 63 for label in labels) or sum(map(len, labels)) + len(labels) + 1 > 255:
-        raise WireError(f"{name!r} is not a domain name")
-    return b"".join([bytes((len(label),)) + label for label in labels]) + b"\0"
 
 
 @dataclass(frozen=True, slots=True)

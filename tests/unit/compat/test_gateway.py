@@ -20,10 +20,10 @@ from tapstack.driver import Driver
 from tapstack.ipv6.addresses import AddressEntry, AddressKind, Trigger
 from tapstack.ipv6.config import HostConfig
 from tapstack.link.memory import MemoryWire
+from tapstack.signals import Signal
 from tapstack.stack import Stack
 from tapstack.tcp.connection import Connection
 from tapstack.tcp.options import PortMode, SocketOptions, TimeWait
-from tapstack.tcp.signals import Signal
 from tapstack.tcp.states import TcpTrigger
 from tapstack.types import address
 from tapstack.udp.flow import UdpFlow

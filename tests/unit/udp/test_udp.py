@@ -12,8 +12,9 @@ from scapy.packet import Raw
 from tapstack.events import DropReason
 from tapstack.ipv6.addresses import AddressEntry, AddressError, AddressKind
 from tapstack.ipv6.packet import NoRouteError
+from tapstack.signals import Signal
 from tapstack.types import address
-from tapstack.udp.flow import MAXIMUM_DATA, QUEUE_DATAGRAMS, FlowClosed, UdpSignal
+from tapstack.udp.flow import MAXIMUM_DATA, QUEUE_DATAGRAMS, FlowClosed
 from tapstack.udp.layer import DYNAMIC_PORTS, PortInUseError, Udp
 from tests.unit.ipv6.bench import PREFIX, ROUTER, STRANGER, Bench, checksum_is_right, one, only, to_us
 
@@ -181,7 +182,7 @@ def test_signals_reach_whoever_drives_the_stack(world: World) -> None:
     world.feed(datagram(STRANGER, world.stable.address, 777, 5353, b"x"))
     world.feed(datagram(STRANGER, world.stable.address, 777, 5353, b"y"))
     assert list(world.udp.signalled) == [flow]
-    assert flow.signals == UdpSignal.READABLE
+    assert flow.signals == Signal.READABLE
 
 
 @pytest.mark.proves("ST-IP6-3")
@@ -195,7 +196,7 @@ def test_errors_reach_their_flow_and_no_other(world: World) -> None:
     world.feed(to_us(ROUTER, ours) / ICMPv6DestUnreach(code=0) / quoted)
     errors = flow.take_errors()
     assert [(error.type, error.code, error.dst) for error in errors] == [(1, 0, address(SERVER))]
-    assert flow.signals & UdpSignal.ERROR
+    assert flow.signals & Signal.TROUBLE
     forged = bytearray(bytes(quoted))
     forged[40:42] = (flow.local_port ^ 1).to_bytes(2, "big")
     world.feed(to_us(ROUTER, ours) / ICMPv6DestUnreach(code=0) / Raw(bytes(forged)))
@@ -245,7 +246,7 @@ def test_an_expired_address_ends_its_flows(world: World) -> None:
     flow = world.udp.open(entry, world.now, address(SERVER), 53)
     world.host.addresses.expire(entry, world.now, "test")
     assert flow.closed
-    assert flow.signals & UdpSignal.CLOSED
+    assert flow.signals & Signal.CLOSED
     assert len(world.udp) == 0
 
 

@@ -1,4 +1,4 @@
-"""What a connection or listener tells its owner."""
+"""What a socket (a connection, a listener, a UDP flow) tells its owner."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from typing import Final
 
 
 class Signal:
-    """News for the owner of a connection or listener: bits of an int.
+    """News for the owner of a socket: bits of an int.
 
     They are plain numbers: an `IntFlag` makes an object of every union and intersection, several for each segment.
 
-    URGENT: the peer's urgent pointer is ahead of what was read.  TROUBLE: the connection goes on, but `soft_error` says what is
-    wrong (RFC 9293 §3.9.1.8); an owner that does not care ignores it.
+    URGENT: the peer's urgent pointer is ahead of what was read.  TROUBLE: the socket goes on, but something is wrong, and an
+    owner that does not care ignores it: a connection's `soft_error` says what (RFC 9293 §3.9.1.8), a flow's `take_errors`.
     """
 
     ESTABLISHED: Final = 1
