@@ -4,6 +4,9 @@ One wake-up reads frames until the link is empty (bounded, so that others get th
 socket owners their news, and then writes what the stack has to say: what the owners read and answered is in the same
 flush, and acknowledgements are per batch, not per frame.
 
+Timers run only once the link is read empty: where the loop was late, the acknowledgement that a timer waits for may have been
+on the link for long, and a repetition would tell the peer of a loss that never was.
+
 A round of the loop costs as much as a segment, so none is asked for in vain: kicks of owners that are being told news are
 served by the flush that follows, and `flush` is for who is about to wait for an answer.
 """
@@ -20,6 +23,9 @@ from .stack import Stack
 
 BATCH = 64
 """Frames read before output is flushed."""
+
+PATIENCE = 16
+"""Batches in a row that timers wait for: a link that is never empty does not stop them."""
 
 
 class Driver:
@@ -46,6 +52,8 @@ class Driver:
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
+        self._again: asyncio.Handle | None = None
+        self._full_batches = 0
         self._kicked = False
         self._telling = False
         self._closed = False
@@ -99,22 +107,38 @@ class Driver:
         self._notify()
 
     def _wake(self) -> None:
+        """Frames, then due timers, then what both led to."""
         if self._closed:
             return
-        link, stack = self.link, self.stack
-        now = self.now()
+        if self._again is not None:
+            self._again.cancel()
+            self._again = None
         try:
-            for _ in range(BATCH):
-                frame = link.receive()
-                if frame is None:
-                    break
-                stack.input(frame, now)
-            else:
-                self._loop.call_soon(self._wake)
+            emptied = self._read()
         except LinkLost as error:
             self._lose(error)
             return
+        if emptied:
+            self._full_batches = 0
+        else:
+            self._full_batches += 1
+            self._again = self._loop.call_soon(self._wake)
+        if emptied or self._full_batches > PATIENCE:
+            now = self.now()
+            deadline = self.stack.deadline()
+            if deadline is not None and deadline <= now:
+                self.stack.advance(now)
         self._finish()
+
+    def _read(self) -> bool:
+        """Take in at most a batch of frames; whether the link is empty now."""
+        receive, take, now = self.link.receive, self.stack.input, self.now()
+        for _ in range(BATCH):
+            frame = receive()
+            if frame is None:
+                return True
+            take(frame, now)
+        return False
 
     def _carrier(self, up: bool) -> None:
         if self._closed:
@@ -131,23 +155,17 @@ class Driver:
 
     def _on_timer(self) -> None:
         self._timer = None
-        if not self._closed:
-            self._finish()
+        self._wake()
 
     def _finish(self) -> None:
-        """Timers, news, output, and the next wake-up."""
-        now = self.now()
-        stack = self.stack
-        deadline = stack.deadline()
-        if deadline is not None and deadline <= now:
-            stack.advance(now)
+        """News, output, and the next wake-up."""
         self._telling = True
         try:
             self._notify()
         finally:
             self._telling = False
         if not self._closed:  # by an owner
-            self._send_all(now)
+            self._send_all(self.now())
 
     def _send_all(self, now: float) -> None:
         self._kicked = False
