@@ -195,7 +195,7 @@ class Tcp:
 
     def input(self, packet: Packet, now: float) -> None:
         """One TCP packet that the fast path did not take."""
-        if packet.entry is None or not valid_peer(packet.src):
+        if packet.entry is None or packet.link_group or not valid_peer(packet.src):
             self.counters.drop(DropReason.TCP_MALFORMED)
             return
         if not packet.checksum_trusted and not checksum.valid(packet.src, packet.dst, wire.PROTOCOL, packet.payload):

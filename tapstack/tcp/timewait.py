@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from .layer import Tcp
     from .segment import Segment
 
+LIMIT = 1 << 18
+"""Records of a node: about 50 MB."""
 SHORT_RTOS = 4
 SHORT_MINIMUM_RTO = 0.25
 _ANSWER_INTERVAL = 0.5
@@ -167,10 +169,14 @@ def _may_reopen(record: TimeWaitRecord, segment: Segment) -> bool:
 
 
 class TimeWaitTable:
-    """The records of a node and their one timer."""
+    """The records of a node, at most `limit`, and their one timer.
+
+    When it is full the record that came first makes room: the network has had the most time to forget its connection.
+    """
 
     def __init__(self, tcp: Tcp) -> None:
         self._tcp = tcp
+        self.limit = LIMIT
         self._line: deque[TimeWaitRecord] = deque()
         self._last = 0.0
         self._heap: list[tuple[float, int, TimeWaitRecord]] = []
@@ -186,6 +192,8 @@ class TimeWaitTable:
 
     def enter(self, connection: Connection, now: float) -> None:
         """Replace `connection` by its record; the record holds the address before the connection lets go."""
+        if self._count >= self.limit:
+            self._make_room(now)
         wait = duration(connection)
         record = TimeWaitRecord(connection, wait, now)
         tcp = self._tcp
@@ -237,6 +245,19 @@ class TimeWaitTable:
             heapq.heappop(heap)
         if due:
             self._timer.set(min(due))
+
+    def _make_room(self, now: float) -> None:
+        """End the record at the head of the line, or else the earliest aside."""
+        while self._line:
+            record = self._line.popleft()
+            if record not in self._aside and self._alive(record):
+                self.end(record, now, "too many wait")
+                return
+        while self._heap:
+            _, _, record = heapq.heappop(self._heap)
+            if self._alive(record):
+                self.end(record, now, "too many wait")
+                return
 
     def end(self, record: TimeWaitRecord, now: float, cause: str) -> None:
         """Forget a record; with it goes its hold on the address.  Harmless when it is forgotten already."""

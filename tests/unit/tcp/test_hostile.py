@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tapstack.ipv6.addresses import AddressKind
+from tapstack.ipv6.packet import Packet
 from tapstack.tcp.connection import Connection
 from tapstack.tcp.options import PortMode, SocketOptions
 from tapstack.tcp.timewait import TimeWaitRecord
@@ -205,3 +206,62 @@ def test_what_lies_beyond_the_end_of_the_stream_is_not_read() -> None:
     assert server.receiver.rcv_nxt == at + 9, "the FIN and nothing behind it"
     assert server.state.value == "CLOSE-WAIT"
     assert client.state.value == "ESTABLISHED"
+
+
+@pytest.mark.proves("ST-TCP-13")
+@pytest.mark.parametrize("aside", [False, True])
+def test_time_waits_are_bounded_and_the_oldest_makes_room(aside: bool) -> None:
+    """Whoever opens and is closed upon all day must not fill the memory."""
+    pair = Pair()
+    pair.a.tcp.time_waits.limit = 3
+    listener = pair.a.tcp.listen(SocketOptions(mode=PortMode.AWARE), pair.now, 80)
+    listener.arm(pair.a.entry(pair.now, AddressKind.STABLE), pair.now, sessions=None)
+    options = SocketOptions(mode=PortMode.AWARE)
+    for port in range(5000, 5006):
+        client = pair.b.tcp.connect(
+            pair.b.entry(pair.now, AddressKind.STABLE), pair.a.address, 80, pair.now, options, local_port=port
+        )
+        pair.run(1)
+        server = listener.accept()
+        assert server is not None
+        last = server.receiver.rcv_nxt
+        server.shutdown(pair.now)
+        pair.run(0.1)
+        client.shutdown(pair.now)
+        pair.run(1)
+        if aside:  # the FIN once more: the wait begins again, and the record leaves the line
+            again = wire.segment(
+                B,
+                A,
+                port,
+                80,
+                "FA",
+                seq=last,
+                ack=server.sender.snd_nxt,
+                options=stamped(server.receiver.ts_recent or 0),
+            )
+            pair.meddle = lambda end, packet: []
+            pair.a.input(again, pair.now)
+            pair.flush()
+            pair.meddle = None
+        assert len(pair.a.tcp.time_waits) <= 3
+        pair.a.tcp.check()
+    kept = [pcb.remote_port for pcb in pair.a.tcp.demux if isinstance(pcb, TimeWaitRecord)]
+    assert sorted(kept) == [5003, 5004, 5005]
+    pair.run(70)
+    assert not len(pair.a.tcp.time_waits)
+
+
+@pytest.mark.proves("ST-TCP-1")
+@pytest.mark.parametrize("to_group", [True, False])
+def test_a_segment_in_a_frame_for_a_group_is_nobodys(to_group: bool) -> None:
+    """RFC 1122 §3.3.6: the frames that every station gets, whoever sent them, open nothing and are answered by nobody."""
+    pair = Pair()
+    listener = pair.b.tcp.listen(SocketOptions(), pair.now)
+    listener.arm(pair.b.entry(pair.now, AddressKind.SERVICE), pair.now)
+    whole = memoryview(wire.segment(A, B, 5000, 80, "S", seq=1))
+    packet = Packet(bytes(whole[8:24]), bytes(whole[24:40]), pair.b.entry(pair.now), whole)
+    packet.link_group = to_group
+    pair.b.tcp.input(packet, pair.now)
+    pair.flush()
+    assert [str(wire.read(data).flags) for _, _, data in pair.packets] == ([] if to_group else ["SA"])
