@@ -6,8 +6,8 @@ each.  A SACK block is a run.  The advertised right edge `rcv_adv` never moves l
 right only in steps worth a segment (SWS avoidance, MUST-39).
 
 Payload is kept as views of the received frames; nothing is copied here but small pieces, which would pin a frame
-and an object each: those are gathered in buffers of up to `_GATHER` bytes.  So what is kept costs at most a few times
-its length, whatever the segments' sizes.
+and an object each: those are gathered in buffers of up to `_GATHER` bytes, and what is new of a large frame that repeats the
+rest is copied out of it.  So what is kept costs at most a few times its length, whatever the segments' sizes.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ _SMALL = 256
 _GATHER = 4096
 _MAXIMUM_RUNS = 512
 _RECENT = 4
+_LARGEST_SHARE = 4
+"""A piece that is less than one in so many bytes of the frame that it came in is copied out of it."""
 
 
 class Run:
@@ -44,6 +46,13 @@ def gather(pieces: list[Buffer], piece: Buffer) -> None:
         last += piece
     else:
         pieces.append(bytearray(piece))
+
+
+def released(piece: Buffer) -> Buffer:
+    """The piece, without the frame where that would cost many times as much: somebody sent again what is here already."""
+    if isinstance(piece, memoryview) and _LARGEST_SHARE * len(piece) < memoryview(piece.obj).nbytes:
+        return bytes(piece)
+    return piece
 
 
 class Receiver:
@@ -167,7 +176,7 @@ class Receiver:
             end = sequence + len(payload)
         if sequence < self.rcv_nxt:
             self.note_duplicate(sequence, min(end, self.rcv_nxt))
-            payload = payload[self.rcv_nxt - sequence :]
+            payload = released(payload[self.rcv_nxt - sequence :])
             sequence = self.rcv_nxt
         if sequence > self.rcv_nxt:
             self.ack_now = True
@@ -212,7 +221,7 @@ class Receiver:
                 if position >= self.rcv_nxt:
                     self.append(piece)
                 elif position + size > self.rcv_nxt:
-                    self.append(piece[self.rcv_nxt - position :])
+                    self.append(released(piece[self.rcv_nxt - position :]))
                 position += size
 
     def _insert(self, start: int, piece: Buffer) -> bool:
@@ -235,7 +244,7 @@ class Receiver:
                 self.duplicate = (start, stop)
             else:
                 stop = end if index == len(runs) else min(end, runs[index].start)
-                if not self._put(index, start, stop, piece[: stop - start]):
+                if not self._put(index, start, stop, released(piece[: stop - start])):
                     return False
             piece = piece[stop - start :]
             start = stop

@@ -129,7 +129,13 @@ MUTATIONS = (
         "bytes that came before are taken a second time",
         ("ST-TCP-1",),
         (f"{_ASKED}::test_of_a_segment_that_overlaps_only_the_new_bytes_are_taken",),
-        (Edit("tapstack.tcp.receiver:Receiver.accept", "payload = payload[self.rcv_nxt - sequence :]", "pass"),),
+        (
+            Edit(
+                "tapstack.tcp.receiver:Receiver.accept",
+                "payload = released(payload[self.rcv_nxt - sequence :])",
+                "pass",
+            ),
+        ),
     ),
     Mutation(
         "window-shrinks",

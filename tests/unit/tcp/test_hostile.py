@@ -8,6 +8,7 @@ from tapstack.ipv6.addresses import AddressKind
 from tapstack.ipv6.packet import Packet
 from tapstack.tcp.connection import Connection
 from tapstack.tcp.options import PortMode, SocketOptions
+from tapstack.tcp.receiver import Receiver
 from tapstack.tcp.timewait import TimeWaitRecord
 
 from . import wire
@@ -265,3 +266,20 @@ def test_a_segment_in_a_frame_for_a_group_is_nobodys(to_group: bool) -> None:
     pair.b.tcp.input(packet, pair.now)
     pair.flush()
     assert [str(wire.read(data).flags) for _, _, data in pair.packets] == ([] if to_group else ["SA"])
+
+
+@pytest.mark.proves("ST-TCP-12")
+@pytest.mark.parametrize("in_order", [True, False])
+def test_a_crumb_does_not_keep_the_large_frame_that_it_came_in(in_order: bool) -> None:
+    """Super-segments that repeat nearly everything: what is new must not cost the memory of the whole."""
+    receiver = Receiver(1 << 20, 1 << 20)
+    receiver.start(0)
+    receiver.advertise(1440)
+    first = receiver.rcv_nxt + (0 if in_order else 10)
+    for number in range(200):
+        assert receiver.accept(first + 300 * number, memoryview(bytes(60_000)), False)
+    kept = [*receiver._ready, *(piece for run in receiver._runs for piece in run.pieces)]
+    held = sum(memoryview(piece.obj if isinstance(piece, memoryview) else piece).nbytes for piece in kept)
+    assert sum(map(len, kept)) == 60_000 + 199 * 300
+    assert held <= 4 * sum(map(len, kept))
+    receiver.check()
