@@ -160,7 +160,6 @@ class DropReason(StrEnum):
     IP_FRAGMENT_OVERLAP = "ip-fragment-overlap"
     IP_FRAGMENT_LIMIT = "ip-fragment-limit"
     IP_FRAGMENT_TIMEOUT = "ip-fragment-timeout"
-    IP_TOO_BIG = "ip-too-big"
     IP_NO_ROUTE = "ip-no-route"
     IP_SCOPE = "ip-scope"
     ADDRESS_TENTATIVE = "address-tentative"

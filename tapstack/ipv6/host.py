@@ -224,19 +224,6 @@ class Host:
         chosen = choose_source(candidates, dst)
         return chosen.address if chosen else None
 
-    def prefix_for(self, dst: bytes) -> Prefix | None:
-        """The prefix whose addresses suit a destination best (RFC 6724 §5, UM-DAS-7); None where no prefix can be
-        used.
-        """
-        usable = {
-            prefix.prefix: prefix
-            for prefix in self.prefix_list
-            if prefix.preferred and (prefix.autonomous or prefix.dedicated)
-        }
-        candidates = [Candidate(prefix.prefix, prefix_length=prefix.length) for prefix in usable.values()]
-        chosen = choose_source(candidates, dst)
-        return usable[chosen.address] if chosen else None
-
     def _address_changed(self, entry: AddressEntry, old: AddressState, trigger: Trigger, now: float) -> None:
         """What follows from a change of state; see the table of transitions."""
         gone = entry.state in (_S.INVALID, _S.DUPLICATED)

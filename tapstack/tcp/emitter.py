@@ -28,7 +28,6 @@ _ECT0 = 2 << 20
 _LAST_ONLY = FIN | PSH
 _ipv6_tcp_timestamp = struct.Struct("!IHBB32sHHIIBBHHHIII")
 _ipv6_tcp = struct.Struct("!IHBB32sHHIIBBHHH")
-_MINIMUM_MTU_PAYLOAD = 1220
 
 
 class SegmentTransform(Protocol):

@@ -16,7 +16,6 @@ from bisect import bisect_right
 
 from ..types import Buffer
 
-MAXIMUM_WINDOW = 65535 << 14
 _SMALL = 256
 _GATHER = 4096
 _MAXIMUM_RUNS = 512

@@ -349,7 +349,6 @@ def test_one_time_addresses_are_never_chosen_as_a_source(bench: Bench) -> None:
     stable = next(entry for entry in bench.host.addresses if entry.kind is AddressKind.STABLE)
     assert bench.host.source_for(address("2001:db8:9::1")) == stable.address
     assert bench.host.source_for(address("fe80::1")) == bench.host.link_local
-    assert bench.host.prefix_for(address("2001:db8:9::1")) is bench.prefix
 
 
 def test_link_up_gives_up_what_is_reserved_and_keeps_what_is_used(bench: Bench) -> None:
