@@ -21,6 +21,7 @@ from typing import Annotated
 
 import msgspec
 
+from compat.buffers import BUDGET, frugal
 from tapstack.ipv6.host import HostConfig
 from tapstack.tcp.options import PortMode, SocketOptions, TimeWait
 from tapstack.types import address, address_text
@@ -61,6 +62,9 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
     offload: Annotated[bool, msgspec.Meta(description="checksum and segmentation offload on the TAP")] = True
     mode: Annotated[PortMode, msgspec.Meta(description="port-ignore mode of sockets that name none")] = PortMode.L1
     time_wait: Annotated[TimeWait, msgspec.Meta(description="TIME-WAIT option: full, short or sharp")] = TimeWait.FULL
+    buffer_budget: Annotated[
+        int, msgspec.Meta(description="bytes of all connections' buffers beyond 64 KiB each way", ge=0)
+    ] = BUDGET
     pool_low: Annotated[int, msgspec.Meta(description="reserved addresses below which the pool is filled", ge=0)] = 16
     pool_high: Annotated[int, msgspec.Meta(description="reserved addresses up to which it is filled", ge=1)] = 32
     pool_limit: Annotated[int, msgspec.Meta(description="one-time addresses on the link at a time", ge=1)] = 256
@@ -111,7 +115,8 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
         return NodeConfig(
             host=HostConfig(stable_addresses=False),
             pool=self.pool_config(),
-            socket=SocketOptions(mode=self.mode, time_wait=self.time_wait, nodelay=True),
+            socket=frugal(SocketOptions(mode=self.mode, time_wait=self.time_wait, nodelay=True)),
+            buffer_budget=self.buffer_budget,
             name_servers=tuple(self.name_servers),
             nat64=self.nat64,
         )

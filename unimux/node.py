@@ -28,6 +28,7 @@ from tapstack.ipv6.host import HostConfig, NoRouteError
 from tapstack.link.base import Link
 from tapstack.link.errors import LinkLost
 from tapstack.stack import Stack
+from tapstack.tcp.buffers import NODE_BUDGET
 from tapstack.tcp.connection import Connection, Signal
 from tapstack.tcp.listener import ArmedAddress
 from tapstack.tcp.options import PortMode, SocketOptions
@@ -58,6 +59,7 @@ class NodeConfig:
 
     host: of the IPv6 host; by default without a stable global address, by which the node could be found.
     socket: the options of sockets that name none.
+    buffer_budget: bytes by which the buffers of all connections together may outgrow the sizes that their options begin with.
     names: addresses by host name, asked before any name server.
     name_servers: to ask instead of those that routers announce.
     nat64: prefix of a NAT64 gateway for IPv4 destinations; by default the one that routers announce (RFC 8781) or that the
@@ -67,6 +69,7 @@ class NodeConfig:
     host: HostConfig = field(default_factory=lambda: HostConfig(stable_addresses=False))
     pool: PoolConfig = field(default_factory=PoolConfig)
     socket: SocketOptions = field(default_factory=SocketOptions)
+    buffer_budget: int = NODE_BUDGET
     names: Mapping[str, Sequence[str]] = field(default_factory=dict)
     name_servers: Sequence[str] = ()
     nat64: str | None = None
@@ -87,6 +90,7 @@ class Node:
         self.config = config or NodeConfig()
         self.link = link
         self.stack = Stack(link.properties, seed or os.urandom(32), self.config.host)
+        self.stack.tcp.budget.limit = self.config.buffer_budget
         self.events = self.stack.events
         self.source = AddressSource(state or MemoryState())
         self.pool = Pool(

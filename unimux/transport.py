@@ -203,6 +203,7 @@ class SessionTransport(asyncio.Transport):
         self._connection.owner = None
         if self._protocol is not None:
             self._protocol.connection_lost(None if self._closing and not told else error)
+        self._connection.receiver.read()  # nobody will: megabytes should not wait for the garbage collector
 
 
 def _feed_buffered(protocol: asyncio.BufferedProtocol, data: memoryview[Any]) -> None:

@@ -70,6 +70,7 @@ class Gateway:
         self.purpose = purpose
         self.inside = inside
         self.stack = Stack(link.properties, os.urandom(32), _HOST)
+        self.stack.tcp.budget.limit = node.config.buffer_budget
         host = self.stack.host
         self.stand_ins = StandIns(host.addresses, self.stack.timers)
         self.driver = Driver(self.stack, self.stand_ins.link(link), on_lost)

@@ -20,7 +20,7 @@ def front_end(setting: Setting) -> list[Figure]:
 
 async def _front_end(setting: Setting) -> list[Figure]:
     with rig() as net:
-        async with net.node(time_wait=setting.time_wait) as node:
+        async with net.node(time_wait=setting.time_wait, front_end=True) as node:
             with kernel.in_namespace(net.twin):
                 sock = socket.socket(socket.AF_INET6, socket.SOCK_STREAM)
             sock.bind(("::1", 0))

@@ -17,12 +17,13 @@ import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import SystemRandom
 from typing import Any
 
 from compat import kernel
+from compat.buffers import BUDGET, frugal
 from compat.programs.errors import ProgramFailed
 from compat.programs.process import complete_in, is_bound, run_in
 from tapstack.ipv6.addresses import AddressKind, Trigger
@@ -119,13 +120,17 @@ class Rig:
         fixed: bool = False,
         pool: PoolConfig | None = None,
         time_wait: TimeWait = TimeWait.SHORT,
+        front_end: bool = False,
     ) -> AsyncIterator[Node]:
         """A node on a TAP of the peer, ready to connect.
 
         fixed: every connection from one ordinary address, by four-value keys.  pool: addresses of the on-link prefix;
         without, they come from the dedicated one.
+        front_end: with the small buffers that front ends begin with.
         """
         config = node_config(fixed=fixed, pool=pool, time_wait=time_wait)
+        if front_end:
+            config = replace(config, socket=frugal(config.socket), buffer_budget=BUDGET)
         with ExitStack() as stack:
             link = stack.enter_context(kernel.tap(self.peer, "node", mac=SystemRandom(), offload=offload))
             end = kernel.Interface(self.peer, "node")

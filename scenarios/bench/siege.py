@@ -12,11 +12,12 @@ import socket
 from contextlib import AsyncExitStack
 
 from compat import kernel
+from compat.buffers import BUDGET
 from compat.programs.errors import ProgramFailed
 from compat.socks.command import allow_files, serve_socks
 from compat.socks.settings import SocksLimits
 
-from .figures import Figure, figure
+from .figures import Figure, Goal, figure
 from .rig import ADDRESS, PORT, Helper, Rig, rig, rss
 from .setting import Setting
 
@@ -25,6 +26,8 @@ _PER_PROCESS = 2500
 """Besiegers of one process: four come at a time, and none needs more files than usual."""
 _POUR_SECONDS = 120
 _MIB = 1 << 20
+_EACH = 0.4
+"""MiB that a relay may hold whose client never reads, besides what the node's budget gives: two first buffers, and two chunks."""
 
 
 def besieged(setting: Setting) -> list[Figure]:
@@ -33,12 +36,12 @@ def besieged(setting: Setting) -> list[Figure]:
 
 
 async def _besieged(setting: Setting) -> list[Figure]:
-    count, deaf = setting.many(10_000, 200), setting.many(200, 4)
+    count, deaf = setting.many(10_000, 200), setting.many(1000, 4)
     allow_files()
     limits = SocksLimits(max_connections=2 * count)
     figures = []
     with rig() as net:
-        async with net.node(time_wait=setting.time_wait) as node:
+        async with net.node(time_wait=setting.time_wait, front_end=True) as node:
             with kernel.in_namespace(net.twin):
                 sock = socket.socket(socket.AF_INET6, socket.SOCK_STREAM)
             sock.bind(("::1", 0))
@@ -59,7 +62,9 @@ async def _besieged(setting: Setting) -> list[Figure]:
                         figure("P-19", f"requests through SOCKS while {what}; baseline before", "1/s", rates, calm)
                     )
                     if kind != "half":
-                        figures.append(figure("P-19", f"memory added while {what}", "MiB", [memory]))
+                        most = BUDGET / _MIB + number * _EACH
+                        goal = Goal(at_most=most) if kind == "deaf" else None
+                        figures.append(figure("P-19", f"memory added while {what}", "MiB", [memory], goal=goal))
     return figures
 
 

@@ -77,9 +77,10 @@ def test_the_mark_counts_down_as_the_program_reads() -> None:
 
 
 @pytest.mark.proves("ST-TCP-12")
-def test_the_window_grows_to_fill_a_gigabit_over_fifty_milliseconds() -> None:
+@pytest.mark.parametrize("first", [1 << 20, 1 << 16])
+def test_the_window_grows_to_fill_a_gigabit_over_fifty_milliseconds(first: int) -> None:
     pair = Pair(delay=0.025, mtu=9000)
-    client, server, path = established(pair)
+    client, server, path = established(pair, send_buffer=first, receive_buffer=first)
     path.gap = 9000 * 8 / 1e9
     client.write(bytes(70_000_000))
     taken, begun = 0, pair.now
@@ -98,6 +99,7 @@ def test_the_window_grows_to_fill_a_gigabit_over_fifty_milliseconds() -> None:
     rate = 25_000_000 * 8 / (full - ramp)
     print(f"{rate / 1e6:.0f} Mbit/s once the window is open, {ramp - begun:.2f} s after the beginning")
     assert rate > 0.95e9
+    assert ramp - begun < 1.0, "a window that begins small holds nobody back"
     assert server.receiver.capacity <= server.receiver.capacity_maximum
     assert client.high_water <= client.options.send_buffer_maximum
 
@@ -111,6 +113,18 @@ def test_a_program_that_does_not_read_gets_no_larger_buffer() -> None:
     assert server.receiver.capacity == server.options.receive_buffer
     assert server.receiver.queued <= server.receiver.capacity * 9 / 8
     assert client.sender.snd_wnd < 1428
+
+
+@pytest.mark.proves("ST-TCP-12")
+def test_a_small_buffer_grows_with_what_is_read_and_not_with_what_lies_there() -> None:
+    pair = Pair()
+    client, server, _ = established(pair, receive_buffer=1 << 16)
+    client.write(DATA)
+    pair.run(5)
+    assert server.receiver.capacity == 1 << 16, "nothing was read"
+    assert sum(map(len, server.read())) <= 9 << 13
+    pair.run(5)
+    assert 1 << 16 < server.receiver.capacity <= 1 << 18, "twice what was read"
 
 
 @pytest.mark.proves("ST-TCP-12")
@@ -132,8 +146,10 @@ def test_the_node_has_a_budget_that_ends_with_its_connections() -> None:
     pair.b.tcp.budget.limit = 100_000
     client, server, _ = established(pair, receive_buffer=50_000)
     transfer(pair, client, server, 3_000_000)
-    assert server.receiver.capacity == 150_000, "all the budget and no more"
-    assert pair.b.tcp.budget.used == 100_000
+    assert server.receiver.capacity == 100_000, "half of the budget: as much as it leaves"
+    assert pair.b.tcp.budget.used == 50_000
+    assert pair.b.tcp.budget.take(100_000, 0) == 25_000, "half of the rest: somebody else may come"
+    pair.b.tcp.budget.give_back(25_000)
     server.abort(pair.now)
     pair.run(1)
     assert pair.b.tcp.budget.used == 0
