@@ -16,7 +16,10 @@ such cause is the sender's fault.
     a report     SACK blocks beyond the acknowledgement say that bytes are missing, and the blocks had been sent
     a question   the other side sent something since that is not simply the next segment: bytes again, bytes beyond a hole, a
                  SYN, a probe, an acknowledgement that is out of range
-    twice        a D-SACK reports bytes that the capture shows twice
+    twice        a D-SACK reports bytes that the capture shows twice; no oftener than they came again, it is also why an
+                 acknowledgement says nothing new, however late its sender read them
+    overtaken    on a link with offload, bytes that nobody had captured before come moments after later ones: two processors
+                 hand such a link its segments
     filled       a gap: its bytes were lost before this point, which their being sent again later shows
 
 A frame of which a comment says that the wire lost it counts as sent and never as received.
@@ -33,6 +36,8 @@ SOONEST = 0.002
 """Seconds: no timer of a TCP is shorter, whatever the round trip."""
 AT_ONCE = 0.02
 """Seconds within which what waited for a neighbour's address leaves once it is told."""
+OVERTAKING = 0.001
+"""Seconds that a segment may come behind those that overtook it."""
 CLOSE_ENOUGH = 0.9
 """Two intervals of a timer count as equal down to this ratio: a clock of 4 ms, a busy machine."""
 LONGEST_INTERVAL = 60.0
@@ -82,16 +87,20 @@ def cause(
     message: str,
     *,
     error: bool = False,
+    offload: bool = False,
     strays: Sequence[Segment] = (),
     resolved: float | None = None,
 ) -> str:
     """Why segment number `at` of a connection was right although tshark says `message`; empty where nothing shows it.
 
     talk: all segments of the connection in the order of the capture.  error: an ICMPv6 error about it was captured.
+    offload: the capture is of a link with offload.
     strays: segments between the same two addresses that nobody acknowledged at their own ports: where ports do not matter,
     they belong to this connection too.  resolved: when a neighbour last told the link-layer address of the destination.
     """
     if _AGAIN.search(message):
+        if offload and _overtaken(talk, at):
+            return "another processor's segments overtook it on the link"
         return _why_again(talk, at, error, resolved)
     if _DUPLICATE.search(message):
         return _why_duplicate(talk, at, strays)
@@ -134,6 +143,15 @@ def _why_again(talk: Sequence[Segment], at: int, error: bool, resolved: float | 
     if any(_after(right, end) > 0 for s in news for _, right in s.sacks) or _said_twice(news):
         return "the peer reports a hole"
     return _why_unanswered(before, segment, trip)
+
+
+def _overtaken(talk: Sequence[Segment], at: int) -> bool:
+    """Whether the segment's bytes were never captured before, and all that lies beyond them was only moments ago."""
+    this = talk[at]
+    own = [s for s in talk[:at] if s.sender == this.sender and s.end != s.seq]
+    new = this.end != this.seq and all(_after(s.end, this.seq) <= 0 or _after(s.seq, this.end) >= 0 for s in own)
+    beyond = [s for s in own if _after(s.seq, this.end) >= 0]
+    return new and bool(beyond) and this.time - beyond[0].time <= OVERTAKING
 
 
 def _why_unanswered(before: Sequence[Segment], segment: Segment, trip: float) -> str:
@@ -195,6 +213,8 @@ def _why_duplicate(talk: Sequence[Segment], at: int, strays: Sequence[Segment]) 
     answered = sum(s.time > last and (s.seq, s.ack, s.length) == (this.seq, this.ack, 0) for s in own)
     if _reports_a_hole(talk, at):
         return "it reports a hole"
+    if _reports_what_came_again(talk, at):
+        return "it reports bytes that the capture shows twice"
     enough = sum(s.time > last for s in asked) >= max(1, answered)
     return "it answers a segment that was not the next one" if enough else ""
 
@@ -242,13 +262,28 @@ def _why_report(talk: Sequence[Segment], at: int, strays: Sequence[Segment]) -> 
         return ""
     left, right = this.sacks[0]
 
-    def covers(segment: Segment) -> bool:
-        other = segment.sender != this.sender and segment.time <= this.time
-        return other and _after(segment.seq, right) < 0 and _after(segment.end, left) > 0
-
-    if sum(map(covers, talk[:at])) >= 2:
+    if len(_with_bytes_of(this, talk[:at], left, right)) >= 2:
         return "it reports bytes that the capture shows twice"
-    return "it reports a segment that belongs to no session" if any(map(covers, strays)) else ""
+    return "it reports a segment that belongs to no session" if _with_bytes_of(this, strays, left, right) else ""
+
+
+def _with_bytes_of(this: Segment, segments: Sequence[Segment], left: int, right: int) -> list[Segment]:
+    """The other side's segments until `this` that carry bytes between `left` and `right`."""
+    return [
+        s
+        for s in segments
+        if s.sender != this.sender and s.time <= this.time and _after(s.seq, right) < 0 and _after(s.end, left) > 0
+    ]
+
+
+def _reports_what_came_again(talk: Sequence[Segment], at: int) -> bool:
+    """Whether a D-SACK says that acknowledged bytes came again, and they came oftener than it was said so far."""
+    this = talk[at]
+    if not this.sacks or _after(this.sacks[0][1], this.ack) > 0:
+        return False
+    left, right = this.sacks[0]
+    told = sum(s.sender == this.sender and s.sacks[:1] == this.sacks[:1] for s in talk[:at])
+    return len(_with_bytes_of(this, talk[:at], left, right)) - 1 > told
 
 
 def _why_gap(talk: Sequence[Segment], at: int) -> str:

@@ -337,4 +337,12 @@ class _File:
         at, strays = self._at[row.packet.number], self._strays.get(row.pair, ())
         told = [when for number, who, when in self._told if number < row.packet.number and who == row.destination]
         resolved = told[-1] if told else None
-        return cause(self._talks[row.ports], at, message, error=error, strays=strays, resolved=resolved)
+        return cause(
+            self._talks[row.ports],
+            at,
+            message,
+            error=error,
+            offload=self._offload,
+            strays=strays,
+            resolved=resolved,
+        )

@@ -195,6 +195,16 @@ AT = (0.0, 0.1, 0.2)
         ([data(101), answer(106), data(111), answer(106, 111, 116)], (1, 1.1, 1.2, 1.3), False),
         ([data(101), answer(106), data(111), data(106)], (1, 1.1, 1.2, 1.4), False),
         ([data(101), answer(106), data(101), answer(106, 101, 106)], (1, 1.05, 1.06, 1.1), True),
+        (
+            [data(101), answer(106), data(106), data(106), answer(111), answer(111, 106, 111)],
+            (1, 1.001, 1.1, 1.35, 1.36, 1.6),
+            True,
+        ),
+        (
+            [data(101), answer(106), data(106), data(106), answer(111), *[answer(111, 106, 111)] * 2],
+            (1, 1.001, 1.1, 1.35, 1.36, 1.6, 1.9),
+            False,
+        ),
         ([data(101), answer(106), answer(106)], (1, 1.1, 1.2), False),
         ([data(101), answer(106), answer(106, 101, 106)], (1, 1.1, 1.2), False),
     ],
@@ -209,6 +219,8 @@ AT = (0.0, 0.1, 0.2)
         "a gap that stays",
         "a gap filled unasked",
         "bytes twice are reported",
+        "bytes twice are reported late",
+        "bytes twice are reported twice",
         "acknowledged twice for nothing",
         "a report of nothing",
     ],
@@ -220,6 +232,29 @@ def test_a_segment_is_right_where_the_capture_shows_why(
     remarks = [remark for packet in listing.packets for remark in packet.remarks]
     assert remarks, "tshark says nothing: the case shows nothing"
     assert bool(listing.unexplained) != right, remarks
+
+
+@pytest.mark.parametrize(
+    ("comment", "segments", "times", "right"),
+    [
+        ("offload", (101, 111, 106), (1, 1.0001, 1.0002), True),
+        ("", (101, 111, 106), (1, 1.0001, 1.0002), False),
+        ("offload", (101, 111, 106), (1, 1.0001, 1.0202), False),
+        ("offload", (101, 106, 111, 106), (1, 1.0001, 1.0002, 1.0003), False),
+    ],
+    ids=["overtaken", "one processor", "too late", "captured before"],
+)
+def test_segments_overtake_each_other_on_links_with_offload_only(
+    reader: Reader, tmp_path: Path, comment: str, segments: tuple[int, ...], times: tuple[float, ...], right: bool
+) -> None:
+    recorder = taps.Recorder("wire", taps.RAW_IP)
+    talk = [*OPENING, *map(data, segments)]
+    for when, (who, frame) in zip(AT + times, talk, strict=True):
+        recorder.sent(when, who, frame)
+    recorder.write(tmp_path / "x.pcapng", comment)
+    last = reader.read(tmp_path / "x.pcapng").packets[-1]
+    assert last.remarks, "tshark says nothing: the case shows nothing"
+    assert all(bool(remark.reason) == right for remark in last.remarks), last.remarks
 
 
 def test_a_syn_is_repeated_by_a_timer_only(reader: Reader, tmp_path: Path) -> None:

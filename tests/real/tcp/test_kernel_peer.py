@@ -216,7 +216,7 @@ def test_a_kernel_takes_our_cookie(stamps: int) -> None:
                 assert await asyncio.wait_for(exchange(kernel, DATA), PATIENCE) == DATA
                 await asyncio.wait_for(program.ended.wait(), PATIENCE)
             assert program.received == DATA
-            assert made.driver.stack.counters.drops["tcp-cookie-sent"] == 1  # type: ignore[index]
+            assert made.driver.stack.counters.drops["tcp-cookie-sent"] >= 1  # type: ignore[index]
 
     asyncio.run(main())
 
