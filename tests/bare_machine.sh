@@ -49,7 +49,7 @@ machine() {
     cp -a "$folder/bare" "$folder/$1"
     cp -L /etc/resolv.conf "$folder/$1/etc/resolv.conf"
     # Beside the system's own file, which the installation of ca-certificates writes anew.
-    cp -L "$certificates" "$folder/$1/etc/ssl/trusted.crt"
+    cp -L "$certificates" "$folder/$1/opt/trusted.crt"
     chroot "$folder/$1" useradd --create-home stranger
     git clone --quiet --no-hardlinks "$project" "$folder/$1/root/unimux"
     git clone --quiet --no-hardlinks "$project" "$folder/$1/home/stranger/unimux"
@@ -74,7 +74,7 @@ inside() {
         chmod 1777 "$PLACE/tmp"
         cd /
         exec env -i TERM="${TERM:-dumb}" PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
-            PIP_CERT=/etc/ssl/trusted.crt ${PIP_INDEX_URL:+PIP_INDEX_URL="$PIP_INDEX_URL"} \
+            PIP_CERT=/opt/trusted.crt ${PIP_INDEX_URL:+PIP_INDEX_URL="$PIP_INDEX_URL"} \
             ${PIP_DEFAULT_TIMEOUT:+PIP_DEFAULT_TIMEOUT="$PIP_DEFAULT_TIMEOUT"} \
             ${http_proxy:+http_proxy="$http_proxy"} ${https_proxy:+https_proxy="$https_proxy"} \
             chroot --userspec="$WHO:$WHO" "$PLACE" env HOME="$HOME_THERE" sh -c "cd && cd unimux && $DO"'
