@@ -1,5 +1,5 @@
 # Each target sets up what it needs by itself: see tools/setup.sh.  ARGS goes to the program that a target runs.
-.PHONY: help demo test matrix scenarios conformance fuzz coverage lint lock clean distclean
+.PHONY: help demo test matrix scenarios conformance fuzz soak coverage lint lock clean distclean
 ARGS ?=
 SETUP = @sh tools/setup.sh
 
@@ -10,6 +10,7 @@ help:
 	@echo "make scenarios   every scenario of the catalogue, short, captured and judged; ARGS='--backend netns' between real kernels"
 	@echo "make conformance   every rule with its verdict and captures; ARGS=--mutations breaks the stack on purpose"
 	@echo "make fuzz    fuzz the codecs, TCP and the whole stack, SECONDS=3600 for a night's run; what it finds is in out/fuzz"
+	@echo "make soak    an hour of mixed traffic on a TAP, and whether anything grows; SECONDS=60 for less (root)"
 	@echo "make coverage      run every test and name the lines and branches that none reaches"
 	@echo "make repeat  run every test 20 times on a loaded machine and print the tally; RUNS=3 LOAD=4 ARGS=tests/unit"
 	@echo "make lint    check style, types and who imports whom"
@@ -43,12 +44,17 @@ conformance:
 	@.venv/bin/unimux conformance $(ARGS)
 
 # Each target gets a third of the time.
-SECONDS ?= 120
+fuzz: SECONDS ?= 120
 fuzz:
 	$(SETUP) test
 	@for target in codecs tcp world; do \
 		.venv/bin/python -m tests.fuzz.fuzz $$target --seconds $$(($(SECONDS) / 3)) || exit 1; \
 	done
+
+soak: SECONDS ?= 3600
+soak:
+	$(SETUP) test
+	@.venv/bin/python -m tests.soak --seconds $(SECONDS)
 
 coverage:
 	$(SETUP) test
