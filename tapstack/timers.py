@@ -4,10 +4,10 @@ A timer is moved far more often than it fires (every acknowledgement re-arms a r
 moving one *later* only stores the new time; the heap entry stays where it is and is pushed again when it
 surfaces too early.  Moving one earlier pushes a second entry and the first becomes stale.
 
-The owner of timers that ends retires them: they let go of it at once, and when most of the heap is theirs it is
-swept, so that a thousand connections a second leave nothing behind for the minute that a time-out takes.
+The owner of timers that ends retires them: they let go of it at once.  When most of the heap is stale it is
+swept, so that neither a thousand connections a second nor a timer that is moved to and fro leaves more behind than is armed.
 
-Invariant: an armed timer has exactly one live heap entry, `(queued, …)`, with `queued <= when`.
+Invariant: an armed timer has exactly one live heap entry, the tuple that it holds itself, with a time `<= when`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable
 from itertools import count
+from typing import TypeAlias
 
 _SWEEP = 64
 """Entries of retired timers below which the heap is not worth sweeping."""
@@ -23,12 +24,12 @@ _SWEEP = 64
 class Timer:
     """A callback with a due time; made by `TimerQueue.timer`, armed and disarmed any number of times."""
 
-    __slots__ = ("_callback", "_queue", "_queued", "when")
+    __slots__ = ("_callback", "_entry", "_queue", "when")
 
     def __init__(self, queue: TimerQueue, callback: Callable[[float], None]) -> None:
         self._queue = queue
         self._callback = callback
-        self._queued: float | None = None
+        self._entry: _Entry | None = None
         self.when: float | None = None
 
     @property
@@ -39,9 +40,12 @@ class Timer:
     def set(self, when: float) -> None:
         """Arm the timer, or move it, to fire at `when` (seconds of the stack's clock)."""
         self.when = when
-        if self._queued is None or when < self._queued:
-            self._queued = when
-            self._queue._push(when, self)
+        entry = self._entry
+        if entry is None:
+            self._entry = self._queue._push(when, self)
+        elif when < entry[0]:
+            self._entry = self._queue._push(when, self)
+            self._queue._left_behind()
 
     def cancel(self) -> None:
         """Disarm the timer; harmless when it is not armed."""
@@ -51,9 +55,13 @@ class Timer:
         """Disarm the timer for good; its callback, and what that holds, is let go."""
         self.when = None
         self._callback = _nothing
-        if self._queued is not None:
-            self._queued = None
+        if self._entry is not None:
+            self._entry = None
             self._queue._left_behind()
+
+
+_Entry: TypeAlias = tuple[float, int, Timer]
+"""Time, order of coming, whose."""
 
 
 def _nothing(now: float) -> None:
@@ -78,7 +86,7 @@ class TimerQueue:
     __slots__ = ("_heap", "_order", "_stale")
 
     def __init__(self) -> None:
-        self._heap: list[tuple[float, int, Timer]] = []
+        self._heap: list[_Entry] = []
         self._order = count()
         self._stale = 0
 
@@ -86,14 +94,16 @@ class TimerQueue:
         """A new, unarmed timer; `callback(now)` runs when it is due."""
         return Timer(self, callback)
 
-    def _push(self, when: float, timer: Timer) -> None:
-        heapq.heappush(self._heap, (when, next(self._order), timer))
+    def _push(self, when: float, timer: Timer) -> _Entry:
+        entry = (when, next(self._order), timer)
+        heapq.heappush(self._heap, entry)
+        return entry
 
     def _left_behind(self) -> None:
-        """A retired timer has an entry in the heap: sweep when they are the most."""
+        """A timer let go of an entry in the heap: sweep when such are the most."""
         self._stale += 1
         if self._stale > _SWEEP and self._stale * 2 > len(self._heap):
-            self._heap = [entry for entry in self._heap if entry[2]._queued == entry[0]]
+            self._heap = [entry for entry in self._heap if entry[2]._entry is entry]
             heapq.heapify(self._heap)
             self._stale = 0
 
@@ -101,24 +111,27 @@ class TimerQueue:
         """Bring the earliest truly armed timer to the top of the heap."""
         heap = self._heap
         while heap:
-            queued, _, timer = heap[0]
-            if timer._queued != queued:
+            entry = heap[0]
+            timer = entry[2]
+            if timer._entry is not entry:
                 heapq.heappop(heap)
-                self._stale -= self._stale > 0
+                self._stale -= 1
             elif timer.when is None:
                 heapq.heappop(heap)
-                timer._queued = None
-            elif timer.when > queued:
-                timer._queued = timer.when
-                heapq.heapreplace(heap, (timer.when, next(self._order), timer))
+                timer._entry = None
+            elif timer.when > entry[0]:
+                timer._entry = later = (timer.when, next(self._order), timer)
+                heapq.heapreplace(heap, later)
             else:
                 return
 
     def deadline(self) -> float | None:
         """When the next timer is due; None when none is armed."""
         heap = self._heap
-        if heap and heap[0][0] == heap[0][2].when == heap[0][2]._queued:
-            return heap[0][0]
+        if heap:
+            when, _, timer = entry = heap[0]
+            if when == timer.when and timer._entry is entry:
+                return when
         self._settle()
         return self._heap[0][0] if self._heap else None
 
@@ -132,7 +145,7 @@ class TimerQueue:
             if not self._heap or self._heap[0][0] > now:
                 return
             timer = heapq.heappop(self._heap)[2]
-            timer._queued = None
+            timer._entry = None
             timer.when = None
             timer._callback(now)
 

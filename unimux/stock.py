@@ -59,7 +59,6 @@ class Stock:
         self.relinking = False
         self._random = random
         self._tell = tell
-        self._where: dict[bytes, Shelf] = {}
         self._next_add = -math.inf
         self._broken_until = -math.inf
         self._regrow = math.inf
@@ -79,7 +78,7 @@ class Stock:
     @property
     def on_link(self) -> int:
         """Addresses that the link knows of: reserved or in use."""
-        return len(self._where) + len(self.held_on_link)
+        return self.ready + self.pending + len(self.held_on_link)
 
     @property
     def high(self) -> int:
@@ -215,7 +214,6 @@ class Stock:
             address = self.fresh(shelf, now)
         except UnimuxError:
             return  # told, and kept in `broken`
-        self._where[address] = shelf
         shelf.pending[address] = self.host.reserve(address, shelf.prefix, now)
         self._next_add = now + self.config.pace * self._random.uniform(0.5, 1.5)
 
@@ -234,7 +232,6 @@ class Stock:
     def _discard(self, shelf: Shelf, address: bytes, now: float, cause: str) -> None:
         shelf.ready.pop(address, None)
         shelf.pending.pop(address, None)
-        self._where.pop(address, None)
         entry = self.host.addresses.get(address)
         if entry is not None and entry.state in _RESERVED and entry.kind is AddressKind.RESERVED:
             self.host.addresses.discard(entry, now, cause)
@@ -249,7 +246,7 @@ class Stock:
                 self._discard(shelf, address, now, "its maximum age is over")
                 continue
             self._trust(since, now)
-            del shelf.ready[address], self._where[address]
+            del shelf.ready[address]
             return entry
         return None
 
@@ -258,7 +255,7 @@ class Stock:
     def moved(self, entry: AddressEntry, trigger: Trigger, now: float) -> bool:
         """Take note of a change of state; False when the address is not in stock."""
         address = entry.address
-        shelf = self._where.get(address)
+        shelf = self._shelf_of(address)
         if shelf is None:
             return False
         if trigger is Trigger.DAD_PASSED_RESERVED:
@@ -270,11 +267,16 @@ class Stock:
             return True
         shelf.ready.pop(address, None)
         shelf.pending.pop(address, None)
-        del self._where[address]
         gone = entry.state in (AddressState.INVALID, AddressState.DUPLICATED)
         if gone and shelf.prefix.preferred and not self.relinking:
             self.claimed(now)
         return True
+
+    def _shelf_of(self, address: bytes) -> Shelf | None:
+        for shelf in self.shelves.values():
+            if address in shelf.ready or address in shelf.pending:
+                return shelf
+        return None
 
     def claimed(self, now: float) -> None:
         """Another node has, or says it has, an address of ours."""
@@ -331,7 +333,6 @@ class Stock:
                 assert entry.state is AddressState.UNCERTAIN, entry
                 assert address not in shelved, entry
                 shelved[address] = shelf
-        assert shelved == self._where
         assert all(address in self.host.addresses for address in shelved)
         assert all(address in shelf.prefix for address, shelf in shelved.items())
         assert self.on_link <= self.config.limit

@@ -12,6 +12,7 @@ from typing import Any, cast
 from tapstack.clock import run_virtual
 from tapstack.ipv6.addresses import AddressState
 from tapstack.ipv6.config import HostConfig
+from tapstack.link.base import Link
 from tapstack.link.memory import MemoryWire
 from tapstack.tcp.demux import key_for
 from tapstack.tcp.options import PortMode, SocketOptions, TimeWait
@@ -178,6 +179,11 @@ def _connections(count: int) -> tuple[float, float, float, float]:
     return connected / count, used / count, alone / count, (waiting - alone) / count
 
 
+def _read_all(link: Link) -> None:
+    while link.receive() is not None:
+        pass
+
+
 def _reserved(count: int) -> float:
     async def fill() -> float:
         wire = MemoryWire(bytes.fromhex("020000000001"), bytes.fromhex("020000000002"))
@@ -186,6 +192,9 @@ def _reserved(count: int) -> float:
             pool=PoolConfig(low=0, high=count + 8, limit=count + 8, pace=0.001, max_age=1e6),
         )
         node = Node(wire.a, config, seed=bytes(32))
+        wire.b.attach(
+            asyncio.get_running_loop(), lambda: _read_all(wire.b)
+        )  # else what it was sent is measured as well
         async with node:
             await asyncio.sleep(5)
             prefixes = node.stack.host.prefix_list

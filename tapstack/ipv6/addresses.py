@@ -188,6 +188,10 @@ class Users:
             self._table = None
 
 
+_NOBODY: Final = Users()
+"""The users of every address that nobody has acquired yet; never changed, since a pool is full of these."""
+
+
 class AddressEntry:
     """One address of this node.
 
@@ -219,7 +223,7 @@ class AddressEntry:
         self.preferred_until = math.inf
         self.valid_until = math.inf
         self.per_address_nd = True
-        self.users = Users()
+        self.users: Users = _NOBODY
 
     def speaks_to(self, remote: bytes) -> bool:
         """Whether this node may send `remote` anything on behalf of the address: strangers to a one-time one get silence."""
@@ -327,6 +331,8 @@ class AddressTable:
         """Keep the address while `user` lives; raises `AddressError` unless it is usable."""
         if not entry.answers & Answers.TRAFFIC:
             raise AddressError(f"{address_text(entry.address)} is {entry.state}")
+        if entry.users is _NOBODY:
+            entry.users = Users()
         entry.users.add(user)
 
     def drop(self, entry: AddressEntry, user: AddressUser, now: float, cause: str) -> None:

@@ -45,6 +45,22 @@ def test_retired_timers_do_not_pile_up() -> None:
     assert fired == [200.0] * 10
 
 
+def test_timers_that_are_moved_to_and_fro_do_not_pile_up() -> None:
+    queue = TimerQueue()
+    fired: list[float] = []
+    timer = queue.timer(fired.append)
+    for now in range(10_000):
+        timer.set(1e6)  # what is left of an earlier round is due at this very time
+        timer.set(now + 0.5)
+        queue.run(now + 1.0)
+    assert len(queue._heap) < 100
+    assert len(queue) == 0
+    assert len(fired) == 10_000
+    timer.set(1e6)
+    queue.run(2e6)
+    assert fired[10_000:] == [2e6]
+
+
 def test_a_timer_that_is_moved_to_and_fro_fires_once() -> None:
     queue = TimerQueue()
     fired: list[float] = []
