@@ -2,7 +2,8 @@
 
 A dead owner can leave three things: programs that it ran (programs.py makes them die with it, but a program may fork),
 namespaces under /run/netns, and open ledger entries about namespaces shared with others.  The living are recognised
-by process id and start time and are never touched.
+by process id and start time and are never touched.  A process of another PID namespace, say in a container, is left alone: its
+owner's id means nothing here.
 """
 
 from __future__ import annotations
@@ -47,11 +48,13 @@ def clean_leftovers() -> Leftovers:
 def _end_processes() -> tuple[int, ...]:
     """Kill the programs that a dead owner started: they carry its tag in their environment."""
     ended: list[int] = []
-    spared = _own_line()
+    spared, here = _own_line(), _pid_namespace("self")
     for folder in Path("/proc").glob("[0-9]*"):
         if int(folder.name) in spared:
             continue
         try:
+            if _pid_namespace(folder.name) != here:
+                continue
             variables = (folder / "environ").read_bytes().split(b"\0")
         except OSError:  # it has just ended
             continue
@@ -62,6 +65,10 @@ def _end_processes() -> tuple[int, ...]:
                 os.kill(int(folder.name), signal.SIGKILL)
                 ended.append(int(folder.name))
     return tuple(ended)
+
+
+def _pid_namespace(process: str) -> str:
+    return os.readlink(f"/proc/{process}/ns/pid")
 
 
 def _own_line() -> set[int]:

@@ -269,6 +269,26 @@ def test_cleaning_spares_the_cleaner_that_a_dead_owner_started(host: Namespace) 
     assert done.stdout == "alive\n"
 
 
+def test_cleaning_spares_programs_of_another_pid_namespace(host: Namespace) -> None:
+    """Their owner lives there, by an id that here is nobody's, or another's."""
+    tag = f"{os.getpid()}-1"
+    script = "export UNIMUX_OWNER=$0; exec sh -c 'echo ready; read end'"
+    inside = subprocess.Popen(
+        ["unshare", "--pid", "--fork", "--kill-child", "sh", "-c", script, tag],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    try:
+        assert inside.stdout is not None and inside.stdout.readline() == b"ready\n"
+        clean_leftovers()
+        assert inside.poll() is None
+        inside.communicate(b"end\n", timeout=10)
+        assert inside.returncode == 0
+    finally:
+        inside.kill()
+        inside.wait()
+
+
 def test_a_handle_closed_too_early_does_not_hinder_the_end(host: Namespace) -> None:
     with in_namespace(host):
         handle = Namespace.current()
