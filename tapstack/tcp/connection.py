@@ -356,9 +356,8 @@ class Connection(Output):
             self.peer_mss = DEFAULT_MSS
         if options.window_scale is not None:
             self.sender.scale = min(options.window_scale, MAXIMUM_WINDOW_SCALE)
-            self.receiver.scale = scale_for(
-                wanted.receive_buffer_maximum
-            )  # a spoofed SYN before may have taken it back
+            if not self.receiver.scale:  # a spoofed SYN before may have taken it back
+                self.receiver.scale = scale_for(wanted.receive_buffer_maximum)
         else:
             self.sender.scale = self.receiver.scale = 0
         self.timestamps = options.timestamp is not None and wanted.timestamps
