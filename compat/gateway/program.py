@@ -1,8 +1,9 @@
 """The program of a run: started in its namespace, signalled, waited for, and whatever it leaves behind ended.
 
 It has our terminal, our standard streams and our process group, so that the keyboard reaches it as without us; a signal that
-only we were sent is passed on.  If we are killed, the kernel kills it; what it started ends with the run, or, after a
-kill, with the next start of a node (compat/kernel/leftovers.py).
+only we were sent is passed on.  What a program that a signal ended has made of the terminal is put back.  If we are
+killed, the kernel kills it; what it started ends with the run, or, after a kill, with the next start of a node
+(compat/kernel/leftovers.py).
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ import os
 import shutil
 import signal
 import sys
+import termios
 from asyncio.subprocess import Process
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from compat.gateway.room import Room
 from compat.kernel import Namespace, Owner
@@ -52,13 +55,23 @@ async def run_program(room: Room, argv: Sequence[str], *, user: str | None = Non
         pass_fds=(room.where.fd,),
     )
     loop = asyncio.get_running_loop()
+    settings = _terminal_settings()
     try:
         for number in PASSED_ON:
             loop.add_signal_handler(number, _pass_on, process, number)
         status = await process.wait()
     finally:
         await _end(process, room.where)
+    if status < 0 and settings is not None and _is_foreground():
+        termios.tcsetattr(sys.stdin, termios.TCSADRAIN, settings)
     return 128 - status if status < 0 else status
+
+
+def _terminal_settings() -> list[Any] | None:
+    try:
+        return termios.tcgetattr(sys.stdin)
+    except (OSError, ValueError, termios.error):  # no terminal, or a closed standard input
+        return None
 
 
 def _pass_on(process: Process, number: signal.Signals) -> None:

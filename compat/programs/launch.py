@@ -20,7 +20,7 @@ import sys
 
 CLONE_NEWNET = 0x40000000
 CLONE_NEWNS = 0x00020000
-MS_BIND, MS_REC, MS_SLAVE = 0x1000, 0x4000, 0x80000
+MS_RDONLY, MS_BIND, MS_REC, MS_SLAVE = 0x1, 0x1000, 0x4000, 0x80000
 PR_SET_PDEATHSIG = 1
 CANNOT_START = 126
 NAME_CACHES = ("/run/nscd", "/var/run/nscd")
@@ -56,19 +56,22 @@ def own_files(libc: ctypes.CDLL, folder: str) -> None:
     if libc.unshare(CLONE_NEWNS) != 0:
         cannot("have mounts of its own", ctypes.get_errno())
     mount(libc, "none", "/", None, MS_REC | MS_SLAVE)
-    for name in os.listdir(folder):
-        target = os.path.realpath(os.path.join("/etc", name))
-        if os.path.exists(target):
+    targets = {name: os.path.realpath(os.path.join("/etc", name)) for name in os.listdir(folder)}
+    if all(map(os.path.exists, targets.values())):
+        for name, target in targets.items():
             mount(libc, os.path.join(folder, name), target, None, MS_BIND)
+    else:  # nothing to lay it over, or a link that leads nowhere: so both folders in one, for reading
+        mount(libc, "overlay", "/etc", "overlay", MS_RDONLY, f"lowerdir={folder}:/etc")
     for cache in NAME_CACHES:
         if os.path.isdir(cache):
             mount(libc, "none", cache, "tmpfs", 0)
     libc.mount(b"sysfs", b"/sys", b"sysfs", 0, None)  # where it may not be, the machine's stays
 
 
-def mount(libc: ctypes.CDLL, source: str, target: str, kind: str | None, flags: int) -> None:
+def mount(libc: ctypes.CDLL, source: str, target: str, kind: str | None, flags: int, data: str | None = None) -> None:
     """mount(2), or the end."""
-    if libc.mount(os.fsencode(source), os.fsencode(target), kind and kind.encode(), flags, None) != 0:
+    words = os.fsencode(source), os.fsencode(target), kind and kind.encode()
+    if libc.mount(*words, flags, data and os.fsencode(data)) != 0:
         cannot(f"mount {source} on {target}", ctypes.get_errno())
 
 
