@@ -9,6 +9,8 @@ and a second one does a few rounds in its place.
 The verdict, by `judge`: from the first third of the rounds to the last, the greatest sample of each count may grow by no more
 than the slack of `SLACK`, and memory by no more than `MEMORY` bytes, whatever the length of the run.  Nothing of the killed
 process may be left in the kernel, nor a ledger.  Exit status 0: flat and clean; 1: not, and the lines say what.
+Linux has one neighbour table for all namespaces (net.ipv6.neigh.default.gc_thresh3, 1024 entries): where others fill it
+meanwhile ("neighbor table overflow" in dmesg) the kernel does not reach new addresses, and a run ends with PoolExhausted.
 """
 
 from __future__ import annotations

@@ -1,0 +1,104 @@
+"""Write docs/results.md from what the latest runs left: nothing in it is written by hand.
+
+    unimux conformance && unimux conformance --mutations
+    unimux bench --out out/bench.json
+    unimux scenario run --all --out out/all
+    python tools/results.py --bench out/bench.json --scenarios out/all > docs/results.md
+
+Each part names its command.  What falls short stands in sentences: rules without a passing test, deviations with their reasons,
+defects that nobody noticed, goals that were not reached, scenarios that failed.  A part whose run is missing is said to be missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from scenarios.bench.figures import Figure, Result
+from scenarios.conformance import mutations
+from scenarios.conformance.rows import SPECIFICATIONS, Row, Verdict, load
+from scenarios.engine.recall import recall
+
+ROOT = Path(__file__).parents[1]
+FINE = (Verdict.PASSED, Verdict.NOT_APPLICABLE)
+HEAD = """# Results
+
+What the tests, the benchmarks and the scenarios found, as the latest runs left it.
+Made by `python tools/results.py`, whose first lines name the commands of the runs."""
+
+
+def conformance(rows: Sequence[Row]) -> Iterator[str]:
+    """Verdicts by specification, and every rule that does not simply pass."""
+    verdicts = list(Verdict)
+    yield f"| specification | rules | {' | '.join(each.value for each in verdicts)} |"
+    yield "|---|" + "---|" * (len(verdicts) + 1)
+    for spec, title in SPECIFICATIONS.items():
+        count = Counter(row.verdict for row in rows if row.spec == spec)
+        yield f"| {title} | {count.total()} | {' | '.join(str(count[each]) for each in verdicts)} |"
+    short = [row for row in rows if row.verdict not in FINE]
+    yield ""
+    yield "Every rule passes or does not apply." if not short else "What falls short:"
+    for row in short:
+        yield f"- {row.id}, {row.verdict.value}: {row.text}" + (f" – {row.reason}" if row.reason else "")
+
+
+def defects(score: mutations.Score) -> Iterator[str]:
+    """The mutation score, and the defects that nobody noticed."""
+    yield f"{score.sentence()}."
+    for each in score.survivors:
+        yield f"- {each.name}, {each.outcome}: {each.what} ({', '.join(each.ids)})"
+
+
+def bench(figures: Sequence[Figure]) -> Iterator[str]:
+    """Each figure beside its baseline and goal."""
+    yield "| id | what | value | baseline | ratio | goal | reached |"
+    yield "|---|---|---|---|---|---|---|"
+    said = {None: "–", True: "yes", False: "**no**"}
+    for each in figures:
+        base, ratio = (f"{value:,.4g}" if value is not None else "–" for value in (each.baseline, each.ratio))
+        yield (
+            f"| {each.id} | {each.what} | {each.value:,.4g} {each.unit} | {base} | {ratio} | {each.reach or '–'} "
+            f"| {said[each.met]} |"
+        )
+    missed = [each for each in figures if each.met is False]
+    yield ""
+    yield "Every goal is reached." if not missed else "Not reached:"
+    for each in missed:
+        yield f"- {each.id}, {each.what}: {each.value:,.4g} {each.unit}, and {each.reach} is wanted."
+
+
+def answers(folder: Path) -> Iterator[str]:
+    """The answer of each run in a folder."""
+    for path in sorted(each.parent for each in folder.glob("*/metrics.json")):
+        run = recall(path)
+        yield f"- `{run['scenario']}`: {run['answer']}" + ("" if run["passed"] else " **This run failed.**")
+
+
+def page(rows: Sequence[Row], score: mutations.Score | None, figures: Sequence[Figure], runs: Sequence[str]) -> str:
+    """The whole page."""
+    parts = (
+        ("Conformance", "unimux conformance", list(conformance(rows)) if rows else []),
+        ("Defects made on purpose", "unimux conformance --mutations", list(defects(score)) if score else []),
+        ("Benchmarks", "unimux bench", list(bench(figures)) if figures else []),
+        ("Scenarios", "unimux scenario run --all", list(runs)),
+    )
+    lines = [HEAD]
+    for title, command, body in parts:
+        lines += ["", f"## {title}", "", f"`{command}`", "", *(body or ["**Missing: no such run was there.**"])]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Write docs/results.md to standard output.")
+    parser.add_argument("--bench", type=Path)
+    parser.add_argument("--scenarios", type=Path)
+    given = parser.parse_args()
+    figures = Result.read(given.bench).figures if given.bench else []
+    runs = list(answers(given.scenarios)) if given.scenarios else []
+    print(page(load(ROOT / "out" / "proves.json"), mutations.latest(ROOT), figures, runs), end="")
+
+
+if __name__ == "__main__":
+    main()
