@@ -6,7 +6,7 @@
     python tools/results.py --bench out/bench.json --scenarios out/all > docs/results.md
 
 Each part names its command.  What falls short stands in sentences: rules without a passing test, deviations with their reasons,
-defects that nobody noticed, goals that were not reached, scenarios that failed.  A part whose run is missing is said to be missing.
+defects that nobody noticed, goals that were not reached, scenarios that failed.  A part whose run is missing says so.
 """
 
 from __future__ import annotations
