@@ -12,7 +12,7 @@ help:
 	@echo "make fuzz    fuzz the codecs, TCP and the whole stack, SECONDS=3600 for a night's run; what it finds is in out/fuzz"
 	@echo "make soak    an hour of mixed traffic on a TAP, and whether anything grows; SECONDS=60 for less (root)"
 	@echo "make coverage      run every test and name the lines and branches that none reaches"
-	@echo "make repeat  run every test 20 times on a loaded machine and print the tally; RUNS=3 LOAD=4 ARGS=tests/unit"
+	@echo "make repeat  run every test 20 times on a loaded machine and print the tally; RUNS=3 LOAD=4 ARGS='--resume -- tests/unit'"
 	@echo "make lint    check style, types and who imports whom"
 	@echo "make lock    bring requirements/*.txt up to date with pyproject.toml; ARGS=--upgrade takes the newest versions"
 	@echo "make clean   remove what runs and tools left behind; make distclean removes .venv as well"
@@ -62,12 +62,12 @@ coverage:
 	@.venv/bin/python -m coverage run -m pytest $(ARGS); status=$$?; \
 		.venv/bin/python -m coverage combine -q; .venv/bin/python -m coverage report; exit $$status
 
-# The whole suite, RUNS times beside LOAD busy processes; prints the tally.
+# The whole suite, RUNS times beside LOAD busy processes; prints the tally.  ARGS=--resume goes on where the last tally stopped.
 RUNS ?= 20
 LOAD ?= 2
 repeat:
 	$(SETUP) test
-	@.venv/bin/python tools/repeat.py --runs $(RUNS) --load $(LOAD) -- $(ARGS)
+	@.venv/bin/python tools/repeat.py --runs $(RUNS) --load $(LOAD) $(ARGS)
 
 lint:
 	$(SETUP) lint
