@@ -2,10 +2,10 @@
 
     python tools/repeat.py [--runs 20] [--load 2] [--resume] [-- PYTEST ARGUMENTS]
 
-`--load` processes compute for nothing all the while.  Each run's log is `out/repeat/N.log`, and each run that came to its end is a
-line of `out/repeat/ledger.jsonl`.  With `--resume` the runs that stand there count, if they were of the same sources with the same
-arguments and load, so that twenty runs need not fit into one go.  The exit status is 0 only if every run passed; what failed in
-any is listed with its count.
+`--load` processes compute for nothing all the while.  Each run's log is `out/repeat/N.log`, and each run that came to its end
+is a line of `out/repeat/ledger.jsonl`.  With `--resume` the runs that stand there count, if they were of the same sources with
+the same arguments and load, so that twenty runs need not fit into one go.  The exit status is 0 only if every run passed; what
+failed in any is listed with its count.
 """
 
 from __future__ import annotations
