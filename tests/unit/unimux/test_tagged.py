@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import time
 
 import numpy as np
 import pytest
@@ -152,23 +151,3 @@ def test_a_tagged_generator_counts_serials() -> None:
     assert generator.counter(generator.identifier(5)) == 5
     assert generator.counter(TagCodec(KEY).seal(Tag(1, 2, 4, 5))) is None
     assert generator.counter(12345) is None
-
-
-@pytest.mark.proves("UM-GEN-4")
-def test_verification_is_fast_enough() -> None:
-    """Under 10 µs for one address, at least 200,000 a second in bulk: processor time, the best of five."""
-    verifier = TagVerifier(KEY, 120.0)
-    identifiers = np.random.default_rng(3).integers(0, 2**64, size=100_000, dtype=np.uint64)
-    one = address(TagCodec(KEY).seal(Tag(1, 1, 0, 0)))
-    singles, bulks = [], []
-    for _ in range(5):
-        begin = time.process_time()
-        for _ in range(1000):
-            verifier.admit(one, 0.0)
-        middle = time.process_time()
-        verifier.admit_many(identifiers, 0.0)
-        end = time.process_time()
-        singles.append((middle - begin) / 1000)
-        bulks.append(len(identifiers) / (end - middle))
-    assert min(singles) < 10e-6
-    assert max(bulks) > 200_000
