@@ -23,11 +23,12 @@ import msgspec
 
 from compat.buffers import BUDGET, frugal
 from tapstack.ipv6.host import HostConfig
+from tapstack.tcp.congestion import load_controller
 from tapstack.tcp.options import PortMode, SocketOptions, TimeWait
 from tapstack.types import address, address_text
 from unimux.audit import JOURNAL
+from unimux.cli.settings import SettingsError
 from unimux.dasocket import AgentSocket
-from unimux.errors import SetupError
 from unimux.events import EventFile
 from unimux.generators import load_generator
 from unimux.journal import Journal, JournalPolicy
@@ -62,6 +63,9 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
     offload: Annotated[bool, msgspec.Meta(description="checksum and segmentation offload on the TAP")] = True
     mode: Annotated[PortMode, msgspec.Meta(description="port-ignore mode of sockets that name none")] = PortMode.L1
     time_wait: Annotated[TimeWait, msgspec.Meta(description="TIME-WAIT option: full, short or sharp")] = TimeWait.FULL
+    congestion: Annotated[
+        str, msgspec.Meta(description="congestion controller: bbr, cubic, newreno or module:Class")
+    ] = "cubic"
     buffer_budget: Annotated[
         int, msgspec.Meta(description="bytes of all connections' buffers beyond 64 KiB each way", ge=0)
     ] = BUDGET
@@ -97,25 +101,32 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
     events: Annotated[str | None, msgspec.Meta(description="file that events are written to as JSON lines")] = None
 
     def check(self) -> None:
-        """Raise `SetupError` where the settings contradict each other."""
+        """Raise `SettingsError` where the settings contradict each other or name what there is not."""
         if (self.bridge is None) == (self.prefix is None):
-            raise SetupError("A node needs either --bridge NAME or --prefix PREFIX, not both and not neither.")
+            raise SettingsError("A node needs either --bridge NAME or --prefix PREFIX, not both and not neither.")
+        try:
+            load_generator(self.generator)
+            load_controller(self.congestion)
+        except ValueError as error:
+            raise SettingsError(f"{str(error)[:1].upper()}{str(error)[1:]}.") from error
         if self.nat64 is not None:
             nat64_prefix(self.nat64)
         if self.prefix is not None:
             try:
                 network = IPv6Network(self.prefix)
             except ValueError as error:
-                raise SetupError(f"{self.prefix!r} is not an IPv6 prefix: {error}.") from None
+                raise SettingsError(f"{self.prefix!r} is not an IPv6 prefix: {error}.") from None
             if network.prefixlen > 112:
-                raise SetupError(f"{network} is too small for one-time addresses: give a prefix of /112 or shorter.")
+                raise SettingsError(f"{network} is too small for one-time addresses: give a prefix of /112 or shorter.")
 
     def node_config(self) -> NodeConfig:
         """The node's part of the settings."""
         return NodeConfig(
             host=HostConfig(stable_addresses=False),
             pool=self.pool_config(),
-            socket=frugal(SocketOptions(mode=self.mode, time_wait=self.time_wait, nodelay=True)),
+            socket=frugal(
+                SocketOptions(mode=self.mode, time_wait=self.time_wait, congestion=self.congestion, nodelay=True)
+            ),
             buffer_budget=self.buffer_budget,
             name_servers=tuple(self.name_servers),
             nat64=self.nat64,
@@ -136,7 +147,6 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
     def node_state(self) -> State:
         """Where the node keeps its counters and keys; raises `StateError`, `GeneratorError`."""
         if self.state is None:
-            load_generator(self.generator)
             return MemoryState(generator=self.generator)
         return DiskState(Path(self.state), generator=self.generator)
 

@@ -19,7 +19,7 @@ from typing import Annotated
 from scenarios.engine import OPTIONS, Curves, Ecdf, Impairment, Lan, Parameter, ParameterError, Run, Summary, scenario
 from scenarios.engine.charts import Point
 from tapstack.events import CongestionTrace, Event
-from tapstack.tcp.congestion.base import known
+from tapstack.tcp.congestion import known, load_controller
 from unimux.aio import open_connection, start_server
 from unimux.node import Node
 
@@ -68,12 +68,15 @@ async def impaired(
     losses: Annotated[str, Parameter("loss rates, separated by commas")] = "0,0.001,0.005,0.01,0.02",
     delays: Annotated[str, Parameter("one-way delays in seconds, at a loss of 0.005")] = "0.005,0.05",
     reorders: Annotated[str, Parameter("shares of frames that are held back 10 ms, without loss")] = "0.05,0.2",
-    controllers: Annotated[str, Parameter("congestion controllers, by default all")] = "",
+    controllers: Annotated[str, Parameter("congestion controllers, module:Class for your own; by default all")] = "",
     repeats: Annotated[int, Parameter("transfers of each kind", least=1, most=1000)] = 4,
 ) -> None:
     names = [name.strip() for name in controllers.split(",") if name.strip()] or list(known())
-    if unknown := [name for name in names if name not in known()]:
-        raise ParameterError(f"There is no congestion controller {unknown[0]!r}: there are {', '.join(known())}.")
+    for name in names:
+        try:
+            load_controller(name)
+        except ValueError as error:
+            raise ParameterError(f"controllers: {error}.") from error
     cases = [
         *(Case("loss", x, x, delay, 0.0) for x in _numbers("losses", losses)),
         *(Case("delay", x, 0.005, x, 0.0) for x in _numbers("delays", delays)),

@@ -26,11 +26,12 @@ Two things make it a good citizen: `identifier` never gives two counters one ide
 from __future__ import annotations
 
 import hmac
-import importlib
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
 import numpy as np
+
+from tapstack.userclass import user_class
 
 from .errors import UnimuxError
 from .prp import KEY_LENGTH, FeistelPermutation, Mask, Words
@@ -233,18 +234,7 @@ def load_generator(name: str) -> type[Generator]:
 
     Raises `GeneratorError` with a sentence that says what to change.
     """
-    target = BUILT_IN.get(name, name)
-    module_name, colon, class_name = target.partition(":")
-    if not (colon and module_name and class_name):
-        known = ", ".join(BUILT_IN)
-        raise GeneratorError(f"no generator is called {name!r}: name a class as 'module:Class', or one of {known}")
     try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise GeneratorError(f"the generator {name!r} cannot be imported: {error}") from error
-    found = getattr(module, class_name, None)
-    if found is None:
-        raise GeneratorError(f"the module {module_name} has no class {class_name}")
-    if not (isinstance(found, type) and issubclass(found, Generator)) or found.__abstractmethods__:
-        raise GeneratorError(f"{name} is not a complete subclass of unimux.generators.Generator")
-    return found
+        return user_class(name, "generator", Generator, BUILT_IN)  # type: ignore[type-abstract]
+    except ValueError as error:
+        raise GeneratorError(str(error)) from error

@@ -114,9 +114,11 @@ class MemoryState:
     """State that lives as long as the object: for tests, simulations, and nodes that may forget.
 
     `entropy(n)` gives n random bytes; give a seeded one to repeat a run.
+    Raises `GeneratorError` when the generator cannot be loaded.
     """
 
     def __init__(self, entropy: Callable[[int], bytes] = os.urandom, generator: str = "permutation") -> None:
+        load_generator(generator)  # as `DiskState` does
         self._entropy = entropy
         self.claimed: set[bytes] = set()
         self.epochs = [Epoch(0, entropy(KEY_LENGTH), generator, 0.0, "in memory")]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from .congestion import load_controller
+
 LEGACY_COMPAT = 1024
 """RP, the reduced port: written where the application names no port (slide 23; UM-PORT-11). Reserved by IANA, not zero."""
 
@@ -52,8 +54,8 @@ class SocketOptions:
     backlog: handshakes that may stand half-open on one address before cookies are sent, and connections that wait for accept();
     cookies: False refuses further SYNs instead, as servers without SYN cookies do (for comparisons; RFC 4987 §3.6).
     hop_limit: of the packets sent, None for the router's advice; dscp: their Differentiated Services code point.
-    congestion: the controller's name (`congestion.known`); pacing: spread its window over the round trip;
-    trace: emit `CongestionTrace` events.
+    congestion: the controller, a built-in name (`congestion.known`) or `module:Class`; pacing: spread its window over the
+    round trip; trace: emit `CongestionTrace` events.
     """
 
     mode: PortMode = PortMode.L1
@@ -80,3 +82,7 @@ class SocketOptions:
     cookies: bool = True
     hop_limit: int | None = None
     dscp: int = 0
+
+    def __post_init__(self) -> None:
+        """Raises `ValueError` for a controller that there is not: here, not in the middle of a connection."""
+        load_controller(self.congestion)

@@ -1,8 +1,5 @@
 """Congestion control modules behind one small interface."""
 
-from . import bbr as bbr
-from . import cubic as cubic
-from . import newreno as newreno
-from .base import CongestionControl, Saved, create, known, register
+from .base import CongestionControl, Saved, create, known, load_controller, used_up
 
-__all__ = ["CongestionControl", "Saved", "create", "known", "register"]
+__all__ = ["CongestionControl", "Saved", "create", "known", "load_controller", "used_up"]

@@ -1,17 +1,19 @@
 """The interface of a congestion controller: how many bytes may be in the network, and how fast they may leave.
 
-A controller keeps `cwnd` and `ssthresh` in bytes and is told what happened; it never sees a packet.  Write one in
-a file of your own by deriving from `CongestionControl`, and name it in `SocketOptions.congestion` after
-`register`.  Window-based controllers implement `on_ack` and `on_congestion`; a rate-based one also reads every
-`on_delivery`, sets `pacing_rate`, and declares `sets_own_window` so that recovery does not meter it.
+A controller keeps `cwnd` and `ssthresh` in bytes and is told what happened; it never sees a packet.  Write one in a file
+of your own by deriving from `CongestionControl`, and name it `your.module:YourClass` wherever a controller is named
+(docs/congestion-controller.md has a whole one).  Window-based controllers implement `on_ack` and `on_congestion`; a rate-based
+one also reads every `on_delivery`, sets `pacing_rate`, and declares `sets_own_window` so that recovery does not meter it.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, ClassVar
+
+from ...userclass import user_class
 
 if TYPE_CHECKING:
     from ..acknowledged import Acknowledged
@@ -112,23 +114,31 @@ def used_up(news: Acknowledged, cwnd: int) -> bool:
     return 2 * news.peak >= cwnd
 
 
-Factory = Callable[[int, bool], CongestionControl]
-_REGISTRY: dict[str, Factory] = {}
-
-
-def register(name: str, factory: Factory) -> None:
-    """Make a controller known under `name`; `factory(mss, paced)` makes one."""
-    _REGISTRY[name] = factory
+BUILT_IN = {
+    "bbr": "tapstack.tcp.congestion.bbr:Bbr",
+    "cubic": "tapstack.tcp.congestion.cubic:Cubic",
+    "newreno": "tapstack.tcp.congestion.newreno:NewReno",
+}
+"""Short names."""
 
 
 def known() -> list[str]:
-    """The names of all controllers."""
-    return sorted(_REGISTRY)
+    """The names of the built-in controllers."""
+    return sorted(BUILT_IN)
+
+
+@cache
+def load_controller(name: str) -> type[CongestionControl]:
+    """The controller that is named: a built-in name, or `module:Class`.
+
+    >>> load_controller("cubic").__name__
+    'Cubic'
+
+    Raises `ValueError` with a sentence that says what to change.
+    """
+    return user_class(name, "congestion controller", CongestionControl, BUILT_IN)  # type: ignore[type-abstract]
 
 
 def create(name: str, mss: int, paced: bool = False) -> CongestionControl:
-    """A controller by name; ValueError names the known ones."""
-    try:
-        return _REGISTRY[name](mss, paced)
-    except KeyError:
-        raise ValueError(f"no congestion controller {name!r}; known: {', '.join(known())}") from None
+    """A controller by name, for one connection; `ValueError` as `load_controller`."""
+    return load_controller(name)(mss, paced)

@@ -17,7 +17,7 @@ import math
 from collections import deque
 from typing import TYPE_CHECKING, ClassVar
 
-from .base import CongestionControl, Saved, register
+from .base import CongestionControl, Saved
 
 if TYPE_CHECKING:
     from ..acknowledged import Acknowledged
@@ -149,6 +149,3 @@ class Bbr(CongestionControl):
 
     def restore(self, saved: Saved) -> None:
         self.cwnd = max(self.cwnd, saved.cwnd)
-
-
-register("bbr", Bbr)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from .base import CongestionControl, Saved, register, used_up
+from .base import CongestionControl, Saved, used_up
 from .hystart import HyStart
 
 if TYPE_CHECKING:
@@ -125,6 +125,3 @@ class Cubic(CongestionControl):
         super().restore(saved)
         self._w_max, self._cwnd_prior, self._k, self._origin, self._estimate = saved.inner
         self._epoch = None
-
-
-register("cubic", Cubic)

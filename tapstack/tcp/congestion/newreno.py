@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .base import CongestionControl, register, used_up
+from .base import CongestionControl, used_up
 
 if TYPE_CHECKING:
     from ..acknowledged import Acknowledged
@@ -36,6 +36,3 @@ class NewReno(CongestionControl):
         self.ssthresh = max(in_flight // 2, 2 * self.mss)
         self.cwnd = self.ssthresh
         self._avoidance_bytes = 0
-
-
-register("newreno", NewReno)
