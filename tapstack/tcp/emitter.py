@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from ..ipv6.host import Host, Path
 
 IPV6_HEADER_LENGTH = 40
+_SEQUENCE_AT = IPV6_HEADER_LENGTH + 4
+_CHECKSUM_AT = IPV6_HEADER_LENGTH + 16
 _TIMESTAMP_WORD = 0x0101080A
 _ECT0 = 2 << 20
 _LAST_ONLY = FIN | PSH
@@ -122,6 +124,57 @@ class Emitter:
             self._transmit([virtio.PLAIN + link_header + header, *pieces])
         else:
             self._transmit([link_header + header, *pieces])
+
+    def emit_run(
+        self,
+        source_port: int,
+        destination_port: int,
+        sequence: int,
+        acknowledgment: int,
+        flags: int,
+        window: int,
+        timestamp: tuple[int, int] | None,
+        run: list[Frame],
+        length: int,
+        mss: int,
+        now: float,
+        ect: bool,
+    ) -> None:
+        """`emit` for segments of `length` bytes each that follow one another; the first has `sequence`.
+
+        Where nothing stands in the way, one header is written and the sequence number put into it, and the checksum where
+        the link does not finish it.
+        """
+        link_header = self._path.ready(now)
+        properties = self._properties
+        if link_header is None or self.transform is not None or (length > mss and not properties.gso_size):
+            for pieces in run:
+                self.emit(
+                    source_port, destination_port, sequence, acknowledgment, flags, window, timestamp, pieces, length, mss,
+                    now, b"", ect,
+                )  # fmt: skip
+                sequence += length
+            return
+        header = self._headers(
+            source_port, destination_port, 0, acknowledgment & MASK, flags, window, timestamp, [], length, b"",
+            properties.checksum_offload, ect, 0,
+        )  # fmt: skip
+        front, middle, back = header[:_SEQUENCE_AT], header[_SEQUENCE_AT + 4 : _CHECKSUM_AT], header[_CHECKSUM_AT + 2 :]
+        transmit = self._transmit
+        if properties.checksum_offload:
+            front = self._virtio(header, length, mss) + link_header + front
+            back = header[_SEQUENCE_AT + 4 :]
+            for pieces in run:
+                transmit([front + (sequence & MASK).to_bytes(4, "big") + back, *pieces])
+                sequence += length
+            return
+        front = (virtio.PLAIN if properties.vnet_header else b"") + link_header + front
+        residue = 65535 - int.from_bytes(header[_CHECKSUM_AT : _CHECKSUM_AT + 2], "big")
+        for pieces in run:
+            sequence &= MASK
+            check = 65535 - ((residue + sequence + checksum.residue_of(pieces)) % 65535 or 65535)
+            transmit([front + sequence.to_bytes(4, "big") + middle + check.to_bytes(2, "big") + back, *pieces])
+            sequence += length
 
     def _headers(
         self,

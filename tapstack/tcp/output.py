@@ -137,6 +137,23 @@ class Output:
             self.timestamp(now), pieces, length, sender.mss, now, b"", ect, urgent,
         )  # fmt: skip
 
+    def emit_run(self, sequence: int, run: list[Frame], size: int) -> None:
+        """`emit_data` for new segments of `size` bytes in a row, whose headers differ in the sequence number alone."""
+        sender = self.sender
+        ecn = self.ecn
+        if sender.snd_up > sender.snd_una or ecn.announce:
+            for pieces in run:
+                self.emit_data(sequence, ACK, pieces, size, False)
+                sequence += size
+            return
+        now = sender.last_sent
+        window = self.receiver.advertise(sender.mss)
+        self._acknowledged()
+        self.emitter.emit_run(
+            self.local_port, self.remote_port, sequence, self.receiver.rcv_nxt, ACK | ECE if ecn.usable and ecn.echo else ACK,
+            window, self.timestamp(now), run, size, sender.mss, now, ecn.usable,
+        )  # fmt: skip
+
     def _acknowledged(self) -> None:
         receiver = self.receiver
         receiver.unacked = 0

@@ -47,6 +47,9 @@ class Outlet(Protocol):
     def emit_data(self, sequence: int, flags: int, pieces: Frame, length: int, again: bool) -> None:
         """Put one segment on the link; `again`: it is a repetition or a probe."""
 
+    def emit_run(self, sequence: int, run: list[Frame], size: int) -> None:
+        """Put many new segments of `size` bytes each on the link, one after the other."""
+
     def start_congestion(self) -> None:
         """Set the sender's `congestion` and `recovery`."""
 
@@ -183,6 +186,11 @@ class Sender(WriteQueue):
                 size -= size % self.mss  # a super-segment is cut into whole segments unless it is the last
             if not self._worth_sending(size):
                 break
+            if size == self.segment_limit and rate is None and self.unsent > 2 * size:
+                count = min(self.unsent - 1, room, window - self.pipe) // size
+                self._send_run(size, count, now)
+                sent += count
+                continue
             self._send_new(size, now)
             sent += 1
             if rate is not None:
@@ -217,6 +225,34 @@ class Sender(WriteQueue):
         if fin:
             self.fin_sent = True
         self._put(segment, ACK | (PSH if last and size else 0) | (FIN if fin else 0), size, now)
+
+    def _send_run(self, size: int, count: int, now: float) -> None:
+        """What `_send_new` does, for `count` segments of `size` bytes at once; the last byte that waits is in none of them."""
+        if not self.pipe:
+            self.first_sent_at = self.delivered_at = now
+        limited = self.limited_until > self.delivered
+        start = end = self.snd_nxt
+        order = self.transmissions
+        run = [self.take(size) for _ in range(count)]
+        segments = []
+        for pieces in run:
+            segment = SentSegment(end, end + size, pieces, False)
+            end += size
+            order += 1
+            segment.sent_at = now
+            segment.order = order
+            segment.delivered = self.delivered
+            segment.delivered_at = self.delivered_at
+            segment.first_sent_at = self.first_sent_at
+            segment.limited = limited
+            segments.append(segment)
+        self.snd_nxt = end
+        self.transmissions = order
+        self.pipe += end - start
+        self.in_flight += segments
+        self.by_time += segments
+        self.last_sent = now
+        self._outlet.emit_run(start, run, size)
 
     def _put(self, segment: SentSegment, flags: int, size: int, now: float) -> None:
         """Put a segment on the link and into the books."""

@@ -36,6 +36,9 @@ class _Nowhere:
     def emit_data(self, sequence: int, flags: int, pieces: Frame, length: int, again: bool) -> None:
         """Gone."""
 
+    def emit_run(self, sequence: int, run: list[Frame], size: int) -> None:
+        """Nothing leaves."""
+
     def start_congestion(self) -> None:
         raise AssertionError("the test brings its own")
 
