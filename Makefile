@@ -22,8 +22,8 @@ demo:
 	$(SETUP) demo
 	@.venv/bin/unimux demo $(ARGS)
 
-# Tests against real kernels mostly wait; they run one after another in one process, the others beside them.
-WORKERS ?= 2
+# Tests against real kernels mostly wait: two of the processes have them, the third and whoever is free have the others.
+WORKERS ?= 3
 
 test:
 	$(SETUP) test

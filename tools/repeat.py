@@ -57,7 +57,7 @@ def sources() -> str:
 
 def one_run(log: Path, arguments: Sequence[str], load: int) -> Run:
     """Run the tests once."""
-    command = [sys.executable, "-m", "pytest", "-q", "-n", "2", "--dist", "loadgroup", *arguments]
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "3", "--dist", "loadgroup", *arguments]
     tested, began, since = sources(), time.strftime("%Y-%m-%d %H:%M:%S"), time.monotonic()
     with log.open("w") as written:
         status = subprocess.run(command, cwd=ROOT, stdout=written, stderr=subprocess.STDOUT, check=False).returncode

@@ -2,13 +2,18 @@
 
 They need root, `/dev/net/tun`, IPv6 in the kernel and the programs the marker names (`real("tshark", "nginx")`).  A
 machine without them skips these tests and says so at the end; where skips are forbidden (`tests.plugins.skips`) that is a
-failure.  Under xdist they run one after another in one worker, since they share the kernel's name spaces.
+failure.
+
+Real tests mostly wait.  Under xdist they are two groups, so that two of them run at a time at most, each in a worker of its own:
+what workers share of the kernel is bounded, its neighbour table above all (`net.ipv6.neigh.default.gc_thresh3`, 1,024
+entries for all namespaces).  The tests of one file are in the same group and run one after another.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
+import zlib
 from functools import cache
 
 import pytest
@@ -66,23 +71,33 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(Loudness(), "unimux-real-loudness")
 
 
-GROUP = "real"
+GROUPS = ("real-a", "real-b")
+
+
+def group(file: str) -> str:
+    """The group of the real tests in `file`, a path relative to the project: half of the files are in each.
+
+    >>> group("tests/real/test_tap.py"), group("tests/real/test_bench.py")
+    ('real-a', 'real-b')
+    """
+    return GROUPS[zlib.crc32(file.encode()) & 1]
 
 
 def plain(nodeid: str) -> str:
     """A node id without the group that xdist appends to it.
 
-    >>> plain("tests/real/test_tap.py::test_echo@real")
+    >>> plain("tests/real/test_tap.py::test_echo@real-a")
     'tests/real/test_tap.py::test_echo'
     """
-    return nodeid.removesuffix(f"@{GROUP}")
+    name, _, suffix = nodeid.rpartition("@")
+    return name if suffix in GROUPS else nodeid
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("real") is not None:
-            item.add_marker(pytest.mark.xdist_group(GROUP))
+            item.add_marker(pytest.mark.xdist_group(group(item.location[0])))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
