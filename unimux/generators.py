@@ -4,23 +4,10 @@ Model.  A generator is a keyed one-to-one map between counters 0, 1, 2 … and i
 It holds no state: the counter is kept, and made durable before use, by `unimux.state`; drawing, skipping of reserved
 identifiers and the check against everything issued before are done once, for every generator, by `unimux.source`.
 
-To add one, write a class in a file of your own and name it in the configuration as `your.module:YourClass`.  This one
-hands out readable addresses, which is handy in a lecture and useless for hiding:
-
->>> class Readable(Generator):
-...     '''Counter 0, 1, 2 … becomes ::1:0, ::1:1, ::1:2 …'''
-...     def identifier(self, counter):
-...         return 0x10000 + counter
-...     def counter(self, identifier):
-...         return identifier - 0x10000 if identifier >= 0x10000 else None
->>> generator = Readable(key=bytes(32))
->>> generator.identifier(5), generator.counter(0x10005), generator.counter(3)
-(65541, 5, None)
->>> generator.locate(bytes(8) + (65541).to_bytes(8, "big"))
-5
-
-Two things make it a good citizen: `identifier` never gives two counters one identifier, and `counter` is its inverse
-(`invertible = False` where there is none: then each identifier issued is remembered one by one).
+To add one, write a class in a file of your own and name it `your.module:YourClass` wherever a generator is named
+(docs/address-generator.md has a whole one).  Two things make it a good citizen: `identifier` never gives two counters one
+identifier, and `counter` is its inverse (`invertible = False` where there is none: then each identifier issued is remembered one
+by one).
 """
 
 from __future__ import annotations
@@ -107,7 +94,7 @@ class Generator(ABC):
 
     @property
     def capacity(self) -> int:
-        """How many counters there are; the last usable one is `capacity` - 1."""
+        """How many counters there are; the last usable one is `capacity` - 1.  Override it where there are fewer."""
         return 1 << self.bits
 
     @abstractmethod
@@ -120,7 +107,10 @@ class Generator(ABC):
 
     def identifiers(self, start: int, count: int) -> Words:
         """The identifiers of `count` counters from `start` on; override it where a vectorised way exists."""
-        return np.array([self.identifier(n) for n in range(start, start + count)], dtype=np.uint64)
+        try:
+            return np.array([self.identifier(n) for n in range(start, start + count)], dtype=np.uint64)
+        except OverflowError as error:
+            raise GeneratorError(f"{type(self).__name__} makes identifiers that are no number of {self.bits} bits") from error
 
     def counters_below(self, identifiers: Words, limit: int) -> Mask:
         """Which of the identifiers have a counter below `limit`; override it where a vectorised way exists."""
@@ -129,7 +119,7 @@ class Generator(ABC):
 
     def locate(self, address: bytes) -> int | None:
         """The counter behind a 16-byte address, the first step of an audit (UM-GEN-3)."""
-        return self.counter(int.from_bytes(address[8:], "big") & (self.capacity - 1))
+        return self.counter(int.from_bytes(address[8:], "big") & ((1 << self.bits) - 1))
 
 
 class PermutationGenerator(Generator):

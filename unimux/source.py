@@ -214,10 +214,22 @@ class AddressSource:
         generator = self._generator(self.state.epoch, bits)
         counters = self._counters(bits, count, generator.capacity)
         identifiers = generator.identifiers(counters.start, len(counters))
+        self._probe(generator, counters.start, int(identifiers[0]), int(identifiers.max()))
         passed_over = reserved_mask(identifiers, bits)
         for epoch in self._epochs()[:-1]:
             passed_over |= self._generator(epoch, bits).counters_below(identifiers, self._horizon(epoch, bits))
         return identifiers[~passed_over] if passed_over.any() else identifiers
+
+    def _probe(self, generator: Generator, counter: int, identifier: int, largest: int) -> None:
+        """Refuse a generator (a user's own, perhaps) that does not keep its word, as far as a look at a batch can tell."""
+        name = self.state.epoch.generator
+        if largest >> generator.bits:
+            raise GeneratorError(f"the generator {name} makes identifiers of more than {generator.bits} bits: {largest:#x}")
+        if generator.invertible and (said := generator.counter(identifier)) != counter:
+            raise GeneratorError(
+                f"the generator {name} has no true inverse: it makes {identifier:#x} of counter {counter}, and of "
+                f"{identifier:#x} the counter {said}; mend `counter`, or say `invertible = False`"
+            )
 
     def _place(self, prefix: bytes, length: int, identifier: int) -> bytes:
         if length >= IDENTIFIER_BITS:

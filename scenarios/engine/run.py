@@ -193,6 +193,7 @@ class Run:
         ready: int = 1,
         temporary_lifetime: float = 86_400.0,
         names: Mapping[str, list[str]] | None = None,
+        generator: str = "permutation",
         wrap: Callable[[Link], Link] = lambda link: link,
         judged: bool = True,
         trace: bool = True,
@@ -200,7 +201,8 @@ class Run:
         """A running node.
 
         outgoing, incoming: what its cable does to the frames it sends and gets.  ready: addresses that its pool must have when
-        this returns.  temporary_lifetime: seconds after which a temporary address is replaced.  wrap: puts a link of the
+        this returns.  temporary_lifetime: seconds after which a temporary address is replaced.  generator: of one-time addresses,
+        a built-in name or `module:Class` (`f"{__name__}:Class"` for one in the scenario's own file).  wrap: puts a link of the
         scenario's own around the node's, a middlebox for instance.  judged: False for a node that breaks a rule of the witness
         on purpose, which the script has to say in a remark.  trace: whether a captured run keeps its congestion windows.
         """
@@ -215,7 +217,7 @@ class Run:
             socket=replace(options or addressing.options(), trace=self._folder is not None and trace),
             names=names or {},
         )
-        state = MemoryState(Random(self.entropy(f"{name} state")).randbytes)
+        state = MemoryState(Random(self.entropy(f"{name} state")).randbytes, generator)
         node = Node(wrap(link), config, state=state, seed=self.entropy(f"{name} node"))
         if self._folder is not None:
             file = EventFile(self._folder / "events.jsonl", node.events, node=name, clock=self._backend.wall)

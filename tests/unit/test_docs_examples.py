@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 DOCS = Path(__file__).parents[2] / "docs"
-PAGES = {"congestion-controller.md": "scalable.py"}
+PAGES = {"address-generator.md": "readable.py", "congestion-controller.md": "scalable.py"}
 """Pages that can be followed without privileges, each with the file that it has the reader write."""
 
 
@@ -50,6 +50,7 @@ def missing(shown: list[str], printed: list[str]) -> list[str]:
     return [line for line in shown if timeless(line) not in rest]
 
 
+@pytest.mark.proves("UM-GEN-6", "ST-TCP-5")
 @pytest.mark.parametrize(("page", "name"), PAGES.items())
 def test_a_page_can_be_followed_as_it_stands(page: str, name: str, tmp_path: Path) -> None:
     (source,) = blocks(page, "python")

@@ -275,3 +275,59 @@ def test_many_epochs_stay_usable() -> None:
     source = AddressSource(state)
     drawn = {source.draw(PREFIX) for _ in range(300)}
     assert len(drawn) == 300
+
+
+class Few(Generator):
+    """100, 101, 102 …, fewer than 2**bits of them."""
+
+    @property
+    def capacity(self) -> int:
+        return (1 << self.bits) - 100
+
+    def identifier(self, counter: int) -> int:
+        return 100 + counter
+
+    def counter(self, identifier: int) -> int | None:
+        return identifier - 100 if identifier >= 100 else None
+
+
+class Wide(Few):
+    """Too wide for any prefix longer than /64."""
+
+    def identifier(self, counter: int) -> int:
+        return 1 << 63 | counter
+
+
+class Huge(Few):
+    """Wider than any identifier."""
+
+    def identifier(self, counter: int) -> int:
+        return 1 << 64 | counter
+
+
+class Wrong(Few):
+    """An inverse that is off by one."""
+
+    def counter(self, identifier: int) -> int | None:
+        return identifier - 99
+
+
+@pytest.mark.proves("UM-GEN-6", "UM-GEN-3")
+def test_a_generator_with_fewer_counters_is_found_by_audit_and_never_repeats() -> None:
+    state = memory(f"{__name__}:Few")
+    source = AddressSource(state)
+    drawn = [source.draw(PREFIX) for _ in range(3)]
+    assert [low(address) for address in drawn] == [100, 101, 102]
+    assert [origin.counter for address in drawn if (origin := source.locate(address))] == [0, 1, 2]
+    with pytest.raises(AddressUsed):
+        source.claim(drawn[1])
+
+
+@pytest.mark.proves("UM-GEN-6")
+@pytest.mark.parametrize(
+    ("kind", "length", "message"),
+    [("Wide", 80, "more than 48 bits"), ("Huge", 64, "no number of 64 bits"), ("Wrong", 64, "has no true inverse")],
+)
+def test_a_generator_that_does_not_keep_its_word_is_refused(kind: str, length: int, message: str) -> None:
+    with pytest.raises(GeneratorError, match=message):
+        AddressSource(memory(f"{__name__}:{kind}")).draw(PREFIX, length)
