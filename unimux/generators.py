@@ -110,7 +110,9 @@ class Generator(ABC):
         try:
             return np.array([self.identifier(n) for n in range(start, start + count)], dtype=np.uint64)
         except OverflowError as error:
-            raise GeneratorError(f"{type(self).__name__} makes identifiers that are no number of {self.bits} bits") from error
+            raise GeneratorError(
+                f"{type(self).__name__} makes identifiers that are no number of {self.bits} bits"
+            ) from error
 
     def counters_below(self, identifiers: Words, limit: int) -> Mask:
         """Which of the identifiers have a counter below `limit`; override it where a vectorised way exists."""

@@ -224,7 +224,9 @@ class AddressSource:
         """Refuse a generator (a user's own, perhaps) that does not keep its word, as far as a look at a batch can tell."""
         name = self.state.epoch.generator
         if largest >> generator.bits:
-            raise GeneratorError(f"the generator {name} makes identifiers of more than {generator.bits} bits: {largest:#x}")
+            raise GeneratorError(
+                f"the generator {name} makes identifiers of more than {generator.bits} bits: {largest:#x}"
+            )
         if generator.invertible and (said := generator.counter(identifier)) != counter:
             raise GeneratorError(
                 f"the generator {name} has no true inverse: it makes {identifier:#x} of counter {counter}, and of "
