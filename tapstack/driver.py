@@ -188,7 +188,10 @@ class Driver:
 
     def _notify(self) -> None:
         for owner, bits in self.stack.take_signals():
-            owner(bits)
+            try:
+                owner(bits)
+            except Exception as error:  # one owner's fault: the others' news has been taken and would be lost
+                self._loop.call_exception_handler({"message": "A socket's owner failed.", "exception": error})
 
     def _schedule(self) -> None:
         deadline = self.stack.deadline()

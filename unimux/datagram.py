@@ -172,9 +172,13 @@ class EphemeralFlow:
         if flow is None:
             return
         while self._flow is flow and (datagram := flow.receive()) is not None:
-            self._receive(datagram.data)
-        for error in flow.take_errors():
-            self._failed(from_icmp(error.type, error.code))
+            try:
+                self._receive(datagram.data)
+            except Exception as error:  # the application's: the datagrams behind this one are given to it all the same
+                message = f"The receiver of {self!r} failed."
+                asyncio.get_running_loop().call_exception_handler({"message": message, "exception": error})
+        for failure in flow.take_errors():
+            self._failed(from_icmp(failure.type, failure.code))
         if bits & Signal.CLOSED and self._flow is flow:
             self._flow = None  # its address is gone; the next datagram draws another one
             self._timer.cancel()

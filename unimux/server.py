@@ -200,7 +200,13 @@ class Server:
         if not bits & Signal.ACCEPTABLE:
             return
         while (connection := self._listener.accept()) is not None:
-            SessionTransport(self._node.driver, connection).start(self._factory())
+            try:
+                SessionTransport(self._node.driver, connection).start(self._factory())
+            except Exception as error:  # the application's: the next session gets its protocol all the same
+                message = f"The protocol of a session of {self._listener!r} could not be made."
+                asyncio.get_running_loop().call_exception_handler({"message": message, "exception": error})
+                connection.owner = None
+                connection.abort(self._node.now(), "no protocol")
 
     def __repr__(self) -> str:
         return f"<Server {self.state} {[str(address) for address in self.armed]}>"

@@ -3,6 +3,8 @@
 It passes as `asyncio.Transport`: streams, `loop.start_tls` and libraries written for asyncio run on it unchanged.  Like
 a kernel socket it takes what is written and sends it in the background; after `close` the stack finishes the
 connection by itself, and its address is released when the PCB is gone.
+
+A protocol that raises ends its own connection and no other: the loop's exception handler is told, as by asyncio's transports.
 """
 
 from __future__ import annotations
@@ -107,7 +109,7 @@ class SessionTransport(asyncio.Transport):
     def resume_reading(self) -> None:
         if self._paused:
             self._paused = False
-            self._loop.call_soon(self._deliver)
+            self._loop.call_soon(self._on_signals, Signal.READABLE)
 
     # -- asyncio.WriteTransport ------------------------------------------------------------------
 
@@ -156,6 +158,14 @@ class SessionTransport(asyncio.Transport):
     def _on_signals(self, bits: int) -> None:
         if self._lost:
             return
+        try:
+            self._tell(bits)
+        except Exception as error:  # the protocol's: it is nobody else's affair
+            report = {"message": "Fatal error: a protocol failed.", "exception": error, "transport": self}
+            self._loop.call_exception_handler({**report, "protocol": self._protocol})
+            self._force_close(error)
+
+    def _tell(self, bits: int) -> None:
         if bits & Signal.WRITABLE and self._writing_paused:
             self._writing_paused = False
             self.get_protocol().resume_writing()

@@ -1,0 +1,134 @@
+"""What an application raises in a callback ends its own affair, and nobody else's."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from tapstack.ipv6.addresses import AddressKind
+from tests.unit.unimux.lan import Lan, lan, virtual
+from unimux.aio import open_connection
+from unimux.node import Node
+
+
+class Fault(Exception):
+    """What the application raises."""
+
+
+class Quiet(asyncio.Protocol):
+    """Notes what it is told; raises in the callbacks that `faulty` names."""
+
+    def __init__(self, *faulty: str) -> None:
+        self.faulty = faulty
+        self.got: list[bytes] = []
+        self.lost: list[BaseException | None] = []
+
+    def _note(self, callback: str) -> None:
+        if callback in self.faulty:
+            raise Fault(callback)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._note("connection_made")
+
+    def data_received(self, data: bytes) -> None:
+        self.got.append(data)
+        self._note("data_received")
+
+    def eof_received(self) -> bool:
+        self._note("eof_received")
+        return True
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self.lost.append(exc)
+        self._note("connection_lost")
+
+
+def handled() -> list[dict[str, Any]]:
+    """What the loop's exception handler is told from now on."""
+    told: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: told.append(context))
+    return told
+
+
+async def two_nodes(net: Lan) -> tuple[Node, Node]:
+    alice, bob = await net.node(), await net.node()
+    await asyncio.gather(alice.ready(4), bob.ready(4))
+    return alice, bob
+
+
+@pytest.mark.parametrize("callback", ["connection_made", "data_received", "eof_received"])
+def test_a_protocol_that_raises_ends_its_own_connection_only(callback: str) -> None:
+    async def main() -> None:
+        async with asyncio.timeout(60), lan() as net:
+            alice, bob = await two_nodes(net)
+            faulty, sound = Quiet(callback), Quiet()
+            ssas = [await bob.listen(lambda made=made: made).issue() for made in (faulty, sound)]  # type: ignore[misc]
+            told = handled()
+            streams = [await open_connection(alice, ssa.address, None) for ssa in ssas]
+            for _, writer in streams:  # both in one batch of frames: the faulty one is told first
+                writer.write(b"hello")
+                writer.write_eof()
+            with pytest.raises(ConnectionError):
+                await streams[0][0].read()
+            await bob.until(lambda: bool(sound.got), 5)
+            assert sound.got == [b"hello"] and not sound.lost
+            assert [str(each["exception"]) for each in told] == [callback]
+            if callback != "connection_made":
+                assert [str(error) for error in faulty.lost] == [callback]
+            for _, writer in streams:
+                writer.close()
+
+    virtual(main())
+
+
+def test_a_factory_that_raises_leaves_no_connection_behind() -> None:
+    def factory() -> asyncio.Protocol:
+        raise Fault("no protocol today")
+
+    async def main() -> None:
+        async with asyncio.timeout(60), lan() as net:
+            alice, bob = await two_nodes(net)
+            ssa = await bob.listen(factory).issue()
+            told = handled()
+            reader, writer = await open_connection(alice, ssa.address, None)
+            with pytest.raises(ConnectionError):
+                await reader.read()
+            writer.close()
+            assert [str(each["exception"]) for each in told] == ["no protocol today"]
+            assert not list(bob.stack.tcp.demux) and not bob.pool.held
+
+    virtual(main())
+
+
+def test_a_datagram_callback_that_raises_loses_nobody_elses_news() -> None:
+    async def main() -> None:
+        async with asyncio.timeout(60), lan() as net:
+            alice, bob = await two_nodes(net)
+            entry = await bob.take_address(AddressKind.SERVICE, None, timeout=5)
+            echo = bob.stack.udp.open(entry, bob.now(), local_port=7)
+
+            def answer(bits: int) -> None:
+                while (datagram := echo.receive()) is not None:
+                    echo.send(datagram.data, bob.now(), datagram.remote, datagram.remote_port)
+
+            echo.owner = answer
+            got: list[bytes] = []
+
+            def faulty(data: bytes) -> None:
+                got.append(data)
+                raise Fault("datagram")
+
+            told = handled()
+            flows = [alice.datagrams.flow(entry.address, 7, receive) for receive in (faulty, got.append)]
+            for flow in flows:
+                flow.send(b"one")
+                flow.send(b"two")
+            await asyncio.sleep(1)
+            assert sorted(got) == [b"one", b"one", b"two", b"two"]
+            assert [str(each["exception"]) for each in told] == ["datagram", "datagram"]
+            for flow in flows:
+                flow.close()
+
+    virtual(main())
