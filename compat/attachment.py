@@ -195,7 +195,7 @@ async def attached_node(settings: NodeSettings) -> AsyncIterator[Node]:
             stack.enter_context(journal)
             stack.callback(journal.watch(node.events))
         if settings.events is not None:
-            stack.enter_context(EventFile(Path(settings.events), node.events))
+            stack.enter_context(EventFile(Path(settings.events), node.events, complain=complain))
         await stack.enter_async_context(node)
         what = f"bridge {settings.bridge}" if settings.bridge else f"prefix {settings.prefix}"
         await stack.enter_async_context(status_server(node, what))

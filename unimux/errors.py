@@ -130,6 +130,26 @@ class AddressNotCarried(ConnectError):
     )
 
 
+def connect_error(error: Exception | None, host: str, port: int, timeout: float) -> ConnectError:
+    """The error of the public API for one of the stack's."""
+    if isinstance(error, ConnectionRefusedError):
+        return ConnectRefused(host, port)
+    if isinstance(error, TimeoutError):
+        return ConnectTimeout(host, port, seconds=timeout)
+    number = getattr(error, "errno", None)
+    if number == _errno.EADDRNOTAVAIL:
+        return AddressNotCarried(host, port)
+    if number == _errno.ENETUNREACH:
+        return NetworkUnreachable(host, port, "a router reports no route")
+    if number == _errno.EACCES:
+        return ConnectProhibited(host, port)
+    if number == _errno.ETIME:
+        return HopLimitExceeded(host, port)
+    if number == _errno.EHOSTUNREACH:
+        return HostUnreachable(host, port)
+    return ConnectError(host, port, str(error) if error else "")
+
+
 class AddressExpired(UnimuxError, ConnectionAbortedError):
     """The valid lifetime of the connection's own address ended and took the connection with it (UM-ADDR-11)."""
 

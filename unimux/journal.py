@@ -17,7 +17,6 @@ stream of a stack (`watch`).
 from __future__ import annotations
 
 import hmac
-import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
@@ -26,7 +25,6 @@ from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import IPv6Address, ip_address
 from pathlib import Path
-from typing import IO
 
 import msgspec
 
@@ -37,6 +35,7 @@ from tapstack.types import address_text
 
 from .errors import UnimuxError
 from .generators import derive_key
+from .linefile import LineFile
 from .purpose import AddressAssigned
 from .source import AddressSource, Origin
 
@@ -283,8 +282,7 @@ class Journal(SessionJournal):
         self._encoder = msgspec.json.Encoder()
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._file: IO[bytes] | None = self._append()
-            self._mend()
+            self._file: LineFile | None = LineFile(path)
         except OSError as error:
             raise JournalError(f"the journal {path} cannot be written: {error.strerror}") from error
 
@@ -315,29 +313,16 @@ class Journal(SessionJournal):
     def _aside(self, n: int) -> Path:
         return self.path.with_name(f"{self.path.name}.{n}")
 
-    def _append(self) -> IO[bytes]:
-        handle = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        return os.fdopen(handle, "ab", buffering=0)
-
-    def _mend(self) -> None:
-        """End a line that a crash cut short, so that the next row stands on its own."""
-        assert self._file is not None
-        size = self._file.seek(0, os.SEEK_END)
-        if size and os.pread(self._file.fileno(), 1, size - 1) != b"\n":
-            self._file.write(b"\n")
-
     def _write(self, row: Row) -> None:
         line = self._encoder.encode(row) + b"\n"
         try:
             if self._closed:
                 raise OSError("it was closed")
             if self._file is None:  # putting the last file aside failed
-                self._file = self._append()
-            if self._file.tell() + len(line) > self.policy.limit and self._file.tell():
+                self._file = LineFile(self.path)
+            if 0 < self._file.size > self.policy.limit - len(line):
                 self._rotate()
-            self._file.write(line)
-            if self.policy.durable:
-                os.fsync(self._file.fileno())
+            self._file.write(line, durable=self.policy.durable)
         except OSError as error:
             self.lost += 1
             if self.lost == 1 and self._complain is not None:
@@ -354,7 +339,7 @@ class Journal(SessionJournal):
                 self._aside(n - 1).replace(self._aside(n))
         if self.policy.keep:
             self.path.replace(self._aside(1))
-        self._file = self._append()
+        self._file = LineFile(self.path)
 
 
 def read_rows(files: Iterable[Path]) -> Iterator[Row]:

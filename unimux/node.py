@@ -326,7 +326,7 @@ class Node:
             connection.owner = None
             try:
                 if not bits & Signal.ESTABLISHED:
-                    raise connect_error(connection.error, host, shown, timeout)
+                    raise errors.connect_error(connection.error, host, shown, timeout)
                 established(connection)
             except BaseException as error:  # of a protocol's, too: whoever waits is to know
                 outcome.set_exception(error)
@@ -471,25 +471,16 @@ class Node:
         return [address(server) for server in self.config.name_servers] or self.stack.host.rdnss
 
     def watch(self, subscriber: Callable[[Event], None]) -> Callable[[], None]:
-        """Call `subscriber` with every event of this node; returns the function that ends it (UM-NODE-4)."""
-        return self.events.subscribe(subscriber)
+        """Call `subscriber` with every event of this node; returns the function that ends it (UM-NODE-4).
 
+        What it raises stays out of the stack, where it would cut a change of state in two: the loop's exception handler is told.
+        """
+        loop = asyncio.get_running_loop()
 
-def connect_error(error: Exception | None, host: str, port: int, timeout: float) -> errors.ConnectError:
-    """The error of the public API for one of the stack's."""
-    if isinstance(error, ConnectionRefusedError):
-        return errors.ConnectRefused(host, port)
-    if isinstance(error, TimeoutError):
-        return errors.ConnectTimeout(host, port, seconds=timeout)
-    number = getattr(error, "errno", None)
-    if number == errno.EADDRNOTAVAIL:
-        return errors.AddressNotCarried(host, port)
-    if number == errno.ENETUNREACH:
-        return errors.NetworkUnreachable(host, port, "a router reports no route")
-    if number == errno.EACCES:
-        return errors.ConnectProhibited(host, port)
-    if number == errno.ETIME:
-        return errors.HopLimitExceeded(host, port)
-    if number == errno.EHOSTUNREACH:
-        return errors.HostUnreachable(host, port)
-    return errors.ConnectError(host, port, str(error) if error else "")
+        def guarded(event: Event) -> None:
+            try:
+                subscriber(event)
+            except Exception as error:
+                loop.call_exception_handler({"message": "A subscriber to events failed.", "exception": error})
+
+        return self.events.subscribe(guarded)

@@ -19,11 +19,18 @@ class Purpose:
 
     front_end: the way by which the want came: "socks", "publish", "dns", "secret", "resolver", …
     who: the user, key or program behind it, by name.  service: the name of the service that an SSA is issued for.
+    Names come from clients and may hold bytes that are no text; these become escapes, so that a record can be made of them.
     """
 
     front_end: str | None = None
     who: str | None = None
     service: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("front_end", "who", "service"):
+            text = getattr(self, name)
+            if text is not None and not text.isascii():
+                object.__setattr__(self, name, text.encode("utf-8", "backslashreplace").decode())
 
 
 UNNAMED = Purpose()

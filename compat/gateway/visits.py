@@ -12,8 +12,7 @@ from tapstack.stack import Stack
 from tapstack.tcp.connection import Connection, Signal
 from tapstack.tcp.errors import ConflictingSocket
 from tapstack.types import address_text
-from unimux.errors import ConnectTimeout, HostUnreachable
-from unimux.node import connect_error
+from unimux.errors import ConnectTimeout, HostUnreachable, connect_error
 from unimux.transport import SessionTransport
 
 

@@ -288,8 +288,7 @@ class SecretWindow:
         for counter, slot in ahead[: self._armed]:
             if slot.armed or not slot.reservation.ready:
                 continue
-            cause = f"counter {counter} of {self.shared.client}"
-            entry = slot.reservation.promote(AddressKind.SERVICE, now, cause)
+            entry = slot.reservation.promote(AddressKind.SERVICE, now, f"counter {counter}")
             tell_purpose(self._events, now, entry.address, self._purpose)
             slot.armed = True
             try:

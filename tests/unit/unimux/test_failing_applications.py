@@ -1,8 +1,10 @@
-"""What an application raises in a callback ends its own affair, and nobody else's."""
+"""What an application raises in a callback ends its own affair, and nobody else's; nor does a record that cannot be written."""
 
 from __future__ import annotations
 
 import asyncio
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +12,9 @@ import pytest
 from tapstack.ipv6.addresses import AddressKind
 from tests.unit.unimux.lan import Lan, lan, virtual
 from unimux.aio import open_connection
+from unimux.events import EventFile
 from unimux.node import Node
+from unimux.purpose import Purpose
 
 
 class Fault(Exception):
@@ -132,3 +136,64 @@ def test_a_datagram_callback_that_raises_loses_nobody_elses_news() -> None:
                 flow.close()
 
     virtual(main())
+
+
+async def one_session(alice: Node, bob: Node, who: str | None = None) -> None:
+    """A session from its address to its release."""
+    sound = Quiet()
+    ssa = await bob.listen(lambda: sound).issue()
+    _, writer = await open_connection(alice, ssa.address, None, purpose=Purpose(who=who))
+    writer.write(b"hello")
+    await bob.until(lambda: bool(sound.got), 5)
+    writer.transport.abort()
+    await asyncio.gather(alice.until(lambda: not alice.pool.held, 5), bob.until(lambda: not bob.pool.held, 5))
+
+
+@pytest.mark.proves("UM-NODE-4", "UM-REL-1")
+def test_a_subscriber_that_raises_cuts_no_change_of_state_in_two() -> None:
+    async def main() -> None:
+        async with asyncio.timeout(60), lan() as net:
+            alice, bob = await two_nodes(net)
+            told = handled()
+
+            def faulty(event: object) -> None:
+                raise Fault("subscriber")
+
+            unwatch = alice.watch(faulty)
+            await one_session(alice, bob)
+            unwatch()
+            assert {str(each["exception"]) for each in told} == {"subscriber"}
+            alice.pool.check()
+
+    virtual(main())
+
+
+@pytest.mark.proves("UM-NODE-4", "UM-REL-1")
+def test_events_on_a_full_disk_are_counted_and_told_once() -> None:
+    async def main() -> None:
+        async with asyncio.timeout(60), lan() as net:
+            alice, bob = await two_nodes(net)
+            complaints: list[str] = []
+            with EventFile(Path("/dev/full"), alice.events, complain=complaints.append) as events:
+                await one_session(alice, bob)
+            assert events.lost > 5
+            assert len(complaints) == 1 and "No space left" in complaints[0]
+            alice.pool.check()
+
+    virtual(main())
+
+
+@pytest.mark.proves("UM-NODE-4")
+def test_a_name_that_is_no_text_is_written_as_escapes_and_leaks_no_address(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+
+    async def main() -> None:
+        async with asyncio.timeout(60), lan() as net:
+            alice, bob = await two_nodes(net)
+            with EventFile(path, alice.events):
+                await one_session(alice, bob, who=b"b\xf6b\xff".decode("utf-8", "surrogateescape"))
+
+    virtual(main())
+    told = [json.loads(line) for line in path.read_bytes().splitlines()]
+    assert [line["who"] for line in told if line["event"] == "assigned"] == ["b\\udcf6b\\udcff"]
+    assert path.stat().st_mode & 0o077 == 0, "events name peers: nobody else may read them"

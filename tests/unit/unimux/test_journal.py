@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import random
+import resource
 from collections.abc import Iterator
 from ipaddress import IPv6Address
 from pathlib import Path
@@ -269,6 +270,22 @@ def test_a_full_disk_is_told_once_and_stops_nothing(path: Path, monkeypatch: pyt
         journal.close()
         node.session()
         assert journal.lost == 6
+
+
+def test_a_row_that_did_not_fit_takes_no_other_with_it(path: Path) -> None:
+    node = Node()
+    with Journal(path, node.source, wall=node.wall) as journal:
+        journal.watch(node.events)
+        node.session()
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 40, hard))  # as on a disk with 40 bytes left
+        try:
+            cut = node.session()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert journal.lost == 3
+        whole = node.session()
+        assert (len(journal.whois(cut).rows), len(journal.whois(whole).rows)) == (0, 3)
 
 
 def test_a_path_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from tapstack.events import Event
 from tapstack.ipv6.addresses import AddressKind, AddressState
 from tests.unit.unimux.lan import PREFIX, Lan, lan, virtual
 from unimux.errors import SetupError
+from unimux.journal import JournalPolicy, MemoryJournal
 from unimux.node import Node
 from unimux.ssa.counters import CounterFile, Counters, MemoryCounters, counter_file_name
 from unimux.ssa.secret import OutOfStep, SecretClient, SecretWindow, SharedSecret, WindowMoved
@@ -381,3 +382,19 @@ def test_a_secret_file_is_private_long_enough_and_never_overwritten(tmp_path: Pa
     with pytest.raises(SetupError, match="keygen"):
         read_secret(tmp_path / "missing")
     assert os.listdir(tmp_path) == ["secret"]
+
+
+@pytest.mark.proves("UM-GEN-3")
+def test_a_journal_that_names_nobody_does_not_name_the_clients_of_a_secret() -> None:
+    async def main() -> None:
+        async with lan() as net:
+            bob = await net.node()
+            journal = MemoryJournal(bob.source, JournalPolicy(who=False))
+            journal.watch(bob.events)
+            echo = Service(bob)
+            await echo.armed(echo.window(MemoryCounters(), armed=2), [0, 1])
+            rows = list(journal.rows())
+            assert rows and {row.front_end for row in rows if row.what == "assigned"} == {"secret"}
+            assert not [row for row in rows if "alice" in repr(row)]
+
+    virtual(main())
