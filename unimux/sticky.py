@@ -61,7 +61,7 @@ class StickyAddresses:
     def __init__(self, node: Node) -> None:
         self._node = node
         self._holds: dict[StickySession, Hold] = {}
-        self._being_made: dict[StickySession, asyncio.Lock] = {}
+        self._being_made: dict[StickySession, asyncio.Future[None]] = {}
 
     def __len__(self) -> int:
         return len(self._holds)
@@ -69,25 +69,42 @@ class StickyAddresses:
     async def address(
         self, session: StickySession, destination: bytes, *, timeout: float, purpose: Purpose = UNNAMED
     ) -> AddressEntry:
-        """The session's address, taken from the pool for its first connection; raises what `Node.take_address` raises."""
-        lock = self._being_made.setdefault(session, asyncio.Lock())
-        try:
-            async with lock:
-                hold = self._holds.get(session)
-                if hold is not None and hold.entry.state is AddressState.PREFERRED:
-                    return hold.entry
-                return await self._begin(session, destination, timeout, purpose)
-        finally:
-            if not lock.locked():
-                self._being_made.pop(session, None)
+        """The session's address, taken from the pool for its first connection; raises what `Node.take_address` raises.
+
+        Connections that begin meanwhile wait for the same address, each within its own `timeout` seconds; where it is not to
+        be had for the first of them, the next one asks.
+        """
+        deadline = self._node.now() + timeout
+        while (held := self._held(session)) is None:
+            left = max(deadline - self._node.now(), 0.0)
+            asked = self._being_made.get(session)
+            if asked is None or not left:  # at the deadline the policy says what is missing
+                return await self._begin(session, destination, left, purpose)
+            await asyncio.wait([asked], timeout=left)
+        return held
+
+    def _held(self, session: StickySession) -> AddressEntry | None:
+        hold = self._holds.get(session)
+        return hold.entry if hold is not None and hold.entry.state is AddressState.PREFERRED else None
 
     async def _begin(
         self, session: StickySession, destination: bytes, timeout: float, purpose: Purpose
     ) -> AddressEntry:
         node = self._node
-        entry = await node.take_address(
-            AddressKind.EPHEMERAL, destination, timeout=timeout, cause="sticky session", purpose=purpose
-        )
+        asked: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        first = self._being_made.setdefault(session, asked) is asked
+        try:
+            entry = await node.take_address(
+                AddressKind.EPHEMERAL, destination, timeout=timeout, cause="sticky session", purpose=purpose
+            )
+        finally:
+            asked.set_result(None)
+            if first:
+                del self._being_made[session]
+        if (held := self._held(session)) is not None:  # another one's question, whose time was over, was answered first
+            node.stack.host.addresses.release(entry, node.now(), "the session has an address")
+            node.driver.kick()
+            return held
         hold = self._holds[session] = Hold(entry)
         node.stack.host.addresses.acquire(entry, hold)
         ttl = DEFAULT_TTL if session.ttl is None else session.ttl

@@ -1,0 +1,82 @@
+"""Sticky sessions whose connections begin at one time: one address for all of them, and nobody waits longer than asked for."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from tapstack.ipv6.addresses import AddressEntry, AddressKind
+from tapstack.types import address
+from tests.unit.unimux.lan import lan, virtual
+from unimux.errors import PoolExhausted, UnimuxError
+from unimux.node import Node
+from unimux.poolstate import PoolConfig
+from unimux.sticky import Hold, NamedSession
+
+PEER = address("2001:db8:1::99")
+SHOP = NamedSession("shop")
+
+
+class Full:
+    """A node all of whose addresses are in use, until `give`."""
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+        self._taken: list[Hold] = []
+
+    async def take(self) -> None:
+        entry = await self.node.take_address(AddressKind.EPHEMERAL, None, timeout=10)
+        self._taken.append(Hold(entry))
+        self.node.stack.host.addresses.acquire(entry, self._taken[-1])
+
+    def give(self) -> None:
+        hold = self._taken.pop()
+        self.node.stack.host.addresses.drop(hold.entry, hold, self.node.now(), "given back")
+        self.node.driver.kick()
+
+    async def ask(self, timeout: float) -> tuple[float, AddressEntry | UnimuxError]:
+        """How long it took, and what came of it."""
+        began = self.node.now()
+        try:
+            outcome: AddressEntry | UnimuxError = await self.node.sticky.address(SHOP, PEER, timeout=timeout)
+        except UnimuxError as error:
+            outcome = error
+        return self.node.now() - began, outcome
+
+
+@pytest.mark.proves("UM-POOL-3", "UM-DAS-4")
+def test_connections_of_a_session_wait_beside_each_other_not_one_after_the_other() -> None:
+    async def main() -> None:
+        async with lan() as net:
+            full = Full(await net.node(pool=PoolConfig(low=0, high=1, limit=1)))
+            await full.take()
+            answers = await asyncio.gather(*(full.ask(2.0) for _ in range(5)))
+            assert all(isinstance(error, PoolExhausted) for _, error in answers)
+            assert max(seconds for seconds, _ in answers) == pytest.approx(2.0)
+            assert not full.node.sticky._being_made
+
+    virtual(main())
+
+
+@pytest.mark.proves("UM-DAS-4")
+def test_a_session_has_one_address_though_the_first_to_ask_gave_up() -> None:
+    async def main() -> None:
+        async with lan() as net:
+            full = Full(await net.node(pool=PoolConfig(low=0, high=1, limit=2)))
+            await full.take()
+            await full.take()
+            asking = [asyncio.create_task(full.ask(seconds)) for seconds in (1.0, 20.0)]
+            cancelled = asyncio.create_task(full.ask(20.0))
+            await asyncio.sleep(2.0)  # the first is over; the second asks in its place
+            asking.append(asyncio.create_task(full.ask(20.0)))
+            await asyncio.sleep(1.0)
+            cancelled.cancel()
+            full.give()
+            full.give()
+            (_, gone), (_, one), (_, other) = await asyncio.gather(*asking)
+            assert isinstance(gone, PoolExhausted) and isinstance(one, AddressEntry)
+            assert one is other
+            assert full.node.pool.held == 1
+
+    virtual(main())
