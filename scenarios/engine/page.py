@@ -99,10 +99,11 @@ def network(folder: Path, outcome: Outcome) -> Section:
 
 
 def drawn(folder: Path, charts: Iterable[Chart]) -> list[str]:
-    """Charts as HTML, their files written to the folder."""
-    parts = []
-    for count, chart in enumerate(charts, 1):
+    """Charts as HTML, their files written to the folder: `figure-1` and so on; a table has none."""
+    parts, count = [], 1
+    for chart in charts:
         files = {path.name: path.name for path in save(chart, folder / f"figure-{count}")}
+        count += bool(files)
         parts.append(chart_html(chart, files))
     return parts
 

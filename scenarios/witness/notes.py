@@ -117,8 +117,9 @@ def _events(evidence: Evidence, claims: Claims) -> Iterator[tuple[Frame | None, 
             near = frames.get(packed_or_none(event.get(key)) or b"")
             if near:
                 frame = _nearest(near, float(event["wall"]))
-                if frame is not None:
-                    yield frame, _event_text(event)
+                said = _event_text(event)
+                if frame is not None and said:
+                    yield frame, said
                 break
 
 
@@ -129,11 +130,14 @@ def _nearest(frames: list[Frame], wall: float) -> Frame | None:
 
 
 def _event_text(event: dict[str, Any]) -> str:
-    kind = event.get("event", "event")
-    which = {
-        "address": event.get("address"),
-        "connection": event.get("connection"),
-        "listener": event.get("listener"),
-    }.get(str(kind), "")
+    """What the stack says at this moment; nothing for what is no change of state and says nothing of an address."""
+    kind = str(event.get("event", "event"))
     who = f"{event['node']} says: " if event.get("node") else "the stack says: "
-    return f"{who}{kind} {which} {event.get('old', '')} → {event.get('new', '')} ({event.get('cause', '')})"
+    if kind == "assigned":
+        purpose = (("towards", "destination"), ("through", "front_end"), ("for", "who"), ("of", "service"))
+        told = "".join(f" {word} {event[key]}" for word, key in purpose if event.get(key))
+        return f"{who}address {event.get('address')} assigned{told}"
+    if "new" not in event:
+        return ""
+    which = event.get(kind, "") if kind in ("address", "connection", "listener") else ""
+    return f"{who}{kind} {which} {event.get('old', '')} → {event['new']} ({event.get('cause', '')})"
