@@ -8,7 +8,9 @@ Timers run only once the link is read empty: where the loop was late, the acknow
 on the link for long, and a repetition would tell the peer of a loss that never was.
 
 A round of the loop costs as much as a segment, so none is asked for in vain: kicks of owners that are being told news are
-served by the flush that follows, and `flush` is for who is about to wait for an answer.
+served by the flush that follows.  And where the other end of the link is a kernel on this machine, its TCP has answered within
+the write already: what was written is followed by a look at the link, and `exchange` is for who is about to wait for an
+answer.
 """
 
 from __future__ import annotations
@@ -20,9 +22,13 @@ from .events import DropReason
 from .link.base import Link
 from .link.errors import LinkLost
 from .stack import Stack
+from .tcp.connection import Connection
 
 BATCH = 64
 """Frames read before output is flushed."""
+
+ROUNDS = 4
+"""How often in one wake-up frames are read, and answered: others get their turn."""
 
 PATIENCE = 16
 """Batches in a row that timers wait for: a link that is never empty does not stop them."""
@@ -31,7 +37,7 @@ PATIENCE = 16
 class Driver:
     """Connects a stack, a link and the running loop.
 
-    `kick()`, or `flush()`, must follow every call on the stack from outside that may have something to send; calls in one
+    `kick()`, or `exchange()`, must follow every call on the stack from outside that may have something to send; calls in one
     loop iteration share the flush that a kick asks for.
 
     When the link loses its carrier the host is told; when it is back, `on_up(now)` is called, by default the host's `link_up`.
@@ -73,10 +79,22 @@ class Driver:
             self._kicked = True
             self._loop.call_soon(self._flush_kicked)
 
-    def flush(self) -> None:
-        """Send now what the stack has to say."""
-        if not self._telling and not self._closed:
-            self._send_all(self.now())
+    def exchange(self, connection: Connection) -> None:
+        """Send now what the stack has to say, and take in frames until there is news of `connection` or none waits.
+
+        Its owner is told its news here and now, all others theirs in the loop's next round.
+        """
+        if self._telling or self._closed:
+            return
+        self._send_all(self.now())
+        try:
+            if self._read_for(connection):
+                self.kick()
+        except LinkLost as error:
+            self._lose(error)
+        bits, connection.signals = connection.signals, 0
+        if bits and connection.owner is not None:
+            connection.owner(bits)
 
     def close(self) -> None:
         """Stop the host, say goodbye on the link, and close it; harmless when called again."""
@@ -107,38 +125,56 @@ class Driver:
         self._notify()
 
     def _wake(self) -> None:
-        """Frames, then due timers, then what both led to."""
-        if self._closed:
-            return
+        """Frames, then due timers, then what both led to; and again what that was answered with within the write."""
         if self._again is not None:
             self._again.cancel()
             self._again = None
-        try:
-            emptied = self._read()
-        except LinkLost as error:
-            self._lose(error)
-            return
-        if emptied:
-            self._full_batches = 0
-        else:
-            self._full_batches += 1
-            self._again = self._loop.call_soon(self._wake)
-        if emptied or self._full_batches > PATIENCE:
-            now = self.now()
-            deadline = self.stack.deadline()
-            if deadline is not None and deadline <= now:
-                self.stack.advance(now)
-        self._finish()
+        for turn in range(ROUNDS):
+            if self._closed:
+                return
+            try:
+                taken = self._read()
+            except LinkLost as error:
+                self._lose(error)
+                return
+            if turn and not taken:
+                return
+            if taken < BATCH:
+                self._full_batches = 0
+            else:
+                self._full_batches += 1
+                self._again = self._loop.call_soon(self._wake)
+            if taken < BATCH or self._full_batches > PATIENCE:
+                now = self.now()
+                deadline = self.stack.deadline()
+                if deadline is not None and deadline <= now:
+                    self.stack.advance(now)
+            sent = self.stack.counters.frames_out
+            self._finish()
+            if self._again is not None or self.stack.counters.frames_out == sent:
+                return
 
-    def _read(self) -> bool:
-        """Take in at most a batch of frames; whether the link is empty now."""
+    def _read(self) -> int:
+        """Take in at most a batch of frames; how many: fewer than a batch where the link is empty now."""
         receive, take, now = self.link.receive, self.stack.input, self.now()
-        for _ in range(BATCH):
+        for taken in range(BATCH):
             frame = receive()
             if frame is None:
-                return True
+                return taken
             take(frame, now)
-        return False
+        return BATCH
+
+    def _read_for(self, connection: Connection) -> bool:
+        """Take in at most a batch of frames, no more once there is news of `connection`; whether there were any."""
+        receive, take, now = self.link.receive, self.stack.input, self.now()
+        taken = 0
+        while not (self._closed or connection.signals) and taken < BATCH:
+            frame = receive()
+            if frame is None:
+                break
+            taken += 1
+            take(frame, now)
+        return taken > 0
 
     def _carrier(self, up: bool) -> None:
         if self._closed:

@@ -128,7 +128,7 @@ class Stack:
             while queue:
                 socket = queue.popleft()
                 bits, socket.signals = socket.signals, 0
-                if socket.owner is not None:
+                if bits and socket.owner is not None:  # no bits: its owner has been told meanwhile
                     news.append((socket.owner, bits))
         return news
 

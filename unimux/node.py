@@ -318,26 +318,34 @@ class Node:
             if isinstance(error, NoRouteError):
                 raise errors.NetworkUnreachable(host, shown) from error
             raise
-        outcome: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        done = False
+        failure: BaseException | None = None
+        waiter: asyncio.Future[None] | None = None
 
         def told(bits: int) -> None:
-            if not bits & (Signal.ESTABLISHED | Signal.CLOSED) or outcome.done():
+            nonlocal done, failure
+            if done or not bits & (Signal.ESTABLISHED | Signal.CLOSED):
                 return
+            done = True
             connection.owner = None
             try:
                 if not bits & Signal.ESTABLISHED:
                     raise errors.connect_error(connection.error, host, shown, timeout)
                 established(connection)
             except BaseException as error:  # of a protocol's, too: whoever waits is to know
-                outcome.set_exception(error)
-            else:
-                outcome.set_result(None)
+                failure = error
+            if waiter is not None and not waiter.done():
+                waiter.set_result(None)
 
         connection.owner = told
         connection.give_handshake(until - now, now)
-        self.driver.flush()
+        self.driver.exchange(connection)
         try:
-            await outcome
+            if not done:
+                waiter = asyncio.get_running_loop().create_future()
+                await waiter
+            if failure is not None:
+                raise failure
         except BaseException as error:
             connection.owner = None
             cancelled = isinstance(error, asyncio.CancelledError)

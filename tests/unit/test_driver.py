@@ -1,16 +1,30 @@
-"""The driver: what it does when its link goes away, and when its loop was late."""
+"""The driver: what it does when its link goes away, when its loop was late, and when it is answered within the write."""
 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 import pytest
 
+from tapstack.clock import run_virtual
 from tapstack.driver import BATCH, PATIENCE
+from tapstack.ipv6.addresses import AddressKind, Trigger
+from tapstack.ipv6.config import HostConfig
+from tapstack.link.base import Link, LinkProperties
 from tapstack.link.errors import LinkLost
 from tapstack.link.memory import MemoryLink
+from tapstack.stack import Stack
+from tapstack.tcp.connection import Connection
+from tapstack.tcp.options import PortMode, SocketOptions
+from tapstack.tcp.states import TcpState
+from tapstack.types import Frame, address
 from tests.unit.unimux.lan import lan, virtual
 from unimux.aio import open_connection, start_server
+from unimux.errors import ConnectError
+from unimux.node import Node
 
 
 @pytest.mark.parametrize("direction", ["receive", "send"])
@@ -83,3 +97,195 @@ def test_a_late_loop_reads_what_has_come_before_its_timers_act(waiting: int) -> 
 
 def test_a_link_that_is_never_empty_does_not_stop_the_timers() -> None:
     assert order_of_events(None) == ["frame"] * (PATIENCE + 1) * BATCH + ["timer"]
+
+
+HOST = HostConfig(stable_addresses=False, solicit_routers=False, dad_transmits=0, dad_initial_delay=0.0)
+SERVER = address("2001:db8:1::80")
+DEDICATED = address("2001:db8:2::")
+
+
+class Inline(Link):
+    """A link to a host that answers within the write, as the TCP of a kernel does behind a TAP; it echoes what it reads."""
+
+    properties = LinkProperties(mtu=1500, mac=None)
+
+    def __init__(self) -> None:
+        self.host = Stack(self.properties, bytes(32), HOST)
+        self.sent: list[bytes] = []
+        self.lost = False
+        self._waiting: deque[bytes] = deque()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._wake: Callable[[], None] = lambda: None
+
+    def attach(self, loop: asyncio.AbstractEventLoop, wake: Callable[[], None]) -> None:
+        self._loop, self._wake = loop, wake
+        now = loop.time()
+        self.host.start(now)
+        self.host.host.prefix_list.add_static(DEDICATED, 64, autonomous=False, now=now)
+        self.host.host.addresses.add(
+            SERVER, AddressKind.STABLE, now, trigger=Trigger.ADD_WITHOUT_DAD, per_address_nd=False
+        )
+        self.host.tcp.listen(SocketOptions(mode=PortMode.AWARE), now, 80).listen_on_ordinary()
+
+    def watch(self, changed: Callable[[bool], None]) -> None:
+        """Its carrier never goes."""
+
+    def receive(self) -> bytes | None:
+        return self._waiting.popleft() if self._waiting else None
+
+    def send(self, frame: Frame) -> bool:
+        if self.lost:
+            raise LinkLost("the device is gone")
+        whole = b"".join(frame)
+        self.sent.append(whole)
+        self.answer(whole)
+        return True
+
+    def answer(self, frame: bytes | None = None) -> None:
+        """Let the far host take a frame and its programs act; the owner is woken as by a selector, in a round of its own."""
+        assert self._loop is not None
+        now = self._loop.time()
+        if frame is not None:
+            self.host.input(frame, now)
+        for pcb in self.host.tcp.demux:
+            if isinstance(pcb, Connection) and pcb.receiver.queued:
+                pcb.write(b"".join(pcb.read()))
+        self._waiting += [b"".join(each) for each in self.host.output(now)]
+        if self._waiting:
+            self._loop.call_soon(self._look)
+
+    def _look(self) -> None:
+        if self._waiting:
+            self._wake()
+
+    def close(self) -> None:
+        self._waiting.clear()
+
+
+@asynccontextmanager
+async def inline() -> AsyncIterator[tuple[Node, Inline]]:
+    """A node on a dedicated prefix, whose peer answers at once."""
+    link = Inline()
+    async with Node(link) as node:
+        prefixes = node.stack.host.prefix_list
+        prefixes.add_static(SERVER[:8] + bytes(8), 64, autonomous=False, now=node.now())
+        prefixes.add_dedicated(DEDICATED, 64)
+        node.pool.start(node.now())
+        node.driver.kick()
+        await asyncio.sleep(5)
+        link.sent.clear()
+        yield node, link
+
+
+class Told(asyncio.Protocol):
+    """Notes what it is told, and in which round of the loop."""
+
+    def __init__(self, rounds: list[int]) -> None:
+        self.rounds = rounds
+        self.got: list[tuple[int, bytes]] = []
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self.got.append((self.rounds[0], data))
+
+
+@contextmanager
+def counted() -> Iterator[list[int]]:
+    """A number that grows with every round of the loop; time stands still meanwhile, since there is always a next one."""
+    loop = asyncio.get_running_loop()
+    rounds = [0]
+    ended = False
+
+    def again() -> None:
+        if not ended:
+            rounds[0] += 1
+            loop.call_soon(again)
+
+    again()
+    try:
+        yield rounds
+    finally:
+        ended = True
+
+
+def text_of(frame: bytes) -> bytes:
+    """The payload of a TCP segment."""
+    return frame[40 + (frame[52] >> 4) * 4 :]
+
+
+def test_a_connect_that_is_answered_within_the_write_waits_for_no_round_of_the_loop() -> None:
+    async def main() -> None:
+        async with inline() as (node, link):
+            with counted() as rounds:
+                before = rounds[0]
+                transport, told = await node.create_connection(lambda: Told(rounds), "2001:db8:1::80", 80)
+                assert rounds[0] == before and len(link.sent) == 1  # the SYN
+                assert isinstance(told, Told)
+                transport.write(b"request")
+                while not told.got:
+                    await asyncio.sleep(0)
+            assert text_of(link.sent[1]) == b"request"  # it went with the acknowledgement of the SYN-ACK
+            assert told.got == [(before + 2, b"request")]  # written in one round, answered in the next
+            transport.abort()
+
+    run_virtual(main())
+
+
+def test_what_comes_for_others_while_a_connect_is_answered_is_told_in_the_next_round() -> None:
+    async def main() -> None:
+        async with inline() as (node, link):
+            rounds = [0]
+            first, told = await node.create_connection(lambda: Told(rounds), "2001:db8:1::80", 80)
+            assert isinstance(told, Told)
+            await asyncio.sleep(1)
+            [pcb] = [pcb for pcb in link.host.tcp.demux if isinstance(pcb, Connection)]
+            with counted() as told.rounds:
+                before = told.rounds[0]
+                pcb.write(b"news")
+                link.answer()  # it waits on the link, before the SYN-ACK that comes next
+                second, _ = await node.create_connection(lambda: Told(rounds), "2001:db8:1::80", 80)
+                assert told.rounds[0] == before and not told.got
+                while not told.got:
+                    await asyncio.sleep(0)
+            assert told.got == [(before + 1, b"news")]
+            first.abort()
+            second.abort()
+
+    run_virtual(main())
+
+
+class Closing(Told):
+    """Closes when it has heard something."""
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self.transport.close()
+
+
+def test_what_is_answered_within_the_write_is_read_in_the_same_wake_up() -> None:
+    async def main() -> None:
+        async with inline() as (node, _):
+            with counted() as rounds:
+                transport, told = await node.create_connection(lambda: Closing(rounds), "2001:db8:1::80", 80)
+                assert isinstance(told, Closing)
+                transport.write(b"request")
+                while not told.got:
+                    await asyncio.sleep(0)
+                assert transport.get_extra_info("connection").state is TcpState.FIN_WAIT_2  # its FIN is acknowledged
+
+    run_virtual(main())
+
+
+def test_a_connect_on_a_link_that_is_lost_in_the_write_fails() -> None:
+    async def main() -> None:
+        async with inline() as (node, link):
+            link.lost = True
+            with pytest.raises(ConnectError):
+                await node.create_connection(asyncio.Protocol, "2001:db8:1::80", 80)
+            with pytest.raises(LinkLost):
+                await node.failed()
+
+    run_virtual(main())
