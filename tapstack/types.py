@@ -53,6 +53,12 @@ def mac_text(mac: bytes) -> str:
     return mac.hex(":")
 
 
+def check_port(port: int | None) -> None:
+    """Raise OverflowError for what is no port number, as the kernel's sockets do; None is no choice, which is fine."""
+    if port is not None and not 0 <= port < 1 << 16:
+        raise OverflowError(f"a port is a number from 0 to 65535, not {port}")
+
+
 def is_multicast(addr: bytes) -> bool:
     """Whether the address is in ff00::/8 (RFC 4291 §2.7)."""
     return addr[0] == 0xFF

@@ -69,7 +69,7 @@ class Acceptor:
         self._armed = armed
         self._client = client
         self._lifetime = lifetime
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._news: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._sessions: deque[Streams] = deque()
         self._arming: asyncio.Task[ServiceAddress] | None = None
         self.server = node.listen(self._protocol, mode=mode, options=options, port=port)
@@ -82,15 +82,10 @@ class Acceptor:
         return asyncio.StreamReaderProtocol(reader, self._came, loop=loop)
 
     def _came(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """A session: everybody who waits looks, since whoever waits longest may just be giving up."""
         self._sessions.append((reader, writer))
-        self._wake()
-
-    def _wake(self) -> None:
-        while self._waiting:
-            waiter = self._waiting.popleft()
-            if not waiter.done():
-                waiter.set_result(None)
-                return
+        self._news.set_result(None)
+        self._news = asyncio.get_running_loop().create_future()
 
     async def accept(self, *, timeout: float | None = None) -> Streams:
         """The next session; arms an SSA when none is armed.  An address that was armed stays so when the wait ends in an error.
@@ -131,18 +126,11 @@ class Acceptor:
 
     async def _next_change(self) -> None:
         """Wait until a session has come, or nothing is armed any more."""
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(waiter)
         gone = asyncio.get_running_loop().create_task(self._node.until(lambda: not self.server.armed))
         try:
-            await asyncio.wait([waiter, gone], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([self._news, gone], return_when=asyncio.FIRST_COMPLETED)
         finally:
             gone.cancel()
-            if waiter.done():
-                if not self._sessions:
-                    self._wake()  # somebody else took it meanwhile
-            else:
-                waiter.cancel()
 
     def close(self) -> None:
         """Stop listening, and reset sessions that nobody accepted."""

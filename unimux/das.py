@@ -31,7 +31,7 @@ from tapstack.types import address as to_bytes
 from tapstack.types import address_text
 
 from .adoption import AddressRefused, Adoption, adopt
-from .errors import UnimuxError
+from .errors import NodeStopped, UnimuxError
 from .pool import Outcome, Pool
 from .purpose import UNNAMED, Purpose
 
@@ -220,11 +220,15 @@ class DasRequired(Policy):
         self._count = 0
 
     def ask(self, want: Want, now: float, done: Done) -> AddressEntry | Pending:
+        if self.pool.closed:
+            raise NodeStopped
         if len(self.needs) >= MAX_NEEDS:
             raise AddressNotSet(0.0, f"{MAX_NEEDS} sockets wait for an agent already")
         self._count += 1
         need = Need(self, self._count, want, now, done, self.pool.timers)
         need.timer.set(max(want.deadline, now))
+        if not self.needs:
+            self.pool.at_end.append(self._end)
         self.needs[need.number] = need
         self._tell(need, now, "wanted")
         if self.on_need is not None:
@@ -266,10 +270,17 @@ class DasRequired(Policy):
         if need is not None and self.remove(need, now, str(error)):
             need.done(error, now)
 
+    def _end(self, now: float) -> None:
+        """The node has stopped: nothing is waited for any more."""
+        for number in list(self.needs):
+            self.give_up(number, NodeStopped(), now)
+
     def remove(self, need: Need, now: float, outcome: str) -> bool:
         """Close a need, whatever is under way for it; False when it was closed before."""
         if self.needs.pop(need.number, None) is None:
             return False
+        if not self.needs:
+            self.pool.at_end.remove(self._end)
         need.timer.cancel()
         if need.adoption is not None:
             need.adoption.cancel(now)

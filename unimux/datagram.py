@@ -23,7 +23,7 @@ from tapstack.ipv6.addresses import AddressEntry, AddressKind
 from tapstack.ipv6.packet import NoRouteError
 from tapstack.signals import Signal
 from tapstack.tcp.errors import from_icmp
-from tapstack.types import UNSPECIFIED, Buffer, address_text, is_multicast
+from tapstack.types import UNSPECIFIED, Buffer, address_text, check_port, is_multicast
 from tapstack.udp.flow import FlowClosed, UdpFlow
 
 from .errors import UnimuxError
@@ -55,7 +55,7 @@ class EphemeralFlow:
     session: flows and connections of equal sessions share one address (UM-DAS-4).  idle: seconds, see the module.
     purpose: what its address is for, for the journal and for agents.
     dropped: datagrams that could not be sent.
-    Raises ValueError where `remote` is no unicast address.
+    Raises ValueError where `remote` is no unicast address, OverflowError where `port` is no port.
     """
 
     def __init__(
@@ -72,6 +72,7 @@ class EphemeralFlow:
     ) -> None:
         if remote == UNSPECIFIED or is_multicast(remote):
             raise ValueError(f"a peer is a unicast address, not {address_text(remote)}")
+        check_port(port)
         self.remote = remote
         self.port = port
         self.dropped = 0
@@ -125,15 +126,14 @@ class EphemeralFlow:
     async def _draw(self) -> None:
         """Get an address, then send what has waited for it."""
         try:
-            entry = await self._address()
-            flow = self._open(entry)
+            flow = self._open(await self._address())
         except (UnimuxError, OSError) as error:
+            self._drawing = None  # who is told may send again
             self.dropped += len(self._waiting)
             self._waiting.clear()
             self._failed(error)
             return
-        finally:
-            self._drawing = None
+        self._drawing = None
         self._flow = flow
         flow.owner = self._on_signals
         self._timer.set(self._node.now() + self._idle)

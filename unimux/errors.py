@@ -194,6 +194,19 @@ class PoolExhausted(UnimuxError):
         )
 
 
+class NodeStopped(UnimuxError, OSError):
+    """The node was closed, or lost its link: it has no addresses to give any more."""
+
+    def __init__(self) -> None:
+        OSError.__init__(self, _errno.ENETDOWN, "The node has stopped: start it again.")
+
+    def __str__(self) -> str:
+        return str(self.strerror)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), ()
+
+
 class NameNotResolved(UnimuxError):
     """A name has no address, or no name server would say.
 

@@ -32,7 +32,7 @@ from tapstack.tcp.buffers import NODE_BUDGET
 from tapstack.tcp.connection import Connection, Signal
 from tapstack.tcp.listener import ArmedAddress
 from tapstack.tcp.options import PortMode, SocketOptions
-from tapstack.types import address, address_text
+from tapstack.types import address, address_text, check_port
 from tapstack.udp.flow import UdpFlow
 
 from . import errors
@@ -148,7 +148,14 @@ class Node:
     def _link_lost(self, error: LinkLost) -> None:
         self._closed = True
         self.failure = error
+        self._give_up()
         self._failed.set()
+
+    def _give_up(self) -> None:
+        """Nothing more will come: whoever waits hears of it now, since no timer of the stack runs any more."""
+        self.resolver.cancel()
+        self.sticky.close(self.now())
+        self.pool.close(self.now())
 
     async def failed(self) -> None:
         """Wait until the node's link is lost, if it ever is; raises why."""
@@ -161,16 +168,20 @@ class Node:
         return self.driver.now()
 
     async def close(self, timeout: float = CLOSE_TIMEOUT) -> None:
-        """Let connections that are closing end, for `timeout` seconds at most; then reset, leave all groups, close the link."""
+        """Let connections that are closing end, for `timeout` seconds at most; then reset, leave all groups, close the link.
+
+        Cancelled, it does all that at once.
+        """
         if self._closed or self._driver is None:
             return
         self._closed = True
-        with suppress(TimeoutError):
-            await self.until(self._all_sent, timeout)
-        await self.resolver.close()
-        self.sticky.close(self.now())
-        self.pool.close(self.now())
-        self.driver.close()
+        try:
+            with suppress(TimeoutError):
+                await self.until(self._all_sent, timeout)
+            await self.resolver.close()
+        finally:
+            self._give_up()
+            self.driver.close()
 
     def _all_sent(self) -> bool:
         return all(
@@ -242,8 +253,10 @@ class Node:
         das: who sets the address, in place of the node's policy.  purpose: what for, for the journal and for agents.
         established: called with the connection at once, before the acknowledgement of the handshake leaves: what it writes
         goes with that.
-        All addresses of a name are tried in order within `timeout` seconds.  Raises an error of `unimux.errors`.
+        All addresses of a name are tried in order within `timeout` seconds.  Raises an error of `unimux.errors`, and
+        OverflowError for what is no port, as the kernel's sockets do.
         """
+        check_port(port)
         options = options or self.config.socket
         if session is not None:
             options = replace(options, mode=PortMode.AWARE)
@@ -311,7 +324,7 @@ class Node:
         now = self.now()
         try:
             connection = self.stack.tcp.connect(entry, remote, port, now, options)
-        except OSError as error:
+        except Exception as error:
             if entry.kind.one_time and not entry.users and entry.address in self.stack.host.addresses:
                 self.stack.host.addresses.release(entry, now, "connect failed")
             self.driver.kick()

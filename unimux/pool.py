@@ -26,7 +26,7 @@ from tapstack.ipv6.prefixes import Prefix
 from tapstack.timers import TimerQueue
 
 from .doubts import Doubts
-from .errors import PoolExhausted, UnimuxError
+from .errors import NodeStopped, PoolExhausted, UnimuxError
 from .poolstate import NoPrefix, Outcome, PoolChanged, PoolConfig, PoolStatus, Shelf, Ticket, WhenEmpty
 from .prefix import choose_prefix
 from .source import AddressSource
@@ -68,7 +68,9 @@ class Pool:
         self._homeless: dict[Ticket, None] = {}
         self.doubts = Doubts(host, timers, self.config, self._refused, self.stock.explain)
         self.on_refused: Callable[[AddressEntry, float], None] = lambda entry, now: None
-        self._closed = False
+        self.closed = False
+        self.at_end: list[Callable[[float], None]] = []
+        """Called when the pool is closed: by whoever waits for addresses in another way."""
         self._holding = self.config.holding
         self._releases = 0
         host.addresses.observe(self._moved)
@@ -110,14 +112,16 @@ class Pool:
         self._wake(now)
 
     def close(self, now: float) -> None:
-        """Give up all reserved addresses and answer all requests; what was taken stays with its users."""
-        self._closed = True
+        """Give up all reserved addresses and answer all requests, `NodeStopped`; what was taken stays with its users."""
+        self.closed = True
         self._timer.cancel()
         self.doubts.close()
         for shelf in list(self.stock.shelves.values()):
             self._adopt(self.stock.withdraw(shelf, now, "the pool is closed"))
         for ticket in list(self._homeless):
-            self._finish(ticket, self.shortage(ticket, now), now)
+            self._finish(ticket, NodeStopped(), now)
+        for end in list(self.at_end):
+            end(now)
 
     # -- taking ------------------------------------------------------------------------------------
 
@@ -129,7 +133,7 @@ class Pool:
         `kind` is EPHEMERAL or SERVICE, `destination` the peer's address where it is known.  The caller acquires the
         entry at once, or releases it.  Raises `UnimuxError` when no address can be generated.
         """
-        shelf = None if self._closed else self._shelf_for(destination, now)
+        shelf = None if self.closed else self._shelf_for(destination, now)
         if shelf is None:
             return None
         if shelf.prefix.dedicated or not shelf.queue:
@@ -154,10 +158,13 @@ class Pool:
 
         The error is `PoolExhausted`, or `NoPrefix` where there is no prefix to form an address in, at `deadline` (a time
         of the stack's clock), at once under the policy `fail`; or why no address can be generated at all.
+        Raises `NodeStopped` when the pool is closed.
         """
+        if self.closed:
+            raise NodeStopped
         timer = self.timers.timer(lambda now: self._finish(ticket, self.shortage(ticket, now), now))
         ticket = Ticket(kind, destination, now, callback, cause, timer, self._leave)
-        if self.config.when_empty is WhenEmpty.FAIL or self._closed or self.waiting >= self.config.waiters:
+        if self.config.when_empty is WhenEmpty.FAIL or self.waiting >= self.config.waiters:
             deadline = now
         if deadline < math.inf:
             timer.set(max(deadline, now))
@@ -276,7 +283,7 @@ class Pool:
     # -- the one place of decisions ------------------------------------------------------------------
 
     def _wake(self, when: float) -> None:
-        if not self._closed and (self._timer.when is None or when < self._timer.when):
+        if not self.closed and (self._timer.when is None or when < self._timer.when):
             self._timer.set(when)
 
     def _work(self, now: float) -> None:

@@ -202,12 +202,16 @@ class Resolver:
             raise outcome.error(host)
         return list(outcome.addresses)
 
-    async def close(self) -> None:
-        """Give up what is under way."""
+    def cancel(self) -> list[asyncio.Task[Outcome]]:
+        """Give up what is under way; the tasks that end so."""
         tasks = [flight.task for flight in self._flights.values()]
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        return tasks
+
+    async def close(self) -> None:
+        """Give up what is under way, and wait until it is."""
+        await asyncio.gather(*self.cancel(), return_exceptions=True)
 
     async def _known(self, name: dns.name.Name) -> Outcome:
         """From the cache, else from a lookup that all who ask at this time share."""

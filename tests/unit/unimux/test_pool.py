@@ -23,7 +23,7 @@ from tapstack.link.memory import MemorySwitch
 from tapstack.types import address, address_text
 from tests.unit.ipv6.bench import PREFIX, ICMPv6ND_RS, User, advertisement, probe, records, solicitation
 from tests.unit.unimux.poolbench import EA, PEER, PoolBench
-from unimux.errors import PoolExhausted, SetupError
+from unimux.errors import NodeStopped, PoolExhausted, SetupError
 from unimux.node import Node, NodeConfig
 from unimux.pool import NoPrefix, PoolConfig, WhenEmpty
 from unimux.prefix import choose_prefix
@@ -848,7 +848,9 @@ def test_closing_gives_everything_back_and_answers_everybody() -> None:
     answer = bench.ask()
     bench.run(0.5)
     bench.pool.close(bench.now)
-    assert isinstance(answer.error, PoolExhausted)
+    assert isinstance(answer.error, NodeStopped)
+    with pytest.raises(NodeStopped):
+        bench.ask()
     assert bench.pool_figures() == (0, 0, kept)
     bench.run(10.0)
     assert bench.pool_figures() == (0, 0, kept)

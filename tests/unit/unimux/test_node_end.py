@@ -1,0 +1,151 @@
+"""The end of a node, in order or not: everybody who waits is told, nothing of it goes on, nothing can begin."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from tapstack.ipv6.addresses import AddressEntry, AddressKind
+from tapstack.link.errors import LinkLost
+from tapstack.types import address
+from tests.unit.unimux.lan import Lan, lan, virtual
+from unimux.aio import open_connection, start_server
+from unimux.das import DasRequired
+from unimux.errors import NodeStopped
+from unimux.node import Node
+from unimux.poolstate import PoolConfig
+from unimux.sticky import Hold, NamedSession
+
+PEER = "2001:db8:1::99"
+
+
+async def connect(node: Node) -> object:
+    return await node.create_connection(asyncio.Protocol, PEER, 80, timeout=5)
+
+
+async def connect_by_agent(node: Node) -> object:
+    das = DasRequired(node.pool, node.events)
+    return await node.create_connection(asyncio.Protocol, PEER, 80, timeout=5, das=das)
+
+
+async def sticky(node: Node) -> object:
+    return await node.sticky.address(NamedSession("shop"), address(PEER), timeout=5)
+
+
+async def issue(node: Node) -> object:
+    return await node.listen(asyncio.Protocol).issue(timeout=5)
+
+
+async def exchange(node: Node) -> object:
+    return await node.datagrams.exchange(address(PEER), b"?", 5)
+
+
+WAYS = [connect, connect_by_agent, sticky, issue, exchange]
+
+
+async def full_node(net: Lan) -> Node:
+    """A node whose only address is in use."""
+    node = await net.node(pool=PoolConfig(low=0, high=1, limit=1))
+    entry: AddressEntry = await node.take_address(AddressKind.EPHEMERAL, None, timeout=10)
+    node.stack.host.addresses.acquire(entry, Hold(entry))
+    return node
+
+
+@pytest.mark.proves("UM-POOL-3", "UM-DAS-3")
+@pytest.mark.parametrize("lost", [False, True], ids=["closed", "link lost"])
+@pytest.mark.parametrize("ask", WAYS)
+def test_whoever_waits_for_an_address_is_told(ask: Callable[[Node], Awaitable[object]], lost: bool) -> None:
+    async def main() -> None:
+        async with lan() as net:
+            node = await full_node(net)
+            asking = asyncio.ensure_future(ask(node))
+            await asyncio.sleep(1)
+            assert not asking.done()
+            if lost:
+                node.driver._lose(LinkLost("the device is gone"))
+            else:
+                await node.close()
+            with pytest.raises(NodeStopped):
+                async with asyncio.timeout(1):
+                    await asking
+
+    virtual(main())
+
+
+@pytest.mark.parametrize("ask", WAYS)
+def test_nothing_begins_on_a_node_that_has_stopped(ask: Callable[[Node], Awaitable[object]]) -> None:
+    async def main() -> None:
+        async with lan() as net:
+            node = await full_node(net)
+            await node.close()
+            with pytest.raises(NodeStopped):
+                async with asyncio.timeout(1):
+                    await ask(node)
+
+    virtual(main())
+
+
+def test_a_close_that_is_cancelled_closes_at_once() -> None:
+    async def main() -> None:
+        async with lan() as net:
+            alice, bob = await net.node(), await net.node()
+            ssa = await start_server(bob, lambda reader, writer: None).issue()
+            _, writer = await open_connection(alice, ssa.address, None)
+            net.switch.leave(bob.link)  # type: ignore[arg-type]
+            writer.write(b"to nobody")
+            writer.close()
+            closing = asyncio.create_task(alice.close(5))
+            await asyncio.sleep(0.5)
+            assert not closing.done()
+            closing.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await closing
+            assert not list(alice.stack.host.addresses) and alice.pool.closed
+            begun = len(net.frames)
+            await asyncio.sleep(60)
+            assert alice.link.properties.mac not in {frame[6:12] for _, frame in net.frames[begun:]}
+
+    virtual(main())
+
+
+@pytest.mark.proves("UM-REL-1")
+@pytest.mark.parametrize("port", [-1, 65536])
+def test_what_is_no_port_costs_no_address(port: int) -> None:
+    async def main() -> None:
+        async with lan() as net:
+            node = await net.node()
+            await node.ready()
+            with pytest.raises(OverflowError):
+                await node.create_connection(asyncio.Protocol, PEER, port)
+            with pytest.raises(OverflowError):
+                node.datagrams.flow(address(PEER), port, lambda data: None)
+            assert not node.pool.held
+
+    virtual(main())
+
+
+@pytest.mark.proves("UM-DAS-6")
+def test_a_datagram_sent_by_who_hears_of_a_failure_is_sent() -> None:
+    async def main() -> None:
+        async with lan() as net:
+            node = await net.node(pool=PoolConfig(low=0, high=1, limit=1))
+            entry = await node.take_address(AddressKind.EPHEMERAL, None, timeout=10)
+            hold = Hold(entry)
+            node.stack.host.addresses.acquire(entry, hold)
+            failures = []
+
+            def failed(error: Exception) -> None:
+                failures.append(error)
+                node.stack.host.addresses.drop(entry, hold, node.now(), "given back")
+                flow.send(b"again")
+
+            flow = node.datagrams.flow(address(PEER), 5, lambda data: None, failed=failed)
+            flow.send(b"first")
+            await node.until(lambda: flow.local is not None, 30)
+            assert len(failures) == 1 and flow.dropped == 1
+            flow.close()
+
+    virtual(main())
