@@ -32,7 +32,7 @@ from compat.programs.nginx import WebServer, web_server
 from compat.programs.radvd import Advertisement, router_advertiser
 from compat.socks.command import serve_socks
 from scenarios.engine.probes import dad_probe, inject, knocks, ping, resolution
-from scenarios.witness.setup import CaptureFile, Explanation, Setup, UnifiedNode
+from scenarios.witness.setup import TOLD_LATE, CaptureFile, Explanation, Setup, UnifiedNode
 from tapstack.ipv6.addresses import AddressState
 from tapstack.types import address_text
 from unimux.events import EventFile
@@ -270,7 +270,7 @@ class Story:
             second_fetch=(self.ssa,),
             connections=SMALL_FILES + 3,
             port_changes=1,
-            claim_tolerance=2.0,  # an event is as late as this machine is busy; what counts is that it happened
+            claim_tolerance=TOLD_LATE,
             explanations=EXPLANATIONS,
         )
 

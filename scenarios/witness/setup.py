@@ -12,6 +12,9 @@ from pathlib import Path
 
 from .frames import Frame
 
+TOLD_LATE = 2.0
+"""Seconds by which an event of a node in real time may be told late: that is how busy the machine is, and breaks no rule."""
+
 
 @dataclass(frozen=True, slots=True)
 class CaptureFile:
@@ -82,7 +85,7 @@ class Setup:
     answer_within: float = 1.0
     """seconds in which a permitted probe must be answered"""
     claim_tolerance: float = 0.25
-    """seconds between what a node's events claim and what the wire shows"""
+    """seconds between what a node's events claim and what the wire shows; `TOLD_LATE` where both are told in real time"""
     time_wait: float = 1.0
     """seconds for which a dedicated address may still speak after its connection closed"""
     explanations: tuple[Explanation, ...] = ()
