@@ -28,10 +28,12 @@ from compat.relay import IDLE_TIMEOUT, EndReason, Relay, RelayResult
 from tapstack.tcp.listener import ArmedAddress
 from tapstack.tcp.options import PortMode
 from unimux.control import Offer, check_name
-from unimux.errors import SetupError, UnimuxError, endpoint_text
+from unimux.das import AddressNotSet
+from unimux.errors import PoolExhausted, SetupError, UnimuxError, endpoint_text
 from unimux.node import Node
+from unimux.poolstate import NoPrefix
 from unimux.purpose import Purpose
-from unimux.server import Server
+from unimux.server import AUTO_ARM_PAUSE, Server
 from unimux.ssa.issue import DEFAULT_LIFETIME, Client, ServiceAddress, client_network
 from unimux.ssa.token import Token
 
@@ -235,13 +237,28 @@ class Publisher:
             "seconds": None if seconds is None else round(seconds, 3),
         }
 
-    async def keep(self, count: int, announce: Callable[[ServiceAddress], None]) -> None:
-        """Keep `count` SSAs ready for new clients, each announced when it is; runs until it is cancelled."""
+    async def keep(self, count: int, announce: Callable[[ServiceAddress], None], *, patient: bool = False) -> None:
+        """Keep `count` SSAs ready for new clients, each announced when it is; runs until it is cancelled.
+
+        A lack of addresses that comes later than the first one is complained of and outlived; one at the start only if `patient`.
+        Raises what `issue` raises otherwise.
+        """
         kept: list[ServiceAddress] = []
+        complained = False
         while True:
             kept[:] = [ssa for ssa in kept if self.is_free(ssa)]
             while len(kept) < count:
-                ssa = await self.issue()
+                try:
+                    ssa = await self.issue()
+                except (PoolExhausted, NoPrefix, AddressNotSet) as error:
+                    if not patient:
+                        raise
+                    if not complained:
+                        self._complain(f"New clients of {self.name} have to wait: {error}")
+                    complained = True
+                    await asyncio.sleep(AUTO_ARM_PAUSE)
+                    continue
+                patient, complained = True, False
                 announce(ssa)
                 kept.append(ssa)
             await self.node.until(lambda: not all(map(self.is_free, kept)))
@@ -275,7 +292,10 @@ class Publisher:
         try:
             async with asyncio.timeout(self.limits.connect_timeout):
                 await self._connect(lambda: relay.far, client)
-        except OSError as error:  # TimeoutError is one
+        except (
+            OSError,
+            UnicodeError,
+        ) as error:  # TimeoutError is the one, a host that no name server could be asked about the other
             self.counters.backend_failed += 1
             reason = _reason(error)
             self._complain_once(
@@ -320,8 +340,10 @@ class Publisher:
         self.node.driver.kick()
 
 
-def _reason(error: OSError) -> str:
+def _reason(error: OSError | UnicodeError) -> str:
     """Why the backend cannot be reached, as a clause."""
+    if isinstance(error, UnicodeError):
+        return "no host can have that name"
     if isinstance(error, TimeoutError):
         return "no answer"
     said = os.strerror(error.errno or 0) if isinstance(error, UnimuxError) else error.strerror or str(error)

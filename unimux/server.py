@@ -22,9 +22,17 @@ from tapstack.tcp.states import TcpState
 from tapstack.types import address
 
 from .das import Policy, chosen_address
-from .errors import UnimuxError
+from .errors import NodeStopped, UnimuxError
 from .purpose import UNNAMED, Purpose
-from .ssa.issue import DEFAULT_LIFETIME, Client, IssueError, Issuer, ServiceAddress
+from .ssa.issue import (
+    DEFAULT_LIFETIME,
+    Client,
+    IssueError,
+    Issuer,
+    ServiceAddress,
+    check_terms,
+    client_network,
+)
 from .transport import SessionTransport
 
 if TYPE_CHECKING:
@@ -162,8 +170,10 @@ class Server:
         """Keep `count` SSAs armed from now on, for a server that polls (UM-LIS-2); `armed` is told of each, before any client is.
 
         Whatever is used up, expires or is withdrawn is replaced; where no address is to be had, again and again.  A count
-        of 0 ends it, and so does `close`.
+        of 0 ends it, and so does `close`.  Raises `IssueError` for terms that make no sense.
         """
+        check_terms(sessions, lifetime)
+        client = client_network(client)
         if self._keeper is not None:
             self._keeper.cancel()
             self._keeper = None
@@ -184,8 +194,8 @@ class Server:
             while len(listener.armed) < count:
                 try:
                     armed(await self.issue(sessions=sessions, client=client, lifetime=lifetime))
-                except IssueError:
-                    raise
+                except NodeStopped:
+                    return
                 except UnimuxError:
                     await asyncio.sleep(AUTO_ARM_PAUSE)
             await self._node.until(lambda: len(listener.armed) < count)

@@ -93,7 +93,7 @@ class Services:
                 await stack.enter_async_context(control_server(publisher))
             self._tell("listening", {"service": publisher.name, "port": port}, f"{publisher.name} listens.")
             try:
-                await publisher.keep(self._count, announce)
+                await publisher.keep(self._count, announce, patient=True)
             finally:
                 publisher.retire()
                 self._tell("closed", {"service": publisher.name, "port": port}, f"{publisher.name} listens no more.")

@@ -29,6 +29,8 @@ Issued = Callable[["ServiceAddress | UnimuxError", float], None]
 
 DEFAULT_LIFETIME = 300.0
 """Seconds an SSA waits for its client."""
+MAX_LIFETIME = 10 * 365 * 86_400.0
+"""The longest lifetime; what is to live longer has none."""
 
 
 class IssueError(UnimuxError):
@@ -104,6 +106,16 @@ def client_network(client: Client | None) -> IPv6Network | None:
         raise IssueError(f"{client} is no client that an address can be issued for: {error}") from error
 
 
+def check_terms(sessions: int, lifetime: float | None, lease: bool = False) -> None:
+    """Raise `IssueError` for terms that no SSA can be issued on."""
+    if sessions < 1:
+        raise IssueError(f"An address is issued for at least 1 session, not {sessions}.")
+    if lease and lifetime is None:
+        raise IssueError("A lease has an end: give it a lifetime.")
+    if lifetime is not None and not 0 < lifetime <= MAX_LIFETIME:  # which is no number neither
+        raise IssueError(f"An address lives more than 0 s and at most {MAX_LIFETIME:.0f} s, not {lifetime:g} s.")
+
+
 class Issuer:
     """Issues SSAs for one listener.
 
@@ -155,13 +167,7 @@ class Issuer:
         Raises `IssueError` for parameters that make no sense, and what the policy raises.
         """
         only = client_network(client)
-        if sessions < 1:
-            raise IssueError(f"An address is issued for at least 1 session, not {sessions}.")
-        if lease and lifetime is None:
-            raise IssueError("A lease has an end: give it a lifetime.")
-        if lifetime is not None and lifetime <= 0:
-            raise IssueError(f"An address that lives {lifetime:g} s would never be armed: give it a longer lifetime.")
-
+        check_terms(sessions, lifetime, lease)
         purpose = replace(self.purpose, front_end=front_end or self.purpose.front_end, who=who or self.purpose.who)
 
         def arm(entry: AddressEntry, at: float) -> ServiceAddress:

@@ -16,12 +16,15 @@ import pytest
 from compat.proxyprotocol import SIGNATURE
 from compat.publisher import Backend, Publisher, PublishLimits, published
 from compat.relay import EndReason
-from tests.unit.unimux.lan import lan
+from tapstack.ipv6.addresses import AddressKind
+from tests.unit.unimux.lan import lan, virtual
 from unimux.aio import open_connection
 from unimux.control import ask_service, control_server, service_socket
-from unimux.errors import ConnectTimeout, SetupError
+from unimux.errors import ConnectTimeout, PoolExhausted, SetupError
 from unimux.node import Node
+from unimux.poolstate import PoolConfig, WhenEmpty
 from unimux.ssa.token import Token
+from unimux.sticky import Hold
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -210,6 +213,57 @@ def test_an_ssa_that_is_used_up_is_replaced_and_announced() -> None:
                 assert await ask(alice, where, b"%d" % n) == b"%d" % n
             assert len(used) == 4
             keeping.cancel()
+
+    asyncio.run(main())
+
+
+def test_a_publisher_outlives_a_lack_of_addresses_and_complains_once() -> None:
+    async def main() -> None:
+        async with lan() as net:
+            bob = await net.node(pool=PoolConfig(low=0, high=1, limit=1))
+            complaints: list[str] = []
+            publisher = Publisher(bob, "echo", Backend("127.0.0.1", 9), complain=complaints.append)
+            announced: list[IPv6Address] = []
+            keeping = asyncio.create_task(publisher.keep(2, lambda ssa: announced.append(ssa.address)))
+            await asyncio.sleep(200)
+            assert not keeping.done() and len(announced) == len(complaints) == 1
+            assert "New clients of echo have to wait: No one-time address was ready" in complaints[0]
+            keeping.cancel()
+            await publisher.close()
+
+    virtual(main())
+
+
+def test_a_publisher_that_never_had_an_address_says_so() -> None:
+    async def main() -> None:
+        async with lan() as net:
+            bob = await net.node(pool=PoolConfig(low=0, high=0, limit=1, when_empty=WhenEmpty.WAIT))
+            entry = await bob.take_address(AddressKind.EPHEMERAL, None, timeout=10)
+            bob.stack.host.addresses.acquire(entry, Hold(entry))
+            publisher = Publisher(bob, "echo", Backend("127.0.0.1", 9))
+            with pytest.raises(PoolExhausted):
+                await publisher.keep(1, lambda ssa: None)
+            await publisher.close()
+
+    virtual(main())
+
+
+def test_a_backend_that_nobody_can_be_called_is_a_sentence() -> None:
+    async def main() -> None:
+        complaints: list[str] = []
+        async with lan(latency=0.0001) as net:
+            alice, bob = await net.node(), await net.node()
+            backend = Backend.parse("a..b:80")
+            async with published(bob, "web", backend, sessions=1, complain=complaints.append) as publisher:
+                ssa = await publisher.issue()
+                reader, writer = await open_connection(alice, ssa.address, None)
+                with pytest.raises(ConnectionError):
+                    await reader.read()
+                writer.close()
+                assert publisher.counters.backend_failed == 1
+        assert complaints == [
+            "The server at a..b:80 cannot be reached (no host can have that name): clients are reset until it is."
+        ]
 
     asyncio.run(main())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from ipaddress import IPv6Address, IPv6Network
 from typing import Any
 
@@ -213,7 +214,10 @@ def test_the_client_decides_the_prefix() -> None:
     ("options", "message"),
     [
         ({"sessions": 0}, "at least 1 session"),
-        ({"lifetime": 0.0}, "longer lifetime"),
+        ({"lifetime": 0.0}, "more than 0 s"),
+        ({"lifetime": math.nan}, "at most 315360000 s, not nan s"),
+        ({"lifetime": math.inf}, "at most 315360000 s, not inf s"),
+        ({"lifetime": 1e300}, "at most 315360000 s"),
         ({"client": "example.org"}, "no client that an address can be issued for"),
         ({"client": "2001:db8::1/32"}, "has host bits set"),
         ({"client": "192.0.2.1"}, "no client"),
@@ -224,6 +228,21 @@ def test_what_makes_no_sense_is_one_sentence_and_costs_no_address(options: dict[
     with pytest.raises(IssueError, match=message):
         bed.issue(**options)
     assert bed.bench.pool_figures() == (4, 0, 0)
+
+
+@pytest.mark.parametrize("terms", [{"sessions": 0}, {"lifetime": math.nan}, {"client": "example.org"}])
+def test_terms_that_make_no_sense_are_told_to_who_wants_addresses_kept_armed(terms: dict[str, Any]) -> None:
+    async def main() -> None:
+        async with lan() as net:
+            node = await net.node()
+            server = node.listen(asyncio.Protocol)
+            with pytest.raises(IssueError):
+                server.auto_arm(1, **terms)
+            server.auto_arm(2)
+            await node.until(lambda: len(server.armed) == 2, 10)
+            server.close()
+
+    virtual(main())
 
 
 def test_clients_are_networks() -> None:
