@@ -1,7 +1,7 @@
 """docs/one-machine.md typed as it stands, in a namespace of its own: each command prints what the page shows.
 
-Addresses and ports are others each time.  Those of the page stand for those that come, and where a later command names one, the one
-that came is typed.
+Addresses and ports are others each time.  Those of the page stand for those that come, and where a later command names one
+of them, the one that came is typed.
 """
 
 from __future__ import annotations
