@@ -19,6 +19,7 @@ from scenarios.conformance.rows import (
     holds,
     known_ids,
     load,
+    needless_reasons,
     without_evidence,
 )
 
@@ -70,7 +71,7 @@ def conformance(
     chosen = [row for row in rows if asked_for(row.spec, row.id, specs, ids)]
     sound = True
     if report is not None or not last:
-        sound = _examine(checkout, chosen, report, console) & _evident(chosen, console)
+        sound = _examine(checkout, chosen, report, console) & _evident(checkout, chosen, console)
     _print(chosen, json=json)
     raise typer.Exit(0 if holds(chosen) and sound else 1)
 
@@ -131,14 +132,17 @@ def _examine(checkout: Path, rows: list[Row], report: Path | None, console: Cons
     return opinion.sound
 
 
-def _evident(rows: list[Row], console: Console) -> bool:
-    """Whether every rule that passed shows why: a capture, or what the API told."""
+def _evident(checkout: Path, rows: list[Row], console: Console) -> bool:
+    """Whether every rule that passed shows why: a capture, or what the API told, and no more than one of them."""
     missing = without_evidence(rows)
     if missing:
         console.print(
             f"Passed without a capture, and without a reason in tests/api.toml: {', '.join(missing)}", style="red"
         )
-    return not missing
+    needless = needless_reasons(rows, checkout)
+    if needless:
+        console.print(f"Excused in tests/api.toml, and yet with a capture: {', '.join(needless)}", style="red")
+    return not missing and not needless
 
 
 def _print(rows: list[Row], *, json: bool) -> None:

@@ -20,6 +20,7 @@ from scenarios.conformance.rows import (
     grouped,
     holds,
     known_ids,
+    needless_reasons,
     without_evidence,
 )
 from tests.plugins import requirements
@@ -184,6 +185,9 @@ def test_a_rule_that_passed_has_a_capture_or_says_why_there_is_none() -> None:
     known = {name for _, name in known_ids(ROOT)}
     assert known.issuperset(api_witnessed()), "an id of tests/api.toml does not exist"
     assert requirements.BY_THE_API == BY_THE_API, "the two sides of the table agree"
+    excused = next(iter(api_witnessed()))
+    both = Row("um", excused, "", Verdict.PASSED, captures=("b.pcapng",))
+    assert needless_reasons([*rows, both, Row("um", excused, "", Verdict.PASSED)], ROOT) == [excused]
 
 
 def test_rows() -> None:
