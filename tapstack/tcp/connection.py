@@ -22,6 +22,7 @@ from . import errors
 from .congestion import create
 from .ecn import EcnState
 from .emitter import Emitter
+from .idlesender import IdleSender
 from .isn import SessionNumbers
 from .options import PortMode, SocketOptions
 from .output import DEFAULT_MSS, Output
@@ -153,7 +154,7 @@ class Connection(Output):
         self.emitter = Emitter(tcp.host, path, tcp.transmit, self.local, remote, numbers.flow_label)
         self.emitter.set_dscp(options.dscp)
         self.emitter.hop_limit = options.hop_limit
-        self.sender = Sender(numbers.isn, self)
+        self.sender: Sender = IdleSender(numbers.isn, self)
         self.sender.nodelay = options.nodelay
         self.receiver = Receiver(options.receive_buffer, options.receive_buffer_maximum)
         self.receiver.scale = scale_for(options.receive_buffer_maximum)

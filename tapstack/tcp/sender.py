@@ -25,15 +25,15 @@ over those IN_NETWORK; every LOST segment is in `lost`.
 from __future__ import annotations
 
 from bisect import bisect_right
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from ..types import Frame
 from ..wire.tcp import ACK, FIN, PSH
-from .acknowledged import Acknowledged
 from .segments import ACKED, IN_NETWORK, LOST, SACKED, SentSegment, split_pieces
 from .writequeue import WriteQueue
 
 if TYPE_CHECKING:
+    from .acknowledged import Acknowledged
     from .congestion import CongestionControl
     from .recovery.base import Recovery
 
@@ -57,8 +57,8 @@ class Outlet(Protocol):
 class Sender(WriteQueue):
     """State of the send sequence space (RFC 9293 §3.3.1); sequence numbers are unwrapped.
 
-    snd_up is SND.UP, the end of urgent data.  `congestion`, `recovery` and `news` begin with their first use: a connection
-    that only receives, or that waits, has none of them, and `started` says so.
+    snd_up is SND.UP, the end of urgent data.  A connection begins with an `IdleSender` (idlesender.py), which has no
+    `congestion`, `recovery` and `news` yet.
     """
 
     __slots__ = (
@@ -129,23 +129,9 @@ class Sender(WriteQueue):
         self.limited_until = 0
         self.paced_until = 0.0
 
-    def __getattr__(self, name: str) -> Any:
-        """Called for an attribute that is not there (yet)."""
-        if name == "news":
-            self.news = Acknowledged()
-        elif name in ("congestion", "recovery"):
-            self._outlet.start_congestion()
-        else:
-            raise AttributeError(name)
-        return object.__getattribute__(self, name)
-
     @property
     def started(self) -> bool:
         """Whether there is congestion control, because something was sent."""
-        try:
-            object.__getattribute__(self, "congestion")
-        except AttributeError:
-            return False
         return True
 
     # -- the application's side ------------------------------------------------------------------

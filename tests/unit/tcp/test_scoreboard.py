@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tapstack.tcp.acknowledged import Acknowledged
 from tapstack.tcp.receiver import Receiver
 from tapstack.tcp.recovery.scoreboard import Scoreboard
 from tapstack.tcp.segments import SACKED, SentSegment
@@ -46,6 +47,7 @@ class _Nowhere:
 def full_sender(cut: int) -> Sender:
     sender = Sender(START, _Nowhere())
     sender.congestion = sender.recovery = _Quiet()  # type: ignore[assignment]
+    sender.news = Acknowledged()
     sender.nodelay = True
     sender.mss, sender.segment_limit, sender.snd_wnd = cut, cut, LENGTH
     sender.write(bytes(i & 0xFF for i in range(LENGTH)))
