@@ -1,10 +1,11 @@
 """An hour of mixed traffic on a TAP, and whether anything grows: python -m tests.soak --seconds 3600, as root.
 
 A node on a TAP of a real kernel, whose link loses frames in both directions, works in rounds: short connections of kernel
-clients through SOCKS to a kernel server, and connections of kernel clients to published one-time addresses, each used once.
-After each round everything has to end; then what the node still holds is sampled: memory, file descriptors, addresses, multicast
-groups, armed timers, PCBs, tasks.  At the end the node's process is killed in the middle of a round, what it left is cleaned,
-and a second one does a few rounds in its place.
+clients through SOCKS to a kernel server, connections of kernel clients to published one-time addresses, each used once, and an
+unmodified program under `unimux run` that has long texts and datagrams sent back to it.  After each round everything has to end;
+then what the node still holds is sampled: memory, file descriptors, addresses, multicast groups, armed timers, PCBs, tasks.  At
+the end the node's process is killed in the middle of a round, what it left is cleaned, and a second one does a few rounds in its
+place.
 
 The verdict, by `judge`: from the first third of the rounds to the last, the greatest sample of each count may grow by no more
 than the slack of `SLACK`, and memory by no more than `MEMORY` bytes, whatever the length of the run.  Nothing of the killed
@@ -30,11 +31,14 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from random import SystemRandom
+from typing import Any
 
 from compat import kernel
+from compat.attachment import NodeSettings
 from compat.kernel.ledger import all_ledgers
 from compat.programs.errors import ProgramFailed
 from compat.publisher import Backend, Publisher, published
+from compat.run import RunSettings, run_here
 from compat.socks.command import serve_socks
 from scenarios.bench.rig import ADDRESS, KERNEL_END, ON_LINK, PORT, Rig, node_config, rig, rss
 from tapstack.link.impairment import ImpairedLink, Impairment
@@ -51,6 +55,36 @@ SLACK = {"files": 2, "addresses": 8, "groups": 8, "timers": 16, "pcbs": 2, "task
 LOSS = 0.005
 VISITS = 20
 REQUESTS = 60
+CALLS = 6
+FLOWS = 6
+PROGRAM = """
+import socket, sys
+host, stream, datagram, calls, flows = sys.argv[1], *map(int, sys.argv[2:])
+text = bytes(range(256)) * 1024
+for _ in range(calls):
+    with socket.create_connection((host, stream)) as sock:
+        back = b""
+        for at in range(0, len(text), 1 << 14):
+            sock.sendall(text[at : at + (1 << 14)])
+            while len(back) < at + (1 << 14):
+                piece = sock.recv(1 << 14)
+                assert piece, "the connection ended early"
+                back += piece
+        assert back == text, "the text came back changed"
+for number in range(flows):
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sock:
+        sock.settimeout(0.5)
+        for attempt in range(20):  # datagrams get lost
+            sock.sendto(b"%d" % number, (host, datagram))
+            try:
+                assert sock.recv(100) == b"%d" % number, "another flow's datagram"
+                break
+            except TimeoutError:
+                pass
+        else:
+            raise SystemExit("20 datagrams got no answer")
+"""
+"""What runs under `unimux run`: so many connections of 256 KiB each way, and so many flows of datagrams."""
 QUIET = 60.0
 """Seconds within which a round's connections have to be gone."""
 
@@ -105,18 +139,42 @@ async def _visits(net: Rig, publisher: Publisher) -> int:
         return int((await helper.line())["done"])
 
 
+class _Back(asyncio.DatagramProtocol):
+    """Sends back what it gets."""
+
+    def connection_made(self, transport: asyncio.DatagramTransport) -> None:  # type: ignore[override]
+        self._transport = transport
+
+    def datagram_received(self, data: bytes, sender: tuple[str | Any, int]) -> None:
+        self._transport.sendto(data, sender)
+
+
+async def _program(node: Node) -> int:
+    """Run `PROGRAM` as `unimux run` would; its exit status."""
+    argv = [sys.executable, "-I", "-S", "-c", PROGRAM, ADDRESS, *map(str, (PORT, PORT, CALLS, FLOWS))]
+    return await run_here(node, argv, NodeSettings(), RunSettings())
+
+
 async def _rounds(net: Rig, node: Node, proxy: int, publisher: Publisher, end: float) -> None:
+    with kernel.in_namespace(net.peer):
+        datagrams = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+    datagrams.bind((ADDRESS, PORT))
+    await asyncio.get_running_loop().create_datagram_endpoint(_Back, sock=datagrams)
     async with net.helper(net.peer, "echo", ADDRESS, PORT):
         number = 0
         while number < 8 or time.monotonic() < end:
             number += 1
             print(json.dumps({"begins": number}), flush=True)
-            asked, visited = await asyncio.gather(
+            asked, visited, status = await asyncio.gather(
                 net.ask(net.twin, "requests", ADDRESS, PORT, "--count", REQUESTS, "--parallel", 4, "--proxy", proxy),
                 _visits(net, publisher),
+                _program(node),
             )
-            if asked["failed"] or visited != VISITS:
-                raise ProgramFailed(f"round {number}: {asked['failed']} requests failed, {visited} of {VISITS} visits.")
+            if asked["failed"] or visited != VISITS or status:
+                raise ProgramFailed(
+                    f"round {number}: {asked['failed']} requests failed, {visited} of {VISITS} visits, "
+                    f"the program's status is {status}."
+                )
             await node.until(lambda: not len(node.stack.tcp.demux), QUIET)
             await node.until(lambda: node.pool.pending == 0, QUIET)
             print(json.dumps({"round": number, **sample(node)}), flush=True)
@@ -229,7 +287,7 @@ def main() -> int:
         print(
             f"{name:10} first {values[0]:>10}  least {min(values):>10}  most {max(values):>10}  last {values[-1]:>10}"
         )
-    print(f"{len(samples)} rounds, {len(samples) * (REQUESTS + VISITS)} connections, loss {LOSS:.1%} each way")
+    print(f"{len(samples)} rounds, {len(samples) * (REQUESTS + VISITS + CALLS)} connections, loss {LOSS:.1%} each way")
     for sentence in found:
         print(f"FAILED: {sentence}")
     print("flat and clean" if not found else "not flat, or not clean")
