@@ -465,11 +465,12 @@ class Node:
         """
         if isinstance(host, IPv6Address):
             return [host.packed]
+        deadline = self.now() + timeout
         try:
             return await self.resolver.resolve(host, timeout=timeout)
         except errors.NoIpv6Address as error:
             ipv4 = list(map(IPv4Address, error.ipv4))
-            prefix = await self._nat64_prefix(timeout) if ipv4 else None
+            prefix = await self._nat64_prefix(max(deadline - self.now(), 0.0)) if ipv4 else None
             behind = [] if prefix is None else [embed(prefix, each).packed for each in ipv4 if reaches(prefix, each)]
             if not behind:
                 raise

@@ -25,7 +25,7 @@ import dns.name
 
 from tapstack.types import address_text
 
-from .errors import NameNotResolved, NoIpv6Address
+from .errors import ConnectError, NameNotResolved, NoIpv6Address, UnimuxError
 from .lookup import Ask, Lookup, LookupCounters, NotAName, Outcome, host_name
 from .purpose import Purpose
 
@@ -195,7 +195,9 @@ class Resolver:
         try:
             async with asyncio.timeout(timeout):
                 outcome = await self._known(name)
-        except TimeoutError:
+        except TimeoutError as error:
+            if isinstance(error, UnimuxError):
+                raise
             remedy = "check that the node can reach its name server"
             raise NameNotResolved(host, f"no answer within {timeout:g} s", remedy) from None
         if not outcome.addresses:
@@ -260,7 +262,11 @@ class Resolver:
                     wire = await self._ask_over_stream(step)
                 else:
                     wire = await self._exchange.exchange(step.server, step.payload, step.timeout, purpose=_RESOLVING)
-            except OSError:  # a time-out and every way to fail to connect included
+            except ConnectError:
+                lookup.failed()
+            except UnimuxError:
+                raise  # nobody was asked: there is no address to ask from
+            except OSError:  # a time-out, an ICMPv6 error
                 lookup.failed()
             else:
                 lookup.received(wire)

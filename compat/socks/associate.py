@@ -145,7 +145,7 @@ class UdpAssociation(asyncio.DatagramProtocol):
                     session=self._session,
                     purpose=self._purpose,
                 )
-        except (UnimuxError, OSError):  # a time-out included
+        except (UnimuxError, OSError, ValueError):  # a time-out included, and a group, which is nobody's address
             self._counters.datagrams_dropped += len(destination.waiting)
             if self._destinations.get(key) is destination:
                 del self._destinations[key]

@@ -2,7 +2,7 @@
 
 RFC 1928 has eight codes for everything that can go wrong.  The choices: a time-out is `TTL expired` (0x06), the one
 code left that speaks of time, so that a client can tell it from `host unreachable`; a name without an address is `host
-unreachable`; no one-time address ready, or the front end full, is `general failure`.  A destination that exists
+unreachable`; no one-time address ready or set, or the front end full, is `general failure`.  A destination that exists
 only in IPv4 is `address type not supported` where the client named an IPv4 address and `host unreachable` where it named a
 host.  SOCKS4 knows one failure.  HTTP gets a status, the `Proxy-Status` of RFC 9209 and the sentence.
 """
@@ -16,6 +16,7 @@ from http import HTTPStatus
 
 from compat.socks.messages import AddressType, Dialect, Reply, Request, pack_reply
 from unimux import errors
+from unimux.das import AddressNotSet
 from unimux.poolstate import NoPrefix
 
 SOCKS4_GRANTED = 90
@@ -69,6 +70,7 @@ _CAUSES_BY_TYPE: tuple[tuple[type[BaseException], Cause], ...] = (
     (errors.NoIpv6Address, Cause.NO_IPV6),
     (errors.NameNotResolved, Cause.NAME),
     (errors.PoolExhausted, Cause.POOL),
+    (AddressNotSet, Cause.POOL),
     (NoPrefix, Cause.NETWORK_UNREACHABLE),
     (ConnectionRefusedError, Cause.REFUSED),
     (TimeoutError, Cause.TIMED_OUT),

@@ -102,7 +102,7 @@ class DatagramService(Protocol):
     ) -> Flow:
         """A flow to `host` and `port`; `receive` is called with each datagram that comes back.
 
-        Raises the errors of `unimux.errors`.
+        Raises the errors of `unimux.errors`, and ValueError for what is no unicast address.
         """
 
 

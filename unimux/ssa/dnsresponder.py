@@ -23,6 +23,7 @@ from __future__ import annotations
 import asyncio
 import math
 import struct
+import time
 from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -36,6 +37,7 @@ import dns.message
 import dns.name
 import dns.opcode
 import dns.rcode
+import dns.rdata
 import dns.rdataclass
 import dns.rdatatype
 import dns.rrset
@@ -177,7 +179,8 @@ class Responder:
             response = dns.message.make_response(query, our_payload=UDP_PAYLOAD)
             await self._fill(query, response, failure, source, stream)
             limit = 65535 if stream else max(512, min(query.payload or 512, UDP_PAYLOAD))
-            return response.to_wire(max_size=limit)
+            rendered = response.to_wire(max_size=limit)
+            return rendered if failure is None else self._with_tsig_error(rendered, query, failure)
         except dns.exception.TooBig:
             self.counters["too-big"] += 1
             return _header_only(wire, dns.flags.TC, dns.rcode.NOERROR)
@@ -187,22 +190,43 @@ class Responder:
 
     # -- queries -----------------------------------------------------------------------------------
 
-    def _parse(self, wire: bytes) -> tuple[dns.message.Message | None, str | None]:
-        """The query, None where it is not one; and why its signature counts for nothing."""
+    def _parse(self, wire: bytes) -> tuple[dns.message.Message | None, dns.rcode.Rcode | None]:
+        """The query, None where it is not one; and why its signature counts for nothing (RFC 8945 §5.2)."""
         try:
             return dns.message.from_wire(wire, keyring=self._keyring), None
-        except (dns.message.UnknownTSIGKey, dns.tsig.PeerError, dns.tsig.BadSignature, dns.tsig.BadTime) as error:
-            return dns.message.from_wire(wire, question_only=True), type(error).__name__
-        except (dns.tsig.BadKey, dns.tsig.BadAlgorithm) as error:
-            return dns.message.from_wire(wire, question_only=True), type(error).__name__
+        except (dns.message.UnknownTSIGKey, dns.tsig.BadKey, dns.tsig.BadAlgorithm):
+            failure = dns.rcode.BADKEY
+        except dns.tsig.BadTime:
+            failure = dns.rcode.BADTIME
+        except (dns.tsig.BadSignature, dns.tsig.PeerError):
+            failure = dns.rcode.BADSIG
         except (dns.exception.DNSException, ValueError, struct.error, IndexError):
             return None, None
+        return dns.message.from_wire(wire, keyring=False), failure
+
+    def _with_tsig_error(self, response: bytes, query: dns.message.Message, error: dns.rcode.Rcode) -> bytes:
+        """A response with the TSIG record that says why (RFC 8945 §5.2): unsigned, but where only the time is wrong.
+
+        There it is signed for the client's own time, so that the client can believe it, and tells it ours.
+        """
+        assert query.tsig is not None
+        owner, told = query.tsig.name, query.tsig[0].replace(mac=b"", error=error, other=b"")
+        if error == dns.rcode.BADTIME:
+            told = told.replace(other=int(time.time()).to_bytes(6, "big"))
+            sign: Callable[..., tuple[dns.rdata.Rdata, object]] = dns.tsig.sign
+            told, _ = sign(response, self._keyring[owner], told, query.tsig[0].time_signed, query.tsig[0].mac)
+        data = told.to_wire() or b""
+        additional = int.from_bytes(response[10:12], "big") + 1
+        record = (
+            (owner.to_wire() or b"") + struct.pack("!HHIH", dns.rdatatype.TSIG, dns.rdataclass.ANY, 0, len(data)) + data
+        )
+        return response[:10] + additional.to_bytes(2, "big") + response[12:] + record
 
     async def _fill(
         self,
         query: dns.message.Message,
         response: dns.message.Message,
-        failure: str | None,
+        failure: dns.rcode.Rcode | None,
         source: str,
         stream: bool,
     ) -> None:

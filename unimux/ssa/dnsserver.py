@@ -3,7 +3,7 @@
 A name server has to be found, so its address is an ordinary one that stays; the addresses that it hands out are not.
 
 Bounds: `MAX_PENDING` queries that wait for an address, beyond which datagrams are dropped; `MAX_STREAMS` TCP connections, each
-with `MAX_PER_STREAM` queries under way and `STREAM_IDLE` seconds of silence.
+with `MAX_PER_STREAM` queries under way, and `STREAM_IDLE` seconds of silence while none is.
 """
 
 from __future__ import annotations
@@ -53,7 +53,10 @@ async def hold_address(node: Node, wanted: IPv6Address, timeout: float = ADDRESS
         node.driver.kick()
     entry = found
     ended = (AddressState.DUPLICATED, AddressState.INVALID)
-    await node.until(lambda: entry.state is AddressState.PREFERRED or entry.state in ended, timeout)
+    try:
+        await node.until(lambda: entry.state is AddressState.PREFERRED or entry.state in ended, timeout)
+    except TimeoutError:
+        raise SetupError(f"{wanted} was not ready within {timeout:g} s: check that the node's link is up.") from None
     if entry.state in ended:
         raise SetupError(f"{wanted} belongs to another node on the link: choose another address.")
     return entry
@@ -175,7 +178,12 @@ class _Stream(asyncio.Protocol):
     def _rest(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = asyncio.get_running_loop().call_later(STREAM_IDLE, self.abort)
+        self._timer = asyncio.get_running_loop().call_later(STREAM_IDLE, self._rested)
+
+    def _rested(self) -> None:
+        """Silence is the client's only while no answer is owed to it (RFC 7766 §6.2.3)."""
+        if not self._under_way:
+            self.abort()
 
     def _next(self) -> None:
         """Take whole messages off the buffer, as many as may be under way; reading stops in between."""
@@ -204,6 +212,7 @@ class _Stream(asyncio.Protocol):
             return
         if response is not None:
             self._transport.write(len(response).to_bytes(2, "big") + response)
+        self._rest()
         self._next()
         self._maybe_close()
 

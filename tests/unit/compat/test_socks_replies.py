@@ -9,6 +9,7 @@ import pytest
 from compat.socks.messages import AddressType, Command, Dialect, Reply, Request
 from compat.socks.replies import ANSWERS, Cause, cause_of, failure, success
 from unimux import errors
+from unimux.das import AddressNotSet
 from unimux.poolstate import NoPrefix
 
 NAMED = {
@@ -25,6 +26,8 @@ ROWS = [
     (errors.ConnectTimeout("h", 1), Reply.TTL_EXPIRED, 504, "connection_timeout"),
     (errors.HopLimitExceeded("h", 1), Reply.TTL_EXPIRED, 502, "destination_ip_unroutable"),
     (errors.ConnectProhibited("h", 1), Reply.NOT_ALLOWED, 403, "destination_ip_prohibited"),
+    (AddressNotSet(1.0), Reply.GENERAL_FAILURE, 503, "connection_limit_reached"),
+    (errors.NodeStopped(), Reply.NETWORK_UNREACHABLE, 502, "destination_ip_unroutable"),
     (errors.PoolExhausted(1.0), Reply.GENERAL_FAILURE, 503, "connection_limit_reached"),
     (errors.NameNotResolved("h", "no such name"), Reply.HOST_UNREACHABLE, 502, "dns_error"),
     (errors.NoIpv6Address("h"), Reply.HOST_UNREACHABLE, 502, "destination_ip_unroutable"),

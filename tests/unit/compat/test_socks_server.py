@@ -392,7 +392,11 @@ async def test_udp_association_takes_a_port_only_with_the_clients_own_address() 
 @asynchronous
 async def test_udp_association_is_bounded() -> None:
     datagrams = EchoDatagrams(
-        gate=asyncio.Event(), failures={"bad.example": errors.NameNotResolved("bad.example", "x")}
+        gate=asyncio.Event(),
+        failures={
+            "bad.example": errors.NameNotResolved("bad.example", "x"),
+            "ff02::fb": ValueError("a peer is a unicast address"),
+        },
     )
     services = Services(dialler=LoopbackDialler(), datagrams=datagrams, limits=SocksLimits(udp_flows=3))
     assert datagrams.gate is not None
@@ -411,6 +415,9 @@ async def test_udp_association_is_bounded() -> None:
         assert [flow.closed for flow in datagrams.flows] == [True, True, False, False, False]
         udp.sendto(pack_datagram("bad.example", 1, b"x"))
         await end.until(lambda: services.counters.datagrams_dropped == 25, "no such name")
+        for n in range(20):
+            udp.sendto(pack_datagram("ff02::fb", 5353, b"who is there?"))
+            await end.until(lambda n=n: services.counters.datagrams_dropped == 26 + n, "to a group")  # type: ignore[misc]
         udp.close()
 
 

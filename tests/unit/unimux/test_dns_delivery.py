@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import hmac
+import struct
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from ipaddress import IPv6Address, IPv6Network
@@ -28,7 +31,7 @@ from unimux.errors import PoolExhausted, SetupError
 from unimux.node import Node
 from unimux.server import Server
 from unimux.ssa.dnsresponder import Asker, DnsPolicy, NameFor, Responder, networks
-from unimux.ssa.dnsserver import DnsServer, hold_address
+from unimux.ssa.dnsserver import STREAM_IDLE, DnsServer, hold_address
 
 NS = IPv6Address("2001:db8:1::53")
 KEY = b"0123456789abcdef0123456789abcdef"
@@ -74,8 +77,9 @@ class Stage:
                 await came.wait()
             datagram = flow.receive()
             assert datagram is not None
-            keys = {} if isinstance(query, bytes) else {"keyring": query.keyring, "request_mac": query.mac}
-            return dns.message.from_wire(datagram.data, **keys)
+            if isinstance(query, bytes):  # whose signature, if there is one, is not to be checked
+                return dns.message.from_wire(datagram.data, keyring=False)
+            return dns.message.from_wire(datagram.data, keyring=query.keyring, request_mac=query.mac)
         except TimeoutError:
             return None
         finally:
@@ -365,6 +369,61 @@ def test_tsig_keys_are_told_apart_and_wrong_ones_are_refused() -> None:
     run(scene, keys={"alice": KEY, "carol": KEY[::-1]}, require_key=True)
 
 
+def told(response: dns.message.Message) -> tuple[bytes, Any]:
+    """The owner of a response's TSIG record, as on the wire, and what it says."""
+    assert response.tsig is not None
+    (record,) = response.tsig
+    return response.tsig.name.to_wire() or b"", record
+
+
+def digest(secret: bytes, request_mac: bytes | None, response: dns.message.Message, wire: bytes) -> bytes:
+    """The MAC of a response as RFC 8945 §4.3 computes it, without dnspython's part in it."""
+    owner, record = told(response)
+    tail = len(owner) + 10 + len(record.to_wire() or b"")
+    message = struct.pack("!H", record.original_id) + wire[2:10] + bytes(2) + wire[12:-tail]
+    times = struct.pack("!HIH", record.time_signed >> 32, record.time_signed & 0xFFFFFFFF, record.fudge)
+    variables = owner.lower() + struct.pack("!HI", 255, 0) + record.algorithm.to_wire()
+    other = struct.pack("!HH", record.error, len(record.other)) + record.other
+    asked = b"" if request_mac is None else struct.pack("!H", len(request_mac)) + request_mac
+    return hmac.digest(secret, asked + message + variables + times + other, "sha256")
+
+
+@pytest.mark.proves("UM-SSA-3")
+def test_a_wrong_signature_is_answered_with_the_reason_why() -> None:
+    """RFC 8945 §5.2: BADKEY and BADSIG unsigned, BADTIME signed for the client's time and with ours in it."""
+
+    def signed(name: str, secret: bytes, when: float) -> tuple[dns.message.Message, bytes]:
+        query = aaaa()
+        key = dns.tsig.Key(name, secret, dns.tsig.HMAC_SHA256)
+        query.use_tsig({key.name: key}, key.name)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(time, "time", lambda: when)
+            return query, query.to_wire()
+
+    async def scene(s: Stage) -> None:
+        now = time.time()
+        for (query, asked), error in (
+            (signed("mallory", KEY, now), dns.rcode.BADKEY),
+            (signed("alice", KEY[::-1], now), dns.rcode.BADSIG),
+            (signed("alice", KEY, now - 4000), dns.rcode.BADTIME),
+        ):
+            wire = await s.server.responder.answer(asked, "2001:db8::1", stream=False)
+            assert wire is not None
+            response = dns.message.from_wire(wire, keyring=False)
+            assert response.rcode() == dns.rcode.NOTAUTH and response.id == query.id
+            _, record = told(response)
+            assert (record.error, record.original_id) == (error, query.id)
+            if error != dns.rcode.BADTIME:
+                assert (record.mac, record.other) == (b"", b"")
+                continue
+            assert record.time_signed == int(now - 4000)
+            assert abs(int.from_bytes(record.other, "big") - now) < 60
+            assert record.mac == digest(KEY, query.mac, response, wire)
+        assert not s.asked
+
+    run(scene, keys={"alice": KEY}, require_key=True)
+
+
 # -- what goes wrong ---------------------------------------------------------------------------------------
 
 
@@ -450,6 +509,14 @@ def test_a_silent_tcp_connection_ends_and_too_many_are_turned_away() -> None:
         assert 9 < s.alice.now() - began < 12
 
     run(scene)
+
+
+def test_a_tcp_connection_that_waits_for_its_answer_is_not_idle() -> None:
+    async def scene(s: Stage) -> None:
+        (answer,) = await s.tcp(aaaa())
+        only(answer)
+
+    run(scene, delay=2.5 * STREAM_IDLE)
 
 
 def test_an_address_of_another_prefix_or_of_somebody_else_cannot_be_the_servers() -> None:

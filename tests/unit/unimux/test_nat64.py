@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from ipaddress import IPv4Address, IPv6Address, IPv6Network
 from typing import Any
 
@@ -68,6 +69,32 @@ def test_without_a_gateway_and_behind_the_well_known_prefix() -> None:
             node = await net.node(nat64="64:ff9b::/96")
             with pytest.raises(errors.NoIpv6Address):
                 await node.resolve("10.0.0.1", timeout=5)
+
+    virtual(main())
+
+
+def test_looking_for_a_gateway_takes_no_time_of_its_own() -> None:
+    class Exchange:
+        async def exchange(self, server: bytes, payload: bytes, timeout: float, *, purpose: Purpose) -> bytes:
+            query = dns.message.from_wire(payload)
+            (question,) = query.question
+            if question.name.to_text() == "ipv4only.arpa.":
+                await asyncio.sleep(timeout)
+                raise TimeoutError
+            await asyncio.sleep(1.5)
+            response = dns.message.make_response(query)
+            if question.rdtype.name == "A":
+                response.answer = [dns.rrset.from_text(question.name, 60, "IN", "A", "198.51.100.7")]
+            return response.to_wire()
+
+    async def main() -> None:
+        async with lan() as net:
+            node = await net.node(name_servers=["2001:db8:1::53"])
+            node.resolver._exchange = Exchange()
+            began = node.now()
+            with pytest.raises(errors.NoIpv6Address):
+                await node.resolve("old.example", timeout=4)
+            assert node.now() - began == pytest.approx(4)
 
     virtual(main())
 

@@ -17,7 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tapstack.clock import run_virtual
-from unimux.errors import ConnectRefused, NameNotResolved, NoIpv6Address, PoolExhausted
+from unimux.das import AddressNotSet
+from unimux.errors import ConnectRefused, NameNotResolved, NodeStopped, NoIpv6Address, PoolExhausted
 from unimux.lookup import MAX_HOPS, MAX_TTL, UDP_PAYLOAD, Ask, Lookup, NotAName, Outcome, host_name
 from unimux.purpose import Purpose
 from unimux.resolver import Cache, Resolver, literal, parse_hosts
@@ -448,12 +449,17 @@ async def test_a_stream_that_closes_is_a_server_that_failed() -> None:
     assert [(server, way) for server, _, way in servers.asked] == [(S1, "udp"), (S1, "tcp"), (S2, "udp")]
 
 
-@virtual
-async def test_an_empty_pool_is_reported_as_that() -> None:
-    resolver, servers = make(lambda query, server: PoolExhausted(1.0))
-    with pytest.raises(PoolExhausted):
-        await resolver.resolve("www.example")
-    assert len(servers.asked) == 1
+@pytest.mark.parametrize(
+    "error", [PoolExhausted(1.0), AddressNotSet(1.0), NodeStopped()], ids=lambda e: type(e).__name__
+)
+def test_a_lack_of_addresses_to_ask_from_is_reported_as_that(error: Exception) -> None:
+    async def main() -> None:
+        resolver, servers = make(lambda query, server: error)
+        with pytest.raises(type(error)):
+            await resolver.resolve("www.example")
+        assert len(servers.asked) == 1
+
+    run_virtual(main())
 
 
 @virtual
