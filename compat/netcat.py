@@ -173,6 +173,8 @@ async def converse(
             report.sent += len(data)
             await writer.drain()
         writer.write_eof()
+        writer.transport.set_write_buffer_limits(high=0)
+        await writer.drain()  # until the peer has all of it: what a node that is closed still holds would be lost
 
     sending = asyncio.get_running_loop().create_task(out())
     try:

@@ -121,7 +121,10 @@ class SessionTransport(asyncio.Transport):
             return
         connection.write(data)
         self._driver.kick()
-        if connection.write_blocked and not self._writing_paused:
+        self._pause_if_blocked()
+
+    def _pause_if_blocked(self) -> None:
+        if self._connection.write_blocked and not self._writing_paused:
             self._writing_paused = True
             self.get_protocol().pause_writing()
 
@@ -150,8 +153,12 @@ class SessionTransport(asyncio.Transport):
             low = high // 4
         if not 0 <= low <= high:
             raise ValueError(f"the low-water mark ({low}) must lie between 0 and the high-water mark ({high})")
-        self._connection.high_water = high
-        self._connection.low_water = low
+        connection = self._connection
+        connection.high_water = high
+        connection.low_water = low
+        if not self._lost and connection.sender.buffered > high:  # as asyncio's own transports do
+            connection.write_blocked = True
+            self._pause_if_blocked()
 
     # -- from the stack --------------------------------------------------------------------------
 

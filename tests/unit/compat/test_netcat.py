@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from ipaddress import IPv6Address
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,13 @@ import pytest
 
 from compat.netcat import Interrupted, Standard, Target, converse
 from compat.publishsettings import PublishSettings
+from tapstack.tcp.options import SocketOptions
 from tests.unit.unimux.lan import lan
 from unimux.aio import open_connection, start_server
 from unimux.cli.exits import ExitCode
 from unimux.cli.main import run
 from unimux.errors import SetupError
+from unimux.node import CLOSE_TIMEOUT
 from unimux.ssa.token import TokenError
 
 
@@ -110,6 +113,41 @@ def test_a_peer_that_ends_its_stream_first_still_gets_ours(tmp_path: Path) -> No
     report, out = asyncio.run(talk(data, end_first, tmp_path, pipe=True, until=lambda: got))
     assert (out, got) == (b"that was all", [data])
     assert report.ended == "complete"
+
+
+def test_what_a_slow_peer_has_not_taken_yet_is_waited_for(tmp_path: Path) -> None:
+    """The peer has ended its stream and takes ours only later than a node waits when it is closed."""
+    data = os.urandom(SocketOptions().receive_buffer + 200_000)
+    got: list[bytes] = []
+    rested = asyncio.Event()
+
+    async def end_first_read_later(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write_eof()
+        await asyncio.sleep(CLOSE_TIMEOUT + 1)
+        with suppress(ConnectionError):
+            got.append(await reader.read())
+        writer.close()
+        rested.set()
+
+    async def main() -> Any:
+        async with lan(latency=0.0001) as net:
+            alice, bob = await net.node(), await net.node()
+            ssa = await start_server(bob, end_first_read_later, limit=1).issue()
+            reader, writer = await open_connection(alice, IPv6Address(ssa.address), None)
+            (tmp_path / "in").write_bytes(data)
+            source, sink = os.open(tmp_path / "in", os.O_RDONLY), os.open(os.devnull, os.O_WRONLY)
+            try:
+                report = await converse(reader, writer, Standard(source, sink), alice.now)
+                await alice.close()
+                await asyncio.wait_for(rested.wait(), 10)
+            finally:
+                os.close(source)
+                os.close(sink)
+            return report
+
+    report = asyncio.run(main())
+    assert got == [data]
+    assert (report.sent, report.ended) == (len(data), "complete")
 
 
 def test_a_reset_is_an_error_that_says_how_much_came(tmp_path: Path) -> None:
