@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -93,6 +95,7 @@ def test_the_page_can_be_typed_as_it_stands(tmp_path: Path) -> None:
             cwd=folder,
             env=environment,
             text=True,
+            start_new_session=True,
         )
     assert shell.stdin is not None
     try:
@@ -110,8 +113,9 @@ def test_the_page_can_be_typed_as_it_stands(tmp_path: Path) -> None:
         shell.stdin.close()
         assert shell.wait(PATIENCE) == 0
     finally:
-        shell.kill()
-        shell.wait()
+        with suppress(ProcessLookupError):  # what runs in the background, where the page was not typed to its end
+            os.killpg(shell.pid, signal.SIGTERM)
+        shell.wait(PATIENCE)
     addresses = list(known.values())
     assert len(set(addresses)) == len(addresses) > 5, "an address came twice"
 

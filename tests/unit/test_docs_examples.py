@@ -16,6 +16,7 @@ PAGES = {
     "address-generator.md": "readable.py",
     "congestion-controller.md": "scalable.py",
     "reading-the-report.md": None,
+    "writing-a-scenario.md": "paid_delay.py",
 }
 """Pages that can be followed without privileges, each with the file that it has the reader write, if any."""
 

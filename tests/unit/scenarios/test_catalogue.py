@@ -68,19 +68,6 @@ def test_the_documentation_has_every_scenario_with_its_answer() -> None:
     assert "failed" not in page.partition("## collision")[0].partition("scenario | answer")[2].replace("failed to", "")
 
 
-def test_the_example_of_the_documentation_runs(tmp_path: Path) -> None:
-    page = Path(__file__).parents[3] / "docs" / "writing-a-scenario.md"
-    example = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)
-    assert len(example) == 1
-    path = tmp_path / "paid_delay.py"
-    path.write_text(example[0], encoding="utf-8")
-    found = load(str(path))
-    folder = tmp_path / "out"
-    prepare(folder)
-    outcome = execute(found, Order(found.source, found.values({}, quick=True), 1, "sim", folder))
-    assert conclude(outcome).passed
-
-
 @pytest.mark.parametrize("seed", range(3))
 def test_theory_agrees_whatever_the_seed(seed: int) -> None:
     found = load("scan")
