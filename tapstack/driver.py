@@ -86,12 +86,15 @@ class Driver:
         """
         if self._telling or self._closed:
             return
-        self._send_all(self.now())
-        try:
-            if self._read_for(connection):
-                self.kick()
-        except LinkLost as error:
-            self._lose(error)
+        counters = self.stack.counters
+        for _ in range(ROUNDS):  # a neighbour that asks who we are, for one, is answered before the peer answers
+            sent = counters.frames_out
+            self._send_all(self.now())
+            if counters.frames_out == sent or not self._take_in_for(connection):
+                break
+            self.kick()
+            if connection.signals:
+                break
         bits, connection.signals = connection.signals, 0
         if bits and connection.owner is not None:
             connection.owner(bits)
@@ -164,16 +167,19 @@ class Driver:
             take(frame, now)
         return BATCH
 
-    def _read_for(self, connection: Connection) -> bool:
+    def _take_in_for(self, connection: Connection) -> bool:
         """Take in at most a batch of frames, no more once there is news of `connection`; whether there were any."""
         receive, take, now = self.link.receive, self.stack.input, self.now()
         taken = 0
-        while not (self._closed or connection.signals) and taken < BATCH:
-            frame = receive()
-            if frame is None:
-                break
-            taken += 1
-            take(frame, now)
+        try:
+            while not (self._closed or connection.signals) and taken < BATCH:
+                frame = receive()
+                if frame is None:
+                    break
+                taken += 1
+                take(frame, now)
+        except LinkLost as error:
+            self._lose(error)
         return taken > 0
 
     def _carrier(self, up: bool) -> None:

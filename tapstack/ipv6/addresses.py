@@ -57,6 +57,8 @@ _ONE_TIME = frozenset({AddressKind.RESERVED, AddressKind.EPHEMERAL, AddressKind.
 class Trigger(Enum):
     """What can move an address from one state to another."""
 
+    __hash__ = object.__hash__  # `Enum`'s is a function in Python, and each move looks one up
+
     ADD = auto()
     ADD_WITHOUT_DAD = auto()
     ADD_OPTIMISTIC = auto()

@@ -78,8 +78,7 @@ class Receiver:
             if len(view) < virtio.HEADER_LENGTH:
                 self._counters.drop(DropReason.LINK_MALFORMED)
                 return
-            header = virtio.VirtioHeader.parse(view)
-            trusted, gso_size = header.checksum_trusted, header.gso_size
+            trusted, gso_size = virtio.read(view)
             at = virtio.HEADER_LENGTH
         mac = self._interface.mac
         if mac is not None:

@@ -11,6 +11,7 @@ the stack takes them and calls `owner` (see `Stack.take_signals`).
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from ..events import ConnectionChanged
@@ -415,6 +416,7 @@ class Connection(Output):
         return self.sender.fin_sent and self.sender.snd_una == self.sender.snd_nxt
 
 
+@lru_cache(maxsize=64)
 def scale_for(capacity: int) -> int:
     """The window scale that lets `capacity` bytes be announced (RFC 7323 §2.3)."""
     scale = 0

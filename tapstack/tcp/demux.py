@@ -108,11 +108,20 @@ class Demux:
             self.pairs[key] = pcb
             return
         if others:
-            for other_key, other in others.items():
-                if _overlap(key, other_key):
-                    raise ConflictingSocket(repr(pcb), repr(other))
+            self._refuse_overlap(key, pcb, others)
         self._table(key)[key] = pcb
         self._by_pair.setdefault(pair, {})[key] = pcb
+
+    def _refuse_overlap(self, key: bytes, pcb: Pcb, others: dict[bytes, Pcb]) -> None:
+        """`ConflictingSocket` where one of the `others` of the pair could take packets of `key`, or the other way round."""
+        if len(key) == 36:  # thousands may stand between two addresses, so what could stand in its way is looked up
+            for rival in (key, key[:34], key[:32] + key[34:] + b"c"):
+                if rival in others:
+                    raise ConflictingSocket(repr(pcb), repr(others[rival]))
+            return
+        for other_key, other in others.items():
+            if _overlap(key, other_key):
+                raise ConflictingSocket(repr(pcb), repr(other))
 
     def replace(self, key: bytes, pcb: Pcb) -> None:
         """Put a TIME-WAIT record where its connection was."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
+from functools import lru_cache
 from typing import TYPE_CHECKING, Protocol
 
 from ..link.base import LinkProperties
@@ -32,6 +33,14 @@ _ipv6_tcp_timestamp = struct.Struct("!IHBB32sHHIIBBHHHIII")
 _ipv6_tcp = struct.Struct("!IHBB32sHHIIBBHHH")
 
 
+@lru_cache(maxsize=1024)
+def _virtio_header(start: int, tcp_length: int, gso_size: int) -> bytes:
+    """Has the link complete the checksum of a segment whose TCP header begins at `start`; gso_size: where to cut it, or 0."""
+    if gso_size:
+        return virtio.VirtioHeader(virtio.NEEDS_CSUM, virtio.GSO_TCPV6, start + tcp_length, gso_size, start, 16).pack()
+    return virtio.VirtioHeader(virtio.NEEDS_CSUM, virtio.GSO_NONE, 0, 0, start, 16).pack()
+
+
 class SegmentTransform(Protocol):
     """A hook between TCP and IPv6 output that may rewrite the packets of one address pair.
 
@@ -46,7 +55,6 @@ class Emitter:
     """Writes the segments of one connection.  first_word: version, traffic class without ECN, and flow label."""
 
     __slots__ = (
-        "_gso_headers",
         "_host",
         "_pair",
         "_pair_residue",
@@ -68,7 +76,6 @@ class Emitter:
         self._pair = local + remote
         self._pair_residue = checksum.pseudo_header(local, remote, 0, PROTOCOL)
         self.first_word = 6 << 28 | flow_label
-        self._gso_headers: tuple[int, bytes] | None = None
         self.transform: SegmentTransform | None = None
         self.hop_limit: int | None = None
 
@@ -236,19 +243,9 @@ class Emitter:
         return packed[:IPV6_HEADER_LENGTH] + bytes(tcp)
 
     def _virtio(self, header: bytes, length: int, mss: int) -> bytes:
-        """The virtio header of an offloaded frame; the last one is kept, since most frames of a bulk transfer share it."""
-        tcp_length = len(header) - IPV6_HEADER_LENGTH
-        variant = tcp_length << 16 | (mss if length > mss else 0)
-        cached = self._gso_headers
-        if cached is not None and cached[0] == variant:
-            return cached[1]
-        start = (14 if self._properties.mac is not None else 0) + IPV6_HEADER_LENGTH
-        if length > mss:
-            packed = virtio.VirtioHeader(virtio.NEEDS_CSUM, virtio.GSO_TCPV6, start + tcp_length, mss, start, 16).pack()
-        else:
-            packed = virtio.VirtioHeader(virtio.NEEDS_CSUM, virtio.GSO_NONE, 0, 0, start, 16).pack()
-        self._gso_headers = (variant, packed)
-        return packed
+        """The virtio header of an offloaded frame."""
+        start = 54 if self._properties.mac is not None else IPV6_HEADER_LENGTH
+        return _virtio_header(start, len(header) - IPV6_HEADER_LENGTH, mss if length > mss else 0)
 
     def _emit_cut(
         self,

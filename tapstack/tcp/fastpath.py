@@ -2,7 +2,8 @@
 
 A segment takes this path when the connection is ESTABLISHED (or only waits for the peer to finish), it is the
 next in order, carries nothing but ACK, PSH and FIN, has the usual timestamp layout or none, and needs nothing from
-loss recovery.  Everything else is left, untouched, to `arrives`.
+loss recovery.  Everything else is left, untouched, to `arrives`; a bare SYN-ACK that a connection waits for goes there
+directly, without the walk over IPv6 headers that it does not have.
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ from typing import TYPE_CHECKING
 
 from ..signals import Signal
 from ..wire import checksum
-from ..wire.tcp import ACK, FIN, FIXED, HEADER_LENGTH, PROTOCOL, PSH
+from ..wire.error import WireError
+from ..wire.tcp import ACK, FIN, FIXED, HEADER_LENGTH, PROTOCOL, PSH, SYN, TcpHeader
 from . import arrives
 from .buffers import grow_receive
 from .connection import Connection
+from .segment import Segment
 from .sequence import MASK, unwrap
 from .states import TcpState
 
@@ -36,7 +39,7 @@ def receive(connection: Connection, frame: Buffer, at: int, length: int, trusted
     trusted: the link vouches for the checksum.
     """
     if connection.state not in _ELIGIBLE or length < HEADER_LENGTH:
-        return False
+        return connection.state is TcpState.SYN_SENT and _syn_ack(connection, frame, at, length, trusted, now)
     receiver = connection.receiver
     sender = connection.sender
     tcp = at + _IPV6_HEADER_LENGTH
@@ -79,15 +82,38 @@ def receive(connection: Connection, frame: Buffer, at: int, length: int, trusted
             return False
     elif ack == sender.snd_una:
         return False  # a duplicate acknowledgement or a window update
-    end = tcp + length
-    view = memoryview(frame)
-    if not trusted:
-        residue = checksum.pseudo_header(
-            bytes(view[at + 8 : at + 24]), bytes(view[at + 24 : at + 40]), length, PROTOCOL
-        )
-        if (residue + checksum.residue(view[tcp:end])) % 65535:
-            return False
-    _take(connection, value, echo, ack, window, view[tcp + header : end] if size else None, flags & FIN, now)
+    view = memoryview(frame)[at : tcp + length]
+    if not (trusted or _intact(view, length)):
+        return False
+    text = view[_IPV6_HEADER_LENGTH + header :] if size else None
+    _take(connection, value, echo, ack, window, text, flags & FIN, now)
+    return True
+
+
+def _intact(view: memoryview, length: int) -> bool:
+    """Whether the checksum of the segment is right; `view` begins with the IPv6 header."""
+    residue = checksum.pseudo_header(bytes(view[8:24]), bytes(view[24:40]), length, PROTOCOL)
+    return (residue + checksum.residue(view[_IPV6_HEADER_LENGTH:])) % 65535 == 0
+
+
+def _syn_ack(connection: Connection, frame: Buffer, at: int, length: int, trusted: bool, now: float) -> bool:
+    """A SYN-ACK without text for a connection in SYN-SENT, from another node; the parameters are those of `receive`."""
+    tcp = at + _IPV6_HEADER_LENGTH
+    if (
+        length < HEADER_LENGTH
+        or frame[tcp + 13] != SYN | ACK
+        or frame[tcp + 12] >> 2 & ~3 != length
+        or connection.remote in connection.tcp.host.addresses
+    ):
+        return False
+    view = memoryview(frame)[at : tcp + length]
+    if not (trusted or _intact(view, length)):
+        return False
+    try:
+        header = TcpHeader.parse(view[_IPV6_HEADER_LENGTH:])
+    except WireError:
+        return False
+    arrives.syn_sent(connection, Segment(connection.remote, connection.local, header, b""), now)
     return True
 
 

@@ -29,6 +29,8 @@ class TcpState(StrEnum):
 class TcpTrigger(Enum):
     """What moves a connection or a listener."""
 
+    __hash__ = object.__hash__  # `Enum`'s is a function in Python, and each move looks one up
+
     ACTIVE_OPEN = auto()
     PASSIVE_OPEN = auto()
     LISTEN_UNBOUND = auto()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from tapstack.ipv6.addresses import AddressKind
@@ -220,6 +222,32 @@ def test_a_wrong_checksum_is_dropped_and_counted() -> None:
     pair.run(0.05)
     assert read_all(server) == b""
     assert pair.b.counters.drops["checksum"] == 1  # type: ignore[index]
+
+
+SYN_ACKS: dict[str, tuple[Callable[[bytes], bytes], str]] = {
+    "its checksum is wrong": (lambda packet: packet[:-1] + bytes([packet[-1] ^ 1]), "checksum"),
+    "an option runs out of its header": (
+        lambda packet: wire.fixed(packet[:60] + b"\x08\xff" + packet[62:]),
+        "tcp-malformed",
+    ),
+}
+
+
+@pytest.mark.proves("MUST-3", "ST-TCP-1")
+@pytest.mark.parametrize("fault", SYN_ACKS)
+def test_a_syn_ack_that_is_not_sound_establishes_nothing(fault: str) -> None:
+    pair = Pair()
+    change, reason = SYN_ACKS[fault]
+    options = SocketOptions()
+    pair.b.tcp.listen(options, pair.now).arm(pair.b.entry(pair.now), pair.now)
+    pair.meddle = lambda end, packet: [change(packet) if end is pair.b else packet]
+    client = pair.a.tcp.connect(pair.a.entry(pair.now), pair.b.address, 80, pair.now, options)
+    pair.run(0.1)
+    assert client.state.value == "SYN-SENT"
+    assert pair.a.counters.drops[reason] == 1  # type: ignore[index]
+    pair.meddle = lambda end, packet: [packet]
+    pair.run(3)
+    assert client.state.value == "ESTABLISHED"
 
 
 @pytest.mark.proves("UM-PORT-12", "MUST-10")

@@ -137,3 +137,46 @@ def test_aware_listeners_share_an_address_by_their_ports_and_every_address_by_na
         ConflictingSocket, match=r"of anywhere 1 Aware port 90 conflicts with .* of anywhere 0 Aware port 90"
     ):
         wild[1].listen_on_ordinary()
+
+
+def test_a_pcb_is_refused_exactly_where_a_packet_could_match_it_and_another() -> None:
+    """All pairs of keys between two addresses, of every mode and side, with ports of two values."""
+    local, remote, far = bytes(16), bytes(15) + b"\x01", bytes(15) + b"\x02"
+    ends = [Pcb(local, where, mine, theirs) for where in (remote, far) for mine in (1, 2) for theirs in (1, 2)]
+    keyed = [
+        (key_for(mode, pcb, calling=calling), pcb) for mode in PortMode for calling in (True, False) for pcb in ends
+    ]
+    packets = [(pcb.remote + pcb.local, bytes([0, pcb.remote_port]), bytes([0, pcb.local_port])) for pcb in ends]
+
+    def takes(key: bytes, pcb: Pcb) -> set[int]:
+        demux = Demux()
+        demux.add(key, pcb)  # type: ignore[arg-type]
+        return {number for number, packet in enumerate(packets) if demux.find(*packet) is not None}
+
+    refused = 0
+    for key, pcb in keyed:
+        for other_key, other in keyed:
+            demux = Demux()
+            demux.add(key, pcb)  # type: ignore[arg-type]
+            if takes(key, pcb) & takes(other_key, other):
+                refused += 1
+                with pytest.raises(ConflictingSocket):
+                    demux.add(other_key, other)  # type: ignore[arg-type]
+            else:
+                demux.add(other_key, other)  # type: ignore[arg-type]
+                demux.check()
+    assert 0 < refused < len(keyed) ** 2
+
+
+def test_a_place_among_ten_thousand_of_one_pair_is_found_without_a_walk() -> None:
+    """In Aware mode thousands of connections, and what is left of them, may stand between two addresses."""
+    demux = Demux()
+    local, remote = bytes(16), bytes(15) + b"\x01"
+    for port in range(10_000):
+        pcb = Pcb(local, remote, port, 80)
+        demux.add(key_for(PortMode.AWARE, pcb, calling=True), pcb)  # type: ignore[arg-type]
+    Counting.looked = 0
+    demux._by_pair[remote + local] = Counting(demux._by_pair[remote + local])
+    pcb = Pcb(local, remote, 10_000, 80)
+    demux.add(key_for(PortMode.AWARE, pcb, calling=True), pcb)  # type: ignore[arg-type]
+    assert Counting.looked <= 4
