@@ -8,13 +8,12 @@ stream that fills the window.  Every frame that reaches a node's stack counts.  
 from __future__ import annotations
 
 import asyncio
-import gc
 import time
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack, suppress
 from typing import TypeAlias
 
-from tapstack.clock import run_virtual
+from tapstack.clock import run_virtual, settled
 from tapstack.ipv6.addresses import AddressKind, Trigger
 from tapstack.ipv6.config import HostConfig
 from tapstack.link.memory import MemorySwitch
@@ -60,12 +59,12 @@ async def _simulate(count: int, chunks: int, speak: Program) -> tuple[int, float
             _configure(nodes[index], nodes[index + 1], index)
         await asyncio.sleep(10)  # pools are filled
         before = sum(node.stack.counters.frames_in for node in nodes)
-        gc.collect()
-        began = time.perf_counter()
-        async with asyncio.TaskGroup() as group:
-            for index in range(0, len(nodes) - 1, 2):
-                group.create_task(speak(nodes[index], _address(index), chunks))
-        took = time.perf_counter() - began
+        with settled():
+            began = time.perf_counter()
+            async with asyncio.TaskGroup() as group:
+                for index in range(0, len(nodes) - 1, 2):
+                    group.create_task(speak(nodes[index], _address(index), chunks))
+            took = time.perf_counter() - began
         packets = sum(node.stack.counters.frames_in for node in nodes) - before
     return packets, took
 
