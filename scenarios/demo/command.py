@@ -24,7 +24,8 @@ def demo(
         Path | None, typer.Option(help="Folder for captures, events and report.", show_default="out/demo-TIME")
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(help="Seed of everything random in the story.", show_default="none")
+        int | None,
+        typer.Option(help="Seed of the story; with --memory of its addresses, too.", show_default="none"),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one object for programs, nothing else.")] = False,
 ) -> None:

@@ -26,6 +26,7 @@ from unimux.aio import open_connection
 from unimux.events import EventFile
 from unimux.node import Node, NodeConfig
 from unimux.poolstate import PoolConfig
+from unimux.state import MemoryState
 
 from .outcome import Outcome, Say, Watch
 from .peer import SimulatedPeer
@@ -122,7 +123,8 @@ class Story:
     async def _node(self, name: str, lan: MemorySwitch, where: str) -> AsyncIterator[Node]:
         mac = self._mac()
         config = NodeConfig(pool=PoolConfig(low=8, high=24), socket=OPTIONS)
-        node = Node(lan.connect(mac), config, seed=self.random.randbytes(32))
+        state = MemoryState(Random(self.random.random()).randbytes)
+        node = Node(lan.connect(mac), config, state=state, seed=self.random.randbytes(32))
         self.nodes.append(
             UnifiedNode(name, where, (mac.hex(":"),), (PREFIXES[where],), (PREFIXES[where].replace("/64", "1"),))
         )

@@ -15,6 +15,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 PAGES = {
     "address-generator.md": "readable.py",
     "congestion-controller.md": "scalable.py",
+    "demo.md": None,
     "reading-the-report.md": None,
     "writing-a-scenario.md": "paid_delay.py",
 }
@@ -46,7 +47,7 @@ def typed(command: str, folder: Path) -> list[str]:
 
 def timeless(line: str) -> str:
     """A line without what differs from machine to machine: how long the run took."""
-    return re.sub(r" in \d+\.\d s\.", " in … s.", line).rstrip()
+    return re.sub(r" in \d+(\.\d)? s\.", " in … s.", line).rstrip()
 
 
 def missing(shown: list[str], printed: list[str]) -> list[str]:
