@@ -13,7 +13,19 @@ import typer
 
 from compat.attachment import NodeSettings, complain
 from compat.publisher import SCHEMES, Backend, Publisher, published
-from compat.publishsettings import LifetimeOption, PublishSettings, SessionsOption
+from compat.publishsettings import (
+    ClientOption,
+    CountOption,
+    DnsAddressOption,
+    DnsOption,
+    LifetimeOption,
+    ProxyProtocolOption,
+    PublishSettings,
+    SchemeOption,
+    SecretClientOption,
+    SecretFileOption,
+    SessionsOption,
+)
 from compat.up import BridgeOption, EventsOption, NetnsOption, PrefixOption, StateOption, node_settings, run_node
 from tapstack.tcp.options import PortMode
 from unimux.cli.settings import Configuration
@@ -96,61 +108,58 @@ def _windows(
     return made
 
 
-def _dns(node: Node, publisher: Publisher, settings: PublishSettings) -> DnsServer:
-    policy = settings.dns_policy()
-    waiting: list[ServiceAddress] = []
+class _Minter:
+    """Issues the SSAs that are asked for by DNS, `dns_outstanding` of them at a time that wait for their clients."""
 
-    async def mint(asker: Asker) -> IPv6Address:
-        waiting[:] = [ssa for ssa in waiting if publisher.is_armed(ssa)]
-        if len(waiting) >= settings.dns_outstanding:
-            raise Outstanding(f"{len(waiting)} addresses wait for their clients: ask later.")
-        ssa = await publisher.issue(client=asker.client, lifetime=settings.dns_lifetime, front_end="dns", who=asker.key)
-        waiting.append(ssa)
+    def __init__(self, publisher: Publisher, settings: PublishSettings) -> None:
+        self._publisher = publisher
+        self._settings = settings
+        self._waiting: list[ServiceAddress] = []
+        self._under_way = 0
+
+    async def mint(self, asker: Asker) -> IPv6Address:
+        """An SSA for who asks; raises `Outstanding`, and what `Publisher.issue` raises."""
+        self._waiting = [ssa for ssa in self._waiting if self._publisher.is_armed(ssa)]
+        outstanding = len(self._waiting) + self._under_way
+        if outstanding >= self._settings.dns_outstanding:
+            raise Outstanding(f"{outstanding} addresses wait for their clients: ask later.")
+        self._under_way += 1
+        try:
+            ssa = await self._publisher.issue(
+                client=asker.client, lifetime=self._settings.dns_lifetime, front_end="dns", who=asker.key
+            )
+        finally:
+            self._under_way -= 1
+        self._waiting.append(ssa)
         return ssa.address
 
-    def free(address: IPv6Address) -> bool:
-        return any(ssa.address == address and publisher.is_free(ssa) for ssa in waiting)
+    def free(self, address: IPv6Address) -> bool:
+        """Whether a new client could still connect to an SSA that was minted."""
+        return any(ssa.address == address and self._publisher.is_free(ssa) for ssa in self._waiting)
 
+
+def _dns(node: Node, publisher: Publisher, settings: PublishSettings) -> DnsServer:
     try:
         where = IPv6Address(str(settings.dns_address))
     except ValueError:
         raise SetupError(f"--dns-address: {settings.dns_address!r} is no IPv6 address.") from None
-    return DnsServer(node, Responder(policy, mint, node.now, free), where)
+    minter = _Minter(publisher, settings)
+    return DnsServer(node, Responder(settings.dns_policy(), minter.mint, node.now, minter.free), where)
 
 
 def publish(
     service: Annotated[str, typer.Argument(help="Name of the service, for `unimux ssa new` and for shared secrets.")],
     to: Annotated[str, typer.Option("--to", metavar="HOST:PORT", help="Where the unmodified server listens.")],
-    count: Annotated[
-        int | None, typer.Option(help="Addresses to keep armed and print.", show_default="1, or 0 with DNS or a secret")
-    ] = None,
+    count: CountOption = None,
     sessions: SessionsOption = None,
-    client: Annotated[
-        str | None, typer.Option(help="Address or prefix of the only clients.", show_default="anybody")
-    ] = None,
+    client: ClientOption = None,
     lifetime: LifetimeOption = None,
-    scheme: Annotated[
-        str | None, typer.Option(help="Scheme of the URLs; `token` prints tokens.", show_default="from the port")
-    ] = None,
-    proxy_protocol: Annotated[
-        bool | None,
-        typer.Option(
-            "--proxy-protocol", help="Tell the server who its client is (PROXY protocol v2).", show_default=False
-        ),
-    ] = None,
-    secret_file: Annotated[
-        str | None, typer.Option(help="Secret shared with the clients; see `unimux ssa keygen`.", show_default=False)
-    ] = None,
-    secret_client: Annotated[
-        list[str] | None,
-        typer.Option(help="Name of a client that shares it; may be given several times.", show_default="client"),
-    ] = None,
-    dns: Annotated[
-        str | None, typer.Option(metavar="ZONE", help="Answer for this name with addresses.", show_default=False)
-    ] = None,
-    dns_address: Annotated[
-        str | None, typer.Option(metavar="ADDRESS", help="The node's address that answers.", show_default=False)
-    ] = None,
+    scheme: SchemeOption = None,
+    proxy_protocol: ProxyProtocolOption = None,
+    secret_file: SecretFileOption = None,
+    secret_client: SecretClientOption = None,
+    dns: DnsOption = None,
+    dns_address: DnsAddressOption = None,
     bridge: BridgeOption = None,
     prefix: PrefixOption = None,
     netns: NetnsOption = None,
@@ -177,18 +186,27 @@ def publish(
     settings = Configuration.here().table("publish", PublishSettings, flags).value
     attachment = node_settings(bridge=bridge, prefix=prefix, netns=netns, state=state, events=events)
     backend = Backend.parse(to)
-    named = settings.scheme or SCHEMES.get(backend.port)
     if settings.dns is not None:
         settings.dns_policy()  # what is wrong with it is told before anything is set up
     check_name(service)
+    _publish(service, backend, settings, attachment, _json_teller if json else _people_teller)
 
-    def tell(event: str, facts: Mapping[str, Any], text: str | None) -> None:
-        if json:
-            typer.echo(json_format.dumps({"event": event, **facts}))
-        elif event == "issued":
-            typer.echo(text)
-        elif text is not None:
-            typer.echo(f"unimux: {text}", err=True)
+
+def _json_teller(event: str, facts: Mapping[str, Any], text: str | None) -> None:
+    typer.echo(json_format.dumps({"event": event, **facts}))
+
+
+def _people_teller(event: str, facts: Mapping[str, Any], text: str | None) -> None:
+    """Addresses go to standard output, what is said about them to standard error."""
+    if event == "issued":
+        typer.echo(text)
+    elif text is not None:
+        typer.echo(f"unimux: {text}", err=True)
+
+
+def _publish(service: str, backend: Backend, settings: PublishSettings, attachment: NodeSettings, tell: Tell) -> None:
+    """Attach a node and publish, until stopped."""
+    scheme = settings.scheme or SCHEMES.get(backend.port)
 
     async def work(node: Node) -> None:
         async with published(
@@ -196,7 +214,7 @@ def publish(
             service,
             backend,
             limits=settings.limits(),
-            scheme=None if named == "token" else named,
+            scheme=None if scheme == "token" else scheme,
             proxy_protocol=settings.proxy_protocol,
             sessions=settings.sessions,
             client=settings.client,

@@ -156,6 +156,7 @@ class Publisher:
         self._dials: set[asyncio.Task[None]] = set()
         self._empty = asyncio.Event()
         self._empty.set()
+        self._retired = False
 
     # -- SSAs --------------------------------------------------------------------------------------
 
@@ -320,8 +321,14 @@ class Publisher:
         if not self._relays:
             self._empty.set()
 
+    @property
+    def over(self) -> bool:
+        """Whether it listens no more and its last session has ended."""
+        return self._retired and not self._relays
+
     def retire(self) -> None:
         """Stop listening; sessions go on.  Harmless when called again."""
+        self._retired = True
         for server in self._servers.values():
             server.close()
 

@@ -21,6 +21,32 @@ LifetimeOption = Annotated[
     float | None,
     typer.Option(help="Seconds an address waits for its client.", show_default=f"{DEFAULT_LIFETIME:.0f}"),
 ]
+CountOption = Annotated[
+    int | None, typer.Option(help="Addresses to keep armed and print.", show_default="1, or 0 with DNS or a secret")
+]
+ClientOption = Annotated[
+    str | None, typer.Option(help="Address or prefix of the only clients.", show_default="anybody")
+]
+SchemeOption = Annotated[
+    str | None, typer.Option(help="Scheme of the URLs; `token` prints tokens.", show_default="from the port")
+]
+ProxyProtocolOption = Annotated[
+    bool | None,
+    typer.Option("--proxy-protocol", help="Tell the server who its client is (PROXY protocol v2).", show_default=False),
+]
+SecretFileOption = Annotated[
+    str | None, typer.Option(help="Secret shared with the clients; see `unimux ssa keygen`.", show_default=False)
+]
+SecretClientOption = Annotated[
+    list[str] | None,
+    typer.Option(help="Name of a client that shares it; may be given several times.", show_default="client"),
+]
+DnsOption = Annotated[
+    str | None, typer.Option(metavar="ZONE", help="Answer for this name with addresses.", show_default=False)
+]
+DnsAddressOption = Annotated[
+    str | None, typer.Option(metavar="ADDRESS", help="The node's address that answers.", show_default=False)
+]
 
 
 class PublishSettings(msgspec.Struct, frozen=True, kw_only=True):

@@ -61,7 +61,7 @@ class _Call:
         """Its SYN came again: the program still waits."""
         self.gap = max(FIRST_GAP, now - self.seen)
         self.seen = now
-        if self.scope is not None:
+        if self.scope is not None and not self.scope.expired():  # else it comes in the moment in which we give up
             self.scope.reschedule(now + self.patience)
 
     @property
@@ -223,7 +223,11 @@ class _Door:
 
     def _on_signals(self, bits: int) -> None:
         while (connection := self.listener.accept()) is not None:
-            relay, timer = self._expected.pop((connection.remote, connection.remote_port))
+            expected = self._expected.pop((connection.remote, connection.remote_port), None)
+            if expected is None:  # its handshake was late, and the door still open for another one
+                connection.abort(self._calls.driver.now(), "nobody expects it any more")
+                continue
+            relay, timer = expected
             timer.cancel()
             SessionTransport(self._calls.driver, connection).start(relay.near)
         if not self._expected:

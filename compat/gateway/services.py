@@ -67,6 +67,7 @@ class Services:
 
     async def _serve(self, port: int) -> None:
         """One service, until it is cancelled."""
+        self._publishers = [each for each in self._publishers if not each.over]
         publisher = Publisher(
             self._gateway.node,
             f"{self._program}-{port}",

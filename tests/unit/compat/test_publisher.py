@@ -14,7 +14,9 @@ from typing import Any
 import pytest
 
 from compat.proxyprotocol import SIGNATURE
+from compat.publish import Outstanding, _Minter
 from compat.publisher import Backend, Publisher, PublishLimits, published
+from compat.publishsettings import PublishSettings
 from compat.relay import EndReason
 from tapstack.ipv6.addresses import AddressKind
 from tests.unit.unimux.lan import lan, virtual
@@ -23,6 +25,7 @@ from unimux.control import ask_service, control_server, service_socket
 from unimux.errors import ConnectTimeout, PoolExhausted, SetupError
 from unimux.node import Node
 from unimux.poolstate import PoolConfig, WhenEmpty
+from unimux.ssa.dnsresponder import Asker
 from unimux.ssa.token import Token
 from unimux.sticky import Hold
 
@@ -266,6 +269,26 @@ def test_a_backend_that_nobody_can_be_called_is_a_sentence() -> None:
         ]
 
     asyncio.run(main())
+
+
+@pytest.mark.proves("UM-SSA-3")
+def test_so_many_addresses_asked_for_by_dns_wait_for_their_clients_and_no_more() -> None:
+    """Also when they are asked for in one moment, in which none is ready."""
+
+    async def main() -> None:
+        async with lan() as net:
+            bob = await net.node(pool=PoolConfig(low=0, high=8, limit=8))
+            publisher = Publisher(bob, "shop", Backend("127.0.0.1", 9))
+            minter = _Minter(publisher, PublishSettings(dns="shop.example", dns_outstanding=2, dns_lifetime=60))
+            asker = Asker("2001:db8::53", None, None, "shop.example.", None)
+            answers = await asyncio.gather(*(minter.mint(asker) for _ in range(6)), return_exceptions=True)
+            assert [type(each) for each in answers] == [IPv6Address] * 2 + [Outstanding] * 4
+            assert len(publisher.armed()) == 2
+            await asyncio.sleep(61)
+            assert isinstance(await minter.mint(asker), IPv6Address), "those have expired"
+            await publisher.close()
+
+    virtual(main())
 
 
 def test_the_url_for_people_and_the_token_for_programs() -> None:
