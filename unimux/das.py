@@ -241,7 +241,7 @@ class DasRequired(Policy):
         """Set the address of a need.  `verdict(None, now)` when it was set, or why it was refused; the need stays open then.
 
         Raises `AddressRefused` at once for what can be seen at once: no such need, an address of no prefix of this node, one
-        that is or was in use, one that is reserved.
+        that is or was in use, one that is reserved; `StateError` when the claim cannot be made durable.
         """
         need = self.needs.get(number)
         if need is None:
@@ -374,7 +374,7 @@ class AgentCaller:
 
         try:
             self._policy.supply(need.number, address, self._now(), judged)
-        except AddressRefused as refusal:
+        except UnimuxError as refusal:  # or the claim could not be made durable
             return refusal
         self._kick()
         try:

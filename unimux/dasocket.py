@@ -34,6 +34,7 @@ from tapstack.types import address_text
 
 from .adoption import AddressRefused
 from .das import AddressNotSet, AddressWanted, DasRequired, Need
+from .errors import UnimuxError
 from .localsocket import LocalServer, Message, Peer
 from .poolstate import PoolChanged
 
@@ -166,6 +167,8 @@ class AgentSocket:
             self.das.supply(answer.set, address, now, verdict)
         except AddressRefused as refusal:
             self._refused(agent, answer.set, answer.address, refusal.reason)
+        except UnimuxError as error:  # the node cannot keep account of it, and so has no use for any
+            self.das.give_up(answer.set, error, now)
 
     def _refused(self, agent: Peer, number: int, address: str, reason: str) -> None:
         need = self.das.needs.get(number)

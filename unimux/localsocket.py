@@ -11,6 +11,7 @@ import asyncio
 import errno
 import os
 import socket
+import stat
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import suppress
@@ -30,9 +31,22 @@ Message = dict[str, Any]
 
 
 def runtime_folder() -> Path:
-    """Where this user's sockets are: below /run for root, else where the system keeps a user's own."""
-    runtime = "/run" if os.geteuid() == 0 else os.environ.get("XDG_RUNTIME_DIR") or f"/tmp/unimux-{os.geteuid()}"
-    return Path(runtime) / "unimux"
+    """Where this user's sockets are: below /run for root, else where the system keeps a user's own.
+
+    Where it keeps none they are below /tmp; raises `SetupError` where somebody else has made that folder.
+    """
+    if os.geteuid() == 0:
+        return Path("/run/unimux")
+    if runtime := os.environ.get("XDG_RUNTIME_DIR"):
+        return Path(runtime) / "unimux"
+    own = Path(f"/tmp/unimux-{os.geteuid()}")
+    with suppress(FileNotFoundError):
+        found = own.lstat()
+        if found.st_uid != os.geteuid() or not stat.S_ISDIR(found.st_mode) or found.st_mode & 0o022:
+            raise SetupError(
+                f"{own} was made by somebody else: remove it, or name a folder of your own in XDG_RUNTIME_DIR."
+            )
+    return own / "unimux"
 
 
 class LocalError(SetupError):
@@ -170,13 +184,14 @@ def _alive(path: Path) -> str | None:
             trial.connect(str(path))
         except OSError:
             return None
-        return f" (process {_peer_process(trial)})"
+        return f" (process {_peer(trial)[0]})"
 
 
-def _peer_process(connected: socket.socket) -> int:
+def _peer(connected: socket.socket) -> tuple[int, int]:
+    """The process at the other end, and its user (unix(7), SO_PEERCRED)."""
     size = struct.calcsize("3i")
-    process: int = struct.unpack("3i", connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))[0]
-    return process
+    process, user, _ = struct.unpack("3i", connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))
+    return process, user
 
 
 def ask_local(path: Path, message: Mapping[str, Any], timeout: float, absent: str) -> Message:
@@ -188,6 +203,8 @@ def ask_local(path: Path, message: Mapping[str, Any], timeout: float, absent: st
         connected.settimeout(timeout)
         try:
             connected.connect(str(path))
+            if _peer(connected)[1] not in (0, os.geteuid()):
+                raise LocalError(f"The process behind {path} is another user's: do not use what it says.")
             connected.sendall(msgspec.json.encode(message) + b"\n")
             with connected.makefile("rb") as answers:
                 line = answers.readline(MAX_LINE)

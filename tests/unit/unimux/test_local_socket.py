@@ -1,0 +1,131 @@
+"""Local sockets and the agents behind them: whose they are, and what a node does that cannot keep account of an address."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+import threading
+from pathlib import Path
+
+import pytest
+
+from tests.unit.unimux.lan import lan, virtual
+from unimux.das import AgentCaller, DasRequired
+from unimux.dasocket import AgentSocket
+from unimux.errors import SetupError
+from unimux.localsocket import LocalError, ask_local, runtime_folder
+from unimux.node import Node
+from unimux.state import StateError
+
+STRANGER = 3_999_998
+
+
+@pytest.fixture
+def nobody(monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An ordinary user without a folder of the session's; the folder that is used in its place."""
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    user = STRANGER + 1
+    monkeypatch.setattr(os, "geteuid", lambda: user)
+    return Path(f"/tmp/unimux-{user}")
+
+
+def test_a_folder_that_somebody_else_has_made_is_not_used(nobody: Path, tmp_path: Path) -> None:
+    assert runtime_folder() == nobody / "unimux"
+    try:
+        nobody.mkdir(0o700)
+        with pytest.raises(SetupError, match="made by somebody else"):
+            runtime_folder()
+        if os.getuid() == 0:  # who can make a folder in that user's name
+            os.chown(nobody, STRANGER + 1, -1)
+            assert runtime_folder() == nobody / "unimux"
+            nobody.chmod(0o777)
+            with pytest.raises(SetupError, match="made by somebody else"):
+                runtime_folder()
+    finally:
+        nobody.rmdir()
+    try:
+        nobody.symlink_to(tmp_path)
+        with pytest.raises(SetupError, match="made by somebody else"):
+            runtime_folder()
+    finally:
+        nobody.unlink()
+
+
+def test_what_another_user_answers_is_not_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "service.sock"
+    heard: list[bytes] = []
+
+    def serve(listening: socket.socket) -> None:
+        for _ in range(2):
+            connected, _ = listening.accept()
+            with connected:
+                heard.append(connected.recv(100))
+                if heard[-1]:
+                    connected.sendall(b'{"issued": "2001:db8::bad"}\n')
+
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listening:
+        listening.bind(str(path))
+        listening.listen()
+        serving = threading.Thread(target=serve, args=(listening,))
+        serving.start()
+        assert ask_local(path, {"new": 1}, 5.0, "nobody")["issued"]
+        with monkeypatch.context() as patch:
+            patch.setattr("unimux.localsocket._peer", lambda connected: (1, STRANGER))
+            with pytest.raises(LocalError, match="another user's"):
+                ask_local(path, {"new": 1}, 5.0, "nobody")
+        serving.join(5)
+    assert heard[1] == b"", "nor told anything"
+
+
+class FullDisk:
+    """Lets a node's claims fail."""
+
+    def __init__(self, node: Node) -> None:
+        def claim(address: bytes) -> None:
+            raise StateError("the state cannot be written: No space left on device")
+
+        node.source.state.claim = claim  # type: ignore[method-assign]
+
+
+@pytest.mark.proves("UM-DAS-3")
+def test_an_address_that_cannot_be_accounted_for_is_an_error_at_once() -> None:
+    async def main() -> None:
+        async with lan() as net:
+            node = await net.node()
+            FullDisk(node)
+            das = DasRequired(node.pool, node.events)
+
+            async def agent(want: object) -> str:
+                return "2001:db8:1::77"
+
+            das.on_need = AgentCaller(das, agent, node.now, node.driver.kick)
+            with pytest.raises(StateError, match="No space left"):
+                await node.create_connection(asyncio.Protocol, "2001:db8:1::5", 80, timeout=20, das=das)
+            assert node.now() < 15
+
+    virtual(main())
+
+
+@pytest.mark.proves("UM-DAS-3")
+def test_an_agent_at_the_socket_stays_connected_though_the_disk_is_full(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with lan(latency=0.0001) as net:
+            node = await net.node()
+            FullDisk(node)
+            async with AgentSocket(node, tmp_path / "agent.sock"):
+                reader, writer = await asyncio.open_unix_connection(tmp_path / "agent.sock")
+                assert "prefixes" in json.loads(await reader.readline())
+                asking = asyncio.ensure_future(
+                    node.create_connection(asyncio.Protocol, "2001:db8:1::5", 80, timeout=20)
+                )
+                wanted = json.loads(await reader.readline())["wanted"]
+                writer.write(json.dumps({"set": wanted, "address": "2001:db8:1::77"}).encode() + b"\n")
+                with pytest.raises(StateError, match="No space left"):
+                    async with asyncio.timeout(10):
+                        await asking
+                assert json.loads(await reader.readline())["closed"] == wanted
+                writer.close()
+
+    asyncio.run(main())
