@@ -134,7 +134,7 @@ async def _visits(net: Rig, publisher: Publisher) -> int:
     issued = [await publisher.issue(sessions=1) for _ in range(VISITS)]
     async with net.helper(net.peer, "visit", ADDRESS, PORT) as helper:
         for each in issued:
-            helper.tell(f"{each.address}\n")
+            helper.tell(each.address.packed)
         helper.finish()
         return int((await helper.line())["done"])
 

@@ -47,6 +47,14 @@ class Byte(asyncio.Protocol):
             self.done.set_result(self._came)
 
 
+class Whole(Byte):
+    """As `Byte`, but the connection is over on both sides when `done` says so."""
+
+    def data_received(self, data: bytes) -> None:
+        self._came = True
+        self._transport.write_eof()
+
+
 @dataclass(slots=True)
 class Series:
     """What became of a number of connections; times in seconds."""
@@ -71,20 +79,29 @@ class Series:
 
 
 async def connections(
-    node: Node, count: int, parallel: int, *, wait: bool = False, until_failure: bool = False, port: int = PORT
+    node: Node,
+    count: int,
+    parallel: int,
+    *,
+    wait: bool = False,
+    until_failure: bool = False,
+    to_the_end: bool = False,
+    port: int = PORT,
 ) -> Series:
     """Make `count` connections with the kernel's echo program, `parallel` at a time; `seconds` ends with the last good one.
 
     wait: until the last TIME-WAIT is over, so that `cpu` covers every release.  until_failure: stop at the first that fails.
+    to_the_end: each is over on both sides before the next begins.
     """
     series = Series()
     numbers = iter(range(count))
+    factory = Whole if to_the_end else Byte
 
     async def worker() -> None:
         for number in numbers:
             began = time.perf_counter()
             try:
-                _, protocol = await node.create_connection(Byte, ADDRESS, port, timeout=5.0)
+                _, protocol = await node.create_connection(factory, ADDRESS, port, timeout=5.0)
                 series.connect.append(time.perf_counter() - began)
                 assert isinstance(protocol, Byte)
                 came = await protocol.done
@@ -115,10 +132,11 @@ async def released(node: Node) -> None:
         await asyncio.sleep(0.05)
 
 
-async def kernels(net: Rig, count: int, parallel: int) -> dict[str, object]:
+async def kernels(net: Rig, count: int, parallel: int, *, to_the_end: bool = False) -> dict[str, object]:
     """The same between the two kernels."""
+    more = ["--to-the-end"] if to_the_end else []
     async with net.helper(net.peer, "echo", VETH_ADDRESS, PORT):
-        return await net.ask(net.twin, "requests", VETH_ADDRESS, PORT, "--count", count, "--parallel", parallel)
+        return await net.ask(net.twin, "requests", VETH_ADDRESS, PORT, "--count", count, "--parallel", parallel, *more)
 
 
 def _rate(facts: dict[str, object]) -> float:
@@ -269,14 +287,15 @@ async def _services(setting: Setting, net: Rig) -> list[Figure]:
 
 async def visits(net: Rig, node: Node, count: int, parallel: int) -> tuple[float, float]:
     """Issue `count` SSAs to a kernel client, `parallel` at a time; when the first was issued and the last connection over."""
-    async with net.helper(net.peer, "visit", ADDRESS, node.config.socket.reduced_port) as visitor:
+    port = node.config.socket.reduced_port
+    async with net.helper(net.peer, "visit", ADDRESS, port, "--parallel", parallel) as visitor:
         free = asyncio.Semaphore(parallel)
         server = node.listen(lambda: Answer(free.release))
         began = time.monotonic()
         for _ in range(count):
             await free.acquire()
             ssa = await server.issue()
-            visitor.tell(f"{ssa}\n")
+            visitor.tell(ssa.address.packed)
         for _ in range(parallel):
             await asyncio.wait_for(free.acquire(), WAIT)
         ended = time.monotonic()
@@ -311,12 +330,12 @@ async def _latencies(setting: Setting, net: Rig) -> list[Figure]:
         ):
             if name == "pool hit":
                 await node.until(lambda: node.pool.ready >= count, WAIT + count * 0.01)
-            series = await connections(node, count, 1)
+            series = await connections(node, count, 1, to_the_end=True)
         times[name].append(series.connect)
         return percentile(series.connect, 0.5)
 
     async def kernel_() -> float:
-        facts = await kernels(net, count, 1)
+        facts = await kernels(net, count, 1, to_the_end=True)
         connect = facts["times"]
         assert isinstance(connect, list)
         times["kernel"].append(connect)

@@ -5,7 +5,7 @@
     python -I -S peer.py echo HOST PORT            sends back what it gets
     python -I -S peer.py requests HOST PORT …      makes connections: one byte each way, close
     python -I -S peer.py send | receive | rtt …    one long connection
-    python -I -S peer.py visit HOST PORT           connects once to each address of its standard input
+    python -I -S peer.py visit HOST PORT …         connects once to each address of its standard input
     python -I -S peer.py besiege HOST PORT …       holds --count connections to the --proxy in the way of --kind, until
                                                    its standard input ends
 
@@ -19,6 +19,7 @@ import argparse
 import json
 import os
 import resource
+import select
 import selectors
 import socket
 import sys
@@ -162,15 +163,16 @@ def _exactly(sock: socket.socket, count: int) -> bytes:
     return data
 
 
-def requests(dial: Dialler, count: int, parallel: int) -> None:
+def requests(dial: Dialler, count: int, parallel: int, to_the_end: bool) -> None:
     """`count` connections, one byte each way; tells how long all took, and the times to connect.
 
+    to_the_end: each is over on both sides before the next begins.
     Those at the same time are made by processes, as many clients are, since threads of one would wait for each other.
     """
     began = time.monotonic()
     shares = [count // parallel + (number < count % parallel) for number in range(parallel)]
-    pipes = [_in_child(dial, share) for share in shares[1:]]
-    outcomes = [_requests(dial, shares[0])]
+    pipes = [_in_child(dial, share, to_the_end) for share in shares[1:]]
+    outcomes = [_requests(dial, shares[0], to_the_end)]
     for pipe in pipes:
         with os.fdopen(pipe, "rb") as file:
             outcomes.append(json.loads(file.read()))
@@ -180,19 +182,19 @@ def requests(dial: Dialler, count: int, parallel: int) -> None:
     say(done=len(times) - len(why), failed=len(why), why=why[:1], seconds=seconds, times=times)
 
 
-def _in_child(dial: Dialler, count: int) -> int:
+def _in_child(dial: Dialler, count: int, to_the_end: bool) -> int:
     reading, writing = os.pipe()
     if os.fork():
         os.close(writing)
         return reading
     try:
         with os.fdopen(writing, "w") as file:
-            json.dump(_requests(dial, count), file)
+            json.dump(_requests(dial, count, to_the_end), file)
     finally:
         os._exit(0)
 
 
-def _requests(dial: Dialler, count: int) -> dict[str, list[Any]]:
+def _requests(dial: Dialler, count: int, to_the_end: bool) -> dict[str, list[Any]]:
     times: list[float] = []
     failures: list[str] = []
     for _ in range(count):
@@ -202,6 +204,9 @@ def _requests(dial: Dialler, count: int) -> dict[str, list[Any]]:
                 times.append(time.perf_counter() - began)
                 sock.sendall(b"x")
                 _exactly(sock, 1)
+                if to_the_end:
+                    sock.shutdown(socket.SHUT_WR)
+                    sock.recv(1)
         except OSError as error:
             failures.append(str(error))
     return {"times": times, "why": failures}
@@ -220,43 +225,71 @@ def rtt(dial: Dialler, count: int) -> None:
     say(done=count, times=sorted(times))
 
 
-def visit(port: int) -> None:
-    """Connect once to each address of standard input, one byte each way, close."""
-    chooser = selectors.EpollSelector()
-    chooser.register(0, selectors.EVENT_READ)
+def visit(port: int, parallel: int) -> None:
+    """Connect once to each address (16 bytes) of standard input, one byte each way, close; `parallel` are told at a time.
+
+    It must not be the client that is measured: one that is told one address at a time blocks, which takes the fewest calls
+    and wake-ups; one that is told several serves all that have news with one.
+    """
     say(ready=True)
+    done, failed = _visit_each(port) if parallel == 1 else _visit_all(port)
+    say(done=done, failed=failed)
+
+
+def _visit_each(port: int) -> tuple[int, int]:
+    done = failed = 0
+    while packed := os.read(0, 16):
+        try:
+            with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as sock:
+                sock.connect((socket.inet_ntop(socket.AF_INET6, packed), port))
+                sock.send(b"x")
+                answered = sock.recv(16)
+        except OSError:
+            answered = b""
+        if answered:
+            done += 1
+        else:
+            failed += 1
+    return done, failed
+
+
+def _visit_all(port: int) -> tuple[int, int]:
+    chooser = select.epoll()
+    chooser.register(0, select.EPOLLIN)
     pending, done, failed = b"", 0, 0
-    open_ = 0
+    open_: dict[int, socket.socket] = {}
     ended = False
-    while not (ended and not open_):
-        for key, events in chooser.select():
-            if key.fd == 0:
+    while not ended or open_:
+        for number, events in chooser.poll():
+            if number == 0:
                 data = os.read(0, 65536)
-                pending += data
                 if not data:
                     ended = True
                     chooser.unregister(0)
-                *lines, pending = pending.split(b"\n")
-                for line in lines:
-                    open_ += 1
-                    _begin_visit(line.decode(), port, chooser)
+                pending += data
+                while len(pending) >= 16:
+                    packed, pending = pending[:16], pending[16:]
+                    sock = socket.socket(socket.AF_INET6, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+                    sock.connect_ex((socket.inet_ntop(socket.AF_INET6, packed), port))
+                    chooser.register(sock, select.EPOLLOUT)
+                    open_[sock.fileno()] = sock
                 continue
-            sock: socket.socket = key.fileobj  # type: ignore[assignment]
+            sock = open_[number]
             try:
-                if events & selectors.EVENT_WRITE:
+                if events & select.EPOLLOUT:
                     sock.send(b"x")
-                    chooser.modify(sock, selectors.EVENT_READ)
+                    chooser.modify(sock, select.EPOLLIN)
                     continue
-                if sock.recv(16):
-                    done += 1
-                else:
-                    failed += 1
+                answered = sock.recv(16)
             except OSError:
+                answered = b""
+            if answered:
+                done += 1
+            else:
                 failed += 1
-            chooser.unregister(sock)
+            del open_[number]
             sock.close()
-            open_ -= 1
-    say(done=done, failed=failed)
+    return done, failed
 
 
 HALF_REQUESTS = (b"", b"\5", b"\5\1", b"\5\1\0\5\1\0\4", b"CONNECT host", b"\4\1\0", b"\x16\3\1\2\0", b"\xff" * 4096)
@@ -282,13 +315,6 @@ def besiege(dial: Dialler, count: int, kind: str) -> None:
         pass
 
 
-def _begin_visit(host: str, port: int, chooser: selectors.BaseSelector) -> None:
-    sock = socket.socket(socket.AF_INET6, socket.SOCK_STREAM)
-    sock.setblocking(False)
-    sock.connect_ex((host, port))
-    chooser.register(sock, selectors.EVENT_WRITE)
-
-
 def _allow_files() -> None:
     """As many descriptors as this process may have."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
@@ -304,6 +330,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--seconds", type=float, default=1.0)
     parser.add_argument("--count", type=int, default=1)
     parser.add_argument("--parallel", type=int, default=1)
+    parser.add_argument("--to-the-end", action="store_true")
     parser.add_argument("--proxy", type=int)
     parser.add_argument("--kind", choices=("half", "idle", "deaf"), default="idle")
     given = parser.parse_args(arguments)
@@ -318,7 +345,7 @@ def main(arguments: list[str]) -> None:
         case "echo":
             echo(listener(host, port))
         case "requests":
-            requests(dial, given.count, given.parallel)
+            requests(dial, given.count, given.parallel, given.to_the_end)
         case "rtt":
             rtt(dial, given.count)
         case "send":
@@ -326,7 +353,7 @@ def main(arguments: list[str]) -> None:
         case "receive":
             drain(dial())
         case "visit":
-            visit(port)
+            visit(port, given.parallel)
         case "besiege":
             besiege(dial, given.count, given.kind)
         case other:

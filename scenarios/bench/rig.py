@@ -78,10 +78,10 @@ class Helper:
         del self._said[: end + 1]
         return line
 
-    def tell(self, text: str) -> None:
+    def tell(self, data: bytes) -> None:
         """Write to its standard input."""
         assert self.process.stdin is not None
-        self.process.stdin.write(text.encode())
+        self.process.stdin.write(data)
 
     def finish(self) -> None:
         """End its standard input."""

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 from tapstack.events import EventStream
 from tapstack.ipv6.addresses import AddressEntry, AddressKind, AddressTable
+from tapstack.types import address_text
 
 from ..das import Pending, Policy, Want
 from ..errors import UnimuxError
@@ -71,7 +72,7 @@ class ServiceAddress:
     service: str | None = None
 
     def __str__(self) -> str:
-        return str(self.address)
+        return address_text(self.address.packed)
 
     def text(self, now: float) -> str:
         """One line for people: where, for what, for whom, for how long."""
@@ -168,7 +169,9 @@ class Issuer:
         """
         only = client_network(client)
         check_terms(sessions, lifetime, lease)
-        purpose = replace(self.purpose, front_end=front_end or self.purpose.front_end, who=who or self.purpose.who)
+        purpose = self.purpose
+        if front_end or who:
+            purpose = replace(purpose, front_end=front_end or purpose.front_end, who=who or purpose.who)
 
         def arm(entry: AddressEntry, at: float) -> ServiceAddress:
             tell_purpose(self._events, at, entry.address, purpose)
