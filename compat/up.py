@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from tapstack.events import Event
 from unimux.cli.settings import Configuration
 from unimux.node import Node
 
@@ -66,11 +67,22 @@ def up(
     """Run a node on a TAP until stopped; print what its addresses do."""
     settings = node_settings(bridge=bridge, prefix=prefix, netns=netns, state=state, events=events)
 
-    async def show(node: Node) -> None:
-        unwatch = node.watch(lambda event: typer.echo(f"{event.time:12.3f}  {event.text()}"))
-        try:
-            await asyncio.Event().wait()
-        finally:
-            unwatch()
+    run_node(settings, lambda node: tell_events(node, typer.echo))
 
-    run_node(settings, show)
+
+async def tell_events(node: Node, say: Callable[[str], None]) -> None:
+    """Say what happens to a node, until cancelled; raises the OSError by which `say` tells that nobody reads any more."""
+    unread: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def seen(event: Event) -> None:
+        if not unread.done():
+            try:
+                say(f"{event.time:12.3f}  {event.text()}")
+            except OSError as error:
+                unread.set_exception(error)
+
+    unwatch = node.watch(seen)
+    try:
+        await unread
+    finally:
+        unwatch()
