@@ -8,6 +8,8 @@ work, load of the link, addresses shown to the world, and how long each can be r
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Annotated
 
 from scenarios.engine import (
@@ -61,14 +63,12 @@ async def legacy_baseline(
     frames = {"link": 0, "data": 0}
     fetches -= fetches % together
     await run.observe(client_lan, lambda when, frame: _count(frame, frames))
-    stock = PoolConfig(low=pool, high=pool)
-    rows, took = [], {}
+    did: dict[Addressing, _Did] = {}
     for kind in Addressing:
-        own_pool = stock if kind is Addressing.ONE_TIME else None
+        own_pool = PoolConfig(low=pool, high=pool) if kind is Addressing.ONE_TIME else None
         client = await run.node(kind.value.replace("-", ""), client_lan, addressing=kind, pool=own_pool, ready=together)
-        await exchange(
-            *await open_connection(client, server.address, 80), b"first"
-        )  # routers and hosts find each other
+        streams = await open_connection(client, server.address, 80)
+        await exchange(*streams, b"first")  # routers and hosts find each other
         await asyncio.sleep(5)
         log.clear()
         frames.update(link=0, data=0)
@@ -78,44 +78,54 @@ async def legacy_baseline(
         )
         work = run.now() - began
         await released(client)
-        run.measure("all the work", work, "s", of=kind.value)
-        run.measure("link messages per fetch", frames["link"] / fetches, of=kind.value)
-        run.measure("addresses shown", len(set(log)), of=kind.value)
-        took[kind.value] = run.metrics.samples("fetch", kind.value)
-        setup = Summary.of(run.metrics.samples("setup", kind.value))
-        reach = "for its session" if kind.one_time else "always" if kind is Addressing.FIXED else "for a day or a week"
-        rows.append(
-            (
-                kind.value,
-                seconds(setup.mean),
-                seconds(work),
-                f"{frames['link'] / fetches:.1f}",
-                str(len(set(log))),
-                reach,
-            )
-        )
-        expected = fetches if kind.one_time else 1
-        run.require(
-            f"{kind.value}: {expected} addresses for {fetches} fetches",
-            len(set(log)) == expected,
-            "UM-DAS-4",
-            because=f"{len(set(log))} seen",
-        )
-    means = {kind: Summary.of(samples).mean for kind, samples in took.items()}
+        did[kind] = _Did(work, frames["link"] / fetches, len(set(log)))
+        _measure(run, kind, did[kind], fetches)
+    means = {kind: Summary.of(run.metrics.samples("fetch", kind.value)).mean for kind in Addressing}
     if run.backend == "sim":  # in real time a busy machine slows any of them
         run.require(
             "One-time addresses slow no fetch by more than a quarter",
-            max(means["one-time"], means["dedicated"]) <= 1.25 * means["fixed"],
-            because=", ".join(f"{kind} {seconds(mean)}" for kind, mean in means.items()),
+            max(means[Addressing.ONE_TIME], means[Addressing.DEDICATED]) <= 1.25 * means[Addressing.FIXED],
+            because=", ".join(f"{kind.value} {seconds(mean)}" for kind, mean in means.items()),
         )
     busy = "the answer of a kernel, or of a busy machine, to a segment that came late"
     run.witness(connections=2 * fetches, explanations=run.explain("reset|RST|D-SACK|retransmi", busy))
-    load = {kind.value: run.metrics.means()[f"link messages per fetch: {kind.value}"] for kind in Addressing}
-    run.answer(
-        f"A fetch takes {seconds(means['one-time'])} from one-time addresses and {seconds(means['fixed'])} from a fixed one; the "
-        f"link carries {load['one-time']:.1f} ND and MLD messages for each instead of {load['fixed']:.2f} "
-        f"({load['dedicated']:.2f} on a prefix of the node's own), and what the server saw leads nowhere afterwards."
+    _show(run, did, means)
+
+
+@dataclass(frozen=True)
+class _Did:
+    """What the work took with one kind of addresses: seconds, ND and MLD messages per fetch, addresses shown to the server."""
+
+    work: float
+    messages: float
+    shown: int
+
+
+def _measure(run: Run, kind: Addressing, did: _Did, fetches: int) -> None:
+    run.measure("all the work", did.work, "s", of=kind.value)
+    run.measure("link messages per fetch", did.messages, of=kind.value)
+    run.measure("addresses shown", did.shown, of=kind.value)
+    expected = fetches if kind.one_time else 1
+    run.require(
+        f"{kind.value}: {expected} addresses for {fetches} fetches",
+        did.shown == expected,
+        "UM-DAS-4",
+        because=f"{did.shown} seen",
     )
+
+
+def _show(run: Run, did: Mapping[Addressing, _Did], means: Mapping[Addressing, float]) -> None:
+    run.answer(
+        f"A fetch takes {seconds(means[Addressing.ONE_TIME])} from one-time addresses and {seconds(means[Addressing.FIXED])} "
+        f"from a fixed one; the link carries {did[Addressing.ONE_TIME].messages:.1f} ND and MLD messages for each instead of "
+        f"{did[Addressing.FIXED].messages:.2f} ({did[Addressing.DEDICATED].messages:.2f} on a prefix of the node's own), and "
+        "what the server saw leads nowhere afterwards."
+    )
+    rows = []
+    for kind, of in did.items():
+        setup = Summary.of(run.metrics.samples("setup", kind.value))
+        reach = "for its session" if kind.one_time else "always" if kind is Addressing.FIXED else "for a day or a week"
+        rows.append((kind.value, seconds(setup.mean), seconds(of.work), f"{of.messages:.1f}", str(of.shown), reach))
     columns = (
         "addresses",
         "connect(), mean",
@@ -125,12 +135,13 @@ async def legacy_baseline(
         "reachable by them",
     )
     run.show(Table(title="Side by side", columns=columns, rows=rows))
+    took = {kind.value: run.metrics.samples("fetch", kind.value) for kind in did}
     run.show(Ecdf(title="Time for one fetch", x="seconds", series=took))
     run.show(
         Bars(
             title="What a fetch costs the link",
-            categories=list(load),
-            series={"": list(load.values())},
+            categories=[kind.value for kind in did],
+            series={"": [of.messages for of in did.values()]},
             y="ND and MLD messages",
         )
     )

@@ -12,11 +12,13 @@ import asyncio
 import math
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 from ipaddress import IPv6Address
 from typing import Annotated
 
 from scenarios.engine import Addressing, Bars, Matrix, Parameter, Run, Table, echo, exchange, scenario, wilson
 from unimux.aio import open_connection
+from unimux.node import Node
 
 
 @scenario(
@@ -42,10 +44,8 @@ async def linkability(
         await echo(reader, writer)
 
     await server.serve(80, serve)
-    rows, accuracy, counted = [], {}, {}
-    matrices: dict[Addressing, list[list[float]]] = {}
+    seen: dict[Addressing, _Seen] = {}
     for kind in Addressing:
-        owners: list[int] = []
         made = [
             await run.node(
                 f"{kind.value.replace('-', '')}{i}", client_lan, addressing=kind, temporary_lifetime=lifetime, ready=1
@@ -53,79 +53,107 @@ async def linkability(
             for i in range(nodes)
         ]
         log.clear()
-        order = list(range(nodes)) + run.random.sample(
-            [i for i in range(nodes) for _ in range(sessions - 1)], nodes * (sessions - 1)
-        )
-        for owner in order:
-            streams = await open_connection(made[owner], server.address, 80)
-            run.require_quietly(await exchange(*streams, b"GET /"), "Every session is served")
-            owners.append(owner)
-            await asyncio.sleep(run.random.expovariate(1 / gap))
-        guesses = _guess(run, log, owners, nodes)
-        right = sum(guess == owner for guess, owner in guesses)
-        share, (low, high) = right / len(guesses), wilson(right, len(guesses))
-        counted[kind] = right, len(guesses)
-        entropy = _entropy_left(log, owners, nodes)
-        accuracy[kind] = share, low, high
-        run.measure("guessed right", share, of=kind.value)
-        run.measure("bits left", entropy, "bit", of=kind.value)
-        cells = Counter(guesses)
-        matrices[kind] = [[float(cells[guess, owner]) for guess in range(nodes)] for owner in range(nodes)]
-        rows.append((kind.value, str(len(set(log))), f"{share:.0%}", f"{entropy:.2f} of {math.log2(nodes):.2f}"))
-    by_chance = 1 / nodes
-    run.expect_share("right guesses, one-time addresses on a shared prefix", *counted[Addressing.ONE_TIME], by_chance)
-    run.require("A fixed address gives its node away", accuracy[Addressing.FIXED][0] == 1)
-    run.require(
-        "A prefix of its own gives its node away as well",
-        accuracy[Addressing.DEDICATED][0] == 1,
-        "UM-NODE-5",
-        because="one-time addresses do not help where the prefix is the node",
-    )
+        owners = await _visit(run, made, server.address, sessions, gap)
+        seen[kind] = _Seen(_guess(run, log, owners, nodes), len(set(log)), _entropy_left(log, owners, nodes))
+        run.measure("guessed right", seen[kind].share, of=kind.value)
+        run.measure("bits left", seen[kind].entropy, "bit", of=kind.value)
+    _judge(run, seen, nodes)
     run.witness(
         connections=2 * nodes * sessions,
         explanations=run.explain(
             "reset", "a kernel that has closed already answers a repeated acknowledgment of its FIN"
         ),
     )
+    _show(run, seen, nodes)
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What the observer made of one kind: (guess, truth) by session, addresses seen, and the bits left to guess."""
+
+    guesses: list[tuple[int, int]]
+    addresses: int
+    entropy: float
+
+    @property
+    def right(self) -> int:
+        """Guesses that were right."""
+        return sum(guess == owner for guess, owner in self.guesses)
+
+    @property
+    def share(self) -> float:
+        """The share of them."""
+        return self.right / len(self.guesses)
+
+
+async def _visit(run: Run, made: list[Node], where: str, sessions: int, gap: float) -> list[int]:
+    """The sessions of all nodes in random order, the first of each before all others; whose each one was."""
+    nodes = len(made)
+    order = list(range(nodes)) + run.random.sample(
+        [i for i in range(nodes) for _ in range(sessions - 1)], nodes * (sessions - 1)
+    )
+    for owner in order:
+        streams = await open_connection(made[owner], where, 80)
+        run.require_quietly(await exchange(*streams, b"GET /"), "Every session is served")
+        await asyncio.sleep(run.random.expovariate(1 / gap))
+    return order
+
+
+def _judge(run: Run, seen: Mapping[Addressing, _Seen], nodes: int) -> None:
+    one_time = seen[Addressing.ONE_TIME]
+    run.expect_share(
+        "right guesses, one-time addresses on a shared prefix", one_time.right, len(one_time.guesses), 1 / nodes
+    )
+    run.require("A fixed address gives its node away", seen[Addressing.FIXED].share == 1)
+    run.require(
+        "A prefix of its own gives its node away as well",
+        seen[Addressing.DEDICATED].share == 1,
+        "UM-NODE-5",
+        because="one-time addresses do not help where the prefix is the node",
+    )
+
+
+def _show(run: Run, seen: Mapping[Addressing, _Seen], nodes: int) -> None:
     run.show(
         Table(
             title="What the observer gets right",
             columns=("addresses", "seen", "guessed right", "bits left to guess"),
-            rows=rows,
+            rows=[
+                (kind.value, str(of.addresses), f"{of.share:.0%}", f"{of.entropy:.2f} of {math.log2(nodes):.2f}")
+                for kind, of in seen.items()
+            ],
         )
     )
     run.show(
         Bars(
             title="Share of sessions that the observer gave to the right node",
-            categories=[kind.value for kind in Addressing],
-            series={"": list(accuracy.values())},
-            theory={"by chance": [by_chance] * len(Addressing)},
+            categories=[kind.value for kind in seen],
+            series={"": [(of.share, *wilson(of.right, len(of.guesses))) for of in seen.values()]},
+            theory={"by chance": [1 / nodes] * len(seen)},
             y="share",
             caption="On a prefix of its own a node is its prefix: such prefixes buy speed and a quiet link, not privacy.",
         )
     )
+    told = {kind: f"{of.share:.0%}" for kind, of in seen.items()}
     run.answer(
-        f"Of {nodes} nodes an observer names the right one for {_percent(accuracy, Addressing.FIXED)} of sessions from fixed, "
-        f"{_percent(accuracy, Addressing.TEMPORARY)} from temporary, {_percent(accuracy, Addressing.ONE_TIME)} from one-time "
-        f"addresses on a shared prefix (chance: {by_chance:.0%}), and {_percent(accuracy, Addressing.DEDICATED)} where the "
+        f"Of {nodes} nodes an observer names the right one for {told[Addressing.FIXED]} of sessions from fixed, "
+        f"{told[Addressing.TEMPORARY]} from temporary, {told[Addressing.ONE_TIME]} from one-time "
+        f"addresses on a shared prefix (chance: {1 / nodes:.0%}), and {told[Addressing.DEDICATED]} where the "
         "prefix is the node's own: there one-time addresses do not help."
     )
-    for kind in Addressing:
-        names = [str(i + 1) for i in range(nodes)]
+    names = [str(i + 1) for i in range(nodes)]
+    for kind, of in seen.items():
+        cells = Counter(of.guesses)
         run.show(
             Matrix(
                 title=f"Guesses with {kind.value} addresses",
                 rows=names,
                 columns=names,
-                cells=matrices[kind],
+                cells=[[float(cells[guess, owner]) for guess in range(nodes)] for owner in range(nodes)],
                 row="node",
                 column="guess",
             )
         )
-
-
-def _percent(accuracy: Mapping[Addressing, tuple[float, float, float]], kind: Addressing) -> str:
-    return f"{accuracy[kind][0]:.0%}"
 
 
 def _guess(run: Run, log: list[str], owners: list[int], nodes: int) -> list[tuple[int, int]]:
