@@ -10,6 +10,8 @@ nothing.  Last, the address has leaked.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Annotated
 
 from scenarios.engine import Addressing, Bars, Ecdf, Lan, Parameter, Raw, Run, Table, echo, exchange, scenario
@@ -45,58 +47,85 @@ async def syn_flood(
     honest = await run.node("honest", client_lan, ready=8)
     mallory = await run.raw("mallory", outside)
     router = await run.routing()
-    rows, success = [], {}
+    fared: dict[str, _Fared] = {}
     for target in TARGETS:
         node = owned if target == "one-time, own prefix" else shared
         server = None if target.startswith("legacy") else start_server(node, echo)
-        known = bare.address if target == "legacy" else legacy.address
-        leaked = (
-            await server.issue(lifetime=600, sessions=clients + 1) if server and target == "one-time, leaked" else None
-        )
-        aim = _Aim(run, server_lan, known if server is None else str(leaked.address) if leaked else None, node)
+        known = bare.address if target == "legacy" else legacy.address if server is None else None
+        leaked = None
+        if server is not None and target == "one-time, leaked":
+            leaked = known = str((await server.issue(lifetime=600, sessions=clients + 1)).address)
+        aim = _Aim(run, server_lan, known, node)
         flood = asyncio.create_task(_flood(run, mallory, aim, rate))
         await asyncio.sleep(3)
         overflows = router.neighbors().overflows
-        served, took = 0, []
-        for _ in range(clients):
-            await asyncio.sleep(gap)
-            where = known if server is None else str(leaked.address) if leaked else await _fresh(server)
-            began = run.now()
-            if await _ask(honest, where):
-                served += 1
-                took.append(run.now() - began)
+        took = await _honest_work(run, honest, server, known, clients, gap)
         entries, refused = router.neighbors().entries, router.neighbors().overflows - overflows
         flood.cancel()
         if server is not None:
             server.close()
-        share = success[target] = served / clients
-        run.measure("served", share, of=target)
+        fared[target] = _Fared(len(took) / clients, f"{len(took)} of {clients}", entries, refused)
+        run.measure("served", fared[target].share, of=target)
         for sample in took:
             run.measure("latency", sample, "s", of=target)
-        rows.append((target, f"{served} of {clients}", f"{entries:,}", f"{refused:,}"))
-        run.witness(aborted=tuple(aim.aborted), sessions={str(leaked.address): clients + 1} if leaked else {})
+        run.witness(aborted=tuple(aim.aborted), sessions={leaked: clients + 1} if leaked else {})
         # On a shared link the router has to forget what it could not find.
         await asyncio.sleep(20 if target == "one-time, shared link" else 1)
-    run.require(
-        "SYNs at random do not reach a service on its own prefix", success["one-time, own prefix"] == 1, "UM-POOL-4"
-    )
-    run.require("A leaked address serves its clients nevertheless", success["one-time, leaked"] >= 0.9, "UM-LIS-3")
-    run.require("SYN cookies keep a legacy server going", success["legacy, SYN cookies"] >= 0.9)
-    lost = success["legacy"] < success["legacy, SYN cookies"]
-    run.require("Without them it loses clients", lost, because=f"{success['legacy']:.0%} served")
-    run.answer(
-        f"{rate:g} spoofed SYNs a second leave a legacy server {success['legacy']:.0%} of its clients, with SYN cookies "
-        f"{success['legacy, SYN cookies']:.0%}; a leaked one-time address {success['one-time, leaked']:.0%}, one on a prefix "
-        f"of its own {success['one-time, own prefix']:.0%}; a flood of the whole shared prefix hits the router and leaves "
-        f"{success['one-time, shared link']:.0%}."
-    )
+    _judge(run, {target: each.share for target, each in fared.items()}, rate)
     run.leave_out("complete", "handshakes of the flood are never completed")
     run.leave_out("second-opinion", "a flood looks like one")
+    _show(run, fared)
+
+
+@dataclass(frozen=True)
+class _Fared:
+    """How honest clients of one target fared: the share that was served, and the router's neighbour cache meanwhile."""
+
+    share: float
+    served: str
+    entries: int
+    refused: int
+
+
+async def _honest_work(
+    run: Run, honest: Node, server: Server | None, known: str | None, clients: int, gap: float
+) -> list[float]:
+    """Connect so many times, to the address that is known or to a fresh one each; seconds to an answer, of those served."""
+    took = []
+    for _ in range(clients):
+        await asyncio.sleep(gap)
+        where = known
+        if where is None:
+            assert server is not None
+            where = await _fresh(server)
+        began = run.now()
+        if await _ask(honest, where):
+            took.append(run.now() - began)
+    return took
+
+
+def _judge(run: Run, share: Mapping[str, float], rate: float) -> None:
+    run.require(
+        "SYNs at random do not reach a service on its own prefix", share["one-time, own prefix"] == 1, "UM-POOL-4"
+    )
+    run.require("A leaked address serves its clients nevertheless", share["one-time, leaked"] >= 0.9, "UM-LIS-3")
+    run.require("SYN cookies keep a legacy server going", share["legacy, SYN cookies"] >= 0.9)
+    lost = share["legacy"] < share["legacy, SYN cookies"]
+    run.require("Without them it loses clients", lost, because=f"{share['legacy']:.0%} served")
+    run.answer(
+        f"{rate:g} spoofed SYNs a second leave a legacy server {share['legacy']:.0%} of its clients, with SYN cookies "
+        f"{share['legacy, SYN cookies']:.0%}; a leaked one-time address {share['one-time, leaked']:.0%}, one on a prefix "
+        f"of its own {share['one-time, own prefix']:.0%}; a flood of the whole shared prefix hits the router and leaves "
+        f"{share['one-time, shared link']:.0%}."
+    )
+
+
+def _show(run: Run, fared: Mapping[str, _Fared]) -> None:
     run.show(
         Table(
             title="Honest clients under the flood",
             columns=("target", "served", "router's neighbour entries", "entries it refused"),
-            rows=rows,
+            rows=[(target, of.served, f"{of.entries:,}", f"{of.refused:,}") for target, of in fared.items()],
             caption="A shared link under a flood of its prefix is the weak place: the router has to ask for every address. "
             "Filtering at the router, or a prefix of the node's own, is the remedy.",
         )
@@ -105,7 +134,7 @@ async def syn_flood(
         Bars(
             title="Share of honest clients served",
             categories=list(TARGETS),
-            series={"": list(success.values())},
+            series={"": [of.share for of in fared.values()]},
             y="share",
         )
     )
