@@ -41,6 +41,10 @@ _DOUBT_BITS = 16
 """An old epoch counts as having issued this many bits' share of its space beyond its record (`unimux.state`)."""
 
 
+_MOST_PASSED_OVER = 1 << 25
+"""Candidates in a row; the longest run of reserved ones is half as long (`RESERVED_IDENTIFIERS`)."""
+
+
 class AddressUsed(UnimuxError):
     """An address was claimed that this node has issued or claimed before (UM-ADDR-9)."""
 
@@ -109,7 +113,7 @@ class AddressSource:
         drawn: list[Words] = []
         missing = count
         while missing > 0:
-            batch = self._batch(bits, missing)
+            batch = self._some(bits, missing)
             drawn.append(batch)
             missing -= len(batch)
         return np.concatenate(drawn) if drawn else np.empty(0, dtype=np.uint64)
@@ -189,16 +193,40 @@ class AddressSource:
         return reached + (1 << max(0, bits - _DOUBT_BITS))
 
     def _refill(self, bits: int) -> list[int]:
-        batch = np.empty(0, dtype=np.uint64)
-        while not len(batch):
-            batch = self._batch(bits, _BATCH)
-        ready = self._ready[bits] = [int(identifier) for identifier in batch[::-1]]
+        ready = self._ready[bits] = [int(identifier) for identifier in self._some(bits, _BATCH)[::-1]]
         return ready
+
+    def _some(self, bits: int, count: int) -> Words:
+        """Up to `count` fresh identifiers, at least one."""
+        passed_over = 0
+        while not len(batch := self._batch(bits, count)):
+            passed_over += count
+            if passed_over > _MOST_PASSED_OVER:
+                raise GeneratorError(
+                    f"the generator {self.state.epoch.generator} makes what is reserved or may have been issued, {passed_over:,} "
+                    "times in a row: let its map depend on its key"
+                )
+        return batch
+
+    def _leap(self, bits: int) -> None:
+        """Begin behind what an older epoch may have issued with the very same map.
+
+        The map of a user's own generator need not depend on its key.  One by one its counters would be passed over for years.
+        """
+        present = self._generator(self.state.epoch, bits)
+        if not present.invertible:
+            return  # what such a one issued is remembered one by one
+        for epoch in self._epochs()[:-1]:
+            reached = self.state.epoch.reached(str(bits))
+            beyond = min(self._horizon(epoch, bits), present.capacity)
+            if reached < beyond and self._generator(epoch, bits).identifier(reached) == present.identifier(reached):
+                self.state.lease(str(bits), beyond - reached)
 
     def _counters(self, bits: int, count: int, capacity: int) -> range:
         """Up to `count` leased counters, at least one."""
         leased = self._leased.get(bits, range(0))
         if not leased:
+            self._leap(bits)
             reached = self.state.epoch.reached(str(bits))
             block = min(max(self._block, count), capacity - reached)
             if block <= 0:

@@ -67,6 +67,33 @@ MUTATIONS = (
         (Edit("unimux.state:DiskState.lease", "self._write()", "pass"),),
     ),
     Mutation(
+        "counters-as-a-mask",
+        "a user's generator with fewer counters than identifiers is looked up by the wrong bits",
+        ("UM-GEN-3", "UM-GEN-6"),
+        (f"{_SOURCE}::test_a_generator_with_fewer_counters_is_found_by_audit_and_never_repeats",),
+        (Edit("unimux.generators:Generator.locate", "((1 << self.bits) - 1)", "(self.capacity - 1)"),),
+    ),
+    Mutation(
+        "word-not-kept",
+        "a user's generator is believed whatever it makes",
+        ("UM-GEN-6",),
+        (f"{_SOURCE}::test_a_generator_that_does_not_keep_its_word_is_refused",),
+        (
+            Edit(
+                "unimux.source:AddressSource._batch",
+                "self._probe(generator, counters.start, int(identifiers[0]), int(identifiers.max()))",
+                "pass",
+            ),
+        ),
+    ),
+    Mutation(
+        "own-class-not-found",
+        "a class in a file of the current folder is not looked for",
+        ("UM-GEN-6", "ST-TCP-5"),
+        ("tests/unit/test_userclass.py::test_a_file_in_the_current_folder_is_found",),
+        (Edit("tapstack.userclass:_module", "sys.path.append(here)", "sys.path.append('/nowhere')"),),
+    ),
+    Mutation(
         "claim-forgotten",
         "an address set by an agent may be set again",
         ("UM-GEN-6", "UM-DAS-3", "UM-ADDR-9"),

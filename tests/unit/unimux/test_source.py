@@ -28,6 +28,16 @@ class Plain(Generator):
         return identifier
 
 
+class Swapped(Plain):
+    """The same identifiers in another order."""
+
+    def identifier(self, counter: int) -> int:
+        return counter ^ 1
+
+    def counter(self, identifier: int) -> int | None:
+        return identifier ^ 1
+
+
 class OneWay(Generator):
     """No inverse, and the same identifier for two counters in a row."""
 
@@ -38,6 +48,13 @@ class OneWay(Generator):
 
     def counter(self, identifier: int) -> int | None:
         return None
+
+
+class Reserved(OneWay):
+    """Nothing that may be used."""
+
+    def identifier(self, counter: int) -> int:
+        return 0
 
 
 PLAIN = f"{__name__}:Plain"
@@ -102,13 +119,13 @@ def test_ten_million_addresses_over_restarts_crashes_and_a_rollback(tmp_path: Pa
 
 @pytest.mark.proves("UM-GEN-6", "UM-ADDR-9")
 def test_a_new_epoch_passes_over_whatever_an_old_one_issued() -> None:
-    """With a generator whose epochs all give the same identifiers nothing but the check keeps them apart."""
+    """With generators that give the same identifiers nothing but the check keeps them apart."""
     state = memory(PLAIN)
     source = AddressSource(state, block=50)
     first = {low(source.draw(PREFIX)) for _ in range(120)}
     # The old epoch may have gone on for 2**48 counters in a history that was lost: none of those are fresh either.
     horizon = state.epoch.reached("64") + (1 << 48)
-    state.rekey("test")
+    state.rekey("test", f"{__name__}:Swapped")
     for start, fresh in [(0, 0), (100, 0), (horizon - 10, 15), (horizon, 25)]:
         state.epoch.leased["64"] = start
         source = AddressSource(state, block=25)
@@ -116,7 +133,33 @@ def test_a_new_epoch_passes_over_whatever_an_old_one_issued() -> None:
         assert len(batch) == fresh
         assert first.isdisjoint(batch.tolist())
     state.epoch.leased["64"] = horizon - 10
-    assert low(AddressSource(state).draw(PREFIX)) == horizon
+    assert low(AddressSource(state).draw(PREFIX)) == horizon + 1
+
+
+@pytest.mark.proves("UM-GEN-6", "UM-ADDR-9")
+def test_a_map_that_does_not_depend_on_its_key_goes_on_behind_the_old_epoch() -> None:
+    state = memory(PLAIN)
+    source = AddressSource(state, block=50)
+    drawn = [low(source.draw(PREFIX)) for _ in range(120)]
+    horizon = state.epoch.reached("64") + (1 << 48)
+    state.rekey("test")
+    assert [low(source.draw(PREFIX)) for _ in range(2)] == [horizon, horizon + 1]
+    assert max(drawn) < horizon
+    reached = state.epoch.reached("64")
+    assert low(AddressSource(state).draw(PREFIX)) == reached
+    reached = state.epoch.reached("64")
+    state.rekey("test")
+    assert low(source.draw(PREFIX)) == reached + (1 << 48)
+
+
+def test_a_generator_that_makes_reserved_identifiers_only_is_told_and_does_not_hang(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("unimux.source._MOST_PASSED_OVER", 1 << 12)
+    source = AddressSource(memory(f"{__name__}:Reserved"))
+    for _ in range(2):
+        with pytest.raises(GeneratorError, match="in a row: let its map depend on its key"):
+            source.draw(PREFIX)
 
 
 @pytest.mark.proves("UM-GEN-2")
