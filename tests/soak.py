@@ -10,8 +10,9 @@ place.
 The verdict, by `judge`: from the first third of the rounds to the last, the greatest sample of each count may grow by no more
 than the slack of `SLACK`, and memory by no more than `MEMORY` bytes, whatever the length of the run.  Nothing of the killed
 process may be left in the kernel, nor a ledger.  Exit status 0: flat and clean; 1: not, and the lines say what.
-Linux has one neighbour table for all namespaces (net.ipv6.neigh.default.gc_thresh3, 1024 entries): where others fill it
-meanwhile ("neighbor table overflow" in dmesg) the kernel does not reach new addresses, and a run ends with PoolExhausted.
+Linux has one neighbour table for all namespaces (net.ipv6.neigh.default.gc_thresh3, 1024 entries) and keeps what it learned for
+a minute: the peer forgets its neighbours after each round, as an administrator may have it do.  Where others fill the table
+("neighbor table overflow" in dmesg) the kernel does not reach new addresses, and a run ends with PoolExhausted.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from random import SystemRandom
 from typing import Any
+
+from pyroute2 import IPRoute, NetlinkError
 
 from compat import kernel
 from compat.attachment import NodeSettings
@@ -149,6 +152,17 @@ class _Back(asyncio.DatagramProtocol):
         self._transport.sendto(data, sender)
 
 
+def _forget_neighbors(net: Rig) -> None:
+    """Empty the peer's neighbour table."""
+
+    def forget(route: IPRoute) -> None:
+        for entry in route.get_neighbours(family=socket.AF_INET6):
+            with contextlib.suppress(NetlinkError):  # it has gone by itself
+                route.neigh("del", dst=entry.get("dst"), ifindex=entry["ifindex"], family=socket.AF_INET6)
+
+    net.peer.netlink(forget, "forget neighbours")
+
+
 async def _program(node: Node) -> int:
     """Run `PROGRAM` as `unimux run` would; its exit status."""
     argv = [sys.executable, "-I", "-S", "-c", PROGRAM, ADDRESS, *map(str, (PORT, PORT, CALLS, FLOWS))]
@@ -178,6 +192,7 @@ async def _rounds(net: Rig, node: Node, proxy: int, publisher: Publisher, end: f
             await node.until(lambda: not len(node.stack.tcp.demux), QUIET)
             await node.until(lambda: node.pool.pending == 0, QUIET)
             print(json.dumps({"round": number, **sample(node)}), flush=True)
+            _forget_neighbors(net)
 
 
 async def work(seconds: float) -> None:
