@@ -12,7 +12,7 @@ from compat.relay import IDLE_TIMEOUT, EndReason, RelayResult
 from compat.socks.handshake import Failure
 from compat.socks.messages import Command, Dialect
 from compat.socks.replies import Cause
-from unimux.cli.settings import SettingsError
+from unimux.cli.settings import SECRET, SettingsError
 
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 1080
@@ -67,7 +67,9 @@ class SocksSettings(msgspec.Struct, frozen=True, kw_only=True):
     port: Annotated[int, msgspec.Meta(description="port to listen on; 0 lets the kernel choose", ge=0, le=65535)] = (
         DEFAULT_PORT
     )
-    users: Annotated[list[str], msgspec.Meta(description="who may use it, each as NAME:PASSWORD; empty: anybody")] = []
+    users: Annotated[
+        list[str], msgspec.Meta(description="who may use it, each as NAME:PASSWORD; empty: anybody", extra=SECRET)
+    ] = []
     max_connections: Annotated[int, msgspec.Meta(description="requests served at once", ge=1)] = 4096
     max_handshakes: Annotated[int, msgspec.Meta(description="clients that have not made their request", ge=1)] = 512
     handshake_timeout: Annotated[float, msgspec.Meta(description="seconds a client may take to make it", gt=0)] = 10.0

@@ -21,14 +21,14 @@ def group() -> None:
 def show(
     json: Annotated[bool, typer.Option("--json", help="Print one array of objects for programs.")] = False,
 ) -> None:
-    """Print every setting with its value and its origin: a flag, a variable, the file or the default."""
+    """Print every setting with its value and its origin: a flag, a variable, the file or the default.  Passwords are left out."""
     import msgspec
 
     configuration = settings.Configuration.here()
     effective = list(settings.show(configuration, settings.registered()))
     if json:
         rows = [
-            {"table": s.table, "key": s.key, "value": s.value, "origin": s.origin, "meaning": s.meaning}
+            {"table": s.table, "key": s.key, "value": s.shown, "origin": s.origin, "meaning": s.meaning}
             for s in effective
         ]
         sys.stdout.write(msgspec.json.encode(rows, enc_hook=str).decode() + "\n")
@@ -42,7 +42,7 @@ def show(
         table.add_column(heading, overflow="fold")
     for s in effective:
         origin = f"[dim]{s.origin}[/dim]" if s.origin == settings.DEFAULT else escape(s.origin)
-        table.add_row(f"{s.table}.{s.key}", escape(_text(s.value)), origin, escape(s.meaning))
+        table.add_row(f"{s.table}.{s.key}", escape(_text(s.shown)), origin, escape(s.meaning))
     console = Console()
     console.print(table)
     console.print(f"file: {configuration.path or 'none'}", style="dim", markup=False)

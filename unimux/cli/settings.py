@@ -9,7 +9,8 @@ A room that has settings declares them as a `msgspec.Struct` in which every fiel
 
 The setting `socks.listen` is then the flag that the command offers, else the variable `UNIMUX_SOCKS_LISTEN`, else
 `listen` in the table `[socks]` of the file.  A list in the environment is separated by commas.  A key that does not exist
-and a value of the wrong kind are errors that name the place.
+and a value of the wrong kind are errors that name the place.  A setting whose `msgspec.Meta` says `extra=SECRET` is a list of
+NAME:SECRET; only the names are ever shown.
 
 The file is the one that `--config` or `UNIMUX_CONFIG` names, else `unimux/unimux.toml` in `$XDG_CONFIG_HOME` (`~/.config`),
 else `/etc/unimux.toml`; the first that exists, never several.
@@ -34,6 +35,7 @@ from unimux.errors import SetupError
 GROUP = "unimux.settings"
 CONFIG_VARIABLE = "UNIMUX_CONFIG"
 DEBUG_VARIABLE = "UNIMUX_DEBUG"
+SECRET = {"secret": True}
 DEFAULT = "default"
 FLAG = "flag"
 
@@ -48,13 +50,21 @@ class SettingsError(SetupError):
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One effective setting.  `origin`: `flag`, `default`, a variable's name or a file's path."""
+    """One effective setting.  `origin`: `flag`, `default`, a variable's name or a file's path.
+
+    shown: the value as it may be printed.
+    """
 
     table: str
     key: str
     value: Any
     origin: str
     meaning: str
+    secret: bool = False
+
+    @property
+    def shown(self) -> Any:
+        return [f"{str(entry).partition(':')[0]}:***" for entry in self.value] if self.secret else self.value
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +148,7 @@ class Configuration:
                 value = _convert(written[key], field.type, f"{origin}: {name}.{key}", strict=True)
             else:
                 value, origin = _default(field), DEFAULT
-            settings.append(Setting(name, key, value, origin, _meaning(field.type)))
+            settings.append(Setting(name, key, value, origin, _meaning(field.type), _is_secret(field.type)))
         return Effective(kind(**{setting.key: setting.value for setting in settings}), tuple(settings))
 
     def _refuse_unknown(self, name: str, written: Mapping[str, object], keys: Collection[str]) -> None:
@@ -194,7 +204,8 @@ def _convert(raw: object, kind: Any, place: str, *, strict: bool) -> Any:
     except msgspec.ValidationError as error:
         choices = [str(choice) for part in parts for choice in _choices(part)]
         expected = f"expected one of {', '.join(choices)}" if choices else f"{str(error)[:1].lower()}{str(error)[1:]}"
-        raise SettingsError(f"{place} is not usable: {expected}, not {raw!r}.") from error
+        found = "" if _is_secret(kind) else f", not {raw!r}"
+        raise SettingsError(f"{place} is not usable: {expected}{found}.") from error
 
 
 def _parts(described: msgspec.inspect.Type) -> Iterator[msgspec.inspect.Type]:
@@ -222,3 +233,9 @@ def _meaning(kind: Any) -> str:
         if isinstance(note, msgspec.Meta) and note.description:
             return note.description
     return ""
+
+
+def _is_secret(kind: Any) -> bool:
+    """Whether a setting's declaration says that its values are for nobody's eyes."""
+    notes = getattr(kind, "__metadata__", ())
+    return any(isinstance(note, msgspec.Meta) and bool((note.extra or {}).get("secret")) for note in notes)

@@ -140,3 +140,21 @@ def test_settings_that_cannot_be_imported_are_one_sentence(
     monkeypatch.setattr(settings, "entry_points", lambda group: [EntryPoint("gone", "no_such_module:Gone", group)])
     assert run(["config", "show"]) == ExitCode.MACHINE
     assert "The settings [gone] are not available" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("form", [["--json"], []], ids=["json", "text"])
+def test_passwords_are_never_shown(
+    form: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("UNIMUX_SOCKS_USERS", "alice:wonder:land,bob:builder")
+    assert run(["config", "show", *form]) == ExitCode.DONE
+    said = capsys.readouterr()
+    assert "alice:***" in said.out and "bob:***" in said.out
+    assert not any(secret in said.out + said.err for secret in ("wonder", "land", "builder"))
+
+
+def test_a_wrong_place_of_a_password_does_not_print_it(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file.write_text('[socks]\nusers = "alice:wonderland"\n')
+    assert run(["--config", str(file), "config", "show"]) == ExitCode.USAGE
+    said = capsys.readouterr()
+    assert "socks.users is not usable: expected `array`" in said.err and "wonderland" not in said.out + said.err
