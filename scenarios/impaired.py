@@ -26,8 +26,9 @@ from unimux.node import Node
 MSS = 1428
 """Bytes of a segment with timestamps at an MTU of 1,500."""
 LAW = 1.31
-SETTLED = 8
-"""Losses in the first half of a transfer, on average, after which its second half is held against the law."""
+SETTLED = 16
+"""Losses in the first half of a transfer, on average, after which its second half is held against the law: with half as many the
+window that slow start left is not always gone."""
 MOST_LOSS = 0.03
 """With more, time-outs count, of which the law knows nothing."""
 

@@ -98,7 +98,7 @@ def test_a_controller_that_ignores_losses_breaks_the_law(monkeypatch: pytest.Mon
     found = load("impaired")
     given: dict[str, Value] = {
         "controllers": "newreno",
-        "losses": "0.01",
+        "losses": "0.02",
         "delays": "",
         "reorders": "",
         "repeats": 1,
