@@ -6,6 +6,7 @@ import asyncio
 import errno
 import threading
 from collections.abc import Callable, Coroutine
+from concurrent.futures import CancelledError, Future
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Self, TypeVar
 
@@ -27,6 +28,8 @@ class LoopThread:
         self._ready = threading.Event()
         self._stop: asyncio.Event | None = None
         self._failure: BaseException | None = None
+        self._over = False
+        self._waited_for: set[Future[Any]] = set()
         self._node: Node | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=self._main, name="unimux-node", daemon=True)
@@ -62,6 +65,9 @@ class LoopThread:
         except BaseException as error:
             self._failure = error
         finally:
+            self._over = True
+            for future in list(self._waited_for):  # what the loop took in too late to begin or to cancel it
+                future.cancel()
             self._ready.set()
 
     async def _live(self) -> None:
@@ -91,13 +97,18 @@ class LoopThread:
         except RuntimeError:
             work.close()
             raise OSError(errno.ENETDOWN, "the node has been stopped") from None
+        self._waited_for.add(future)
+        if self._over:  # in this order, as the loop's thread has it in the other: one of the two sees the other
+            future.cancel()
         try:
             return future.result()
-        except asyncio.CancelledError:
+        except CancelledError:
             raise OSError(errno.ENETDOWN, "the node was stopped meanwhile") from None
         except BaseException:
             future.cancel()
             raise
+        finally:
+            self._waited_for.discard(future)
 
     def call(self, work: Callable[[], T]) -> T:
         """As `run`, for a plain function."""
