@@ -7,10 +7,12 @@ its time is over; the address is released when that hold and the last connection
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from tapstack.ipv6.addresses import AddressEntry, AddressKind, AddressState
+from tapstack.timers import Timer
 
 from .purpose import UNNAMED, Purpose
 
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 
 DEFAULT_TTL = 600.0
 """Seconds that a session id keeps its address, where the user names no time."""
+SESSIONS = 4096
+"""Sessions that keep an address at a time; one more ends the one used least recently, so that names alone take no memory."""
 
 
 class StickySession(Protocol):
@@ -40,10 +44,11 @@ class NamedSession:
 
 
 class Hold:
-    """A session's hold on its address: an `AddressUser` that serves nobody."""
+    """A session's hold on its address: an `AddressUser` that serves nobody.  timer: ends it, where it has an end."""
 
     def __init__(self, entry: AddressEntry) -> None:
         self.entry = entry
+        self.timer: Timer | None = None
 
     def serves(self, remote: bytes) -> bool:
         """A session by itself speaks to nobody; its connections do."""
@@ -60,7 +65,7 @@ class StickyAddresses:
 
     def __init__(self, node: Node) -> None:
         self._node = node
-        self._holds: dict[StickySession, Hold] = {}
+        self._holds: OrderedDict[StickySession, Hold] = OrderedDict()
         self._being_made: dict[StickySession, asyncio.Future[None]] = {}
 
     def __len__(self) -> int:
@@ -85,7 +90,10 @@ class StickyAddresses:
 
     def _held(self, session: StickySession) -> AddressEntry | None:
         hold = self._holds.get(session)
-        return hold.entry if hold is not None and hold.entry.state is AddressState.PREFERRED else None
+        if hold is None or hold.entry.state is not AddressState.PREFERRED:
+            return None
+        self._holds.move_to_end(session)
+        return hold.entry
 
     async def _begin(
         self, session: StickySession, destination: bytes, timeout: float, purpose: Purpose
@@ -105,13 +113,22 @@ class StickyAddresses:
             node.stack.host.addresses.release(entry, node.now(), "the session has an address")
             node.driver.kick()
             return held
-        hold = self._holds[session] = Hold(entry)
+        hold = Hold(entry)
         node.stack.host.addresses.acquire(entry, hold)
+        if (before := self._holds.get(session)) is not None:  # its address is deprecated: renumbering
+            self._end(session, before, node.now())
+        self._holds[session] = hold
         ttl = DEFAULT_TTL if session.ttl is None else session.ttl
-        node.stack.timers.timer(lambda now: self._end(session, hold, now)).set(node.now() + ttl)
+        hold.timer = node.stack.timers.timer(lambda now: self._end(session, hold, now))
+        hold.timer.set(node.now() + ttl)
+        if len(self._holds) > SESSIONS:
+            oldest, its_hold = next(iter(self._holds.items()))
+            self._end(oldest, its_hold, node.now())
         return entry
 
     def _end(self, session: StickySession, hold: Hold, now: float) -> None:
+        if hold.timer is not None:
+            hold.timer.cancel()
         if self._holds.get(session) is hold:
             del self._holds[session]
         if hold in hold.entry.users:

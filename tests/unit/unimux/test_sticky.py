@@ -12,7 +12,7 @@ from tests.unit.unimux.lan import lan, virtual
 from unimux.errors import PoolExhausted, UnimuxError
 from unimux.node import Node
 from unimux.poolstate import PoolConfig
-from unimux.sticky import Hold, NamedSession
+from unimux.sticky import DEFAULT_TTL, Hold, NamedSession
 
 PEER = address("2001:db8:1::99")
 SHOP = NamedSession("shop")
@@ -78,5 +78,26 @@ def test_a_session_has_one_address_though_the_first_to_ask_gave_up() -> None:
             assert isinstance(gone, PoolExhausted) and isinstance(one, AddressEntry)
             assert one is other
             assert full.node.pool.held == 1
+
+    virtual(main())
+
+
+@pytest.mark.proves("UM-DAS-4")
+def test_ever_new_names_hold_no_more_than_so_many_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("unimux.sticky.SESSIONS", 8)
+
+    async def main() -> None:
+        async with lan() as net:
+            node = await net.node(dedicated="2001:db8:aa::")
+            first = await node.sticky.address(SHOP, PEER, timeout=5)
+            timers = []
+            for n in range(100):
+                await node.sticky.address(NamedSession(f"x{n}"), PEER, timeout=5)
+                assert await node.sticky.address(SHOP, PEER, timeout=5) is first, "the one that is used stays"
+                timers.append(len(node.stack.timers))
+            assert len(node.sticky) == node.pool.held == 8
+            assert timers[-1] <= timers[20] + 4
+            await asyncio.sleep(DEFAULT_TTL + 1)
+            assert len(node.sticky) == node.pool.held == 0
 
     virtual(main())
