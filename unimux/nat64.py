@@ -23,6 +23,8 @@ def nat64_prefix(text: str) -> IPv6Network:
         raise SetupError(f"{text!r} is not an IPv6 prefix: {error}.") from None
     if prefix.prefixlen not in LENGTHS:
         raise SetupError(f"A NAT64 prefix has one of the lengths {', '.join(map(str, sorted(LENGTHS)))}, not {prefix}.")
+    if prefix.network_address.packed[_RESERVED_OCTET]:
+        raise SetupError(f"Bits 64 to 71 of a NAT64 prefix are zero (RFC 6052 §2.2), those of {prefix} are not.")
     return prefix
 
 

@@ -241,8 +241,10 @@ class DiskState:
         try:
             self._witness = witness or _second_place()
             self._open(generator, witness_lasts=witness_lasts)
-        except BaseException:
+        except BaseException as error:
             self.close()
+            if isinstance(error, OSError):
+                raise StateError(f"the state in {directory} cannot be mended: {error.strerror or error}") from error
             raise
 
     # -- use ---------------------------------------------------------------------------------------

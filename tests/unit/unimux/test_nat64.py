@@ -31,7 +31,7 @@ def test_what_is_embedded_is_found_again(ipv4: IPv4Address, place: IPv6Address, 
 
 
 def test_prefixes_that_carry_no_ipv4_are_sentences() -> None:
-    for wrong in ("64:ff9b::/95", "x", "64:ff9b::1/96"):
+    for wrong in ("64:ff9b::/95", "x", "64:ff9b::1/96", "2001:db8:0:1:ff00::/96"):
         with pytest.raises(errors.SetupError):
             nat64.nat64_prefix(wrong)
         with pytest.raises(errors.SetupError):

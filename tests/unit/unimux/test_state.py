@@ -392,3 +392,25 @@ def test_both_kinds_of_state_behave_alike(either: State) -> None:
     either.claim(bytes(16))
     assert either.claimed == {bytes(16)}
     either.guard()
+
+
+@pytest.mark.parametrize("broken", ["state.json", "claimed"])
+def test_a_folder_that_cannot_be_mended_is_one_sentence_and_gives_up_its_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    folder, second = tmp_path / "state", tmp_path / "witness"
+    with DiskState(folder, witness=second) as state:
+        state.lease("64", 5)
+        state.claim(bytes(16))
+    with (folder / broken).open("ab") as file:
+        file.write(b"torn")
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", refuse)
+        patch.setattr(os, "truncate", refuse)
+        with pytest.raises(StateError, match="cannot be mended: Read-only file system"):
+            DiskState(folder, witness=second)
+    DiskState(folder, witness=second).close()
