@@ -226,10 +226,11 @@ class Node:
         The caller acquires or releases it before it waits for anything else.  Raises what the policy's error is:
         `PoolExhausted`, or `NoPrefix` where no router has announced one; `AddressNotSet` where an agent sets addresses.
         """
-        want = Want(kind, destination, self.now() + timeout, cause, purpose)
-        entry = await obtain(das or self.das, want, self.stack.host.addresses, self.now, self.driver.kick)
-        if entry.kind.one_time:
-            tell_purpose(self.events, self.now(), entry.address, purpose, destination)
+        driver = self.driver
+        want = Want(kind, destination, driver.now() + timeout, cause, purpose)
+        entry = await obtain(das or self.das, want, self.stack.host.addresses, driver.now, driver.kick)
+        if self.events.active and entry.kind.one_time:
+            tell_purpose(self.events, driver.now(), entry.address, purpose, destination)
         return entry
 
     # -- connections -----------------------------------------------------------------------------
@@ -262,22 +263,24 @@ class Node:
             options = replace(options, mode=PortMode.AWARE)
         elif mode is not None:
             options = replace(options, mode=mode)
-        deadline = self.now() + timeout
+        clock = self.driver.now
+        deadline = clock() + timeout
         failure: Exception | None = None
         remotes = await self.resolve(host, timeout=timeout)
         for index, remote in enumerate(remotes):
-            until = self.now() + max((deadline - self.now()) / (len(remotes) - index), 0.0)
+            now = clock()
+            until = now + max((deadline - now) / (len(remotes) - index), 0.0)
             again = True
             while again:
                 again = False
                 try:
-                    entry = await self._address_for(remote, max(until - self.now(), 0.0), session, das, purpose)
+                    entry = await self._address_for(remote, max(until - clock(), 0.0), session, das, purpose)
                     return await self._connect_from(
                         entry, str(host), remote, port, options, until, timeout, established
                     )
                 except errors.AddressNotCarried as error:  # another address may be (UM-ADDR-12)
                     failure = error
-                    again = session is None and self.now() < until
+                    again = session is None and clock() < until
                 except errors.ConnectTimeout as error:
                     failure = failure if isinstance(failure, errors.AddressNotCarried) else error
                 except errors.ConnectError as error:

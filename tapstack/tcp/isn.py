@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import struct
 from typing import NamedTuple
 
 from .sequence import MASK
@@ -16,10 +17,26 @@ class SessionNumbers(NamedTuple):
     flow_label: int
 
 
-def ephemeral_port(secret: bytes, attempt: int) -> int:
-    """The `attempt`-th port that the stack chooses by itself, from 49152 on: unpredictable without the secret (RFC 6056 §3)."""
-    digest = hashlib.blake2b(attempt.to_bytes(8, "big"), key=secret, digest_size=2, person=b"port").digest()
-    return 49152 + (int.from_bytes(digest, "big") & 0x3FFF)
+class EphemeralPorts:
+    """The ports that a stack chooses by itself, from 49152 on: unpredictable without the secret (RFC 6056 §3).
+
+    One keyed hash gives 32 of them.
+    """
+
+    __slots__ = ("_drawn", "_hashes", "_secret")
+
+    def __init__(self, secret: bytes) -> None:
+        self._secret = secret
+        self._hashes = 0
+        self._drawn: list[int] = []
+
+    def draw(self) -> int:
+        """The next one."""
+        if not self._drawn:
+            self._hashes += 1
+            digest = hashlib.blake2b(self._hashes.to_bytes(8, "big"), key=self._secret, person=b"port").digest()
+            self._drawn = [49152 + (word & 0x3FFF) for word in struct.unpack("!32H", digest)]
+        return self._drawn.pop()
 
 
 def session_numbers(secret: bytes, key: bytes, now: float) -> SessionNumbers:

@@ -25,7 +25,7 @@ from .buffers import BufferBudget, release
 from .challenge import ChallengeLimiter
 from .connection import Connection
 from .demux import Demux, four_key, key_for
-from .isn import ephemeral_port, session_numbers
+from .isn import EphemeralPorts, session_numbers
 from .listener import ArmedAddress, Listener
 from .options import PortMode, SocketOptions
 from .passive import PassiveOpens
@@ -78,7 +78,7 @@ class Tcp:
         self._secret = secret
         self._ids = count(1)
         self.next_id: Callable[[], int] = self._ids.__next__
-        self._port_attempts = 0
+        self._ports = EphemeralPorts(secret)
         self._dirty: list[Connection] = []
         self._armed: dict[bytes, ArmedAddress] = {}
         self._armed_on: dict[bytes, list[ArmedAddress]] = {}
@@ -106,7 +106,7 @@ class Tcp:
         path = self.host.path(remote, now)
         if remote_port is None:
             remote_port = options.reduced_port
-        chosen = local_port if local_port is not None else self._choose_port()
+        chosen = local_port if local_port is not None else self._ports.draw()
         attempts = 1 if local_port is not None or options.mode in (PortMode.L0, PortMode.L1) else _PORT_ATTEMPTS
         while True:
             attempts -= 1
@@ -122,17 +122,13 @@ class Tcp:
                     self.host.addresses.drop(entry, connection, now, "conflicting socket")
                     raise
                 entry.users.remove(connection)  # the next attempt holds the address; nobody else need know of this one
-                chosen = self._choose_port()
+                chosen = self._ports.draw()
         connection.sender.snd_nxt += 1
         connection.move(TcpTrigger.ACTIVE_OPEN, now, "connect")
         connection.send_syn(now)
         connection.timers.waiting_since = now
         connection.timers.retransmit.set(now + connection.rtt.rto)
         return connection
-
-    def _choose_port(self) -> int:
-        self._port_attempts += 1
-        return ephemeral_port(self._secret, self._port_attempts)
 
     def listen(
         self, options: SocketOptions, now: float, port: int | None = None, service: str | None = None
