@@ -1,7 +1,7 @@
 """Files and commands that a page shows are those that a reader types: they are taken from the page and run.
 
-Simulations repeat exactly, so what a page shows changes only when the stack does: addresses when a seed is used otherwise, figures
-when TCP behaves otherwise.  Then what is printed now belongs into the page.
+Simulations repeat exactly, so what a page shows changes only when the stack does: addresses when a seed is used otherwise,
+figures when TCP behaves otherwise.  Then what is printed now belongs into the page.
 """
 
 from __future__ import annotations
