@@ -17,7 +17,10 @@ LINEAR = Goal(at_most=1.15, of_ratio=True)
 
 
 def growth(setting: Setting) -> list[Figure]:
-    """P-14: bulk out, short connections and the simulation, at ×1, ×10 and ×100."""
+    """P-14: bulk out, short connections and the simulation, at ×1, ×10 and ×100.
+
+    The same bulk between two kernels says how much of its growth is the machine's.
+    """
     factors = FACTORS[:2] if setting.smoke else FACTORS
     return [
         *setting.run(_bulk(setting, factors)),
@@ -26,7 +29,9 @@ def growth(setting: Setting) -> list[Figure]:
     ]
 
 
-def _figures(what: str, unit: str, factors: tuple[int, ...], costs: list[list[float]]) -> list[Figure]:
+def _figures(
+    what: str, unit: str, factors: tuple[int, ...], costs: list[list[float]], goal: Goal | None = LINEAR
+) -> list[Figure]:
     """One figure per factor; the first is the others' baseline."""
     base = costs[0]
     return [
@@ -36,7 +41,7 @@ def _figures(what: str, unit: str, factors: tuple[int, ...], costs: list[list[fl
             unit,
             values,
             base if factor > 1 else (),
-            LINEAR if factor > 1 else None,
+            goal if factor > 1 else None,
         )
         for factor, values in zip(factors, costs, strict=True)
     ]
@@ -51,8 +56,18 @@ async def _bulk(setting: Setting, factors: tuple[int, ...]) -> list[Figure]:
 
             return cost
 
-        costs = await take_turns(setting.repeats, *map(run, factors))
-    return _figures("time per GB of bulk out, over so many connections at once", "s/GB", factors, costs)
+        def between_kernels(factor: int) -> Callable[[], Awaitable[float]]:
+            async def cost() -> float:
+                return 8.0 / await net.iperf(seconds=setting.seconds, smoke=setting.smoke, parallel=factor)
+
+            return cost
+
+        costs = await take_turns(setting.repeats, *map(run, factors), *map(between_kernels, factors))
+    ours, theirs = costs[: len(factors)], costs[len(factors) :]
+    return [
+        *_figures("time per GB of bulk out, over so many connections at once", "s/GB", factors, ours),
+        *_figures("time per GB between two kernels, over so many connections at once", "s/GB", factors, theirs, None),
+    ]
 
 
 async def _connections(setting: Setting, factors: tuple[int, ...]) -> list[Figure]:
