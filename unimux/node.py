@@ -17,7 +17,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from ipaddress import IPv4Address, IPv6Address, IPv6Network
+from ipaddress import IPv6Address
 from random import Random
 from types import TracebackType
 
@@ -38,7 +38,7 @@ from tapstack.udp.flow import UdpFlow
 from . import errors
 from .das import AutoSet, Policy, Want, obtain
 from .datagram import IDLE, Datagrams, DatagramSocket
-from .nat64 import DISCOVERY_NAME, discovered, embed, nat64_prefix, reaches
+from .destinations import Destinations
 from .pool import Pool, PoolConfig
 from .purpose import UNNAMED, Purpose, tell_purpose
 from .resolver import Resolver
@@ -111,6 +111,9 @@ class Node:
             lambda: self.name_servers,
             hosts={name: [address(text) for text in texts] for name, texts in self.config.names.items()},
             random=Random(seed) if seed else None,
+        )
+        self._destinations = Destinations(
+            self.resolver, self.stack.host, self.pool, self.now, lambda: self.config.nat64
         )
         self._driver: Driver | None = None
         self._closed = False
@@ -468,27 +471,7 @@ class Node:
         """
         if isinstance(host, IPv6Address):
             return [host.packed]
-        deadline = self.now() + timeout
-        try:
-            return await self.resolver.resolve(host, timeout=timeout)
-        except errors.NoIpv6Address as error:
-            ipv4 = list(map(IPv4Address, error.ipv4))
-            prefix = await self._nat64_prefix(max(deadline - self.now(), 0.0)) if ipv4 else None
-            behind = [] if prefix is None else [embed(prefix, each).packed for each in ipv4 if reaches(prefix, each)]
-            if not behind:
-                raise
-            return behind
-
-    async def _nat64_prefix(self, timeout: float) -> IPv6Network | None:
-        if self.config.nat64 is not None:
-            return nat64_prefix(self.config.nat64)
-        for packed, length in self.stack.host.routers.pref64:
-            return IPv6Network((packed, length), strict=False)
-        try:
-            answers = await self.resolver.resolve(DISCOVERY_NAME, timeout=timeout)
-        except errors.NameNotResolved:
-            return None
-        return discovered(map(IPv6Address, answers))
+        return await self._destinations.find(host, timeout=timeout)
 
     @property
     def name_servers(self) -> Sequence[bytes]:

@@ -23,6 +23,7 @@ from tapstack.events import EventStream
 from tapstack.ipv6.addresses import AddressEntry, AddressKind, AddressState, Trigger
 from tapstack.ipv6.host import Host
 from tapstack.ipv6.prefixes import Prefix
+from tapstack.ipv6.selection import Candidate
 from tapstack.timers import TimerQueue
 
 from .doubts import Doubts
@@ -322,6 +323,11 @@ class Pool:
                 self._finish(ticket, outcome, now)
 
     # -- handing over ----------------------------------------------------------------------------------
+
+    def candidate(self, destination: bytes) -> Candidate | None:
+        """What the address for a destination would be to the rules of RFC 6724: one of its prefix; None where there is none."""
+        prefix = self._choose(self.stock.usable(), destination)
+        return Candidate(prefix.prefix, prefix_length=prefix.length) if prefix is not None else None
 
     def _shelf_for(self, destination: bytes | None, now: float) -> Shelf | None:
         prefix = self._choose(self.stock.usable(), destination)

@@ -136,6 +136,13 @@ MUTATIONS = (
         (Edit("tapstack.ipv6.selection:_prefers", "return other.deprecated", "return one.deprecated"),),
     ),
     Mutation(
+        "destinations-as-told",
+        "the addresses of a name are tried in the order in which the name server tells them",
+        ("ST-IP6-10",),
+        ("tests/unit/unimux/test_destinations.py",),
+        (Edit("unimux.destinations:Destinations.best_first", "< 2", "< 200"),),
+    ),
+    Mutation(
         "udp-zero-checksum",
         "a UDP datagram without checksum is accepted",
         ("ST-IP6-11",),
