@@ -10,7 +10,6 @@ claim is not believed here: a path MTU changes only after the protocol found the
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable
 from typing import Protocol
 
@@ -18,12 +17,10 @@ from ..events import DropReason
 from ..types import ALL_NODES, UNSPECIFIED, Frame, is_multicast
 from ..wire import WireError, checksum, icmpv6, ipv6
 from .addresses import Answers
-from .config import MIN_MTU
 from .interface import Interface
 from .limiter import TokenBucket
 from .packet import IcmpError, Packet
 
-_WORD = struct.Struct("!I")
 MIN_QUOTE = 8
 """Bytes of the quoted upper layer that a protocol needs to know its packet again."""
 
@@ -165,8 +162,7 @@ class Icmp:
         if not self._errors_out.take(now):
             drop(DropReason.ICMP_RATE_LIMIT)
             return
-        quote = packet.whole[: MIN_MTU - ipv6.HEADER_LENGTH - icmpv6.HEADER_LENGTH - 4]
-        message = icmpv6.pack(src, packet.src, type, code, _WORD.pack(info) + quote)
+        message = icmpv6.pack_error(src, packet.src, type, code, info, packet.whole)
         self._send(src, packet.src, ipv6.ICMPV6, [message], now)
 
     def _may_answer(self, packet: Packet, type: int, code: int) -> bool:

@@ -171,21 +171,6 @@ def destination_unreachable(src: bytes, dst: bytes, code: UnreachableCode, packe
     return pack_error(src, dst, Type.DESTINATION_UNREACHABLE, code, 0, packet)
 
 
-def packet_too_big(src: bytes, dst: bytes, mtu: int, packet: Buffer) -> bytes:
-    """`packet` is larger than the next link's `mtu` in bytes (RFC 4443 §3.2)."""
-    return pack_error(src, dst, Type.PACKET_TOO_BIG, 0, mtu, packet)
-
-
-def time_exceeded(src: bytes, dst: bytes, code: TimeExceededCode, packet: Buffer) -> bytes:
-    """`packet` ran out of hops, or not all of its fragments came in time (RFC 4443 §3.3)."""
-    return pack_error(src, dst, Type.TIME_EXCEEDED, code, 0, packet)
-
-
-def parameter_problem(src: bytes, dst: bytes, code: ParameterProblemCode, pointer: int, packet: Buffer) -> bytes:
-    """The byte at offset `pointer` of `packet` cannot be processed (RFC 4443 §3.4); it may lie beyond the quote."""
-    return pack_error(src, dst, Type.PARAMETER_PROBLEM, code, pointer, packet)
-
-
 # -- echo ----------------------------------------------------------------------------------------
 
 

@@ -58,14 +58,18 @@ ERRORS = {
         "010300000000",
         0,
     ),
-    "packet too big": (icmpv6.packet_too_big(ROUTER, HOST, 1400, PACKET), "020000000578", 1400),
+    "packet too big": (
+        icmpv6.pack_error(ROUTER, HOST, icmpv6.Type.PACKET_TOO_BIG, 0, 1400, PACKET),
+        "020000000578",
+        1400,
+    ),
     "time exceeded": (
-        icmpv6.time_exceeded(ROUTER, HOST, icmpv6.TimeExceededCode.REASSEMBLY, PACKET),
+        icmpv6.pack_error(ROUTER, HOST, icmpv6.Type.TIME_EXCEEDED, icmpv6.TimeExceededCode.REASSEMBLY, 0, PACKET),
         "030100000000",
         0,
     ),
     "parameter problem": (
-        icmpv6.parameter_problem(ROUTER, HOST, icmpv6.ParameterProblemCode.OPTION, 42, PACKET),
+        icmpv6.pack_error(ROUTER, HOST, icmpv6.Type.PARAMETER_PROBLEM, icmpv6.ParameterProblemCode.OPTION, 42, PACKET),
         "04020000002a",
         42,
     ),
@@ -84,7 +88,9 @@ def test_an_error_quotes_as_much_as_fits_the_minimum_mtu(packed: bytes, fields: 
 
 def test_a_short_packet_is_quoted_whole() -> None:
     packet = PACKET[:48]
-    error = icmpv6.parse_error(icmpv6.parse(icmpv6.packet_too_big(ROUTER, HOST, 1280, packet)))
+    error = icmpv6.parse_error(
+        icmpv6.parse(icmpv6.pack_error(ROUTER, HOST, icmpv6.Type.PACKET_TOO_BIG, 0, 1280, packet))
+    )
     assert error.quoted == packet
 
 
@@ -97,7 +103,9 @@ def test_an_extension_structure_is_not_part_of_the_quoted_packet(kind: icmpv6.Ty
 
 
 def test_a_large_mtu_is_not_mistaken_for_an_extension_length() -> None:
-    error = icmpv6.parse_error(icmpv6.parse(icmpv6.packet_too_big(ROUTER, HOST, 0x01000000, PACKET[:100])))
+    error = icmpv6.parse_error(
+        icmpv6.parse(icmpv6.pack_error(ROUTER, HOST, icmpv6.Type.PACKET_TOO_BIG, 0, 0x01000000, PACKET[:100]))
+    )
     assert (error.info, len(error.quoted)) == (0x01000000, 100)
 
 
