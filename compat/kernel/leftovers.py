@@ -89,12 +89,14 @@ def _undo_changes() -> tuple[str, ...]:
     for owner, path, entries in all_ledgers():
         if owner.alive():
             continue
-        for entry in reversed(entries):
+        known = [entry for entry in entries if entry.kind in UNDO]
+        for entry in reversed(known):
             with _find(entry.inode) or Namespace.current() as where:
                 if where.inode == entry.inode:  # else the namespace has gone, and the change with it
                     UNDO[entry.kind](where, entry.facts)
                     undone.append(_text(entry))
-        path.unlink(missing_ok=True)
+        if known == entries:
+            path.unlink(missing_ok=True)  # else another version knows how to undo the rest
     return tuple(undone)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -253,6 +254,23 @@ def test_a_broken_ledger_line_hides_no_other(host: Namespace) -> None:
         assert [change for change in clean_leftovers().changes if change.startswith("sysctl")]
     assert get_sysctl(host, "ipv6/conf/all/forwarding") == "0"
     set_sysctl(host, "ipv6/conf/all/forwarding", 0)
+
+
+def test_a_change_of_a_kind_that_only_another_version_knows_stays_written_down(host: Namespace) -> None:
+    victim = Victim(host)
+    victim.kill()
+    assert victim.owner is not None
+    ledger = RUN_DIR / f"{victim.owner.tag}.jsonl"
+    with ledger.open("a") as file:
+        file.write(json.dumps({"number": 99, "kind": "tunnel", "inode": host.inode, "facts": {"name": "x"}}) + "\n")
+    try:
+        for _ in range(2):  # the second start finds the kind again
+            with in_namespace(host):
+                clean_leftovers()
+        assert state_of(host) == EMPTY, "what it knows is undone"
+        assert "tunnel" in ledger.read_text()
+    finally:
+        ledger.unlink()
 
 
 def test_cleaning_spares_the_cleaner_that_a_dead_owner_started(host: Namespace) -> None:
