@@ -113,13 +113,19 @@ class State(Protocol):
 class MemoryState:
     """State that lives as long as the object: for tests, simulations, and nodes that may forget.
 
-    `entropy(n)` gives n random bytes; give a seeded one to repeat a run.
+    `entropy(n)` gives n random bytes; give a seeded one to repeat a run.  `wall` tells when an epoch after the first begins.
     Raises `GeneratorError` when the generator cannot be loaded.
     """
 
-    def __init__(self, entropy: Callable[[int], bytes] = os.urandom, generator: str = "permutation") -> None:
+    def __init__(
+        self,
+        entropy: Callable[[int], bytes] = os.urandom,
+        generator: str = "permutation",
+        wall: Callable[[], float] = time.time,
+    ) -> None:
         load_generator(generator)  # as `DiskState` does
         self._entropy = entropy
+        self._wall = wall
         self.claimed: set[bytes] = set()
         self.epochs = [Epoch(0, entropy(KEY_LENGTH), generator, 0.0, "in memory")]
 
@@ -140,7 +146,8 @@ class MemoryState:
 
     def rekey(self, cause: str, generator: str | None = None) -> Epoch:
         last = self.epoch
-        self.epochs.append(Epoch(last.number + 1, self._entropy(KEY_LENGTH), generator or last.generator, 0.0, cause))
+        key = self._entropy(KEY_LENGTH)
+        self.epochs.append(Epoch(last.number + 1, key, generator or last.generator, self._wall(), cause))
         return self.epoch
 
     def guard(self) -> None:

@@ -3,7 +3,8 @@
 Model.  A tag's serial tells apart the addresses of one service, client and slot, and nobody may get one twice.  Serials are
 therefore leased from the node's state, a few at a time, and a lease is on disk before the first of them is used: what a crash
 leaves unused is lost, never issued again.  A sequence whose slot is over is forgotten, so what is kept is bounded by the
-slots that lie ahead.
+slots that lie ahead, and by a mark: up to which slot sequences were forgotten.  Nothing is issued below it, since a clock that
+goes back comes to slots whose serials nobody remembers.
 
 The key of tags is shared with a firewall and does not change with the node's key epochs.  When an epoch began because the
 state could not be trusted, the leases of the slots before it cannot be trusted either: nothing is issued into a slot that an
@@ -65,17 +66,19 @@ class TagIssuer:
         self._wall = wall
         self._block = block
         self._name = "tags " + hmac.digest(key, b"name of the sequences of tags", "sha256")[:6].hex()
+        self._mark = f"{self._name} over"
         self._leased: dict[str, range] = {}
         self._codec = TagCodec(key, self.layout)
-        self._forgotten = -1
+        self._looked = -1
         self.layout.slots_between(0.0, longest + self.layout.slot_length)
 
     def draw(self, prefix: IPv6Network, service: int, client: int, lifetime: float) -> TaggedAddress:
         """An address in a /64 for a service and a client, by their indices, to expire in `lifetime` seconds at the earliest.
 
-        Raises `GeneratorError` where the lifetime or an index does not fit, the slot is full, or an earlier key epoch may have
-        used it; `StateError` where the serial cannot be made durable.
+        Raises `GeneratorError` where the lifetime or an index does not fit, the slot is full, or an earlier key epoch, or the
+        time before the clock was set back, may have used it; `StateError` where the serial cannot be made durable.
         """
+        self._state.guard()
         if not 0 < lifetime <= self.longest:
             raise GeneratorError(f"a tagged address lives up to {self.longest:g} s, not {lifetime:g}")
         if prefix.prefixlen != 128 - IDENTIFIER_BITS:
@@ -85,6 +88,11 @@ class TagIssuer:
         slot = int((now + lifetime) // slot_length)
         self._check_epochs(slot)
         self._forget_before(int(now // slot_length))
+        if slot < (over := self._state.epoch.reached(self._mark)):
+            raise GeneratorError(
+                "the clock was set back to a time for which tagged addresses may have been issued before: "
+                f"set it right, or wait {over * slot_length - now - lifetime:.0f} s"
+            )
         cycle, within = divmod(slot, 1 << self.layout.slot)
         if cycle != self._codec.cycle:
             self._codec = TagCodec(self._key, self.layout, cycle)
@@ -117,11 +125,15 @@ class TagIssuer:
         return leased[0]
 
     def _forget_before(self, slot: int) -> None:
-        """Sequences of slots that are over will never be drawn from again."""
-        if slot == self._forgotten:
+        """Sequences of slots that are over will never be drawn from again; the mark that sees to it is on disk first."""
+        if slot == self._looked:
             return
-        self._forgotten = slot
-        for sequence in list(self._state.epoch.leased):
-            if sequence.startswith(self._name) and int(sequence.split(" ")[2]) < slot:
-                self._state.forget(sequence)
-                self._leased.pop(sequence, None)
+        self._looked = slot
+        ours = [name for name in self._state.epoch.leased if name.startswith(self._name) and name != self._mark]
+        if not (over := [name for name in ours if int(name.split(" ")[2]) < slot]):
+            return
+        if (marked := self._state.epoch.reached(self._mark)) < slot:
+            self._state.lease(self._mark, slot - marked)
+        for sequence in over:
+            self._state.forget(sequence)
+            self._leased.pop(sequence, None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from ipaddress import IPv6Network
 from pathlib import Path
 from random import Random
@@ -78,7 +79,8 @@ def test_leases_are_on_disk_before_use_and_forgotten_when_their_slot_is_over(tmp
     for _ in range(40):
         issuer.draw(PREFIX, 1, 1, 300.0)
         clock.now += 60.0
-        assert len(state.epoch.leased) <= 1 + 300.0 / 60.0
+        # a sequence per slot, and the mark of what was forgotten
+        assert len(state.epoch.leased) <= 1 + 300.0 / 60.0 + 1
     state.close()
 
 
@@ -147,3 +149,57 @@ def test_an_agent_sets_tagged_service_addresses_on_a_node() -> None:
             server.close()
 
     virtual(main())
+
+
+@pytest.mark.proves("UM-GEN-6", "UM-ADDR-9")
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_clock_that_goes_back_brings_no_address_back(tmp_path: Path, restarted: bool) -> None:
+    """The serials of a slot that was over are forgotten: into such a slot nothing is issued any more."""
+    machine, clock = Machine(tmp_path), Clock()
+    state = machine.open()
+    issuer = TagIssuer(state, KEY, longest=600.0, wall=clock)
+    issued = {issuer.draw(PREFIX, 1, 1, 60.0).address for _ in range(3)}
+    clock.now += 300.0
+    issued |= {issuer.draw(PREFIX, 1, 1, 60.0).address for _ in range(3)}
+    clock.now -= 300.0
+    if restarted:
+        state.close()
+        state = machine.open()
+        issuer = TagIssuer(state, KEY, longest=600.0, wall=clock)
+    with pytest.raises(GeneratorError, match=r"clock was set back.*wait 200 s"):
+        issuer.draw(PREFIX, 1, 1, 60.0)
+    clock.now += 300.0
+    again = {issuer.draw(PREFIX, 1, 1, 60.0).address for _ in range(3)}
+    assert len(issued) == 6
+    assert not again & issued
+    state.close()
+
+
+@pytest.mark.proves("UM-GEN-6", "UM-ADDR-9")
+def test_a_new_key_epoch_in_memory_brings_no_address_back() -> None:
+    clock = Clock()
+    state = MemoryState(wall=clock)
+    issuer = TagIssuer(state, KEY, longest=600.0, wall=clock)
+    issued = {issuer.draw(PREFIX, 1, 1, 60.0).address for _ in range(BLOCK)}
+    state.rekey("resumed from a snapshot")
+    with pytest.raises(GeneratorError, match="may have been issued"):
+        issuer.draw(PREFIX, 1, 1, 60.0)
+    clock.now += 661.0
+    assert issuer.draw(PREFIX, 1, 1, 60.0).address not in issued
+
+
+@pytest.mark.proves("UM-GEN-6", "UM-ADDR-9")
+def test_serials_that_are_leased_end_with_the_state_and_are_not_a_forked_childs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = Machine(tmp_path).open()
+    issuer = TagIssuer(state, KEY, longest=600.0, wall=Clock())
+    issuer.draw(PREFIX, 1, 1, 60.0)
+    here = os.getpid()
+    with monkeypatch.context() as forked:
+        forked.setattr("os.getpid", lambda: here + 1)
+        with pytest.raises(StateError, match="forked"):
+            issuer.draw(PREFIX, 1, 1, 60.0)
+    state.close()
+    with pytest.raises(StateError, match="closed"):
+        issuer.draw(PREFIX, 1, 1, 60.0)
