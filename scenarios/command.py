@@ -339,7 +339,7 @@ def _many(
     began = time.monotonic()
     sweep = _sweep(plan, folder, console, jobs, cluster)
     if not sweep.rows:
-        raise ScenarioError("Interrupted before any run was done.")
+        raise ScenarioError(f"{sweep.stopped} before any run was done.")
     tables = write_tables(sweep, folder)
     remarks = (
         []
@@ -355,6 +355,8 @@ def _many(
     for row in failed[:10]:
         console.print(f"[bold red]✘[/] run {row.number}, seed {row.seed}: {'; '.join(row.failed)}", highlight=False)
     done = f"{len(sweep.rows)} of {sweep.total} runs done, {len(failed)} failed, in {elapsed:.1f} s"
+    if sweep.stopped:
+        console.print(f"[bold red]{sweep.stopped}.[/]", highlight=False)
     console.print(f"{done}.  {', '.join(path.name for path in tables)} and {page}.", highlight=False, soft_wrap=True)
     result = {
         "scenario": found.name,
@@ -364,6 +366,7 @@ def _many(
         "runs": len(sweep.rows),
         "of": sweep.total,
         "failed": len(failed),
+        "stopped": sweep.stopped,
         "passed": sweep.passed,
         "seconds": round(elapsed, 2),
         "folder": str(folder),

@@ -143,7 +143,7 @@ async def _script(scenario: Scenario, run: Run, values: Mapping[str, Value]) -> 
             raise
         task.uncancel()
         interrupted, failure = True, f"interrupted after {run.now() - began:.1f} s of its own time"
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # also a script that ends itself: its report is wanted all the same
         failure = str(TooLong(scenario.limit)) if limit.expired() else _where(error)
     run.require(title, not failure, because=failure)
     return interrupted

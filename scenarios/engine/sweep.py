@@ -2,7 +2,8 @@
 
 The unit of work is an `Order` and its result a `Row`, both plain values.  Rows come back in any order and are kept in the order
 of the plan, so a sweep in sim gives the same tables whatever ran where.  What is done is kept at any moment: each row is
-appended to a file as it arrives, and an interrupted sweep writes its tables from the rows it has.
+appended to a file as it arrives, and a sweep that is interrupted, or loses the processes it runs in, has its tables made from the
+rows there are.  A run that fails, however it does, is a row and ends no other.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -29,6 +30,8 @@ from .parameters import Value
 
 WINDOW = 3
 """Orders handed out ahead, per worker: few enough that an interrupt is felt soon, enough that nobody waits."""
+
+ENDED = "A process that ran the scenario was ended from outside (killed, or out of memory)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +79,12 @@ class Plan:
 
 @dataclass(slots=True)
 class Sweep:
-    """A plan and the rows there are; `whole` says whether they are all."""
+    """A plan and the rows there are; `whole` says whether they are all, `stopped` why there are no more."""
 
     plan: Plan
     rows: list[Row] = field(default_factory=list)
     total: int = 0
+    stopped: str = ""
 
     @property
     def whole(self) -> bool:
@@ -101,7 +105,7 @@ def work(number: int, order: Order) -> Row:
     except ScenarioError:
         raise
     except UnimuxError as error:  # the machine or the network of this run; the others may still be fine
-        return Row(number, dict(order.values), order.seed, False, (str(error),), {}, {}, 0.0)
+        return _failed(number, order, str(error))
     failed = [claim.title for claim in outcome.claims if not claim.holds]
     passed = outcome.held
     if order.folder is not None:
@@ -116,6 +120,21 @@ def work(number: int, order: Order) -> Row:
     )
 
 
+def _failed(number: int, order: Order, why: str) -> Row:
+    return Row(number, dict(order.values), order.seed, False, (why,), {}, {}, 0.0)
+
+
+def _outcome(future: Future[Row], number: int, order: Order, wrong: list[ScenarioError]) -> Row:
+    """The row of a run that is over; one that could not be run is a row as well, and a wrong scenario is noted in `wrong`."""
+    try:
+        return future.result()
+    except ScenarioError as error:
+        wrong.append(error)
+        return _failed(number, order, str(error))
+    except Exception as error:
+        return _failed(number, order, f"{type(error).__name__}: {error}")
+
+
 def run_sweep(
     plan: Plan,
     executor: Executor,
@@ -123,30 +142,42 @@ def run_sweep(
     journal: Path,
     told: Callable[[int, int, Row], None] = lambda done, total, row: None,
 ) -> Sweep:
-    """Do the plan on an executor.  `told(done, total, row)` after each run.  KeyboardInterrupt ends it with what is done."""
+    """Do the plan on an executor.  `told(done, total, row)` after each run.  KeyboardInterrupt ends it with what is done.
+
+    Raises the `ScenarioError` of the first run where every run has one: then it is the call that is wrong, not a run.
+    """
     orders = plan.orders()
     sweep = Sweep(plan, total=len(orders))
     waiting = iter(enumerate(orders, 1))
-    running: set[Future[Row]] = set()
+    running: dict[Future[Row], tuple[int, Order]] = {}
+    wrong: list[ScenarioError] = []
     with journal.open("a", encoding="utf-8") as file:
         try:
-            while True:
+            while not sweep.stopped:
                 for number, order in itertools.islice(waiting, max(workers * WINDOW - len(running), 0)):
                     if order.folder is not None:
                         order.folder.mkdir(parents=True, exist_ok=True)
-                    running.add(executor.submit(work, number, order))
+                    running[executor.submit(work, number, order)] = (number, order)
                 if not running:
                     break
-                done, running = wait(running, return_when=FIRST_COMPLETED)
-                for future in done:
-                    row = future.result()
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    number, order = running.pop(future)
+                    if isinstance(future.exception(), BrokenExecutor):
+                        sweep.stopped = ENDED
+                        continue  # others of the same moment may have come to their end
+                    row = _outcome(future, number, order, wrong)
                     sweep.rows.append(row)
                     file.write(json.dumps(asdict(row), ensure_ascii=False, default=str) + "\n")
                     told(len(sweep.rows), sweep.total, row)
                 file.flush()
         except KeyboardInterrupt:
+            sweep.stopped = "Interrupted"
             for future in running:
                 future.cancel()
+        except BrokenExecutor:
+            sweep.stopped = ENDED
+    if wrong and len(wrong) == len(sweep.rows):
+        raise wrong[0]
     sweep.rows.sort(key=lambda row: row.number)
     return sweep
 

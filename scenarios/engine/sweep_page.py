@@ -29,7 +29,7 @@ def write_sweep_page(sweep: Sweep, folder: Path, remarks: list[str]) -> Path:
     verdict = f"{len(sweep.rows) - len(failed)} of {sweep.total} runs passed"
     said = [*remarks]
     if not sweep.whole:
-        said.append(f"Interrupted: {len(sweep.rows)} of {sweep.total} runs were done.")
+        said.append(f"{sweep.stopped}: {len(sweep.rows)} of {sweep.total} runs were done.")
     said += [f"Run {row.number} (seed {row.seed}) failed: {'; '.join(row.failed)}." for row in failed[:20]]
     facts = {"backend": plan.backend, "seeds": f"{plan.seed} to {plan.seed + plan.repeat - 1}", **plan.fixed}
     facts |= {axis: ", ".join(map(str, values)) for axis, values in plan.axes.items()}

@@ -18,10 +18,14 @@ Cell = str | int | float | bool | None
 
 
 def results(sweep: Sweep) -> tuple[list[str], list[list[Cell]]]:
-    """One row per run: parameters, seed, verdict, and the mean of each metric (None where it was not measured)."""
+    """One row per run: parameters, seed, verdict, and the mean of each metric (None where it was not measured).
+
+    A metric of the name of another column has "(measured)" behind it.
+    """
     parameters = list(sweep.plan.scenario.values(sweep.plan.fixed))
     metrics = metric_names(sweep.rows)
-    head = ["run", *parameters, "seed", "passed", *metrics]
+    about = ["run", *parameters, "seed", "passed"]
+    head = [*about, *(f"{name} (measured)" if name in about else name for name in metrics)]
     rows: list[list[Cell]] = []
     for row in sweep.rows:
         values = sweep.plan.scenario.values(row.values)

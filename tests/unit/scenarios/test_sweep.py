@@ -1,0 +1,83 @@
+"""Sweeps in which something goes wrong: a run, the processes, the scenario; the rows that there are make the tables."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from unimux.cli.main import app, run
+
+SCRIPT = '''"""What is left of a sweep when a run goes wrong?"""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+from scenarios.engine import Parameter, Run, ScenarioError, scenario
+
+
+@scenario(backends=("sim",))
+async def accident(run: Run, *, x: Annotated[int, Parameter("which accident", least=0)] = 0) -> None:
+    run.measure("y", x)
+    run.measure("x", 10 * x)
+    run.require("It came so far", True)
+    if x == 3:
+        os._exit(1)
+    if x == 5:
+        raise SystemExit(3)
+    if x == 7:
+        raise ScenarioError("Seven cannot be run.")
+'''
+
+
+def sweep(tmp_path: Path, values: str, *more: str) -> Result:
+    file = tmp_path / "accident.py"
+    file.write_text(SCRIPT)
+    call = ["run", str(file), "--sweep", f"x={values}", "--jobs", "1", "--out", str(tmp_path / "out"), *more]
+    return CliRunner().invoke(app, ["scenario", *call])
+
+
+def results(folder: Path) -> list[dict[str, str]]:
+    with (folder / "results.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_sweep_that_loses_its_processes_keeps_the_rows_that_it_has(tmp_path: Path) -> None:
+    done = sweep(tmp_path, "0,1,2,3,4,6", "--json")
+    assert done.exit_code == 1, done.output
+    told = json.loads(done.stdout)
+    rows = results(tmp_path / "out")
+    assert [row["x"] for row in rows] == ["0", "1", "2"][: told["runs"]]
+    assert 1 <= told["runs"] < told["of"] == 6
+    assert "killed, or out of memory" in told["stopped"]
+    assert "killed, or out of memory): " in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_a_run_that_fails_is_a_row_and_ends_no_other(tmp_path: Path) -> None:
+    done = sweep(tmp_path, "1,5,7,2", "--json")
+    assert done.exit_code == 1, done.output
+    rows = results(tmp_path / "out")
+    assert [(row["x"], row["passed"]) for row in rows] == [("1", "yes"), ("5", "no"), ("7", "no"), ("2", "yes")]
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "Seven cannot be run" in page
+    assert json.loads(done.stdout)["failed"] == 2
+
+
+def test_a_scenario_that_no_run_can_be_made_of_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "accident.py").write_text(SCRIPT)
+    call = ["scenario", "run", str(tmp_path / "accident.py"), "--set", "x=7", "--repeat", "2"]
+    assert run([*call, "--out", str(tmp_path / "out")]) == 2
+    assert "Seven cannot be run." in capsys.readouterr().err
+
+
+def test_a_metric_and_a_parameter_of_one_name_are_two_columns(tmp_path: Path) -> None:
+    assert sweep(tmp_path, "1,2").exit_code == 0
+    assert [(row["x"], row["x (measured)"], row["y"]) for row in results(tmp_path / "out")] == [
+        ("1", "10.0", "1.0"),
+        ("2", "20.0", "2.0"),
+    ]
