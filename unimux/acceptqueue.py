@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections import deque
 from dataclasses import dataclass
 
 from tapstack.tcp.options import SocketOptions
 
 from .das import Policy
+from .errors import NodeStopped
 from .exchange import Exchange
 from .node import Node
 from .server import Server
@@ -29,12 +31,16 @@ class SsaPolicy:
 
 
 class AcceptQueue:
-    """A socket's server in the node's loop, and the connections that wait for `accept`."""
+    """A socket's server in the node's loop, and the connections that wait for `accept`.
+
+    accepted: the one that is next, if any; those behind it stay with the stack's listener, whose backlog bounds them.
+    """
 
     def __init__(self, node: Node, options: SocketOptions, port: int | None, das: Policy | None) -> None:
         self.node = node
         self.accepted: deque[Exchange] = deque()
         self.changed = asyncio.Event()
+        self._closed = False
         loop = asyncio.get_running_loop()
 
         def factory() -> Exchange:
@@ -44,6 +50,7 @@ class AcceptQueue:
             return exchange
 
         self.server: Server = node.listen(factory, options=options, port=port, das=das)
+        self.server.room = lambda: not self.accepted
         self._unwatch = node.watch(lambda event: self.changed.set())
 
     async def issue(self, policy: SsaPolicy) -> ServiceAddress:
@@ -56,20 +63,37 @@ class AcceptQueue:
         await self.node.until(lambda: len(server.armed) >= policy.auto_arm)
 
     async def accept(self, policy: SsaPolicy, bound: bool, timeout: float | None) -> Exchange:
-        """The next connection, arming an SSA when there is none to come to."""
-        async with asyncio.timeout(timeout):
+        """The next connection, arming an SSA when there is none to come to.
+
+        timeout: seconds, None for no end, 0 for not at all.  Raises TimeoutError, BlockingIOError, `NodeStopped`, and OSError
+        when the socket is closed meanwhile.
+        """
+        async with asyncio.timeout(timeout or None):
             while not self.accepted:
+                self._check_open()
+                if timeout == 0:
+                    raise BlockingIOError(errno.EAGAIN, "nobody has come")
                 self.changed.clear()
                 if not bound and not self.server.armed:
                     await self.issue(policy)
                 if not self.accepted:
                     await self.changed.wait()
-        return self.accepted.popleft()
+        exchange = self.accepted.popleft()
+        self.server.take_accepted()
+        return exchange
+
+    def _check_open(self) -> None:
+        if self.node.pool.closed:
+            raise NodeStopped
+        if self._closed:
+            raise OSError(errno.EBADF, "the socket was closed")
 
     def close(self) -> None:
+        self._closed = True
         self._unwatch()
         self.server.close()
         for exchange in self.accepted:
             if exchange.transport is not None:
                 exchange.transport.abort()
         self.accepted.clear()
+        self.changed.set()

@@ -24,8 +24,10 @@ import io
 import ipaddress
 import socket as _socket
 import time
+import warnings
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from enum import IntEnum, StrEnum
 from typing import IO, Any
@@ -113,6 +115,18 @@ class Socket:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def __del__(self) -> None:
+        """Nobody holds it any more: its address is not to stay for ever.  In whatever thread this is, it waits for nothing."""
+        exchange, listening = self._exchange, self._listening
+        if self._closed or (exchange is None and listening is None):
+            return
+        warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=2, source=self)
+        if exchange is not None:
+            exchange.close()
+        elif listening is not None:
+            with suppress(RuntimeError):  # the loop has ended, and the listener with it
+                self._net.loop.call_soon_threadsafe(listening.close)
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else "listening" if self._listening else "socket"
@@ -327,7 +341,7 @@ class Socket:
         listening = self._listener()
         if self._timeout == 0 and not listening.accepted:
             raise BlockingIOError(errno.EAGAIN, "nobody has come")
-        waiting = listening.accept(self._ssa_policy, self._chosen is not None, self._timeout or None)
+        waiting = listening.accept(self._ssa_policy, self._chosen is not None, self._timeout)
         try:
             exchange = self._net.run(waiting)
         except TimeoutError:
@@ -354,12 +368,12 @@ class Socket:
 
     def send(self, data: Any, flags: int = 0) -> int:
         """Hand over what there is room for; how much."""
-        piece = bytes(data)
+        piece = bytes(memoryview(data))
         return self._connected().write(piece, self._timeout) if piece else 0
 
     def sendall(self, data: Any, flags: int = 0) -> None:
         """Hand over everything, within the time-out as a whole."""
-        exchange, left = self._connected(), memoryview(bytes(data))
+        exchange, left = self._connected(), memoryview(bytes(memoryview(data)))
         deadline = None if not self._timeout else time.monotonic() + self._timeout
         while left:
             remaining = self._timeout if deadline is None else max(deadline - time.monotonic(), 1e-6)
@@ -440,10 +454,8 @@ class Socket:
         if exchange is not None:
             exchange.close()
         if listening is not None:
-            try:
+            with suppress(OSError):  # the node has gone, and the listener with it
                 self._net.call(listening.close)
-            except OSError:
-                pass  # the node has gone, and the listener with it
 
     # -- checks ----------------------------------------------------------------------------------
 

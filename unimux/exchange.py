@@ -77,11 +77,13 @@ class Exchange(asyncio.Protocol):
             self._changed.notify_all()
 
     def _send(self, data: bytes) -> None:
-        if self.transport is not None:
-            self.transport.write(data)
-        with self._changed:
-            self._on_their_way -= len(data)
-            self._changed.notify_all()
+        try:
+            if self.transport is not None:
+                self.transport.write(data)
+        finally:
+            with self._changed:
+                self._on_their_way -= len(data)
+                self._changed.notify_all()
 
     def _resume(self) -> None:
         if self.transport is not None:
@@ -129,7 +131,7 @@ class Exchange(asyncio.Protocol):
                 raise self._error or BrokenPipeError(errno.EPIPE, "the connection has ended")
             piece = data[: self._room()]
             self._on_their_way += len(piece)
-        self._call(self._send, piece)
+            self._call(self._send, piece)  # within the lock: an end that is asked for next comes next
         return len(piece)
 
     def end(self) -> None:
@@ -138,8 +140,8 @@ class Exchange(asyncio.Protocol):
             if self._sent_end:
                 return
             self._sent_end = True
-        if self.transport is not None:
-            self._call(self.transport.write_eof)
+            if self.transport is not None:
+                self._call(self.transport.write_eof)
 
     def close(self) -> None:
         """Close in order: the stack sends what was written, then FIN.  From any thread."""

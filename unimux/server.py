@@ -44,7 +44,11 @@ AUTO_ARM_PAUSE = 1.0
 
 
 class Server:
-    """A service of a node.  Made by `Node.listen`."""
+    """A service of a node.  Made by `Node.listen`.
+
+    room: whether one more session may be given to a protocol now; while not, they wait with the stack, within the socket's
+    backlog, until `take_accepted`.
+    """
 
     def __init__(
         self,
@@ -58,6 +62,7 @@ class Server:
     ) -> None:
         self._node = node
         self._factory = protocol_factory
+        self.room: Callable[[], bool] = lambda: True
         if options.mode is PortMode.AWARE and port is None:
             port = options.reduced_port  # unified-multiplex §6: RP where the application names no port
         self._listener: Listener = node.stack.tcp.listen(options, node.now(), port, service)
@@ -207,9 +212,12 @@ class Server:
         self._node.driver.kick()
 
     def _on_signals(self, bits: int) -> None:
-        if not bits & Signal.ACCEPTABLE:
-            return
-        while (connection := self._listener.accept()) is not None:
+        if bits & Signal.ACCEPTABLE:
+            self.take_accepted()
+
+    def take_accepted(self) -> None:
+        """Give sessions that stand to protocols, as far as there is room."""
+        while self.room() and (connection := self._listener.accept()) is not None:
             try:
                 SessionTransport(self._node.driver, connection).start(self._factory())
             except Exception as error:  # the application's: the next session gets its protocol all the same

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import asyncio
 import errno
 import hashlib
@@ -10,7 +11,7 @@ import io
 import random
 import socket
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from ipaddress import IPv6Address
 
@@ -300,6 +301,97 @@ def test_a_policy_keeps_ssas_armed(pair: Pair) -> None:
         assert len(seen) == 3
         named = listening.issue(SsaPolicy(client=PREFIX + "/64"))
         assert str(named.client) == PREFIX + "/64"
+
+
+def test_a_thread_that_is_late_for_the_only_connection_does_not_block(pair: Pair) -> None:
+    """Both threads see one connection waiting, while the node's thread is busy; the one that does not get it is told."""
+    with pair.net.socket() as listening:
+        listening.listen()
+        listening.settimeout(0)
+        ssa = listening.issue()
+        visitor = pair.visit(ssa.address, b"hello")
+        while not listening._listening.accepted:  # type: ignore[union-attr]
+            pair.net.call(lambda: None)
+        outcomes: list[object] = []
+
+        def accept() -> None:
+            try:
+                outcomes.append(listening.accept()[0])
+            except OSError as error:
+                outcomes.append(error)
+
+        busy, free = threading.Event(), threading.Event()
+
+        def work() -> None:
+            busy.set()
+            free.wait(20)
+
+        pair.net.loop.call_soon_threadsafe(work)
+        assert busy.wait(10)
+        threads = [threading.Thread(target=accept, daemon=True) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        while len(pair.net._waited_for) < 2:
+            pass
+        free.set()
+        for thread in threads:
+            thread.join(10)
+        assert sorted(type(each).__name__ for each in outcomes) == ["BlockingIOError", "Socket"]
+        accepted = next(each for each in outcomes if isinstance(each, Socket))
+        with accepted:
+            accepted.settimeout(10)
+            accepted.sendall(accepted.recv(100).upper())
+            visitor.join()
+
+
+def test_what_send_took_is_sent_before_the_end_that_another_thread_asks_for(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with connected(pair) as s:
+        exchange = s._exchange
+        assert exchange is not None
+        ending: list[threading.Thread] = []
+        call = exchange._call
+
+        def overtaken(function: Callable[..., None], *arguments: object) -> None:
+            if not ending:
+                ending.append(threading.Thread(target=lambda: s.shutdown(socket.SHUT_WR)))
+                ending[0].start()
+                ending[0].join(0.5)  # either it is through by then, or it waits for us
+            call(function, *arguments)
+
+        monkeypatch.setattr(exchange, "_call", overtaken)
+        assert s.send(b"said") == 4
+        ending[0].join(10)
+        assert s.makefile("rb").read() == b"said"
+
+
+def test_what_is_no_bytes_is_refused_as_by_the_standard_library(pair: Pair) -> None:
+    with connected(pair) as s:
+        for wrong in (5, "text", None, [1, 2]):
+            with pytest.raises(TypeError):
+                s.send(wrong)
+            with pytest.raises(TypeError):
+                s.sendall(wrong)
+        s.sendall(memoryview(array.array("H", [1, 2])))
+        assert s.recv(4) == array.array("H", [1, 2]).tobytes()
+
+
+def test_a_socket_that_nobody_holds_any_more_is_closed(pair: Pair) -> None:
+    """As the standard library's is, with a warning: no path keeps an address for ever (UM-REL-1)."""
+    ssa = pair.serve()
+    made = pair.net.create_connection((str(ssa), 0), timeout=10)
+    own = address(made.getsockname()[0])
+    listening = pair.net.socket()
+    listening.listen()
+    armed = listening.issue().address.packed
+    addresses = pair.net.node.stack.host.addresses
+    assert pair.net.call(lambda: own in addresses and armed in addresses)
+    with pytest.warns(ResourceWarning, match="unclosed"):
+        del made
+    with pytest.warns(ResourceWarning, match="unclosed"):
+        del listening
+    pair.net.run(pair.net.node.until(lambda: armed not in addresses and own not in addresses, 10))
 
 
 def test_an_unmodified_http_client_of_the_standard_library(pair: Pair) -> None:
