@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import gc
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 from scenarios.engine import Curves, Impairment, Parameter, Run, Table, echo, exchange, released, scenario
@@ -61,20 +61,7 @@ async def churn(
     endings: Counter[str] = Counter()
     levels: dict[str, list[Point]] = {"addresses in use": [], "reserved": [], "connections": []}
     start = run.now()
-
-    async def sample() -> None:
-        while True:
-            nodes = [*clients, bob]
-            in_use = sum(1 for node in nodes for e in node.stack.host.addresses if e.kind.one_time and e.users)
-            for name, value in (
-                ("addresses in use", in_use),
-                ("reserved", sum(node.pool.ready for node in nodes)),
-                ("connections", sum(len(node.stack.tcp.demux) for node in nodes)),
-            ):
-                levels[name].append((run.now() - start, float(value)))
-            await asyncio.sleep(duration / 200)
-
-    sampling = asyncio.create_task(sample())
+    sampling = asyncio.create_task(_sample(run, levels, [*clients, bob], duration / 200))
     async with asyncio.TaskGroup() as group:
         while run.now() - start < duration:
             run.progress(run.now() - start, duration, "s")
@@ -102,13 +89,26 @@ async def churn(
         "address in use, no connection, no record, no armed address, no waiting request."
     )
     run.show(Curves(title="What the nodes held", x="seconds", y="count", series=levels, steps=True))
-    run.show(
-        Table(
-            title="How sessions ended",
-            columns=("ending", "sessions"),
-            rows=[(e, str(n)) for e, n in sorted(endings.items())],
-        )
-    )
+    rows = [(ending, str(count)) for ending, count in sorted(endings.items())]
+    run.show(Table(title="How sessions ended", columns=("ending", "sessions"), rows=rows))
+
+
+async def _sample(run: Run, levels: Mapping[str, list[Point]], nodes: Sequence[Node], interval: float) -> None:
+    """Write down every so many seconds what the nodes hold, until cancelled."""
+    start = run.now()
+    while True:
+        found = {
+            "addresses in use": sum(_in_use(node) for node in nodes),
+            "reserved": sum(node.pool.ready for node in nodes),
+            "connections": sum(len(node.stack.tcp.demux) for node in nodes),
+        }
+        for name, value in found.items():
+            levels[name].append((run.now() - start, float(value)))
+        await asyncio.sleep(interval)
+
+
+def _in_use(node: Node) -> int:
+    return sum(1 for e in node.stack.host.addresses if e.kind.one_time and e.users)
 
 
 def _alive(nodes: Sequence[Node]) -> int:
@@ -123,7 +123,7 @@ def _nothing_left(run: Run, name: str, node: Node) -> None:
     stack = node.stack
     stack.check()
     found = {
-        "addresses in use": sum(1 for e in stack.host.addresses if e.kind.one_time and e.users),
+        "addresses in use": _in_use(node),
         "connections": len(stack.tcp.demux),
         "TIME-WAIT records": len(stack.tcp.time_waits),
         "listeners": len(stack.tcp.listeners),

@@ -8,12 +8,14 @@ client's port is ephemeral (EP) or RP.  A row passes if bytes go both ways and c
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable
-from typing import Annotated
+from collections.abc import Awaitable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, TypeAlias
 
-from scenarios.engine import Addressing, Matrix, Parameter, Run, Table, echo, exchange, scenario
+from scenarios.engine import Addressing, Host, Matrix, Parameter, Run, Streams, Table, echo, exchange, scenario
 from tapstack.tcp.options import LEGACY_COMPAT, PortMode
 from unimux.aio import open_connection, start_server
+from unimux.node import Node
 
 WELL_KNOWN = 8080
 RP = LEGACY_COMPAT
@@ -34,80 +36,123 @@ async def interop_matrix(
     bound = await run.node("bound", server_lan, addressing=Addressing.FIXED)
     legacy_client, legacy_server = await run.host("legacy", client_lan), await run.host("www", server_lan)
     await legacy_server.serve(WELL_KNOWN, echo)
-    where = run.address_of(bound)
-    results: list[tuple[str, str, str, bool, str]] = []
-    sessions: dict[str, int] = {}
-
-    async def row(mode: str, server: str, client: str, attempt: Callable[[], Awaitable[bool]]) -> None:
-        error = ""
-        try:
-            works = await attempt()
-        except OSError as failure:
-            works, error = False, str(failure)
-        results.append((mode, server, client, works, error))
-        run.measure("works", works, of=f"{mode} {server} – {client}")
-        run.require(f"{mode}: {server} – {client}", works, "UM-NODE-1", because=error or "the bytes came back equal")
-
-    def data() -> bytes:
-        return run.random.randbytes(size)
-
-    async def unified_both(mode: PortMode, port: int | None = None) -> bool:
-        server = start_server(bob, echo, mode=mode, port=port)
-        ssa = await server.issue()
-        streams = await open_connection(alice, ssa.address, port, mode=mode)
-        equal = await exchange(*streams, data())
-        server.close()
-        return equal
-
-    async def legacy_calls_ssa(mode: PortMode, sources: list[int], port: int, times: int = 1) -> bool:
-        server = start_server(bob, echo, mode=mode, port=port if mode is PortMode.AWARE else None)
-        ssa = await server.issue(sessions=times, client=legacy_client.address)
-        sessions[str(ssa)] = times
-        open_now = [await legacy_client.open(str(ssa), port, source=source) for source in sources]
-        equal = [await exchange(*streams, data()) for streams in open_now]
-        server.close()
-        return all(equal)
-
-    async def legacy_calls_bound(mode: PortMode, port: int, sources: list[int]) -> bool:
-        server = start_server(bound, echo, mode=mode, port=port if mode is PortMode.AWARE else None)
-        server.bind(where)
-        open_now = [await legacy_client.open(where, port, source=source) for source in sources]
-        equal = [await exchange(*streams, data()) for streams in open_now]
-        server.close()
-        return all(equal)
-
-    async def call_legacy(mode: PortMode) -> bool:
-        streams = await open_connection(alice, legacy_server.address, WELL_KNOWN, mode=mode)
-        return await exchange(*streams, data())
-
-    await row("L0", "U(SSA,*)", "U(EA,*)", lambda: unified_both(PortMode.L0))
-    await row("L1", "U(SSA,*)", "U(EA,*)", lambda: unified_both(PortMode.L1))
-    await row("L1", "U(SSA,*)", "L(LA,EP)", lambda: legacy_calls_ssa(PortMode.L1, [0], 80))
-    await row("L2", "U(SSA,*)", "U(EA,*)", lambda: unified_both(PortMode.L2))
-    await row("L2", "U(*,*)", "L(LA,EP) twice", lambda: legacy_calls_ssa(PortMode.L2, [0, 0], 80, times=2))
-    await row("L2", "U(bound,*)", "L(LA,EP) twice", lambda: legacy_calls_bound(PortMode.L2, 443, [0, 0]))
-    await row("Aware", "U(*,WP)", "L(LA,EP)", lambda: legacy_calls_bound(PortMode.AWARE, WELL_KNOWN, [0, 0]))
-    await row("Aware", "U(*,RP)", "L(LA,EP)", lambda: legacy_calls_bound(PortMode.AWARE, RP, [0, 0]))
-    await row("Aware", "U(*,WP)", "L(LA,RP)", lambda: legacy_calls_bound(PortMode.AWARE, WELL_KNOWN + 1, [RP]))
-    await row("Aware", "U(*,RP)", "L(LA,RP)", lambda: legacy_calls_bound(PortMode.AWARE, RP, [RP + 1]))
-    for mode in PortMode:
-        await row(f"{mode.value}", "L(LA,WP)", "U(EA,*)", lambda mode=mode: call_legacy(mode))  # type: ignore[misc]
-    talking = sum(works for _, _, _, works, _ in results)
+    attempts = _Attempts(run, size, alice, bob, bound, legacy_client, legacy_server)
+    results = [await _row(run, *row) for row in attempts.rows()]
+    talking = sum(result.works for result in results)
     run.answer(f"{talking} of {len(results)} rows of the table talk, every mode with a Linux kernel on either side.")
-    run.witness(connections=len(results) - 5, sessions=sessions)
+    run.witness(connections=len(results) - 5, sessions=attempts.sessions)
     _show(run, results)
 
 
-def _show(run: Run, results: list[tuple[str, str, str, bool, str]]) -> None:
-    modes = list(dict.fromkeys(mode for mode, *_ in results))
-    styles = list(dict.fromkeys(f"{server} – {client}" for _, server, client, *_ in results))
-    found = {(mode, f"{server} – {client}"): works for mode, server, client, works, _ in results}
+@dataclass(frozen=True)
+class _Result:
+    """A row of the table: the mode of the unified side, who serves, who calls, whether they talk, and if not, why."""
+
+    mode: str
+    server: str
+    client: str
+    works: bool
+    error: str
+
+    @property
+    def style(self) -> str:
+        """Both sides."""
+        return f"{self.server} – {self.client}"
+
+
+async def _row(run: Run, mode: PortMode, server: str, client: str, attempt: Awaitable[bool]) -> _Result:
+    error = ""
+    try:
+        works = await attempt
+    except OSError as failure:
+        works, error = False, str(failure)
+    result = _Result(mode.value, server, client, works, error)
+    run.measure("works", works, of=f"{result.mode} {result.style}")
+    run.require(f"{result.mode}: {result.style}", works, "UM-NODE-1", because=error or "the bytes came back equal")
+    return result
+
+
+Row: TypeAlias = tuple[PortMode, str, str, Awaitable[bool]]
+"""The mode of the unified side, who serves, who calls, and the attempt."""
+
+
+@dataclass
+class _Attempts:
+    """What the rows try.  `sessions`: how many each SSA was issued for that a kernel has called."""
+
+    run: Run
+    size: int
+    alice: Node
+    bob: Node
+    bound: Node
+    legacy_client: Host
+    legacy_server: Host
+    sessions: dict[str, int] = field(default_factory=dict)
+
+    def rows(self) -> Iterator[Row]:
+        """Every row of the table; each attempt is to be awaited before the next is asked for."""
+        l0, l1, l2, aware = PortMode
+        yield l0, "U(SSA,*)", "U(EA,*)", self._unified_both(l0)
+        yield l1, "U(SSA,*)", "U(EA,*)", self._unified_both(l1)
+        yield l1, "U(SSA,*)", "L(LA,EP)", self._legacy_calls_ssa(l1, [0], 80)
+        yield l2, "U(SSA,*)", "U(EA,*)", self._unified_both(l2)
+        yield l2, "U(*,*)", "L(LA,EP) twice", self._legacy_calls_ssa(l2, [0, 0], 80)
+        yield l2, "U(bound,*)", "L(LA,EP) twice", self._legacy_calls_bound(l2, 443, [0, 0])
+        yield aware, "U(*,WP)", "L(LA,EP)", self._legacy_calls_bound(aware, WELL_KNOWN, [0, 0])
+        yield aware, "U(*,RP)", "L(LA,EP)", self._legacy_calls_bound(aware, RP, [0, 0])
+        yield aware, "U(*,WP)", "L(LA,RP)", self._legacy_calls_bound(aware, WELL_KNOWN + 1, [RP])
+        yield aware, "U(*,RP)", "L(LA,RP)", self._legacy_calls_bound(aware, RP, [RP + 1])
+        for mode in PortMode:
+            yield mode, "L(LA,WP)", "U(EA,*)", self._call_legacy(mode)
+
+    async def _unified_both(self, mode: PortMode) -> bool:
+        server = start_server(self.bob, echo, mode=mode)
+        ssa = await server.issue()
+        equal = await self._exchange(await open_connection(self.alice, ssa.address, None, mode=mode))
+        server.close()
+        return equal
+
+    async def _legacy_calls_ssa(self, mode: PortMode, sources: Sequence[int], port: int) -> bool:
+        server = start_server(self.bob, echo, mode=mode)
+        ssa = await server.issue(sessions=len(sources), client=self.legacy_client.address)
+        self.sessions[str(ssa)] = len(sources)
+        equal = await self._legacy_calls(str(ssa), port, sources)
+        server.close()
+        return equal
+
+    async def _legacy_calls_bound(self, mode: PortMode, port: int, sources: Sequence[int]) -> bool:
+        where = self.run.address_of(self.bound)
+        server = start_server(self.bound, echo, mode=mode, port=port if mode is PortMode.AWARE else None)
+        server.bind(where)
+        equal = await self._legacy_calls(where, port, sources)
+        server.close()
+        return equal
+
+    async def _legacy_calls(self, where: str, port: int, sources: Sequence[int]) -> bool:
+        """Connections from each of these ports, all of them open before any speaks."""
+        open_now = [await self.legacy_client.open(where, port, source=source) for source in sources]
+        equal = [await self._exchange(streams) for streams in open_now]
+        return all(equal)
+
+    async def _call_legacy(self, mode: PortMode) -> bool:
+        streams = await open_connection(self.alice, self.legacy_server.address, WELL_KNOWN, mode=mode)
+        return await self._exchange(streams)
+
+    async def _exchange(self, streams: Streams) -> bool:
+        return await exchange(*streams, self.run.random.randbytes(self.size))
+
+
+def _show(run: Run, results: Sequence[_Result]) -> None:
+    modes = list(dict.fromkeys(result.mode for result in results))
+    styles = list(dict.fromkeys(result.style for result in results))
+    found = {(result.mode, result.style): float(result.works) for result in results}
     run.show(
         Table(
             title="Who can talk to whom",
             columns=("mode of the unified side", "server", "client", "result"),
             rows=[
-                (m, s, c, "✔ talks" if works else f"✘ {error or 'bytes differ'}") for m, s, c, works, error in results
+                (of.mode, of.server, of.client, "✔ talks" if of.works else f"✘ {of.error or 'bytes differ'}")
+                for of in results
             ],
             caption="U: unified node. L: Linux kernel. LA: its ordinary address.",
         )
@@ -117,7 +162,7 @@ def _show(run: Run, results: list[tuple[str, str, str, bool, str]]) -> None:
             title="The same as a matrix",
             rows=styles,
             columns=modes,
-            cells=[[float(found.get((mode, style), math.nan)) for mode in modes] for style in styles],
+            cells=[[found.get((mode, style), math.nan) for mode in modes] for style in styles],
             caption="1: talks, 0: does not, –: slide 23 does not ask for it.",
         )
     )

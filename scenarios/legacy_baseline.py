@@ -21,8 +21,8 @@ from scenarios.engine import (
     Run,
     Summary,
     Table,
-    echo,
     exchange,
+    logging_echo,
     released,
     scenario,
     seconds,
@@ -54,12 +54,7 @@ async def legacy_baseline(
     run.router(client_lan, server_lan)
     server = await run.host("www", server_lan)
     log: list[str] = []
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        log.append(writer.get_extra_info("peername")[0])
-        await echo(reader, writer)
-
-    await server.serve(80, serve)
+    await server.serve(80, logging_echo(log))
     frames = {"link": 0, "data": 0}
     fetches -= fetches % together
     await run.observe(client_lan, lambda when, frame: _count(frame, frames))

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from ipaddress import IPv6Address
 from typing import Annotated
 
-from scenarios.engine import Addressing, Bars, Matrix, Parameter, Run, Table, echo, exchange, scenario, wilson
+from scenarios.engine import Addressing, Bars, Matrix, Parameter, Run, Table, exchange, logging_echo, scenario, wilson
 from unimux.aio import open_connection
 from unimux.node import Node
 
@@ -38,12 +38,7 @@ async def linkability(
     run.router(client_lan, server_lan)
     server = await run.host("www", server_lan)
     log: list[str] = []
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        log.append(writer.get_extra_info("peername")[0])
-        await echo(reader, writer)
-
-    await server.serve(80, serve)
+    await server.serve(80, logging_echo(log))
     seen: dict[Addressing, _Seen] = {}
     for kind in Addressing:
         made = [

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Mapping
 from typing import Annotated
 
 from scenarios.engine import Addressing, Bars, Parameter, Run, Table, echo, exchange, released, scenario
@@ -45,11 +46,10 @@ async def neighbor_cost(
     router = await run.routing()
     seen: Counter[int] = Counter()
     await run.observe(client_lan, lambda when, frame: seen.update(_kind(frame)))
-    rows, costs = [], {}
+    costs: dict[Addressing, dict[str, float]] = {}
     for kind in Addressing:
-        client = await run.node(
-            kind.value.replace("-", ""), client_lan, addressing=kind, ready=4 if kind is Addressing.ONE_TIME else 0
-        )
+        ready = 4 if kind is Addressing.ONE_TIME else 0
+        client = await run.node(kind.value.replace("-", ""), client_lan, addressing=kind, ready=ready)
         await asyncio.sleep(5)  # what starting costs is not what a connection costs
         seen.clear()
         before = router.neighbors().entries
@@ -68,7 +68,13 @@ async def neighbor_cost(
             run.measure(name, value, of=kind.value)
         run.measure("setup", sum(setup) / len(setup), "s", of=kind.value)
         costs[kind] = per
-        rows.append((kind.value, *(f"{value:.2f}" for value in per.values())))
+    run.witness(connections=2 * connections)
+    _judge(run, costs)
+    _show(run, costs)
+
+
+def _judge(run: Run, costs: Mapping[Addressing, Mapping[str, float]]) -> None:
+    """A prefix of the node's own costs nothing; an on-link address its probe, its promotion and its reports."""
     one_time, dedicated, fixed = (costs[kind] for kind in (Addressing.ONE_TIME, Addressing.DEDICATED, Addressing.FIXED))
     run.require(
         "A dedicated prefix costs the link no more than a fixed address",
@@ -85,14 +91,17 @@ async def neighbor_cost(
         "UM-ADDR-8",
         because=", ".join(f"{value:.2f} {name}" for name, value in one_time.items()),
     )
-    run.witness(connections=2 * connections)
+
+
+def _show(run: Run, costs: Mapping[Addressing, Mapping[str, float]]) -> None:
     messages = {kind: sum(per.values()) - per[CACHE] for kind, per in costs.items()}
     run.answer(
         f"On a shared link a one-time address costs {messages[Addressing.ONE_TIME]:.1f} ND and MLD messages and "
-        f"{one_time[CACHE]:.1f} entries in the router's cache per connection; a fixed one {messages[Addressing.FIXED]:.2f}, one "
-        f"on a prefix of the node's own {messages[Addressing.DEDICATED]:.2f}."
+        f"{costs[Addressing.ONE_TIME][CACHE]:.1f} entries in the router's cache per connection; a fixed one "
+        f"{messages[Addressing.FIXED]:.2f}, one on a prefix of the node's own {messages[Addressing.DEDICATED]:.2f}."
     )
-    columns = ("client's addresses", *next(iter(costs.values())))
+    columns = ("client's addresses", *NAMES.values(), CACHE)
+    rows = [(kind.value, *(f"{value:.2f}" for value in per.values())) for kind, per in costs.items()]
     run.show(Table(title="Per connection, on the client's LAN", columns=columns, rows=rows, caption=_CAPTION))
     run.show(
         Bars(

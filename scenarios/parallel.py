@@ -7,9 +7,10 @@ part: every session is told apart by its pair of addresses alone.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Annotated
 
-from scenarios.engine import Curves, Ecdf, Parameter, Run, Summary, scenario, seconds
+from scenarios.engine import Curves, Ecdf, Parameter, Run, Summary, echo, scenario, seconds
 from unimux.aio import open_connection, start_server
 from unimux.poolstate import PoolConfig
 
@@ -30,12 +31,6 @@ async def parallel(
     pool = PoolConfig(low=sessions, high=sessions, limit=max(256, sessions))
     alice = await run.node("alice", client_lan, pool=pool, ready=sessions)
     bob = await run.node("bob", server_lan, pool=pool, ready=sessions)
-
-    async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while data := await reader.read(65536):
-            writer.write(data)
-        writer.close()
-
     server = start_server(bob, echo)
     issued = [await server.issue() for _ in range(sessions)]
     open_now: list[tuple[float, float]] = [(0.0, 0.0)]
@@ -66,15 +61,19 @@ async def parallel(
     run.witness(connections=sessions)
     most = int(max(open_ for _, open_ in open_now))
     run.measure("open at once", most)
+    run.require("Every session carried its bytes", all(equal), "UM-NODE-2", because=f"{sum(equal)} of {sessions} equal")
+    run.require("All sessions were open at once", most == sessions, "UM-NODE-3", because=f"{most} at the peak")
+    pairs_of_own = len({own for own, _ in pairs}) == len({peer for _, peer in pairs}) == sessions
+    run.require("No two sessions shared an address", pairs_of_own, "UM-DAS-4", because=f"{len(pairs)} pairs")
+    _show(run, most, open_now)
+
+
+def _show(run: Run, most: int, open_now: Sequence[tuple[float, float]]) -> None:
     setup = Summary.of(run.metrics.samples("setup"))
     run.answer(
         f"Yes: {most} sessions between two nodes at once, each on a pair of its own, set up in {seconds(setup.median)} at the "
         f"median and {seconds(setup.most)} at most."
     )
-    run.require("Every session carried its bytes", all(equal), "UM-NODE-2", because=f"{sum(equal)} of {sessions} equal")
-    run.require("All sessions were open at once", most == sessions, "UM-NODE-3", because=f"{most} at the peak")
-    pairs_of_own = len({own for own, _ in pairs}) == len({peer for _, peer in pairs}) == sessions
-    run.require("No two sessions shared an address", pairs_of_own, "UM-DAS-4", because=f"{len(pairs)} pairs")
     run.show(
         Curves(
             title="Sessions open",

@@ -8,12 +8,14 @@ servers as the pool has addresses and no waiting room, so theory knows the share
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Annotated
 
 from scenarios.engine import Curves, Parameter, Run, Summary, echo, scenario, seconds, wilson
 from tapstack.events import AddressChanged, Event
 from unimux.aio import open_connection
 from unimux.errors import PoolExhausted
+from unimux.node import Node
 from unimux.poolstate import PoolConfig, WhenEmpty
 
 
@@ -40,47 +42,19 @@ async def pool_exhaustion(
     client = await run.node("client", client_lan, pool=pool, ready=size)
     busy = _BusyTimes()
     client.watch(busy.see)
-    measured, theory, words = [], [], []
-
-    async def session(lasts: float) -> None:
-        _, writer = await open_connection(client, server.address, 80)
-        await asyncio.sleep(lasts)
-        writer.transport.abort()
-
+    load = _Load(run, client, server.address, hold, rates * arrivals)
+    measured, theory = [], []
     ceiling = size / (hold + 1.0)
     for step in range(1, rates + 1):
         rate = 2 * ceiling * step / rates
-        refused = 0
         busy.samples.clear()
-        async with asyncio.TaskGroup() as group:
-            for arrival in range(arrivals):
-                run.progress((step - 1) * arrivals + arrival, rates * arrivals, "connections")
-                await asyncio.sleep(run.random.expovariate(rate))
-                # What is asked of the pool is asked here, so that the task below cannot fail for another reason.
-                if client.pool.ready == 0:
-                    refused += 1
-                    words.append(await _complaint(client, server.address))
-                else:
-                    group.create_task(session(run.random.expovariate(1 / hold)))
+        refused = await load.offer(rate, arrivals)
         await client.until(lambda: client.pool.ready == size, 120)
-        share, (low, high) = refused / arrivals, wilson(refused, arrivals)
         mean = Summary.of(busy.samples).mean
         expected = erlang_loss(size, rate * mean)
-        run.measure("refused", share, of=f"{rate:.2f}/s")
-        run.measure("address busy", mean, "s", of=f"{rate:.2f}/s")
-        # Samples of a queue depend on each other, so the interval is widened threefold.
-        run.expect(
-            f"refused at {rate:.2f}/s",
-            share,
-            expected,
-            interval=(max(share - 3 * (share - low), 0.0), share + 3 * (high - share)),
-        )
-        measured.append((rate, share, low, high))
+        measured.append((rate, *_beside_theory(run, rate, refused, arrivals, mean, expected)))
         theory.append((rate, expected))
-    complaints = sorted(set(words))
-    told = all("address" in text for text in complaints)
-    because = complaints[0] if complaints else "nobody was refused"
-    run.require("Whoever is refused is told why", told, "UM-POOL-5", because=because)
+    _told_why(run, load.complaints)
     run.say(
         f"An address is busy for {seconds(mean)} per session: {size} carry {size / mean:.2f} sessions per second at most."
     )
@@ -103,6 +77,63 @@ async def pool_exhaustion(
     )
 
 
+class _Load:
+    """Connections that begin at random and last at random; `complaints` is what those were told that found the pool empty."""
+
+    def __init__(self, run: Run, client: Node, where: str, hold: float, total: int) -> None:
+        self.complaints: list[str] = []
+        self._run, self._client, self._where, self._hold = run, client, where, hold
+        self._begun, self._total = 0, total
+
+    async def offer(self, rate: float, arrivals: int) -> int:
+        """So many connections at so many per second; how many of them were refused."""
+        random, refused = self._run.random, 0
+        async with asyncio.TaskGroup() as group:
+            for _ in range(arrivals):
+                self._run.progress(self._begun, self._total, "connections")
+                self._begun += 1
+                await asyncio.sleep(random.expovariate(rate))
+                # What is asked of the pool is asked here, so that the task below cannot fail for another reason.
+                if self._client.pool.ready == 0:
+                    refused += 1
+                    self.complaints.append(await self._complaint())
+                else:
+                    group.create_task(self._session(random.expovariate(1 / self._hold)))
+        return refused
+
+    async def _session(self, lasts: float) -> None:
+        _, writer = await open_connection(self._client, self._where, 80)
+        await asyncio.sleep(lasts)
+        writer.transport.abort()
+
+    async def _complaint(self) -> str:
+        try:
+            await open_connection(self._client, self._where, 80, timeout=0.5)
+        except PoolExhausted as error:
+            return str(error)
+        return "it connected after all"
+
+
+def _beside_theory(
+    run: Run, rate: float, refused: int, arrivals: int, busy: float, expected: float
+) -> tuple[float, float, float]:
+    """Compare the share that was refused at a rate with theory; that share and its 95 % interval."""
+    share, (low, high) = refused / arrivals, wilson(refused, arrivals)
+    run.measure("refused", share, of=f"{rate:.2f}/s")
+    run.measure("address busy", busy, "s", of=f"{rate:.2f}/s")
+    # Samples of a queue depend on each other, so the interval is widened threefold.
+    interval = (max(share - 3 * (share - low), 0.0), share + 3 * (high - share))
+    run.expect(f"refused at {rate:.2f}/s", share, expected, interval=interval)
+    return share, low, high
+
+
+def _told_why(run: Run, words: Sequence[str]) -> None:
+    complaints = sorted(set(words))
+    told = all("address" in text for text in complaints)
+    because = complaints[0] if complaints else "nobody was refused"
+    run.require("Whoever is refused is told why", told, "UM-POOL-5", because=because)
+
+
 class _BusyTimes:
     """How long each place in the pool was busy: from being taken until its successor is reserved, first come first served."""
 
@@ -119,14 +150,6 @@ class _BusyTimes:
                 self.taken.append(event.address)
             elif event.new == "UNCERTAIN" and self._since:
                 self.samples.append(event.time - self._since.pop(0))
-
-
-async def _complaint(client: object, where: str) -> str:
-    try:
-        await open_connection(client, where, 80, timeout=0.5)  # type: ignore[arg-type]
-    except PoolExhausted as error:
-        return str(error)
-    return "it connected after all"
 
 
 def erlang_loss(servers: int, offered: float) -> float:

@@ -54,34 +54,22 @@ async def rebinding(
         except TimeoutError:
             writer.transport.abort()
 
-    rows, shares = [], {}
+    shares: dict[str, float] = {}
     for mode in (*PortMode, None):
-        survived = 0
+        keeps, survived = mode in KEEPS, 0
         for _ in range(attempts):
             if mode is None:
                 streams = await open_connection(alice, run.address_of(legacy), 80)
             else:
-                server = start_server(
-                    bob, serve, mode=mode, port=80 if mode is PortMode.AWARE else None, options=OPTIONS
-                )
-                ssa = await server.issue()
+                port = 80 if mode is PortMode.AWARE else None
+                ssa = await start_server(bob, serve, mode=mode, port=port, options=OPTIONS).issue()
                 streams = await open_connection(alice, ssa.address, 80)
-                run.witness(aborted=(str(ssa.address),) if mode not in KEEPS else ())
+                run.witness(aborted=() if keeps else (str(ssa.address),))
             own = streams[1].get_extra_info("sockname")[0]
-            run.witness(aborted=(own,) if mode not in KEEPS else ())
+            run.witness(aborted=() if keeps else (own,))
             survived += await _transfer_with_a_change(run, streams, boxes[0], size, patience)
         name = mode.value if mode else "legacy server"
-        share = shares[name] = survived / attempts
-        run.measure("survived", share, of=name)
-        rows.append((name, f"{survived} of {attempts}"))
-        if mode in KEEPS:
-            run.require(f"{name}: the connection survives a change of ports", share == 1, "UM-PORT-1", "UM-PORT-3")
-        else:
-            run.require(
-                f"{name}: the change of ports breaks the connection",
-                share == 0,
-                because=f"{survived} of {attempts} survived",
-            )
+        shares[name] = _judge(run, name, keeps, survived, attempts)
     run.leave_out("ports-free", "connections are broken by changes of ports on purpose")
     run.witness(connections=attempts, explanations=run.explain("reset|RST", "broken on purpose"))
     kept = [name for name, share in shares.items() if share == 1]
@@ -89,6 +77,7 @@ async def rebinding(
     run.answer(
         f"When a translator changes the client's port, {', '.join(kept)} goes on; {', '.join(lost)} lose the connection."
     )
+    rows = [(name, f"{round(share * attempts)} of {attempts}") for name, share in shares.items()]
     run.show(
         Table(title="Transfers that survived a change of the client's port", columns=("server", "survived"), rows=rows)
     )
@@ -100,6 +89,18 @@ async def rebinding(
             y="share of transfers",
         )
     )
+
+
+def _judge(run: Run, server: str, keeps: bool, survived: int, attempts: int) -> float:
+    """Require what `keeps` says of a kind of server; the share of transfers that survived."""
+    share = survived / attempts
+    run.measure("survived", share, of=server)
+    if keeps:
+        run.require(f"{server}: the connection survives a change of ports", share == 1, "UM-PORT-1", "UM-PORT-3")
+    else:
+        title = f"{server}: the change of ports breaks the connection"
+        run.require(title, share == 0, because=f"{survived} of {attempts} survived")
+    return share
 
 
 async def _transfer_with_a_change(run: Run, streams: Streams, box: PortTranslator, size: int, patience: float) -> bool:

@@ -7,10 +7,10 @@ A fixed or temporary address leads to the client's services.  An ephemeral addre
 
 from __future__ import annotations
 
-import asyncio
+from collections.abc import Mapping, Sequence
 from typing import Annotated
 
-from scenarios.engine import Addressing, Bars, Host, Parameter, Run, Table, echo, released, scenario
+from scenarios.engine import Addressing, Bars, Host, Parameter, Run, Table, echo, logging_echo, released, scenario
 from tapstack.tcp.options import PortMode
 from unimux.aio import open_connection, start_server
 from unimux.node import Node
@@ -34,17 +34,13 @@ async def reverse_attack(
     server, mallory = await run.host("www", server_lan), await run.host("mallory", server_lan)
     clients = {kind: await run.node(kind.value.replace("-", ""), client_lan, addressing=kind) for kind in KINDS}
     log: list[str] = []
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        log.append(writer.get_extra_info("peername")[0])
-        await echo(reader, writer)
-
-    await server.serve(80, serve)
+    await server.serve(80, logging_echo(log))
     for kind, client in clients.items():
         _run_a_service(run, kind, client)
-    rows = []
+    outcomes: dict[tuple[Addressing, str], list[tuple[bool, bool]]] = {}
     for kind, client in clients.items():
-        during, after = [], []
+        during = outcomes[kind, "during"] = []
+        after = outcomes[kind, "after"] = []
         for _ in range(attempts):
             reader, writer = await open_connection(client, server.address, 80)
             writer.write(b"hello")
@@ -55,30 +51,8 @@ async def reverse_attack(
             writer.close()
             await released(client)
             after.append(await _connect_back(mallory, log[-1], wait))
-        for when, outcomes in (("during", during), ("after", after)):
-            share = sum(map(any, outcomes)) / attempts
-            run.measure("reached", share, of=f"{kind.value}, {when}")
-            rows.append(
-                (
-                    kind.value,
-                    when,
-                    f"{sum(tcp for tcp, _ in outcomes)} of {attempts}",
-                    f"{sum(p for _, p in outcomes)} of {attempts}",
-                )
-            )
-            if kind.one_time:
-                run.require(f"Nothing reaches a {kind.value} client {when} the session", share == 0, "UM-EA-1")
-            else:
-                run.require(f"The attack as such works: {kind.value}, {when}", share == 1)
     run.witness(strangers=(mallory.address,), connections=attempts)
-    run.show(
-        Table(
-            title="What the attacker reached", columns=("client's address", "session", "connected", "pinged"), rows=rows
-        )
-    )
-    reached = {
-        when: [run.metrics.means()[f"reached: {kind.value}, {when}"] for kind in KINDS] for when in ("during", "after")
-    }
+    reached = _judge(run, outcomes, attempts)
     run.answer(
         f"A client's address from a log leads back to it in {reached['during'][0]:.0%} of attempts if it is fixed, "
         f"{reached['after'][1]:.0%} if temporary, and never, during or after the session, if it is one-time "
@@ -92,6 +66,27 @@ async def reverse_attack(
             y="share reached",
         )
     )
+
+
+def _judge(
+    run: Run, outcomes: Mapping[tuple[Addressing, str], Sequence[tuple[bool, bool]]], attempts: int
+) -> dict[str, list[float]]:
+    """Require that one-time addresses lead to nothing, and others back; the shares that were reached, by when."""
+    rows: list[tuple[str, str, str, str]] = []
+    reached: dict[str, list[float]] = {"during": [], "after": []}
+    for (kind, when), tries in outcomes.items():
+        share = sum(map(any, tries)) / attempts
+        reached[when].append(share)
+        run.measure("reached", share, of=f"{kind.value}, {when}")
+        connected, pinged = (f"{sum(each)} of {attempts}" for each in zip(*tries, strict=True))
+        rows.append((kind.value, when, connected, pinged))
+        if kind.one_time:
+            run.require(f"Nothing reaches a {kind.value} client {when} the session", share == 0, "UM-EA-1")
+        else:
+            run.require(f"The attack as such works: {kind.value}, {when}", share == 1)
+    columns = ("client's address", "session", "connected", "pinged")
+    run.show(Table(title="What the attacker reached", columns=columns, rows=rows))
+    return reached
 
 
 KINDS = (Addressing.FIXED, Addressing.TEMPORARY, Addressing.ONE_TIME)

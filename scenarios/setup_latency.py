@@ -8,6 +8,7 @@ duplicate address detection, one second (RFC 4862), unless it is used optimistic
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 from scenarios.engine import (
@@ -15,6 +16,7 @@ from scenarios.engine import (
     Bars,
     Ecdf,
     Impairment,
+    Lan,
     Parameter,
     Run,
     Summary,
@@ -50,20 +52,7 @@ async def setup_latency(
     run.router(client_lan, server_lan, learns=learns)
     server = await run.host("www", server_lan)
     await server.serve(80, echo)
-    empty = PoolConfig(low=0, high=0)
-    clients: dict[str, Node] = {
-        "fixed": await run.node("fixed", client_lan, addressing=Addressing.FIXED),
-        "dedicated prefix": await run.node("dedicated", client_lan, addressing=Addressing.DEDICATED),
-        "pool hit": await run.node("pooled", client_lan, ready=4),
-        "optimistic DAD": await run.node(
-            "optimistic",
-            client_lan,
-            pool=PoolConfig(low=0, high=0, when_empty=WhenEmpty.OPTIMISTIC),
-            ready=0,
-            judged=False,
-        ),
-        "fresh DAD": await run.node("fresh", client_lan, pool=empty, ready=0),
-    }
+    clients = await _clients(run, client_lan)
     for client in clients.values():  # the first connection of each finds the router and the server; it does not count
         await exchange(*await open_connection(client, server.address, 80), b"hello")
     for _ in range(connections):
@@ -73,8 +62,29 @@ async def setup_latency(
             run.measure("setup", run.now() - began, "s", of=name)
             run.require_quietly(await exchange(*streams, b"GET /"), "Every connection is served")
             await asyncio.sleep(run.random.uniform(0.2, 0.4))
+    run.witness(connections=3 * connections)
     took = {name: run.metrics.samples("setup", name) for name in clients}
-    mean = {name: Summary.of(samples).mean for name, samples in took.items()}
+    _judge(run, took)
+    _show(run, took)
+
+
+async def _clients(run: Run, lan: Lan) -> dict[str, Node]:
+    """A client for each way of having an address, by its name in tables."""
+    empty = PoolConfig(low=0, high=0)
+    optimistic = PoolConfig(low=0, high=0, when_empty=WhenEmpty.OPTIMISTIC)
+    run.remark(
+        "The optimistic node uses addresses before their DAD is over (RFC 4429), so the witness does not judge it."
+    )
+    return {
+        "fixed": await run.node("fixed", lan, addressing=Addressing.FIXED),
+        "dedicated prefix": await run.node("dedicated", lan, addressing=Addressing.DEDICATED),
+        "pool hit": await run.node("pooled", lan, ready=4),
+        "optimistic DAD": await run.node("optimistic", lan, pool=optimistic, ready=0, judged=False),
+        "fresh DAD": await run.node("fresh", lan, pool=empty, ready=0),
+    }
+
+
+def _judge(run: Run, took: Mapping[str, Sequence[float]]) -> None:
     run.require(
         "A pool hit waits for no duplicate address detection",
         max(took["pool hit"]) < min(took["fresh DAD"]) and max(took["pool hit"]) < RETRANS_TIMER,
@@ -82,19 +92,19 @@ async def setup_latency(
         because=f"at most {max(took['pool hit']) * 1000:.1f} ms",
     )
     within = 0.1 if run.backend == "sim" else 0.5
-    extra = mean["fresh DAD"] - mean["pool hit"]
+    extra = Summary.of(took["fresh DAD"]).mean - Summary.of(took["pool hit"]).mean
     run.expect("what a fresh address waits beyond a pool hit, in seconds", extra, RETRANS_TIMER, within=within)
-    run.witness(connections=3 * connections)
-    run.remark(
-        "The optimistic node uses addresses before their DAD is over (RFC 4429), so the witness does not judge it."
-    )
+
+
+def _show(run: Run, took: Mapping[str, Sequence[float]]) -> None:
+    summaries = {name: Summary.of(samples) for name, samples in took.items()}
+    mean = {name: seconds(summary.mean) for name, summary in summaries.items()}
     run.answer(
-        f"connect() takes {seconds(mean['pool hit'])} with an address from the pool, {seconds(mean['fixed'])} with a fixed one, "
-        f"{seconds(mean['dedicated prefix'])} on a prefix of the node's own, {seconds(mean['optimistic DAD'])} with optimistic "
-        f"and {seconds(mean['fresh DAD'])} with ordinary duplicate detection."
+        f"connect() takes {mean['pool hit']} with an address from the pool, {mean['fixed']} with a fixed one, "
+        f"{mean['dedicated prefix']} on a prefix of the node's own, {mean['optimistic DAD']} with optimistic "
+        f"and {mean['fresh DAD']} with ordinary duplicate detection."
     )
     run.show(Ecdf(title="Time from connect() to established", x="seconds", series=took, log=True))
-    summaries = {name: Summary.of(samples) for name, samples in took.items()}
     run.show(
         Bars(
             title="Mean time from connect() to established",

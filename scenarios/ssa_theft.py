@@ -9,11 +9,13 @@ forge one: the share of random identifiers that pass is measured beside the odds
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Annotated
 
 import numpy as np
 
-from scenarios.engine import Bars, Host, Parameter, Run, Table, echo, exchange, scenario
+from scenarios.engine import Bars, Host, Parameter, Raw, Run, Table, echo, exchange, scenario
 from scenarios.engine.raw import segment
 from tapstack.wire import tcp
 from unimux.aio import start_server
@@ -39,56 +41,81 @@ async def ssa_theft(
     client, thief = await run.host("client", client_lan), await run.host("thief", outside)
     spoofer = await run.raw("spoofer", outside)
     server = start_server(bob, echo)
-    rows, served = [], {}
-    for name, named, theft in (
-        ("SYNs in the client's name, address for anybody", False, False),
-        ("SYNs in the client's name, address for this client", True, False),
-        ("a thief's own handshake, address for anybody", False, True),
-        ("a thief's own handshake, address for this client", True, True),
-    ):
+    tally: dict[_Attack, tuple[int, int]] = {}
+    for attack in ATTACKS:
         stolen = got = 0
         for _ in range(trials):
-            ssa = await server.issue(client=client.address if named else None, timeout=60)
+            ssa = await server.issue(client=client.address if attack.named else None, timeout=60)
             where = str(ssa.address)
-            for number in range(spoofed):
-                ports = (run.random.randrange(1024, 65536), 80)
-                spoofer.send(segment(client.address, where, ports, tcp.SYN, seq=run.random.randrange(2**32)))
-                if number % 10 == 9:
-                    await asyncio.sleep(0.005)
-            if theft:
+            await _spoof(run, spoofer, client.address, where, spoofed)
+            if attack.theft:
                 stolen += await _served(thief, where)
             got += await _served(client, where)
             server.withdraw(ssa)
             run.witness(aborted=(where,))
-        rows.append((name, f"{got} of {trials}", f"{stolen} of {trials}" if theft else "–"))
-        served[name] = got / trials
-        run.measure("client served", got / trials, of=name)
-        safe = named or not theft
-        title = f"The client is served: {name}" if safe else f"The honest limit holds: {name}"
-        requirement = "UM-LIS-4" if named else "UM-LIS-3"
-        holds = (got, stolen) == ((trials, 0) if safe else (0, trials))
-        run.require(title, holds, requirement, because=f"{got} of {trials}")
+        tally[attack] = got, stolen
+        _judge(run, attack, got, stolen, trials)
     passed = _forge(run, redundancy, forgeries)
-    odds = 2.0**-redundancy
     run.measure("forged tags that decrypt", passed / forgeries)
-    run.expect_share("share of random identifiers with the right redundancy", passed, forgeries, odds)
-    run.witness(
-        explanations=run.explain(
-            "Previous segment|ACKed segment", "spoofed handshakes stand between the same two addresses"
-        )
-    )
+    run.expect_share("share of random identifiers with the right redundancy", passed, forgeries, 2.0**-redundancy)
+    between = "spoofed handshakes stand between the same two addresses"
+    run.witness(explanations=run.explain("Previous segment|ACKed segment", between))
     run.leave_out("complete", "spoofed handshakes are never completed")
     run.answer(
         "SYNs in the client's name cost a service address nothing; a thief who completes a handshake first gets it, unless it "
         f"was issued for its client; a forged tag passes the firewall with odds of 2^-{redundancy} (measured "
         f"1 in {forgeries / max(passed, 1):.0f})."
     )
+    _show(run, tally, trials)
+
+
+@dataclass(frozen=True)
+class _Attack:
+    """What is tried before the client comes.  named: the address was issued for the client.  theft: by a handshake, too."""
+
+    name: str
+    named: bool
+    theft: bool
+
+
+ATTACKS = (
+    _Attack("SYNs in the client's name, address for anybody", named=False, theft=False),
+    _Attack("SYNs in the client's name, address for this client", named=True, theft=False),
+    _Attack("a thief's own handshake, address for anybody", named=False, theft=True),
+    _Attack("a thief's own handshake, address for this client", named=True, theft=True),
+)
+
+
+async def _spoof(run: Run, spoofer: Raw, client: str, where: str, count: int) -> None:
+    """SYNs in the client's name."""
+    for number in range(count):
+        ports = (run.random.randrange(1024, 65536), 80)
+        spoofer.send(segment(client, where, ports, tcp.SYN, seq=run.random.randrange(2**32)))
+        if number % 10 == 9:
+            await asyncio.sleep(0.005)
+
+
+def _judge(run: Run, attack: _Attack, got: int, stolen: int, trials: int) -> None:
+    """The client is served and nobody else, but where the first handshake wins because anybody may come."""
+    run.measure("client served", got / trials, of=attack.name)
+    safe = attack.named or not attack.theft
+    title = f"The client is served: {attack.name}" if safe else f"The honest limit holds: {attack.name}"
+    requirement = "UM-LIS-4" if attack.named else "UM-LIS-3"
+    holds = (got, stolen) == ((trials, 0) if safe else (0, trials))
+    run.require(title, holds, requirement, because=f"{got} of {trials}")
+
+
+def _show(run: Run, tally: Mapping[_Attack, tuple[int, int]], trials: int) -> None:
+    rows = [
+        (attack.name, f"{got} of {trials}", f"{stolen} of {trials}" if attack.theft else "–")
+        for attack, (got, stolen) in tally.items()
+    ]
     run.show(Table(title="Who gets the service", columns=("attack", "client served", "thief served"), rows=rows))
     run.show(
         Bars(
             title="Share of clients that were served",
-            categories=list(served),
-            series={"": list(served.values())},
+            categories=[attack.name for attack in tally],
+            series={"": [got / trials for got, _ in tally.values()]},
             y="share",
             caption="An address that is meant for anybody belongs to whoever completes the first handshake: issue it for a "
             "client, or tell it over a channel that others cannot read.",

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import math
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 from scenarios.engine import OPTIONS, Bars, Curves, Parameter, Run, Summary, Table, echo, scenario, seconds
@@ -52,8 +53,7 @@ async def time_wait(
     opened, record = await _sizes(await run.node("scales", client_lan), server.address)
     run.measure("memory of an open connection with its address", opened, "B")
     run.measure("memory of a TIME-WAIT record with its address", record, "B")
-    rows, held, memory = [], {}, {}
-    in_use, waiting = {}, {}
+    held: dict[str, _Held] = {}
     for number, option in enumerate(TimeWait):
         options = replace(OPTIONS, time_wait=option, msl=msl)
         pool = PoolConfig(low=16, high=32, limit=int(rate * 3 * msl) + 300)
@@ -68,25 +68,8 @@ async def time_wait(
                 group.create_task(_session(client, server.address))
         sent_for = run.now() - start
         await client.until(lambda lives=lives: not lives.taken, 3 * msl)  # type: ignore[misc]
-        about = Summary.of(lives.lasted)
-        # Over the steady part of the load only: from when the first addresses were given back, to its end.
-        begin = min(about.most, sent_for / 2)
-        level = held[option.value] = _mean_level(lives.steps, begin, sent_for)
-        memory[option.value] = _mean_level(lives.waiting, begin, sent_for) * record / 1000
-        run.measure("address held", about.mean, "s", of=option.value)
-        run.measure("addresses held at a time", level, of=option.value)
-        run.measure("memory in TIME-WAIT, mean", memory[option.value] * 1000, "B", of=option.value)
-        # The level of such a queue is Poisson with mean rate × life; a mean over a window scatters by this much.
-        scatter = 3 * rate * about.mean * math.sqrt(2 / (rate * (sent_for - begin)))
-        what = f"addresses held at a time, {option.value} (Little's law)"
-        run.expect(what, level, rate * about.mean, interval=(level - scatter, level + scatter))
-        in_use[option.value] = lives.steps
-        waiting[option.value] = [(at, count * record / 1000) for at, count in lives.waiting]
-        peak = max(count for _, count in lives.steps)
-        spent = (f"{level:.1f}", f"{peak:.0f}", f"{memory[option.value]:.1f} kB")
-        rows.append((option.value, seconds(about.median), seconds(about.most), *spent))
-    full = run.metrics.samples("address held", "full")[0]
-    run.expect("how long full TIME-WAIT holds an address, in seconds", full, 2 * msl, within=0.05)
+        held[option.value] = _little(run, option.value, rate, lives, sent_for, record)
+    run.expect("how long full TIME-WAIT holds an address, in seconds", held["full"].life.mean, 2 * msl, within=0.05)
     run.require(
         "A TIME-WAIT record takes less than half of an open connection",
         record < opened / 2,
@@ -94,25 +77,68 @@ async def time_wait(
         because=f"{record:,} of {opened:,} bytes",
     )
     run.witness(connections=3 * arrivals + 1)
+    _show(run, rate, held)
+    run.answer(
+        f"At {rate:g} connections a second full TIME-WAIT holds {held['full'].level:.0f} addresses in "
+        f"{held['full'].memory:.1f} kB, short {held['short'].level:.1f} in {held['short'].memory:.1f} kB, "
+        f"sharp {held['sharp'].level:.1f} and none; the addresses are dear, the {record:,}-byte records are not."
+    )
+
+
+@dataclass(frozen=True)
+class _Held:
+    """What the load held with one option.
+
+    life: seconds that an address was in use.  level, memory: addresses in use and kilobytes in TIME-WAIT, means over the load.
+    in_use, waiting: both over time.
+    """
+
+    life: Summary
+    level: float
+    memory: float
+    in_use: list[tuple[float, float]]
+    waiting: list[tuple[float, float]]
+
+
+def _little(run: Run, option: str, rate: float, lives: _Lives, sent_for: float, record: int) -> _Held:
+    """Measure what one option held, beside Little's law; record: bytes in TIME-WAIT of each connection."""
+    life = Summary.of(lives.lasted)
+    # Over the steady part of the load only: from when the first addresses were given back, to its end.
+    begin = min(life.most, sent_for / 2)
+    level = _mean_level(lives.steps, begin, sent_for)
+    memory = _mean_level(lives.waiting, begin, sent_for) * record / 1000
+    run.measure("address held", life.mean, "s", of=option)
+    run.measure("addresses held at a time", level, of=option)
+    run.measure("memory in TIME-WAIT, mean", memory * 1000, "B", of=option)
+    # The level of such a queue is Poisson with mean rate × life; a mean over a window scatters by this much.
+    scatter = 3 * rate * life.mean * math.sqrt(2 / (rate * (sent_for - begin)))
+    what = f"addresses held at a time, {option} (Little's law)"
+    run.expect(what, level, rate * life.mean, interval=(level - scatter, level + scatter))
+    return _Held(life, level, memory, lives.steps, [(at, count * record / 1000) for at, count in lives.waiting])
+
+
+def _show(run: Run, rate: float, held: Mapping[str, _Held]) -> None:
     columns = ("option", "address held, median", "longest", "held at a time, mean", "peak", "memory in TIME-WAIT, mean")
+    rows = []
+    for option, of in held.items():
+        peak = max(count for _, count in of.in_use)
+        spent = (f"{of.level:.1f}", f"{peak:.0f}", f"{of.memory:.1f} kB")
+        rows.append((option, seconds(of.life.median), seconds(of.life.most), *spent))
     run.show(Table(title="What each option holds", columns=columns, rows=rows))
+    in_use = {option: of.in_use for option, of in held.items()}
+    waiting = {option: of.waiting for option, of in held.items()}
     run.show(Curves(title="Addresses in use", x="seconds", y="addresses", series=in_use, steps=True))
     run.show(Curves(title="Memory in TIME-WAIT", x="seconds", y="kilobytes", series=waiting, steps=True))
     run.show(
         Bars(
             title="Addresses in use, mean over the load",
             categories=list(held),
-            series={"": list(held.values())},
-            theory={"rate × time held": [rate * run.metrics.samples("address held", name)[0] for name in held]},
+            series={"": [of.level for of in held.values()]},
+            theory={"rate × time held": [rate * of.life.mean for of in held.values()]},
             y="addresses",
             caption="Each is an entry in the neighbour caches of routers and a group on the link. Sharp does not conform to "
             "RFC 9293: it can leave a legacy peer in LAST-ACK.",
         )
-    )
-    run.answer(
-        f"At {rate:g} connections a second full TIME-WAIT holds {held['full']:.0f} addresses in {memory['full']:.1f} kB, short "
-        f"{held['short']:.1f} in {memory['short']:.1f} kB, sharp {held['sharp']:.1f} and none; the addresses are dear, the "
-        f"{record:,}-byte records are not."
     )
 
 

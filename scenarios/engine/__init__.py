@@ -19,7 +19,7 @@ from .parameters import Parameter
 from .raw import Raw
 from .router import NeighborLimits
 from .run import Run
-from .talk import echo, exchange, released
+from .talk import echo, exchange, logging_echo, released
 
 __all__ = [
     "OPTIONS",
@@ -45,6 +45,7 @@ __all__ = [
     "Table",
     "echo",
     "exchange",
+    "logging_echo",
     "number",
     "poisson",
     "released",

@@ -1,4 +1,4 @@
-"""What the two ends of a scenario's connections say: an echo, and an exchange that is compared."""
+"""What the two ends of a scenario's connections say: echoes, and an exchange that is compared."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import asyncio
 from contextlib import suppress
 
 from unimux.node import Node
+
+from .backend import Handler
 
 CHUNK = 65536
 
@@ -23,6 +25,16 @@ async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
             await writer.drain()
     with suppress(ConnectionError, TimeoutError):
         writer.close()
+
+
+def logging_echo(log: list[str]) -> Handler:
+    """An echo that writes down each client's address, as the log of a web server does."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        log.append(writer.get_extra_info("peername")[0])
+        await echo(reader, writer)
+
+    return serve
 
 
 async def exchange(
