@@ -202,8 +202,10 @@ def third_host(evidence: Evidence) -> Finding:
     here: list[Frame] = []
     signs: list[Frame] = []
     for story in evidence.stories:
-        for address in story.lifetimes.keys() & probes.keys():
-            seen = _strangers_at(story.lifetimes[address], strangers, probes[address].time)
+        for address, life in story.lifetimes.items():
+            if address not in probes:
+                continue
+            seen = _strangers_at(life, strangers, probes[address].time)
             here += seen
             for frame in seen:
                 sign = story.nearest_sign_of_life(frame)
