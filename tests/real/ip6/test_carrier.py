@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
 from collections.abc import Iterator
 
 import pytest
@@ -9,6 +11,7 @@ import pytest
 from compat import kernel
 from tapstack.events import LinkNotice
 from tapstack.ipv6.addresses import AddressKind
+from tapstack.link.tap import open_tap
 from tapstack.types import address_text
 
 from .lan import KERNEL, PREFIX, Lan, lan
@@ -46,3 +49,41 @@ def test_the_host_hears_of_it_and_begins_anew(net: Lan) -> None:
         assert KERNEL in {address_text(neighbor.address) for neighbor in net.host.neighbors}
 
     net.run(main())
+
+
+@pytest.mark.proves("ST-LINK-1", "UM-ADDR-10")
+def test_news_that_found_no_room_is_asked_for() -> None:
+    """More changes than the netlink socket's buffer holds: the kernel drops the newest, and tells no more until the next."""
+    with kernel.namespace("carrier") as where:
+        with kernel.in_namespace(where):
+            link = open_tap("flaps", mac=bytes([2, 0, 0, 0, 0, 9]))
+        port = kernel.Interface(where, "flaps")
+        netlink = link._carrier._socket
+        netlink.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+        for _ in range(20):
+            port.down()
+            port.up()
+        told: list[bool] = []
+
+        async def main() -> None:
+            news = asyncio.Event()
+
+            def changed(up: bool) -> None:
+                told.append(up)
+                news.set()
+
+            link.attach(asyncio.get_running_loop(), lambda: None)
+            link.watch(changed)
+            async with asyncio.timeout(5):
+                while told[-1:] != [True]:
+                    news.clear()
+                    await news.wait()
+            port.down()
+            async with asyncio.timeout(5):
+                while told[-1:] != [False]:
+                    news.clear()
+                    await news.wait()
+            link.close()
+
+        asyncio.run(main())
+        assert told[0] is False
