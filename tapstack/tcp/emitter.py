@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 from ..link.base import LinkProperties
 from ..types import Frame
 from ..wire import checksum, virtio
-from ..wire.tcp import FIN, HEADER_LENGTH, PROTOCOL, PSH, TIMESTAMP_LENGTH
+from ..wire.tcp import FIN, HEADER_LENGTH, PROTOCOL, PSH, TIMESTAMP_LENGTH, URG
 from .sequence import MASK
 
 if TYPE_CHECKING:
@@ -110,10 +110,10 @@ class Emitter:
         path = self._path
         link_header = path.ready(now)
         properties = self._properties
-        if length > mss and (link_header is None or not properties.gso_size):
+        if length > mss and (link_header is None or urgent or not properties.gso_size):
             self._emit_cut(
                 source_port, destination_port, sequence, acknowledgment, flags, window, timestamp, pieces, mss, now,
-                options, ect,
+                options, ect, urgent,
             )  # fmt: skip
             return
         offload = link_header is not None and properties.checksum_offload
@@ -261,13 +261,20 @@ class Emitter:
         now: float,
         options: bytes,
         ect: bool,
+        urgent: int,
     ) -> None:
-        """Send a super-segment as segments of MSS, where the link cannot cut it now; FIN and PSH go with the last."""
+        """Send a super-segment as segments of MSS, where the link cannot cut it now, or would give all one urgent pointer.
+
+        FIN and PSH go with the last; the pointer counts from each one's own number, and ends with the urgent data.
+        """
         payload = b"".join(pieces)
         for start in range(0, len(payload), mss):
             part = payload[start : start + mss]
-            last = start + mss >= len(payload)
+            own = flags & ~_LAST_ONLY if start + mss < len(payload) else flags
+            left = max(0, urgent - start)
+            if not left:
+                own &= ~URG
             self.emit(
-                source_port, destination_port, sequence + start, acknowledgment,
-                flags if last else flags & ~_LAST_ONLY, window, timestamp, [part], len(part), mss, now, options, ect,
+                source_port, destination_port, sequence + start, acknowledgment, own, window, timestamp, [part], len(part),
+                mss, now, options, ect, left,
             )  # fmt: skip

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import pytest
 
 from tapstack.ipv6.packet import IcmpError
@@ -71,6 +73,59 @@ def test_the_mark_counts_down_as_the_program_reads() -> None:
     before = len(pair.packets)
     pair.run(1)
     assert not any("U" in str(wire.read(p).flags) for _, _, p in pair.packets[before:])
+
+
+def assert_pointers(pair: Pair, before: int, end: int) -> int:
+    """Every segment before `end` says where the urgent data ends, and none behind it says that there is any; how many did."""
+    told = 0
+    for _, who, packet in pair.packets[before:]:
+        segment = wire.read(packet)
+        if who == "a" and segment.payload:
+            left = (end - segment.seq) & 0xFFFFFFFF
+            urgent = 0 < left < 1 << 31
+            assert ("U" in str(segment.flags)) == urgent, segment.summary()
+            assert segment.urgptr == (left if urgent else 0), segment.summary()
+            told += urgent
+    return told
+
+
+@pytest.mark.proves("ST-TCP-11", "MUST-62")
+@pytest.mark.parametrize("offload", [None, "cut"])
+def test_what_is_cut_after_a_packet_too_big_points_at_the_end_of_the_urgent_data(
+    offload: Literal["cut"] | None,
+) -> None:
+    pair = Pair(offload=offload)
+    client, server, path = established(pair)
+    path.fate = lambda n: None
+    client.write_urgent(DATA[:3000])
+    client.write(DATA[3000:9000])
+    end = client.sender.snd_up
+    before = len(pair.packets)
+    pair.flush()
+    assert assert_pointers(pair, before, end) == 3
+    path.fate = lambda n: 0.0
+    quoted = memoryview(pair.packets[-1][2][40:])
+    report = IcmpError(Type.PACKET_TOO_BIG, 0, 1280, pair.b.address, pair.a.address, pair.b.address, 6, quoted)
+    before = len(pair.packets)
+    pair.a.tcp.error(report, pair.now)
+    assert collect(pair, server, 9000, 60) == DATA[:9000]
+    assert assert_pointers(pair, before, end) >= 3
+
+
+@pytest.mark.proves("ST-TCP-11", "MUST-62")
+def test_a_super_segment_that_is_sent_again_before_urgent_data_leaves_as_segments() -> None:
+    """The link would write one and the same pointer into all that it cuts."""
+    pair = Pair(offload="cut")
+    client, server, path = established(pair)
+    path.fate = lambda n: None
+    client.write(DATA[:9000])
+    pair.flush()
+    client.write_urgent(b"!")
+    end = client.sender.snd_up
+    path.fate = lambda n: 0.0
+    before = len(pair.packets)
+    assert collect(pair, server, 9001, 60) == DATA[:9000] + b"!"
+    assert assert_pointers(pair, before, end) >= 7
 
 
 # -- buffers -------------------------------------------------------------------------------------------
