@@ -67,7 +67,7 @@ async def run_here(
             limits=PublishLimits(max_sessions=settings.max_sessions),
         )
         stack.push_async_callback(services.close)
-        await stack.enter_async_context(watched_listeners(made.where, services.update))
+        await stack.enter_async_context(watched_listeners(made.where, services.update, complain))
         return await run_program(made, argv, user=settings.user)
 
 

@@ -10,6 +10,7 @@ import asyncio
 import os
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
+from functools import partial
 from ipaddress import IPv6Address
 from typing import Any
 
@@ -61,9 +62,18 @@ class Services:
             self._running.pop(port).cancel()
         for port in sorted(ports - self._running.keys()):
             self._running[port] = asyncio.get_running_loop().create_task(self._serve(port))
+            self._running[port].add_done_callback(partial(self._ended, port))
         for port in sorted({each.port for each in sockets if each.ipv4_only} - ports - self._complained):
             self._complained.add(port)
             self._complain(f"The program listens on port {port} over IPv4 only: have it listen on [::]:{port}.")
+
+    def _ended(self, port: int, service: asyncio.Task[None]) -> None:
+        """A service that was not cancelled has failed: the user is to know, and the next news of sockets begins it again."""
+        if service.cancelled() or (error := service.exception()) is None:
+            return
+        if self._running.get(port) is service:
+            del self._running[port]
+        self._complain(f"{self._program}-{port} has no more addresses: {error}")
 
     async def _serve(self, port: int) -> None:
         """One service, until it is cancelled."""

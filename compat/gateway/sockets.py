@@ -19,6 +19,8 @@ from compat.kernel import Namespace
 
 INTERVAL = 0.1
 """Seconds between two looks."""
+PATIENCE = 20
+"""Looks in a row that may fail before that is worth a word."""
 _LISTEN = 1 << 10
 """The bit of TCP_LISTEN in a set of states (inet_diag)."""
 
@@ -46,27 +48,49 @@ Changed = Callable[[frozenset[Listening]], None]
 
 
 @asynccontextmanager
-async def watched_listeners(where: Namespace, changed: Changed) -> AsyncIterator[None]:
-    """Call `changed` with the listening sockets of a namespace whenever they are others; raises `KernelError`."""
+async def watched_listeners(where: Namespace, changed: Changed, complain: Callable[[str], None]) -> AsyncIterator[None]:
+    """Call `changed` with the listening sockets of a namespace whenever they are others.
+
+    A look that fails is repeated with another netlink socket; `complain` is told once where that is of no use for a while.
+    Raises `KernelError` where the namespace cannot be entered.
+    """
     loop, stop = asyncio.get_running_loop(), threading.Event()
+    entered: asyncio.Future[None] = loop.create_future()
 
     def look() -> None:
+        loop.call_soon_threadsafe(entered.set_result, None)
         known: frozenset[Listening] = frozenset()
-        with DiagSocket() as diag:
-            diag.bind()
-            while not stop.is_set():
-                found = _listening(diag)
-                if found != known:
-                    known = found
-                    loop.call_soon_threadsafe(changed, found)
+        failures = 0
+        while not stop.is_set():
+            try:
+                with DiagSocket() as diag:
+                    diag.bind()
+                    while not stop.is_set():
+                        found = _listening(diag)
+                        failures = 0
+                        if found != known:
+                            known = found
+                            loop.call_soon_threadsafe(changed, found)
+                        stop.wait(INTERVAL)
+            except Exception as error:  # the kernel's answer may be anything, and the next one may be right
+                failures += 1
+                if failures == PATIENCE:
+                    loop.call_soon_threadsafe(complain, _unseen(error))
                 stop.wait(INTERVAL)
 
     watching = loop.create_task(asyncio.to_thread(where.run, look, "list the program's sockets"))
     try:
-        yield
+        await asyncio.wait([watching, entered], return_when=asyncio.FIRST_COMPLETED)
+        if entered.done():
+            yield
     finally:
         stop.set()
         await watching
+
+
+def _unseen(error: Exception) -> str:
+    why = error.strerror if isinstance(error, OSError) else None
+    return f"What the program listens at cannot be seen ({why or error}): new sockets are served when it can."
 
 
 def _listening(diag: DiagSocket) -> frozenset[Listening]:

@@ -11,12 +11,26 @@ import pytest
 from compat.gateway import calls
 from compat.gateway.services import Services
 from compat.gateway.sockets import Listening
-from compat.publisher import PublishLimits
+from compat.publisher import Publisher, PublishLimits
 from tapstack.ipv6.packet import Packet
 from tapstack.signals import Signal
+from tapstack.tcp.options import PortMode
+from tapstack.tcp.states import TcpTrigger
 from tests.unit.compat.test_gateway import Collector, place
 from tests.unit.unimux.lan import virtual
 from tests.unit.unimux.test_failing_applications import handled
+from unimux.ssa.issue import ServiceAddress
+from unimux.state import StateError
+
+
+class NoSocket:
+    """In place of the control socket, which is the kernel's."""
+
+    def __init__(self, service: object) -> None: ...
+
+    async def __aenter__(self) -> None: ...
+
+    async def __aexit__(self, *_: object) -> None: ...
 
 
 def test_a_syn_that_comes_as_the_patience_ends_is_too_late_and_no_more() -> None:
@@ -62,15 +76,6 @@ def test_a_handshake_that_completes_when_nobody_expects_it_is_ended(monkeypatch:
 
 
 def test_a_program_that_listens_anew_again_and_again_leaves_no_services_behind(monkeypatch: pytest.MonkeyPatch) -> None:
-    class NoSocket:
-        """In place of the control socket, which is the kernel's."""
-
-        def __init__(self, service: object) -> None: ...
-
-        async def __aenter__(self) -> None: ...
-
-        async def __aexit__(self, *_: object) -> None: ...
-
     monkeypatch.setattr("compat.gateway.services.control_server", NoSocket)
 
     async def main() -> None:
@@ -83,6 +88,77 @@ def test_a_program_that_listens_anew_again_and_again_leaves_no_services_behind(m
                 await asyncio.sleep(1)
             assert told.count("issued") == 50
             assert len(services._publishers) <= 2
+            await services.close()
+
+    virtual(main())
+
+
+def test_a_program_that_calls_again_from_the_same_port_ends_its_earlier_call() -> None:
+    """Its kernel forgot the first one before it was answered; nothing of that stays, nor does it touch the second one."""
+
+    async def main() -> None:
+        async with place() as here:
+            told = handled()
+            peers: list[Collector] = []
+
+            def factory() -> Collector:
+                peers.append(Collector())
+                return peers[-1]
+
+            ssa = await here.peer.listen(factory, mode=PortMode.L2).issue(sessions=2)
+            for _ in range(2):
+                connection = here.connect(str(ssa.address), 80, local_port=4000)
+                if len(peers) == 0:
+                    await asyncio.sleep(0.01)
+                    connection.owner = None
+                    connection.delete(TcpTrigger.DELETE, here.driver.now(), "the socket is closed")
+                    await asyncio.sleep(2)
+                    assert (here.gateway.calls.waiting, here.gateway.calls.doors) == (0, 1)
+            assert await here.outcome(connection) & Signal.ESTABLISHED
+            mine = here.begin(connection)
+            assert mine.transport is not None
+            await asyncio.sleep(2 * calls.HANDSHAKE_TIMEOUT)
+            assert not told
+            assert peers[0].ended.is_set() and not peers[1].ended.is_set()
+            assert (here.gateway.calls.doors, len(here.gateway.calls.relays)) == (0, 1)
+            mine.transport.write(b"hello")
+            await asyncio.sleep(1)
+            assert peers[1].data == b"hello"
+            mine.transport.abort()
+
+    virtual(main())
+
+
+def test_a_service_that_cannot_go_on_says_why_and_begins_again_with_the_next_news(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("compat.gateway.services.control_server", NoSocket)
+    issue = Publisher.issue
+
+    async def main() -> None:
+        async with place() as here:
+            told: list[str] = []
+            complaints: list[str] = []
+            options: dict[str, Any] = {"count": 1, "sessions": 1, "lifetime": 30.0, "limits": PublishLimits()}
+            services = Services(
+                here.gateway, "ftpd", lambda event, facts, text: told.append(event), complaints.append, **options
+            )
+
+            async def failing(self: Publisher, **terms: Any) -> ServiceAddress:
+                raise StateError("the state in /var/lib/x cannot be written: No space left on device")
+
+            monkeypatch.setattr(Publisher, "issue", failing)
+            here_it_is = Listening(IPv6Address("::"), 2121, 1)
+            services.update(frozenset({here_it_is}))
+            await asyncio.sleep(1)
+            assert told == ["listening", "closed"]
+            assert complaints == [
+                "ftpd-2121 has no more addresses: the state in /var/lib/x cannot be written: No space left on device"
+            ]
+            monkeypatch.setattr(Publisher, "issue", issue)
+            services.update(frozenset({here_it_is, Listening(IPv6Address("::"), 2122, 2)}))
+            await asyncio.sleep(1)
+            assert told.count("issued") == 2
             await services.close()
 
     virtual(main())
