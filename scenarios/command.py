@@ -281,7 +281,8 @@ def _single(
             text = summary_text(Summary.of(metric.samples), metric.unit)
             console.print(f"  {metric.column}: {text}", markup=False, highlight=False)
     if outcome.answer:
-        console.print(f"[bold]{escape(outcome.answer)}[/]", highlight=False, soft_wrap=True)
+        doubt = "" if verdicts.passed else "The run did not pass, so this answer does not stand: "
+        console.print(f"[bold]{doubt}{escape(outcome.answer)}[/]", highlight=False, soft_wrap=True)
     findings = [*verdicts.captured, *verdicts.claimed]
     console.print(
         f"{summary(findings)}; {outcome.seconds:.1f} s of the scenario's time in {elapsed:.1f} s.  Read {folder}/report.html.",

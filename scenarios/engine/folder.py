@@ -46,7 +46,10 @@ def conclude(outcome: Outcome, connection: int | None = None) -> Verdicts:
     events = folder / "events.jsonl"
     tshark = shutil.which("tshark") is not None
     judgement = judge(outcome.captures, outcome.setup, [events] if events.exists() else [], consult_tshark=tshark)
-    promised = set(outcome.scenario.shows)
+    # Of these, "not shown" means that tshark failed, or that there was nothing to read: that is not to be passed over.
+    promised = {*outcome.scenario.shows, "second-opinion"}
+    if not tshark:
+        outcome.remarks.append("tshark is not installed: nobody but the witness has read the captures.")
     untouched = tuple(f.rule for f in judgement.findings if f.verdict is Verdict.NOT_SHOWN and f.rule not in promised)
     judgement.findings = [finding for finding in judgement.findings if finding.rule not in untouched]
     verdicts = Verdicts(judgement.findings, claim_findings(outcome), untouched)

@@ -49,7 +49,7 @@ def write_page(
             remarks=remarks,
             other_findings=verdicts.claimed,
             connection=chosen,
-            sections=[*answer(folder, outcome, chosen), network(folder, outcome)],
+            sections=[*answer(folder, outcome, chosen, stands=verdicts.passed), network(folder, outcome)],
         ),
     )
 
@@ -69,8 +69,11 @@ def chosen_connection(outcome: Outcome, judgement: Judgement, number: int | None
     return choose(judgement)
 
 
-def answer(folder: Path, outcome: Outcome, chosen: Connection | None = None) -> list[Section]:
-    """The section with the answer, the figures, the numbers, and theory beside them; none where nothing was measured."""
+def answer(folder: Path, outcome: Outcome, chosen: Connection | None = None, *, stands: bool = True) -> list[Section]:
+    """The section with the answer, the figures, the numbers, and theory beside them; none where nothing was measured.
+
+    stands: whether the run passed; if not, the answer says so, since a script says it before all is judged.
+    """
     charts: list[Chart] = list(outcome.charts)
     if table := theory_table(outcome):
         charts.append(table)
@@ -79,6 +82,8 @@ def answer(folder: Path, outcome: Outcome, chosen: Connection | None = None) -> 
     if chosen is not None:
         charts += transfer_charts(chosen, folder / "events.jsonl")
     said = [Markup('<p class="lead"><b>{}</b></p>').format(outcome.answer)] if outcome.answer else []
+    if said and not stands:
+        said.insert(0, Markup('<p class="remark">The run did not pass, so this answer does not stand:</p>'))
     if not charts and not said:
         return []
     return [Section("Answer", Markup("\n").join([*said, *map(Markup, drawn(folder, charts))]))]

@@ -38,6 +38,10 @@ class Side:
     port_changes: list[Frame] = field(default_factory=list)
     gaps: list[Frame] = field(default_factory=list)
     """segments that began beyond what this side had sent before: something is missing in the capture"""
+    again: list[Frame] = field(default_factory=list)
+    """segments with bytes that this side had sent before"""
+    foreseen: list[Frame] = field(default_factory=list)
+    """segments of the other side that acknowledged what this side had not sent yet"""
     segments: int = 0
     repeated: int = 0
     """bytes sent more than once"""
@@ -224,7 +228,10 @@ def _account(connection: Connection, frame: Frame) -> None:
         _note(connection, sender, frame)
         return
     if frame.flags & ACK and receiver.isn is not None:
-        receiver.acked = max(receiver.acked, receiver.relative(frame.ack, receiver.acked))
+        acked = receiver.relative(frame.ack, receiver.acked)
+        if acked > receiver.sent:
+            receiver.foreseen.append(frame)
+        receiver.acked = max(receiver.acked, acked)
     if connection.syn_ack is not None:
         if connection.established is None and sender is connection.client and connection.server.acked >= 1:
             connection.established = frame
@@ -249,6 +256,7 @@ def _advance(side: Side, frame: Frame) -> None:
         side.gaps.append(frame)
     elif frame.payload and begin < side.sent:
         side.repeated += min(side.sent, end) - begin
+        side.again.append(frame)
     if side.fin is not None and end > side.fin_end:
         side.after_fin = side.after_fin or frame
     if frame.flags & FIN and side.fin is None:

@@ -20,7 +20,7 @@ from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache
 from ipaddress import IPv6Address
 from pathlib import Path
 from typing import NamedTuple
@@ -28,8 +28,9 @@ from typing import NamedTuple
 from .capture import Point
 from .evidence import Evidence
 from .finding import MOST_DETAILS, Finding, Verdict, Witness, count
+from .flows import track
 from .frames import Advertisement, Checksum, Frame, ListenerReport, Solicitation
-from .setup import CaptureFile, Explanation
+from .setup import CaptureFile, Explanation, packed
 
 KEPT = frozenset(
     (
@@ -55,7 +56,7 @@ _FIELDS = (
 )
 _WARNING = 0x600000
 _INFORMATIONAL = 128  # the first ICMPv6 type that is no error
-_TIMEOUT = 120.0
+_TIMEOUT = 600.0
 _FLOW_CONTROL = re.compile(
     r"[Ww]indow (is|specified by the receiver is now) (completely )?full|ZeroWindow|TCP [Zz]ero ?[Ww]indow"
 )
@@ -141,7 +142,7 @@ def consult(capture: CaptureFile) -> Opinion:
         for name in _FIELDS:
             command += ["-e", name]
         done = _run(command, environment)
-    if done.returncode and not done.stdout:
+    if done.returncode:  # what it said until then is not its opinion of the whole
         reason = done.stderr.strip().splitlines()
         raise TsharkError(f"tshark could not read {capture.path.name}: {reason[-1] if reason else 'no reason given'}")
     return Opinion(capture, [_remark(line) for line in done.stdout.splitlines()], version())
@@ -216,10 +217,13 @@ def second_opinion(evidence: Evidence, opinions: list[Opinion]) -> Finding:
     unexplained: list[str] = []
     witness: list[Witness] = []
     explained: Counter[str] = Counter()
+    if not any(point.frames for point in evidence.points.values()):
+        return Finding("second-opinion", (), Verdict.NOT_SHOWN, "the captures hold no frame")
+    excuses = _Excuses(evidence)
     for opinion in opinions:
         for remark in opinion.remarks:
             for message in remark.messages:
-                reason = _explain(evidence, opinion.capture, remark, message)
+                reason = excuses.explain(opinion.capture, remark, message)
                 if reason is not None:
                     explained[reason] += 1
                     continue
@@ -240,45 +244,54 @@ def second_opinion(evidence: Evidence, opinions: list[Opinion]) -> Finding:
     return Finding("second-opinion", (), Verdict.PASSED, sentence, (), reasons)
 
 
-def _explain(evidence: Evidence, capture: CaptureFile, remark: Remark, message: str) -> str | None:
-    """Why a remark is no fault; None when nothing explains it."""
-    for explanation in evidence.setup.explanations:
-        if _fits(explanation, capture, message):
-            return explanation.reason
-    pair = frozenset((remark.src, remark.dst))
-    if remark.quotes:
-        return "said of the packet that an ICMPv6 error quotes"
-    if _CHECKSUM.search(message) and not capture.offload_free:
-        return "checksum left to the offload of this link"
-    if _FLOW_CONTROL.search(message):
-        return "flow control at work"
-    if _ANALYSIS.search(message) and pair in _port_changing(evidence):
-        return "tshark follows ports, which change here in mid-stream"
-    if _DUPLICATE.search(message) and pair in _sent_twice(evidence):
-        return "a report of bytes that the capture shows twice (RFC 2883)"
-    if _NO_ECHO.search(message) and evidence.lifetime(remark.dst) is not None:
-        return "an echo request that a one-time address must not answer"
-    if _RESET.search(message) and pair & _addresses(evidence.setup.aborted):
-        return "a connection broken on purpose"
-    return None
+class _Excuses:
+    """What of a run may explain remarks of tshark."""
+
+    def __init__(self, evidence: Evidence) -> None:
+        self._evidence = evidence
+        connections = evidence.connections
+        self._aborted = packed(evidence.setup.aborted)
+        self._ports_change = {frozenset(c.pair) for c in connections if c.changes}
+        # Pairs whose capture shows bytes or a FIN sent again: what a D-SACK then reports is a fact.
+        self._sent_twice = {frozenset(c.pair) for c in connections if c.client.repeated or c.server.repeated}
+        self._odd: dict[str, frozenset[tuple[str, int]]] = {}
+
+    def explain(self, capture: CaptureFile, remark: Remark, message: str) -> str | None:
+        """Why a remark is no fault; None when nothing explains it."""
+        for explanation in self._evidence.setup.explanations:
+            if _fits(explanation, capture, message):
+                return explanation.reason
+        pair = frozenset((remark.src, remark.dst))
+        if remark.quotes:
+            return "said of the packet that an ICMPv6 error quotes"
+        if _CHECKSUM.search(message) and not capture.offload_free:
+            return "checksum left to the offload of this link"
+        if _FLOW_CONTROL.search(message):
+            return "flow control at work"
+        if _ANALYSIS.search(message) and pair in self._ports_change and not self._is_odd(capture, remark):
+            return "tshark follows ports, which change here in mid-stream"
+        if _DUPLICATE.search(message) and pair in self._sent_twice:
+            return "a report of bytes that the capture shows twice (RFC 2883)"
+        if _NO_ECHO.search(message) and self._evidence.lifetime(remark.dst) is not None:
+            return "an echo request that a one-time address must not answer"
+        if _RESET.search(message) and pair & self._aborted:
+            return "a connection broken on purpose"
+        return None
+
+    def _is_odd(self, capture: CaptureFile, remark: Remark) -> bool:
+        """Whether the frame is out of order in its connection itself, whatever its ports: that is no matter of ports."""
+        found = self._odd.get(capture.where)
+        if found is None:
+            frames = self._evidence.points[capture.where].frames
+            tracker = track(frames, lambda src, dst: frozenset((src, dst)) in self._ports_change)
+            sides = [side for c in tracker.connections for side in (c.client, c.server)]
+            odd = [*tracker.strays, *(f for side in sides for f in (*side.gaps, *side.again, *side.foreseen))]
+            found = self._odd[capture.where] = frozenset((frame.file, frame.number) for frame in odd)
+        return (capture.path.name, remark.number) in found
 
 
 def _fits(explanation: Explanation, capture: CaptureFile, message: str) -> bool:
     return explanation.where in (None, capture.where) and re.search(explanation.pattern, message) is not None
-
-
-@lru_cache(maxsize=8)  # asked for every remark
-def _addresses(names: tuple[str, ...]) -> frozenset[bytes]:
-    return frozenset(IPv6Address(name).packed for name in names)
-
-
-def _sent_twice(evidence: Evidence) -> set[frozenset[bytes]]:
-    """Pairs whose capture shows bytes or a FIN sent again: what a D-SACK then reports is a fact."""
-    return {frozenset(c.pair) for c in evidence.connections if c.client.repeated or c.server.repeated}
-
-
-def _port_changing(evidence: Evidence) -> set[frozenset[bytes]]:
-    return {frozenset(connection.pair) for connection in evidence.connections if connection.changes}
 
 
 def dissectors_agree(evidence: Evidence, opinions: list[Opinion]) -> Finding:

@@ -77,7 +77,7 @@ def _served(
 
 
 def complete(evidence: Evidence) -> Finding:
-    """Every established connection is complete: handshake, all data acknowledged, FIN both ways acknowledged.
+    """Every established connection is complete: handshake, all data acknowledged and nothing else, FIN both ways acknowledged.
 
     Connections that were never answered are attempts, not connections; the rules of silence judge those.
     """
@@ -89,6 +89,9 @@ def complete(evidence: Evidence) -> Finding:
         for side in (connection.client, connection.server):
             if side.after_fin is not None:
                 problems.append((f"{name(connection)}: data of {text(side.address)} beyond its FIN", side.after_fin))
+            if side.foreseen and not aborted & set(connection.pair):
+                what = f"{name(connection)}: what {text(side.address)} had not sent was acknowledged"
+                problems.append((what, side.foreseen[0]))
         if connection.established is None:
             attempts += 1
             if connection.syn_ack is not None and not aborted & set(connection.pair):

@@ -17,6 +17,7 @@ from scenarios.engine.execute import Order, Outcome, execute
 from scenarios.engine.folder import conclude, prepare, read_order
 from scenarios.engine.parameters import settings, specifications, sweep_axes
 from scenarios.engine.sim import SimBackend
+from scenarios.witness import tshark
 from unimux.aio import open_connection, start_server
 
 
@@ -123,6 +124,33 @@ def test_a_run_leaves_its_folder(tmp_path: Path) -> None:
     page = (folder / "report.html").read_text()
     assert "Measurements" in page
     assert "https://" not in page.replace("http://www.w3.org", "")
+
+
+@pytest.mark.parametrize("fails", [True, False], ids=["tshark fails", "no tshark"])
+def test_a_second_opinion_that_is_missing_is_said_and_never_a_pass(
+    fails: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(capture: object) -> None:
+        raise tshark.TsharkError("tshark did not finish")
+
+    if fails:
+        monkeypatch.setattr(tshark, "consult", broken)
+    else:
+        monkeypatch.setattr("scenarios.engine.folder.shutil.which", lambda name: None)
+    found = load("hello")
+    prepare(tmp_path / "run")
+    outcome = execute(found, Order(found.source, found.values({}, quick=True), 1, "sim", tmp_path / "run"))
+    verdicts = conclude(outcome)
+    page = (tmp_path / "run" / "report.html").read_text()
+    if fails:
+        assert not verdicts.passed
+        assert "tshark did not finish" in page
+        assert "second-opinion" not in verdicts.untouched
+        assert "The run did not pass, so this answer does not stand" in page
+    else:
+        assert verdicts.passed
+        assert "tshark is not installed" in page
+        assert "does not stand" not in page
 
 
 def test_scenario_toml_is_enough_to_repeat_a_run(tmp_path: Path) -> None:

@@ -109,6 +109,12 @@ BREACHES: list[tuple[str, str, str, Bend]] = [
         "beyond its FIN",
         on_lan(lambda w: w.after("last-ack:ea", tcp(EA, SERVER, "PA", 1102, 0, b"x" * 9))),
     ),
+    (
+        "complete",
+        "ACK of the future",
+        "what 2001:db8:f::80 had not sent was acknowledged",
+        on_lan(lambda w: w.after("reply-ack1:ea", tcp(EA, SERVER, "A", 1101, 5000, macs=OUT))),
+    ),
     ("dad-first", "no probe", "without a DAD probe", on_lan(lambda w: w.without("probe:ea"))),
     (
         "dad-first",

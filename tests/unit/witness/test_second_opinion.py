@@ -11,8 +11,8 @@ from scapy.layers.inet6 import IPv6
 from scenarios.witness import Explanation, Finding, Verdict, tshark
 from scenarios.witness.tshark import Opinion, Remark, dissectors_agree
 
-from .story import EA, SERVER, SETUP, examine, good
-from .wire import NODE_MAC, ROUTER_LL, ROUTER_MAC, Wire, tcp, unreachable
+from .story import EA, EA0, SERVER, SETUP, SSA0, examine, good
+from .wire import NODE_MAC, OTHER_MAC, ROUTER_LL, ROUTER_MAC, Wire, tcp, unreachable
 
 ONLY = replace(SETUP, rules=("second-opinion", "dissectors-agree"))
 
@@ -128,3 +128,37 @@ def test_a_file_that_tshark_cannot_read_is_an_error_of_its_own(tmp_path: Path) -
     capture = examine(tmp_path, lan, lan).evidence.captures[0]
     with pytest.raises(tshark.TsharkError, match="could not read nowhere"):
         tshark.consult(replace(capture, path=tmp_path / "nowhere"))
+
+
+def test_an_empty_capture_is_no_pass(tmp_path: Path) -> None:
+    found = opinions(tmp_path, Wire(), Wire())
+    assert {finding.verdict for finding in found.values()} == {Verdict.NOT_SHOWN}
+
+
+def test_what_tshark_says_before_it_fails_is_no_opinion(tmp_path: Path) -> None:
+    """A file that ends in the middle of a frame: tshark reads what is before it, complains, and ends with an error."""
+    lan, far = good()
+    whole = examine(tmp_path, lan, far).evidence.captures[0]
+    path = tmp_path / "cut.pcapng"
+    path.write_bytes(whole.path.read_bytes()[:-10])
+    with pytest.raises(tshark.TsharkError, match="could not read cut"):
+        tshark.consult(replace(whole, path=path))
+
+
+@pytest.mark.parametrize(
+    ("tag", "fault"),
+    [
+        ("reply-ack1:l0", tcp(EA0, SSA0, "A", 1101, 5000, ports=(7, 9), macs=(NODE_MAC, OTHER_MAC))),
+        ("fin-server:l0", tcp(EA0, SSA0, "PA", 4000, 951, b"later", ports=(11, 13), macs=(NODE_MAC, OTHER_MAC))),
+    ],
+    ids=["what was never sent is acknowledged", "bytes are missing"],
+)
+def test_ports_that_change_explain_no_fault_of_the_connection_itself(tmp_path: Path, tag: str, fault: IPv6) -> None:
+    lan, far = good()
+    fine = opinions(tmp_path, lan, far)["second-opinion"]
+    assert fine.verdict is Verdict.PASSED
+    bent = lan.after(tag, fault)
+    number = bent.number(tag) + 1
+    finding = opinions(tmp_path, bent, far)["second-opinion"]
+    assert finding.verdict is Verdict.FAILED
+    assert number in {witness.number for witness in finding.witnesses}, finding
