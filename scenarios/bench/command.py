@@ -24,51 +24,56 @@ SECONDS = 3.0
 WORKERS = 2
 
 
+IdOption = Annotated[
+    list[str] | None,
+    typer.Option("--id", metavar="P-N", help="Only this benchmark; may be given several times.", show_default="all"),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one array of figures for programs, nothing else.")]
+SmokeOption = Annotated[
+    bool, typer.Option("--smoke", help="Everything as small as it can be: only shows that it works.")
+]
+CompareOption = Annotated[
+    tuple[Path, Path] | None,
+    typer.Option(metavar="A B", help="Measure nothing; show what changed between two results.", show_default=False),
+]
+RepeatsOption = Annotated[
+    int | None, typer.Option(min=1, help="Measurements per figure.", show_default=f"{REPEATS}; 1 with --smoke")
+]
+SecondsOption = Annotated[
+    float | None, typer.Option(min=0.01, help="Of one bulk transfer.", show_default=f"{SECONDS:g}; 0.05 with --smoke")
+]
+TimeWaitOption = Annotated[
+    TimeWait | None, typer.Option(help="TIME-WAIT option of the node.", show_default="short; sharp with --smoke")
+]
+OutOption = Annotated[
+    Path | None, typer.Option(help="File to write the result to, for --compare.", show_default="none")
+]
+ProfileOption = Annotated[
+    Path | None,
+    typer.Option(metavar="FOLDER", help="Write a flame graph of each benchmark (needs py-spy).", show_default="none"),
+]
+PlotOption = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Draw P-14 as a chart (.svg, .pdf).", show_default="none")
+]
+WorkersOption = Annotated[
+    int, typer.Option(min=1, max=16, help="Processes on one multi-queue TAP, for P-4 and P-6; 1 leaves that out.")
+]
+UvloopOption = Annotated[bool, typer.Option("--uvloop", help="Run the node on uvloop in place of asyncio's loop.")]
+
+
 def bench(
-    id: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--id", metavar="P-N", help="Only this benchmark; may be given several times.", show_default="all"
-        ),
-    ] = None,
-    json: Annotated[
-        bool, typer.Option("--json", help="Print one array of figures for programs, nothing else.")
-    ] = False,
-    smoke: Annotated[
-        bool, typer.Option("--smoke", help="Everything as small as it can be: only shows that it works.")
-    ] = False,
-    compare: Annotated[
-        tuple[Path, Path] | None,
-        typer.Option(metavar="A B", help="Measure nothing; show what changed between two results.", show_default=False),
-    ] = None,
-    repeats: Annotated[
-        int | None, typer.Option(min=1, help="Measurements per figure.", show_default=f"{REPEATS}; 1 with --smoke")
-    ] = None,
-    seconds: Annotated[
-        float | None,
-        typer.Option(min=0.01, help="Of one bulk transfer.", show_default=f"{SECONDS:g}; 0.05 with --smoke"),
-    ] = None,
-    time_wait: Annotated[
-        TimeWait | None, typer.Option(help="TIME-WAIT option of the node.", show_default="short; sharp with --smoke")
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="File to write the result to, for --compare.", show_default="none")
-    ] = None,
-    profile: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FOLDER", help="Write a flame graph of each benchmark (needs py-spy).", show_default="none"
-        ),
-    ] = None,
-    plot: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Draw P-14 as a chart (.svg, .pdf).", show_default="none")
-    ] = None,
-    workers: Annotated[
-        int, typer.Option(min=1, max=16, help="Processes on one multi-queue TAP, for P-4 and P-6; 1 leaves that out.")
-    ] = WORKERS,
-    uvloop: Annotated[
-        bool, typer.Option("--uvloop", help="Run the node on uvloop in place of asyncio's loop.")
-    ] = False,
+    id: IdOption = None,
+    json: JsonOption = False,
+    smoke: SmokeOption = False,
+    compare: CompareOption = None,
+    repeats: RepeatsOption = None,
+    seconds: SecondsOption = None,
+    time_wait: TimeWaitOption = None,
+    out: OutOption = None,
+    profile: ProfileOption = None,
+    plot: PlotOption = None,
+    workers: WorkersOption = WORKERS,
+    uvloop: UvloopOption = False,
 ) -> None:
     """Run the benchmarks P-1 to P-19; docs/performance.md says what each of them measures.
 

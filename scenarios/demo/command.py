@@ -6,7 +6,6 @@ import asyncio
 import json as json_module
 import sys
 import time
-from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
@@ -35,13 +34,15 @@ def demo(
     """
     from rich.console import Console
 
+    from scenarios.engine.folder import fresh
+
     from .live import LiveView
     from .outcome import Outcome
 
     began = time.monotonic()
     if not memory:
         _require_kernel()
-    folder = _folder(out)
+    folder = fresh(out, "demo")
     console = Console(stderr=True, quiet=True) if json else Console()
     outcome = Outcome(folder)
     with LiveView(console) as live:
@@ -55,17 +56,6 @@ def demo(
         live.say("Judging the captures" if outcome.captures else "Judging")
     status = _conclude(outcome, console, began, memory=memory, json=json)
     raise typer.Exit(status)
-
-
-def _folder(out: Path | None) -> Path:
-    folder = out or Path("out") / f"demo-{datetime.now():%Y%m%d-%H%M%S}"
-    if folder.exists() and any(folder.iterdir()):
-        raise SetupError(f"{folder} is not empty: name another folder with --out.")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SetupError(f"{folder} cannot be made: {error.strerror}; name another folder with --out.") from error
-    return folder
 
 
 def _require_kernel() -> None:

@@ -15,19 +15,14 @@ import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from .errors import BackendCannot, ScenarioError, UnknownScenario
 from .parameters import Specification, Value, complete, specifications
 
-if TYPE_CHECKING:
-    pass
-
 Backend: TypeAlias = Literal["sim", "netns"]
 BACKENDS: tuple[Backend, ...] = ("sim", "netns")
 Script: TypeAlias = "Callable[..., Awaitable[None]]"
-
-_NO_SCENARIOS = {"command", "demo", "engine", "report", "witness"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +103,7 @@ def catalogue() -> dict[str, Scenario]:
     package = importlib.import_module("scenarios")
     found = {}
     for module in pkgutil.iter_modules(package.__path__):
-        if module.name not in _NO_SCENARIOS and not module.ispkg:
+        if not module.ispkg:
             made = _in_module(importlib.import_module(f"scenarios.{module.name}"))
             if made is not None:
                 found[made.name] = made
@@ -130,7 +125,7 @@ def load(name: str) -> Scenario:
 
 def _by_name(name: str) -> Scenario:
     module = name.replace("-", "_")
-    if module.isidentifier() and module not in _NO_SCENARIOS and importlib.util.find_spec(f"scenarios.{module}"):
+    if module.isidentifier() and importlib.util.find_spec(f"scenarios.{module}"):
         made = _in_module(importlib.import_module(f"scenarios.{module}"))
         if made is not None:
             return made

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,17 @@ def prepare(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ScenarioError(f"{folder} cannot be made ({error.strerror}): name another folder with --out.") from error
+
+
+def fresh(out: Path | None, name: str) -> Path:
+    """The folder `out`, or one named for `name` and the time if there is none; made as `prepare` does."""
+    stem = Path("out") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
+    folder, number = out or stem, 1
+    while out is None and folder.exists():
+        number += 1
+        folder = stem.with_name(f"{stem.name}-{number}")
+    prepare(folder)
+    return folder
 
 
 def conclude(outcome: Outcome, connection: int | None = None) -> Verdicts:
@@ -167,6 +179,3 @@ def summary_text(summary: Summary, unit: str) -> str:
     if summary.n == 1:
         return show(summary.mean)
     return f"{show(summary.mean)} (95 %: {show(summary.low)} to {show(summary.high)}; n={summary.n})"
-
-
-__all__ = ["Verdicts", "claim_findings", "conclude", "metrics", "prepare", "read_order", "summary_text", "versions"]

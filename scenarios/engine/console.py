@@ -1,0 +1,197 @@
+"""Runs on a terminal: a bar while they last, then verdicts and numbers; returned as values for programs."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from scenarios.witness import as_json, summary, table
+from unimux.errors import UnimuxError
+
+from .definition import Scenario, load
+from .errors import ScenarioError
+from .execute import Order, Outcome, execute
+from .folder import conclude, summary_text
+from .measure import Summary
+from .sweep import Plan, Row, Sweep, cluster, cores, processes, run_sweep
+from .sweep_page import write_sweep_page
+from .tables import write_tables
+from .verdicts import Verdicts
+
+MOST_FAILURES = 10
+"""Runs of a sweep that are told why they failed; all of them are in its table."""
+
+
+def run_one(order: Order, console: Console, connection: int | None = None, label: str = "") -> dict[str, Any]:
+    """One whole run; an interrupted one is judged and kept as far as it came.
+
+    connection: the number of the one that the report draws.  label: of one among several, which are printed in short if they
+    pass; where this machine cannot run it, the result says why and the others go on.
+    """
+    found = load(order.source)
+    began = time.monotonic()
+    try:
+        outcome, verdicts = _with_bar(found, order, console, connection, label or found.name)
+    except UnimuxError as error:
+        if not label:
+            raise
+        return {**_about(found, order), "passed": False, "interrupted": False, "answer": str(error), "seconds": 0.0}
+    elapsed = time.monotonic() - began
+    means = {metric.column: Summary.of(metric.samples) for metric in outcome.metrics}
+    if not (label and verdicts.passed):  # of many that pass, the last line says enough
+        console.print(table(verdicts.captured))
+        console.print(table(verdicts.claimed, "What the script requires", "what it saw"))
+        for metric in outcome.metrics:
+            text = summary_text(means[metric.column], metric.unit)
+            console.print(f"  {metric.column}: {text}", markup=False, highlight=False)
+    if outcome.answer:
+        doubt = "" if verdicts.passed else "The run did not pass, so this answer does not stand: "
+        console.print(f"[bold]{doubt}{escape(outcome.answer)}[/]", highlight=False, soft_wrap=True)
+    findings = [*verdicts.captured, *verdicts.claimed]
+    took = f"{outcome.seconds:.1f} s of the scenario's time in {elapsed:.1f} s"
+    console.print(f"{summary(findings)}; {took}.  Read {order.folder}/report.html.", highlight=False, soft_wrap=True)
+    return {
+        **_about(found, order),
+        "parameters": found.values(order.values),
+        "passed": verdicts.passed,
+        "interrupted": outcome.interrupted,
+        "answer": outcome.answer,
+        "seconds": round(elapsed, 2),
+        "metrics": {column: of.mean for column, of in means.items()},
+        "findings": as_json(findings),
+    }
+
+
+def _about(found: Scenario, order: Order) -> dict[str, Any]:
+    return {"scenario": found.name, "backend": order.backend, "seed": order.seed, "folder": str(order.folder)}
+
+
+def _with_bar(
+    found: Scenario, order: Order, console: Console, connection: int | None, label: str
+) -> tuple[Outcome, Verdicts]:
+    """Run and judge."""
+    console.print(f"[bold]{found.name}[/] on {order.backend}: {found.question}", highlight=False)
+    with _bar(console) as progress:
+        task = progress.add_task(label, total=None, rate="")
+        rate = _rate()
+
+        def told(done: float, total: float, unit: str) -> None:
+            progress.update(task, completed=done, total=total, rate=f"{rate(done):.3g} {unit}/s".replace(" /", "/"))
+
+        def said(text: str) -> None:
+            progress.console.print(f"  {text}", markup=False, highlight=False)
+
+        outcome = execute(found, order, said, told)
+        progress.update(task, description=f"{label}: judging the captures")
+        return outcome, conclude(outcome, connection)
+
+
+def run_many(plan: Plan, folder: Path, console: Console, jobs: int | None, where: str | None) -> dict[str, Any]:
+    """A sweep or repeats; what is done is kept when it is interrupted.
+
+    jobs: processes, by default as many as there are cores.  where: a Dask cluster in place of processes, see `sweep.cluster`.
+    """
+    if plan.backend == "netns" and (where or (jobs or 1) > 1):
+        raise ScenarioError(
+            "Runs between namespaces disturb each other: leave --jobs and --cluster out, or use --backend sim."
+        )
+    began = time.monotonic()
+    sweep = _swept(plan, folder, console, jobs, where)
+    if not sweep.rows:
+        raise ScenarioError(f"{sweep.stopped} before any run was done.")
+    tables = write_tables(sweep, folder)
+    page = write_sweep_page(sweep, folder, _remarks(plan))
+    (folder / "journal.jsonl").unlink(missing_ok=True)
+    elapsed = time.monotonic() - began
+    failed = [row for row in sweep.rows if not row.passed]
+    for row in failed[:MOST_FAILURES]:
+        console.print(f"[bold red]✘[/] run {row.number}, seed {row.seed}: {'; '.join(row.failed)}", highlight=False)
+    done = f"{len(sweep.rows)} of {sweep.total} runs done, {len(failed)} failed, in {elapsed:.1f} s"
+    if sweep.stopped:
+        console.print(f"[bold red]{sweep.stopped}.[/]", highlight=False)
+    console.print(f"{done}.  {', '.join(path.name for path in tables)} and {page}.", highlight=False, soft_wrap=True)
+    result = {
+        "scenario": plan.scenario.name,
+        "backend": plan.backend,
+        "parameters": plan.fixed,
+        "sweep": {axis: list(values) for axis, values in plan.axes.items()},
+        "runs": len(sweep.rows),
+        "of": sweep.total,
+        "failed": len(failed),
+        "stopped": sweep.stopped,
+        "passed": sweep.passed,
+        "seconds": round(elapsed, 2),
+        "folder": str(folder),
+    }
+    (folder / "sweep.json").write_text(json.dumps(result, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    return result
+
+
+def _remarks(plan: Plan) -> list[str]:
+    remarks = []
+    if plan.folder is None:
+        remarks.append(
+            "Light runs: judged by the script's requirements; no captures were taken (--captures takes them)."
+        )
+    if plan.backend == "sim":
+        remarks.append("Simulated in virtual time: the router and the ordinary hosts are not Linux.")
+    return remarks
+
+
+def _swept(plan: Plan, folder: Path, console: Console, jobs: int | None, where: str | None) -> Sweep:
+    count = jobs or (1 if plan.backend == "netns" else cores())
+    with _bar(console, MofNCompleteColumn()) as progress:
+        task = progress.add_task(plan.scenario.name, total=len(plan.orders()), rate="")
+        rate = _rate()
+
+        def told(done: int, total: int, row: Row) -> None:
+            progress.update(task, completed=done, rate=f"{rate(done):.1f} runs/s")
+
+        journal = folder / "journal.jsonl"
+        if where is not None:
+            with cluster(where, count) as (executor, workers):
+                return run_sweep(plan, executor, workers, journal, told)
+        with processes(count) as executor:
+            return run_sweep(plan, executor, count, journal, told)
+
+
+def _bar(console: Console, *more: ProgressColumn) -> Progress:
+    """A bar with the rate, the time that it took and the time that is left; it goes when all is done."""
+    rate = TextColumn("{task.fields[rate]}")
+    columns = (TextColumn("{task.description}"), BarColumn(), *more, rate, TimeElapsedColumn(), TextColumn("left"))
+    return Progress(*columns, TimeRemainingColumn(), console=console, transient=not more)
+
+
+def _rate() -> Callable[[float], float]:
+    """How much is done per second, from now on."""
+    began = time.monotonic()
+    return lambda done: done / max(time.monotonic() - began, 1e-9)
+
+
+def print_results(results: Sequence[dict[str, Any]], console: Console) -> None:
+    """One line for each of several runs."""
+    console.rule()
+    for result in results:
+        mark = "[green]✔ passed[/]" if result["passed"] else "[bold red]✘ FAILED[/]"
+        console.print(
+            f"{mark}  {result['scenario']:18} {result['seconds']:6.1f} s  {result['folder']}/report.html",
+            highlight=False,
+            soft_wrap=True,
+        )
+        if result.get("answer"):
+            console.print(f"   {result['answer']}", markup=False, highlight=False, soft_wrap=True)
