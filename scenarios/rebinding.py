@@ -10,6 +10,7 @@ Aware, and every server of today) takes the segments for those of a stranger.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Annotated
 
 from scenarios.engine import OPTIONS, Addressing, Bars, Parameter, PortTranslator, Run, Streams, Table, echo, scenario
@@ -72,6 +73,22 @@ async def rebinding(
         shares[name] = _judge(run, name, keeps, survived, attempts)
     run.leave_out("ports-free", "connections are broken by changes of ports on purpose")
     run.witness(connections=attempts, explanations=run.explain("reset|RST", "broken on purpose"))
+    _show(run, shares, attempts)
+
+
+def _judge(run: Run, server: str, keeps: bool, survived: int, attempts: int) -> float:
+    """Require what `keeps` says of a kind of server; the share of transfers that survived."""
+    share = survived / attempts
+    run.measure("survived", share, of=server)
+    if keeps:
+        run.require(f"{server}: the connection survives a change of ports", share == 1, "UM-PORT-1", "UM-PORT-3")
+    else:
+        title = f"{server}: the change of ports breaks the connection"
+        run.require(title, share == 0, because=f"{survived} of {attempts} survived")
+    return share
+
+
+def _show(run: Run, shares: Mapping[str, float], attempts: int) -> None:
     kept = [name for name, share in shares.items() if share == 1]
     lost = [name for name, share in shares.items() if share < 1]
     run.answer(
@@ -89,18 +106,6 @@ async def rebinding(
             y="share of transfers",
         )
     )
-
-
-def _judge(run: Run, server: str, keeps: bool, survived: int, attempts: int) -> float:
-    """Require what `keeps` says of a kind of server; the share of transfers that survived."""
-    share = survived / attempts
-    run.measure("survived", share, of=server)
-    if keeps:
-        run.require(f"{server}: the connection survives a change of ports", share == 1, "UM-PORT-1", "UM-PORT-3")
-    else:
-        title = f"{server}: the change of ports breaks the connection"
-        run.require(title, share == 0, because=f"{survived} of {attempts} survived")
-    return share
 
 
 async def _transfer_with_a_change(run: Run, streams: Streams, box: PortTranslator, size: int, patience: float) -> bool:
