@@ -126,7 +126,7 @@ def run(
     The result is written to `out` after each of them: a long run that is interrupted leaves what it has.
     """
     from .catalogue import BENCHMARKS, WITHOUT_KERNEL
-    from .figures import Result, circumstances, moment
+    from .figures import Result, circumstances, moment, writing
     from .profile import find_profiler, flame_graph
 
     if profile is not None:
@@ -136,6 +136,9 @@ def run(
     loop = "uvloop" if setting.uvloop else "asyncio"
     failures: list[Exception] = []
     figures: list[Figure] = []
+    if out is not None:
+        with writing(out, "a"):
+            pass  # where it cannot be written, that is said before anything is measured
     for id in ids:
         setting.say(f"{id}: {(BENCHMARKS[id].__doc__ or '').partition(': ')[2].partition(chr(10))[0]}")
         try:
@@ -212,5 +215,7 @@ def _compare(before: Result, after: Result, json: bool) -> None:
         typer.echo(f"      {row.before.value:,g} → {row.after.value:,g} {row.after.unit}{change}: {row.verdict}")
     if not rows:
         typer.echo("The two results have no figure in common.")
+    if any(each.circumstances.smoke for each in (before, after)):
+        typer.echo("At least one of the two runs was made with --smoke: the comparison means nothing.")
     if any(each.circumstances.noisy for each in (before, after)):
         typer.echo("At least one of the two runs was made on a busy machine: compare with care.")

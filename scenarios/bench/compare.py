@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from .figures import Figure, Result
 
 LOWER_IS_BETTER = frozenset({"ns", "µs", "ms", "s", "s/GB", "× the kernel's time", "B", "MiB", "% of a core"})
-"""Units of costs; all others are of yields."""
+"""Units of costs; all others are of yields, unless their goal bounds them from above."""
 _MARGIN = 0.05
 
 
@@ -42,11 +42,18 @@ class Change:
         'better'
         """
         by = self.by
-        if by is None or abs(by - 1) <= _MARGIN:
+        if by is None:  # there was nothing before
+            return "same" if not self.after.value else "worse" if self._is_cost else "better"
+        if abs(by - 1) <= _MARGIN:
             return "same"
         if not self.of_ratio and self.before.min <= self.after.max and self.after.min <= self.before.max:
             return "within"
-        return "better" if (by < 1) == (self.before.unit in LOWER_IS_BETTER) else "worse"
+        return "better" if (by < 1) == self._is_cost else "worse"
+
+    @property
+    def _is_cost(self) -> bool:
+        """Whether less is better."""
+        return self.before.unit in LOWER_IS_BETTER or (self.before.reach or "").startswith("≤")
 
 
 def changes(before: Result, after: Result) -> list[Change]:

@@ -86,12 +86,14 @@ async def connections(
     wait: bool = False,
     until_failure: bool = False,
     to_the_end: bool = False,
+    may_fail: bool = False,
     port: int = PORT,
 ) -> Series:
     """Make `count` connections with the kernel's echo program, `parallel` at a time; `seconds` ends with the last good one.
 
     wait: until the last TIME-WAIT is over, so that `cpu` covers every release.  until_failure: stop at the first that fails.
-    to_the_end: each is over on both sides before the next begins.
+    to_the_end: each is over on both sides before the next begins.  may_fail: the caller counts those that fail; else any that does
+    raises `ProgramFailed`, since a rate or a cost of the others would mean nothing.
     """
     series = Series()
     numbers = iter(range(count))
@@ -123,6 +125,8 @@ async def connections(
         await released(node)
     series.cpu = time.process_time() - cpu
     series.connect.sort()
+    if series.failed and not (may_fail or until_failure):
+        raise ProgramFailed(f"{series.failed} of {count} connections failed; the figure would mean nothing.")
     return series
 
 
@@ -136,7 +140,10 @@ async def kernels(net: Rig, count: int, parallel: int, *, to_the_end: bool = Fal
     """The same between the two kernels."""
     more = ["--to-the-end"] if to_the_end else []
     async with net.helper(net.peer, "echo", VETH_ADDRESS, PORT):
-        return await net.ask(net.twin, "requests", VETH_ADDRESS, PORT, "--count", count, "--parallel", parallel, *more)
+        facts = await net.ask(net.twin, "requests", VETH_ADDRESS, PORT, "--count", count, "--parallel", parallel, *more)
+    if facts["failed"]:
+        raise ProgramFailed(f"{facts['failed']} of {count} connections between the kernels failed: {facts['why']}.")
+    return facts
 
 
 def _rate(facts: dict[str, object]) -> float:

@@ -6,11 +6,13 @@ import os
 import platform
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Literal, TextIO
 
 import msgspec
 
@@ -119,6 +121,19 @@ class Circumstances(msgspec.Struct, frozen=True, kw_only=True):
         return self.load_before > 0.5
 
 
+@contextmanager
+def writing(path: Path, mode: Literal["w", "a"] = "w") -> Iterator[TextIO]:
+    """The file of a result, opened; raises `SetupError` where it cannot be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open(mode) as file:
+            yield file
+    except OSError as error:
+        raise SetupError(
+            f"The result cannot be written to {path}: {error.strerror}; name another file with --out."
+        ) from error
+
+
 class Result(msgspec.Struct, frozen=True, kw_only=True):
     """The figures of one run, as `--out` writes them."""
 
@@ -126,16 +141,14 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     figures: list[Figure]
 
     def write(self, path: Path) -> None:
-        """Write the result as JSON, one figure per line, so that two files can be compared by eye as well."""
+        """Write the result as JSON, one figure per line, so that two files can be compared by eye as well.
+
+        Raises `SetupError`.
+        """
         rows = ",\n".join("  " + msgspec.json.encode(row).decode() for row in self.figures)
         head = msgspec.json.encode(self.circumstances).decode()
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(f'{{"circumstances": {head},\n"figures": [\n{rows}\n]}}\n')
-        except OSError as error:
-            raise SetupError(
-                f"The result cannot be written to {path}: {error.strerror}; name another file with --out."
-            ) from error
+        with writing(path) as file:
+            file.write(f'{{"circumstances": {head},\n"figures": [\n{rows}\n]}}\n')
 
     @classmethod
     def read(cls, path: Path) -> Result:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 
 from compat import kernel
+from compat.programs.errors import ProgramFailed
 from compat.socks.command import serve_socks
 
 from .bulk import rate
@@ -65,6 +66,8 @@ async def _requests(setting: Setting, net: Rig, proxy: int) -> Figure:
     async def run(target: str, *by: object) -> float:
         async with net.helper(net.peer, "echo", target, PORT):
             facts = await net.ask(net.twin, "requests", target, PORT, *amount, *by)
+        if facts["failed"]:
+            raise ProgramFailed(f"{facts['failed']} requests failed: {facts['why']}; the figure would mean nothing.")
         return float(facts["done"]) / float(facts["seconds"])
 
     values, baselines = await take_turns(

@@ -138,10 +138,18 @@ class Dialler:
     def __call__(self) -> socket.socket:
         """A connection; OSError when there is none."""
         sock = socket.socket(socket.AF_INET6, socket.SOCK_STREAM)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        try:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._connect(sock)
+        except OSError:
+            sock.close()
+            raise
+        return sock
+
+    def _connect(self, sock: socket.socket) -> None:
         if self.proxy is None:
             sock.connect((self.host, self.port))
-            return sock
+            return
         sock.connect(("::1", self.proxy))
         sock.sendall(b"\5\1\0")
         _exactly(sock, 2)
@@ -150,7 +158,6 @@ class Dialler:
         if reply[1]:
             raise OSError(f"the front end answered {reply[1]}")
         _exactly(sock, {1: 4, 4: 16}[reply[3]] + 2)
-        return sock
 
 
 def _exactly(sock: socket.socket, count: int) -> bytes:
@@ -179,7 +186,8 @@ def requests(dial: Dialler, count: int, parallel: int, to_the_end: bool) -> None
     seconds = time.monotonic() - began
     times = sorted(value for outcome in outcomes for value in outcome["times"])
     why = [text for outcome in outcomes for text in outcome["why"]]
-    say(done=len(times) - len(why), failed=len(why), why=why[:1], seconds=seconds, times=times)
+    done = sum(outcome["done"] for outcome in outcomes)
+    say(done=done, failed=len(why), why=why[:1], seconds=seconds, times=times)
 
 
 def _in_child(dial: Dialler, count: int, to_the_end: bool) -> int:
@@ -194,9 +202,10 @@ def _in_child(dial: Dialler, count: int, to_the_end: bool) -> int:
         os._exit(0)
 
 
-def _requests(dial: Dialler, count: int, to_the_end: bool) -> dict[str, list[Any]]:
+def _requests(dial: Dialler, count: int, to_the_end: bool) -> dict[str, Any]:
     times: list[float] = []
     failures: list[str] = []
+    done = 0
     for _ in range(count):
         began = time.perf_counter()
         try:
@@ -207,9 +216,10 @@ def _requests(dial: Dialler, count: int, to_the_end: bool) -> dict[str, list[Any
                 if to_the_end:
                     sock.shutdown(socket.SHUT_WR)
                     sock.recv(1)
+            done += 1
         except OSError as error:
             failures.append(str(error))
-    return {"times": times, "why": failures}
+    return {"times": times, "why": failures, "done": done}
 
 
 def rtt(dial: Dialler, count: int) -> None:

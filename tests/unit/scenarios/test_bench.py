@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import socket
+import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
+from msgspec import structs
 
+from compat.programs.errors import ProgramFailed
+from scenarios.bench import peer
 from scenarios.bench.catalogue import BENCHMARKS, WITHOUT_KERNEL
 from scenarios.bench.command import bench
 from scenarios.bench.compare import changes
+from scenarios.bench.connections import connections
 from scenarios.bench.figures import Figure, Goal, Result, circumstances, figure
 from scenarios.bench.plot import plot
 from scenarios.bench.responder import Lone, answer
@@ -105,6 +111,87 @@ def test_comparison_prefers_ratios_and_knows_what_is_better() -> None:
         ("P-4", "within", False),
     ]
     assert rows[0].by == 2.0
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "verdict"), [(0.0, 5.0, "worse"), (5.0, 0.0, "better"), (2.0, 5.0, "worse"), (0.0, 0.0, "same")]
+)
+def test_a_count_that_is_bounded_from_above_is_better_when_it_falls(before: float, after: float, verdict: str) -> None:
+    rows = [figure("P-18", "connections that failed", "", [value], goal=Goal(at_most=0)) for value in (before, after)]
+    [change] = changes(result(rows[0]), result(rows[1]))
+    assert change.verdict == verdict
+
+
+class FewSockets:
+    """Stands for a node whose connections fail from a certain one on."""
+
+    def __init__(self, good: int) -> None:
+        self.good = good
+
+    async def create_connection(self, factory: Any, host: str, port: int, **more: object) -> tuple[None, Any]:
+        self.good -= 1
+        if self.good < 0:
+            raise OSError("no more")
+        protocol = factory()
+        protocol.done.set_result(True)
+        return None, protocol
+
+
+def test_a_series_of_which_some_failed_is_no_figure() -> None:
+    async def main() -> None:
+        whole = await connections(cast(Any, FewSockets(4)), 4, 2)
+        assert (whole.done, whole.failed) == (4, 0)
+        with pytest.raises(ProgramFailed, match="3 of 4 connections failed"):
+            await connections(cast(Any, FewSockets(1)), 4, 2)
+        lossy = await connections(cast(Any, FewSockets(1)), 4, 2, may_fail=True)
+        assert (lossy.done, lossy.failed) == (1, 3)
+        first = await connections(cast(Any, FewSockets(1)), 4, 1, until_failure=True)
+        assert (first.done, first.stopped_at) == (1, 1)
+
+    run_virtual(main())
+
+
+def test_the_peers_requests_are_counted_once(capfd: pytest.CaptureFixture[str]) -> None:
+    """One that cannot connect, and one that is answered by nobody, are each one that failed."""
+    with socket.create_server(("::1", 0), family=socket.AF_INET6) as server:
+        port = server.getsockname()[1]
+
+        def serve() -> None:
+            for number in range(2):
+                connection, _ = server.accept()
+                with connection:
+                    if number == 0:
+                        connection.sendall(connection.recv(1))
+            server.close()
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        peer.requests(peer.Dialler("::1", port, None), 2, 1, False)
+        thread.join()
+        peer.requests(peer.Dialler("::1", port, None), 3, 1, False)
+    first, second = map(json.loads, capfd.readouterr().out.splitlines())
+    assert (first["done"], first["failed"]) == (1, 1)
+    assert (second["done"], second["failed"], second["times"]) == (0, 3, [])
+
+
+def test_where_the_result_cannot_be_written_nothing_is_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    assert run(["bench", "--smoke", "--id", "P-13", "--out", str(tmp_path / "file" / "a.json")]) == 3
+    said = capsys.readouterr().err
+    assert "cannot be written" in said
+    assert "P-13:" not in said, "it began to measure"
+
+
+def test_a_comparison_with_a_smoke_run_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = tmp_path / "a.json", tmp_path / "b.json"
+    about = result().circumstances
+    for path, smoke in zip(files, (False, True), strict=True):
+        row = figure("P-6", "services", "1/s", [1.0])
+        Result(circumstances=structs.replace(about, smoke=smoke), figures=[row]).write(path)
+    bench(compare=files)
+    assert "--smoke" in capsys.readouterr().out
 
 
 def test_the_peer_without_memory_takes_connections_to_their_end() -> None:
