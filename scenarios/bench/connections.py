@@ -92,8 +92,8 @@ async def connections(
     """Make `count` connections with the kernel's echo program, `parallel` at a time; `seconds` ends with the last good one.
 
     wait: until the last TIME-WAIT is over, so that `cpu` covers every release.  until_failure: stop at the first that fails.
-    to_the_end: each is over on both sides before the next begins.  may_fail: the caller counts those that fail; else any that does
-    raises `ProgramFailed`, since a rate or a cost of the others would mean nothing.
+    to_the_end: each is over on both sides before the next begins.  may_fail: the caller counts those that do; else any
+    that fails raises `ProgramFailed`, since a rate or a cost of the others would mean nothing.
     """
     series = Series()
     numbers = iter(range(count))
