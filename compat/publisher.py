@@ -153,7 +153,7 @@ class Publisher:
         self._complained: set[str] = set()
         self._servers: dict[PortMode, Server] = {}
         self._relays: dict[Relay, None] = {}
-        self._dials: set[asyncio.Task[None]] = set()
+        self._dials: dict[Relay, asyncio.Task[None]] = {}
         self._empty = asyncio.Event()
         self._empty.set()
         self._retired = False
@@ -282,9 +282,8 @@ class Publisher:
             relay.far.preface = proxy_header((there[0], there[1]), (here[0], here[1]))
         relay.near.adopt(transport)
         client = transport.get_extra_info("peername")[:2]
-        task = asyncio.get_running_loop().create_task(self._dial(relay, client))
-        self._dials.add(task)
-        task.add_done_callback(self._dials.discard)
+        task = self._dials[relay] = asyncio.get_running_loop().create_task(self._dial(relay, client))
+        task.add_done_callback(lambda done: self._dials.pop(relay, None))
 
     async def _over_the_kernel(self, factory: Callable[[], asyncio.BaseProtocol], client: tuple[str, int]) -> object:
         return await asyncio.get_running_loop().create_connection(factory, self.backend.host, self.backend.port)
@@ -314,6 +313,8 @@ class Publisher:
 
     def _ended(self, relay: Relay, result: RelayResult) -> None:
         del self._relays[relay]
+        if (dial := self._dials.get(relay)) is not None:  # for whom, now that the visitor has gone?
+            dial.cancel()
         self.counters.active -= 1
         self.counters.ended[result.reason] += 1
         self.counters.bytes_in += result.bytes_to_far
@@ -339,9 +340,10 @@ class Publisher:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(grace):
                     await self._empty.wait()
-        for task in list(self._dials):
+        dials = list(self._dials.values())
+        for task in dials:
             task.cancel()
-        await asyncio.gather(*self._dials, return_exceptions=True)
+        await asyncio.gather(*dials, return_exceptions=True)
         for relay in list(self._relays):
             relay.abort()
         self.node.driver.kick()

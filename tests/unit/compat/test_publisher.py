@@ -204,6 +204,38 @@ def test_more_sessions_than_the_limit_are_reset_at_once() -> None:
     asyncio.run(main())
 
 
+def test_nobody_goes_on_to_call_a_slow_backend_for_who_has_left() -> None:
+    """Else a client that comes and goes would take a file for each visit, beyond the limit of sessions."""
+
+    async def main() -> None:
+        under_way = 0
+
+        async def slow(factory: Callable[[], asyncio.BaseProtocol], client: tuple[str, int]) -> object:
+            nonlocal under_way
+            under_way += 1
+            try:
+                await asyncio.sleep(3600)
+                return None
+            finally:
+                under_way -= 1
+
+        async with lan() as net:
+            alice, bob = await net.node(), await net.node()
+            limits = PublishLimits(max_sessions=2, connect_timeout=600)
+            async with published(bob, "slow", Backend("::1", 9), sessions=50, limits=limits, connect=slow) as publisher:
+                ssa = await publisher.issue()
+                for visits in range(1, 11):
+                    transport, _ = await alice.create_connection(asyncio.Protocol, ssa.address, None)
+                    await asyncio.sleep(1)
+                    assert (publisher.counters.sessions, publisher.counters.active, under_way) == (visits, 1, 1)
+                    transport.abort()
+                    await asyncio.sleep(1)
+                    assert (publisher.counters.active, under_way) == (0, 0)
+                assert publisher.counters.turned_away == 0 == publisher.counters.backend_failed
+
+    virtual(main())
+
+
 def test_an_ssa_that_is_used_up_is_replaced_and_announced() -> None:
     async def main() -> None:
         async with stage() as (alice, publisher):
