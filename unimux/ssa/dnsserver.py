@@ -3,7 +3,9 @@
 A name server has to be found, so its address is an ordinary one that stays; the addresses that it hands out are not.
 
 Bounds: `MAX_PENDING` queries that wait for an address, beyond which datagrams are dropped; `MAX_STREAMS` TCP connections, each
-with `MAX_PER_STREAM` queries under way, and `STREAM_IDLE` seconds of silence while none is.
+with `MAX_PER_STREAM` queries under way, none more while its client does not read the answers, and `STREAM_IDLE` seconds without a
+whole query while none is.  One connection more takes the place of the one that was silent for longest, if no answer is owed to it
+(RFC 7766 §6.2.3).
 """
 
 from __future__ import annotations
@@ -73,7 +75,8 @@ class DnsServer:
         self._flow: UdpFlow | None = None
         self._server: Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        self.streams: set[_Stream] = set()
+        self.streams: dict[_Stream, None] = {}
+        """The TCP connections; the one that was silent for longest comes first."""
 
     async def __aenter__(self) -> DnsServer:
         node = self._node
@@ -109,6 +112,25 @@ class DnsServer:
             return None
         return asyncio.get_running_loop().create_task(self.responder.answer(wire, source, stream=stream))
 
+    def admit(self, stream: _Stream) -> bool:
+        """Whether one more TCP connection may stay."""
+        if len(self.streams) >= MAX_STREAMS:
+            silent = next((each for each in self.streams if not each.under_way), None)
+            if silent is None:
+                self.responder.counters["too-many-streams"] += 1
+                return False
+            self.responder.counters["stream-gave-way"] += 1
+            del self.streams[silent]
+            silent.abort()
+        self.streams[stream] = None
+        return True
+
+    def heard(self, stream: _Stream) -> None:
+        """A TCP connection that asked, or was answered, is the last to give way."""
+        if stream in self.streams:
+            del self.streams[stream]
+            self.streams[stream] = None
+
     def track(self, task: asyncio.Task[None]) -> None:
         """Keep a task until it is done, and end it when the server ends."""
         self._tasks.add(task)
@@ -136,9 +158,11 @@ class _Stream(asyncio.Protocol):
     """One TCP connection: messages with two bytes of length, answered as they are ready (RFC 7766 §6.2.1.1)."""
 
     def __init__(self, server: DnsServer) -> None:
+        self.under_way = 0
+        """Answers that are owed."""
         self._server = server
         self._buffer = bytearray()
-        self._under_way = 0
+        self._blocked = False
         self._timer: asyncio.TimerHandle | None = None
         self._transport: asyncio.Transport | None = None
         self._ended = False
@@ -147,15 +171,13 @@ class _Stream(asyncio.Protocol):
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
         self._source = str(transport.get_extra_info("peername")[0])
-        if len(self._server.streams) >= MAX_STREAMS:
-            self._server.responder.counters["too-many-streams"] += 1
+        if self._server.admit(self):
+            self._rest()
+        else:
             transport.abort()
-            return
-        self._server.streams.add(self)
-        self._rest()
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        self._server.streams.discard(self)
+        self._server.streams.pop(self, None)
         if self._timer is not None:
             self._timer.cancel()
         self._transport = None
@@ -172,23 +194,33 @@ class _Stream(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
-        self._rest()
         self._next()
 
+    def pause_writing(self) -> None:
+        self._blocked = True
+
+    def resume_writing(self) -> None:
+        self._blocked = False
+        self._next()
+        self._maybe_close()
+
     def _rest(self) -> None:
+        """A whole query came, or an answer left: the next query has its time from now."""
+        self._server.heard(self)
         if self._timer is not None:
             self._timer.cancel()
         self._timer = asyncio.get_running_loop().call_later(STREAM_IDLE, self._rested)
 
     def _rested(self) -> None:
         """Silence is the client's only while no answer is owed to it (RFC 7766 §6.2.3)."""
-        if not self._under_way:
+        if not self.under_way:
             self.abort()
 
     def _next(self) -> None:
         """Take whole messages off the buffer, as many as may be under way; reading stops in between."""
-        assert self._transport is not None
-        while self._under_way < MAX_PER_STREAM and len(self._buffer) >= 2:
+        if self._transport is None:
+            return
+        while not self._blocked and self.under_way < MAX_PER_STREAM and len(self._buffer) >= 2:
             length = int.from_bytes(self._buffer[:2], "big")
             if len(self._buffer) < 2 + length:
                 break
@@ -198,16 +230,19 @@ class _Stream(asyncio.Protocol):
             if answering is None:
                 self.abort()
                 return
-            self._under_way += 1
+            self.under_way += 1
+            self._rest()
             self._server.track(asyncio.get_running_loop().create_task(self._reply(answering)))
-        if self._under_way >= MAX_PER_STREAM:
+        if self._blocked or self.under_way >= MAX_PER_STREAM:
             self._transport.pause_reading()
         else:
             self._transport.resume_reading()
 
     async def _reply(self, answering: asyncio.Task[bytes | None]) -> None:
-        response = await answering
-        self._under_way -= 1
+        try:
+            response = await answering
+        finally:
+            self.under_way -= 1
         if self._transport is None or self._transport.is_closing():
             return
         if response is not None:
@@ -217,5 +252,5 @@ class _Stream(asyncio.Protocol):
         self._maybe_close()
 
     def _maybe_close(self) -> None:
-        if self._ended and not self._under_way and self._transport is not None:
+        if self._ended and not self.under_way and not self._blocked and self._transport is not None:
             self._transport.close()

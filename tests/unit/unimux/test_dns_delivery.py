@@ -31,7 +31,7 @@ from unimux.errors import PoolExhausted, SetupError
 from unimux.node import Node
 from unimux.server import Server
 from unimux.ssa.dnsresponder import Asker, DnsPolicy, NameFor, Responder, networks
-from unimux.ssa.dnsserver import STREAM_IDLE, DnsServer, hold_address
+from unimux.ssa.dnsserver import MAX_STREAMS, STREAM_IDLE, DnsServer, hold_address
 
 NS = IPv6Address("2001:db8:1::53")
 KEY = b"0123456789abcdef0123456789abcdef"
@@ -507,6 +507,72 @@ def test_a_silent_tcp_connection_ends_and_too_many_are_turned_away() -> None:
         with pytest.raises(ConnectionError):
             await reader.read()
         assert 9 < s.alice.now() - began < 12
+
+    run(scene)
+
+
+def test_a_message_that_comes_in_drops_is_not_waited_for() -> None:
+    """One octet now and then is no sign of life: with 64 such connections nobody else would be served."""
+
+    async def scene(s: Stage) -> None:
+        reader, writer = await open_connection(s.alice, NS, 53)
+        ended = asyncio.ensure_future(reader.read())
+        began = s.alice.now()
+        for octet in b"\x00\x20" + bytes(30):
+            writer.write(bytes([octet]))
+            await asyncio.wait([ended], timeout=3)
+            if ended.done():
+                break
+        assert STREAM_IDLE - 1 < s.alice.now() - began < STREAM_IDLE + 4
+        assert isinstance(ended.exception(), ConnectionError)
+
+    run(scene)
+
+
+@pytest.mark.proves("UM-SSA-3")
+def test_who_has_nothing_to_ask_gives_way_to_who_has() -> None:
+    async def scene(s: Stage) -> None:
+        squatters = []
+        for _ in range(MAX_STREAMS):
+            squatters.append(await open_connection(s.alice, NS, 53))
+            await asyncio.sleep(0.01)
+        assert len(s.server.streams) == MAX_STREAMS
+        (answer,) = await s.tcp(aaaa())
+        only(answer)
+        assert s.counters["stream-gave-way"] == 1
+        with pytest.raises(ConnectionError):  # the one that was silent for longest
+            await squatters[0][0].read()
+        assert not squatters[1][0].at_eof()
+        for _, writer in squatters:
+            writer.transport.abort()
+
+    run(scene)
+
+
+def test_answers_that_nobody_reads_are_not_heaped_up() -> None:
+    async def scene(s: Stage) -> None:
+        query = dns.message.make_query("shop.example", "SOA").to_wire()
+        reader, writer = await open_connection(s.alice, NS, 53)
+        assert isinstance(writer.transport, asyncio.Transport)
+        await asyncio.sleep(0.1)
+        (stream,) = s.server.streams
+        assert stream._transport is not None
+        stream._transport.set_write_buffer_limits(high=10_000)
+        writer.transport.pause_reading()
+        writer.write((len(query).to_bytes(2, "big") + query) * 30_000)
+        most = 0
+        for _ in range(300):
+            await asyncio.sleep(0.1)
+            most = max(most, stream._transport.get_write_buffer_size())
+            if writer.transport.get_write_buffer_size() == 0:
+                break
+        assert s.counters["zone"] > 1000
+        assert most < 20_000
+        writer.transport.resume_reading()
+        for _ in range(30_000):
+            await reader.readexactly(int.from_bytes(await reader.readexactly(2), "big"))
+        assert s.counters["zone"] == 30_000, "and all are answered once they are read"
+        writer.transport.abort()
 
     run(scene)
 
