@@ -25,7 +25,7 @@ from ipaddress import IPv6Address
 from typing import Protocol
 
 from tapstack.events import Event, EventStream
-from tapstack.ipv6.addresses import AddressEntry, AddressKind, AddressState, AddressTable
+from tapstack.ipv6.addresses import AddressEntry, AddressKind, AddressState, AddressTable, Answers
 from tapstack.timers import TimerQueue
 from tapstack.types import address as to_bytes
 from tapstack.types import address_text
@@ -389,9 +389,21 @@ async def obtain(
 ) -> AddressEntry:
     """The address for a want; the caller acquires or releases it before it waits for anything else, and kicks the driver then.
 
-    `now` is the stack's clock, `kick` the driver's.  Cancelling gives back whatever was on its way.
+    `now` is the stack's clock, `kick` the driver's.  Cancelling gives back whatever was on its way.  One that goes while the
+    caller is being told (its prefix expires, another node claims it) is replaced.
     Raises what the policy's error is, at the want's deadline at the latest.
     """
+    while True:
+        entry = await _obtain_once(policy, want, addresses, now, kick)
+        if addresses.get(entry.address) is entry and entry.answers & Answers.TRAFFIC:
+            return entry
+        if now() >= want.deadline:
+            raise AddressUnavailable(address_text(entry.address), "it went again before it could be used")
+
+
+async def _obtain_once(
+    policy: Policy, want: Want, addresses: AddressTable, now: Callable[[], float], kick: Callable[[], None]
+) -> AddressEntry:
     answer: asyncio.Future[AddressEntry] = asyncio.get_running_loop().create_future()
 
     def give_back(entry: AddressEntry, at: float) -> None:

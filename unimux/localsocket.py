@@ -1,8 +1,8 @@
 """JSON lines over a Unix socket, for programs on the same machine: the control socket and the agent that sets addresses.
 
-One message is one JSON object on one line of at most `MAX_LINE` bytes.  Only the owner of the socket file can connect.
-A peer that sends what is not a message is told so in `{"error": …}` and stays connected; one that does not read what it
-is sent is disconnected when `MAX_UNREAD` bytes wait for it.  A socket file whose process is dead is replaced.
+One message is one JSON object on one line; a question has at most `MAX_LINE` bytes, an answer `MAX_UNREAD`.  Only the owner of
+the socket file can connect.  A peer that sends what is not a message is told so in `{"error": …}` and stays connected; one that
+does not read what it is sent is disconnected when `MAX_UNREAD` bytes wait for it.  A socket file of a dead process is replaced.
 """
 
 from __future__ import annotations
@@ -207,7 +207,7 @@ def ask_local(path: Path, message: Mapping[str, Any], timeout: float, absent: st
                 raise LocalError(f"The process behind {path} is another user's: do not use what it says.")
             connected.sendall(msgspec.json.encode(message) + b"\n")
             with connected.makefile("rb") as answers:
-                line = answers.readline(MAX_LINE)
+                line = answers.readline(MAX_UNREAD)
         except TimeoutError:
             raise LocalError(
                 f"The process behind {path} did not answer within {timeout:g} s: look at what it does."

@@ -198,11 +198,17 @@ class Server:
         while True:
             while len(listener.armed) < count:
                 try:
-                    armed(await self.issue(sessions=sessions, client=client, lifetime=lifetime))
+                    ssa = await self.issue(sessions=sessions, client=client, lifetime=lifetime)
                 except NodeStopped:
                     return
                 except UnimuxError:
                     await asyncio.sleep(AUTO_ARM_PAUSE)
+                    continue
+                try:
+                    armed(ssa)
+                except Exception as error:  # the application's: the address stands all the same
+                    message = f"The callback for addresses of {listener!r} failed."
+                    asyncio.get_running_loop().call_exception_handler({"message": message, "exception": error})
             await self._node.until(lambda: len(listener.armed) < count)
 
     def close(self) -> None:

@@ -197,3 +197,25 @@ def test_a_name_that_is_no_text_is_written_as_escapes_and_leaks_no_address(tmp_p
     told = [json.loads(line) for line in path.read_bytes().splitlines()]
     assert [line["who"] for line in told if line["event"] == "assigned"] == ["b\\udcf6b\\udcff"]
     assert path.stat().st_mode & 0o077 == 0, "events name peers: nobody else may read them"
+
+
+def test_a_callback_that_raises_does_not_end_what_keeps_addresses_armed() -> None:
+    async def main() -> None:
+        async with asyncio.timeout(600), lan() as net:
+            _, bob = await two_nodes(net)
+            told = handled()
+            armed: list[object] = []
+
+            def faulty(ssa: object) -> None:
+                armed.append(ssa)
+                raise Fault("armed")
+
+            server = bob.listen(Quiet)
+            server.auto_arm(1, faulty, lifetime=30)
+            await asyncio.sleep(100)
+            assert len(armed) == 4, "each one that expires is replaced"
+            assert [str(each["exception"]) for each in told] == 4 * ["armed"]
+            assert len(server.armed) == 1
+            server.close()
+
+    virtual(main())

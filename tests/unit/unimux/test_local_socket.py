@@ -7,11 +7,14 @@ import json
 import os
 import socket
 import threading
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.unit.unimux.lan import lan, virtual
+from unimux.control import ask_service, control_server
 from unimux.das import AgentCaller, DasRequired
 from unimux.dasocket import AgentSocket
 from unimux.errors import SetupError
@@ -77,6 +80,31 @@ def test_what_another_user_answers_is_not_believed(tmp_path: Path, monkeypatch: 
                 ask_local(path, {"new": 1}, 5.0, "nobody")
         serving.join(5)
     assert heard[1] == b"", "nor told anything"
+
+
+@pytest.mark.parametrize("armed", [10, 400])
+def test_a_service_may_have_many_addresses_armed(armed: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setattr("unimux.localsocket._peer", lambda connected: (1, 1000))
+
+    class Shop:
+        name = "shop"
+
+        async def issue_for(self, offer: object) -> Mapping[str, Any]:
+            raise AssertionError("nothing is issued")
+
+        def armed(self) -> list[Mapping[str, Any]]:
+            url = "unimux://[2001:db8:1:2:3:4:5:6]:8080/shop?until=2026-01-01T00:00:00Z&sessions=1"
+            each: Mapping[str, Any] = {"address": "2001:db8:1:2:3:4:5:6", "url": url, "token": url, "seconds": 299.9}
+            return armed * [each]
+
+    async def main() -> None:
+        async with control_server(Shop()):
+            answer = await asyncio.to_thread(ask_service, "shop", {"list": True})
+            assert len(answer["armed"]) == armed
+
+    asyncio.run(main())
 
 
 class FullDisk:
