@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from tapstack.events import Event
+from tapstack.garbage import settled
 from unimux.cli.settings import Configuration
 from unimux.node import Node
 
@@ -48,7 +49,8 @@ def run_node(settings: NodeSettings, work: Callable[[Node], Awaitable[None]]) ->
         with suppress(asyncio.CancelledError):
             async with attached_node(settings) as node, asyncio.TaskGroup() as group:
                 watching = group.create_task(node.failed())
-                await work(node)
+                with settled():
+                    await work(node)
                 watching.cancel()
 
     try:

@@ -16,10 +16,8 @@ Invariants.
 from __future__ import annotations
 
 import asyncio
-import gc
 import math
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Coroutine
 from typing import Any, NoReturn, TypeVar, TypeVarTuple
 
 _T = TypeVar("_T")
@@ -127,20 +125,6 @@ def run_virtual(coroutine: Coroutine[Any, Any, _T], *, start: float = 0.0) -> _T
     """
     with asyncio.Runner(loop_factory=lambda: VirtualTimeLoop(start)) as runner:
         return runner.run(coroutine)
-
-
-@contextmanager
-def settled() -> Iterator[None]:
-    """What a simulation has built so far stays: until the block ends the garbage collector leaves it out.
-
-    A thousand nodes are a million objects, none of them garbage, which each full collection would look at.
-    """
-    gc.collect()
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
 
 
 def wall_clock(loop: asyncio.AbstractEventLoop, epoch_ns: int) -> Callable[[], int]:

@@ -159,13 +159,7 @@ class Driver:
 
     def _read(self) -> int:
         """Take in at most a batch of frames; how many: fewer than a batch where the link is empty now."""
-        receive, take, now = self.link.receive, self.stack.input, self.now()
-        for taken in range(BATCH):
-            frame = receive()
-            if frame is None:
-                return taken
-            take(frame, now)
-        return BATCH
+        return self.stack.take_in(self.link.receive, BATCH, self.now())
 
     def _take_in_for(self, connection: Connection) -> bool:
         """Take in at most a batch of frames, no more once there is news of `connection`; whether there were any."""

@@ -103,7 +103,25 @@ class Stack:
                     and fastpath.receive(pcb, frame, at, length, bool(self._vnet and frame[0] & _TRUSTED), now)
                 ):
                     return
+        if self.tcp.held:
+            fastpath.settle(self.tcp, now)
         self.host.input(frame, now)
+
+    def take_in(self, receive: Callable[[], Buffer | None], most: int, now: float) -> int:
+        """Process at most so many of the frames that `receive` gives until it gives none; how many it were."""
+        tcp, take = self.tcp, self.input
+        tcp.reading = True
+        try:
+            for taken in range(most):
+                frame = receive()
+                if frame is None:
+                    return taken
+                take(frame, now)
+            return most
+        finally:
+            tcp.reading = False
+            if tcp.held:
+                fastpath.settle(tcp, now)
 
     def advance(self, now: float) -> None:
         """Run the timers that are due."""

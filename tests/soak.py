@@ -34,8 +34,6 @@ from pathlib import Path
 from random import SystemRandom
 from typing import Any
 
-from pyroute2 import IPRoute, NetlinkError
-
 from compat import kernel
 from compat.attachment import NodeSettings
 from compat.kernel.ledger import all_ledgers
@@ -152,17 +150,6 @@ class _Back(asyncio.DatagramProtocol):
         self._transport.sendto(data, sender)
 
 
-def _forget_neighbors(net: Rig) -> None:
-    """Empty the peer's neighbour table."""
-
-    def forget(route: IPRoute) -> None:
-        for entry in route.get_neighbours(family=socket.AF_INET6):
-            with contextlib.suppress(NetlinkError):  # it has gone by itself
-                route.neigh("del", dst=entry.get("dst"), ifindex=entry["ifindex"], family=socket.AF_INET6)
-
-    net.peer.netlink(forget, "forget neighbours")
-
-
 async def _program(node: Node) -> int:
     """Run `PROGRAM` as `unimux run` would; its exit status."""
     argv = [sys.executable, "-I", "-S", "-c", PROGRAM, ADDRESS, *map(str, (PORT, PORT, CALLS, FLOWS))]
@@ -192,7 +179,7 @@ async def _rounds(net: Rig, node: Node, proxy: int, publisher: Publisher, end: f
             await node.until(lambda: not len(node.stack.tcp.demux), QUIET)
             await node.until(lambda: node.pool.pending == 0, QUIET)
             print(json.dumps({"round": number, **sample(node)}), flush=True)
-            _forget_neighbors(net)
+            kernel.forget_neighbors(net.peer)
 
 
 async def work(seconds: float) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from .errors import KernelError, KernelRefused, KernelUnavailable
 from .interface import OFFLOADS, Interface
 from .leftovers import Leftovers, clean_leftovers
-from .links import address, bridge, membership, offloads, route, sysctl, veth
+from .links import address, bridge, forget_neighbors, membership, offloads, route, sysctl, veth
 from .namespaces import NETNS_DIR, Namespace, in_namespace, namespace, unnamed_namespace
 from .owner import Owner
 from .probe import Capabilities, capabilities
@@ -32,6 +32,7 @@ __all__ = [
     "bridged_tap",
     "capabilities",
     "clean_leftovers",
+    "forget_neighbors",
     "get_sysctl",
     "in_namespace",
     "membership",

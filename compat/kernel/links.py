@@ -15,8 +15,11 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from ipaddress import IPv6Address, IPv6Interface, IPv6Network
+
+from pyroute2 import IPRoute
+from pyroute2.netlink.exceptions import NetlinkError
 
 from .interface import Interface, index_of
 from .ledger import Facts
@@ -179,3 +182,14 @@ def sysctl(where: Namespace, name: str, value: str | int) -> Iterator[None]:
 
     with kept("sysctl", where, facts, lambda: set_sysctl(where, name, value)):
         yield
+
+
+def forget_neighbors(space: Namespace) -> None:
+    """Empty the neighbour cache of a namespace; its entries count for the one table that all of the machine share."""
+
+    def forget(route: IPRoute) -> None:
+        for entry in route.get_neighbours(family=socket.AF_INET6):
+            with suppress(NetlinkError):  # it has gone by itself
+                route.neigh("del", dst=entry.get("dst"), ifindex=entry["ifindex"], family=socket.AF_INET6)
+
+    space.netlink(forget, "forget neighbours")

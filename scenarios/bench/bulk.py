@@ -9,6 +9,7 @@ In: `data_received` counts.  Start-up is left out at both ends: times run from t
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -25,11 +26,12 @@ CHANGING = bytearray(PIECE)
 
 
 class Sender(asyncio.Protocol):
-    """Writes for so many seconds, then ends the stream."""
+    """Writes for so many seconds, or so many bytes if that is less, then ends the stream."""
 
-    def __init__(self, seconds: float, piece: bytes | bytearray) -> None:
+    def __init__(self, seconds: float, piece: bytes | bytearray, amount: float = math.inf) -> None:
         self._seconds = seconds
         self._piece = piece
+        self._left = amount
         self._blocked = False
         self._transport: asyncio.Transport | None = None
         self.lost = asyncio.Event()
@@ -43,9 +45,10 @@ class Sender(asyncio.Protocol):
     def _write(self) -> None:
         assert self._transport is not None
         while not self._blocked:
-            if time.monotonic() >= self._until:
+            if self._left <= 0 or time.monotonic() >= self._until:
                 self._transport.write_eof()
                 return
+            self._left -= len(self._piece)
             self._transport.write(self._piece)
 
     def pause_writing(self) -> None:
@@ -83,12 +86,19 @@ def rate(parts: list[dict[str, Any]]) -> float:
     return sum(int(part["bytes"]) for part in parts) * 8 / max(float(took), 1e-6) / 1e9
 
 
-async def out(net: Rig, node: Node, seconds: float, connections: int = 1, piece: bytes | bytearray = PIECE) -> float:
-    """Gbit/s from the node to the kernel, `piece` after `piece`."""
+async def out(
+    net: Rig,
+    node: Node,
+    seconds: float,
+    connections: int = 1,
+    piece: bytes | bytearray = PIECE,
+    amount: float = math.inf,
+) -> float:
+    """Gbit/s from the node to the kernel, `piece` after `piece`; each connection sends no more than `amount` bytes."""
     async with net.helper(net.peer, "sink", ADDRESS, PORT) as sink:
         senders = []
         for _ in range(connections):
-            _, protocol = await node.create_connection(lambda: Sender(seconds, piece), ADDRESS, PORT)
+            _, protocol = await node.create_connection(lambda: Sender(seconds, piece, amount), ADDRESS, PORT)
             senders.append(protocol)
         parts = [await sink.line() for _ in range(connections)]
         for sender in senders:
@@ -129,7 +139,8 @@ async def _rows(setting: Setting, id: str, offload: bool, wanted: dict[str, Goal
                 return await out(net, node, seconds, piece=CHANGING if row == _CHANGING_OUT else PIECE)
 
             async def theirs(row: str = row) -> float:
-                return await net.iperf(seconds=seconds, smoke=setting.smoke, reverse=row == _IN)
+                amount = 50_000_000 if setting.smoke else None
+                return await net.iperf(seconds=seconds, amount=amount, reverse=row == _IN)
 
             values, baselines = await take_turns(setting.repeats, ours, theirs)
             what = f"bulk {row}, TAP {'with' if offload else 'without'} offload, MTU 1500; baseline iperf3 over veth"

@@ -26,6 +26,7 @@ from compat import kernel
 from compat.buffers import BUDGET, frugal
 from compat.programs.errors import ProgramFailed
 from compat.programs.process import complete_in, is_bound, run_in
+from tapstack.garbage import settled
 from tapstack.ipv6.addresses import AddressKind, Trigger
 from tapstack.ipv6.config import HostConfig
 from tapstack.tcp.options import PortMode, SocketOptions, TimeWait
@@ -142,7 +143,8 @@ class Rig:
                 assert local is not None
                 stack.enter_context(kernel.route(self.peer, f"{DEDICATED}/64", via=address_text(local), dev=end))
                 self._configure(node, fixed=fixed, on_link=pool is not None)
-                yield node
+                with settled():  # as the commands do
+                    yield node
 
     def _configure(self, node: Node, *, fixed: bool, on_link: bool) -> None:
         host, now = node.stack.host, node.now()
@@ -158,11 +160,16 @@ class Rig:
         node.pool.start(now)
         node.driver.kick()
 
-    async def iperf(self, *, seconds: float, smoke: bool, reverse: bool = False, parallel: int = 1) -> float:
-        """iperf3 from the twin to the peer over the cable, Gbit/s at the receiver."""
+    async def iperf(
+        self, *, seconds: float, amount: int | None = None, reverse: bool = False, parallel: int = 1
+    ) -> float:
+        """iperf3 from the twin to the peer over the cable, Gbit/s at the receiver.
+
+        seconds: how long it sends, or, with an `amount` of bytes for all connections together, the longest that this may take.
+        """
         server = ["iperf3", "--server", "--one-off", "--bind", VETH_ADDRESS]
-        amount = ["--bytes", "50M"] if smoke else ["--time", str(max(1, round(seconds)))]
-        client = ["iperf3", "--client", VETH_ADDRESS, "--json", "--parallel", str(parallel), *amount]
+        until = ["--time", str(max(1, round(seconds)))] if amount is None else ["--bytes", str(amount)]
+        client = ["iperf3", "--client", VETH_ADDRESS, "--json", "--parallel", str(parallel), *until]
         async with run_in(self.peer, server) as process:
             for _ in range(500):
                 if is_bound(process, "tcp6", 5201):

@@ -13,7 +13,8 @@ from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack, suppress
 from typing import TypeAlias
 
-from tapstack.clock import run_virtual, settled
+from tapstack.clock import run_virtual
+from tapstack.garbage import settled
 from tapstack.ipv6.addresses import AddressKind, Trigger
 from tapstack.ipv6.config import HostConfig
 from tapstack.link.memory import MemorySwitch

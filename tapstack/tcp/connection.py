@@ -55,6 +55,8 @@ class Connection(Output):
     """A PCB.  Made by `Tcp.connect` and by listeners; `key` is its place in the demultiplexing tables.
 
     local_port, remote_port: what is written in the headers; whether they are also read depends on the mode.
+    held: a bare acknowledgement that waits for the end of this reading of the link: value and echo of its timestamps, its
+    number and its window (see `fastpath`).
     """
 
     __slots__ = (
@@ -69,6 +71,7 @@ class Connection(Output):
         "entry",
         "error",
         "handshake_timeout",
+        "held",
         "high_water",
         "id",
         "key",
@@ -134,6 +137,7 @@ class Connection(Output):
         self.error: Exception | None = None
         self.soft_error: Exception | None = None
         self.dirty = False
+        self.held: tuple[int, int, int, int] | None = None
         self.detached = False
         self.write_blocked = False
         self.high_water = self.auto_high_water = options.send_buffer

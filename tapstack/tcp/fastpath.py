@@ -4,6 +4,10 @@ A segment takes this path when the connection is ESTABLISHED (or only waits for 
 next in order, carries nothing but ACK, PSH and FIN, has the usual timestamp layout or none, and needs nothing from
 loss recovery.  Everything else is left, untouched, to `arrives`; a bare SYN-ACK that a connection waits for goes there
 directly, without the walk over IPv6 headers that it does not have.
+
+Of the bare acknowledgements that one reading of the link brings for a connection with much in flight, each says all that those
+before it said.  They are checked one by one, and the last is processed, by `settle`: before anything else of the stack is
+touched, and at the end of the reading at the latest.  To the sender it is as if the peer had acknowledged less often.
 """
 
 from __future__ import annotations
@@ -24,11 +28,14 @@ from .states import TcpState
 
 if TYPE_CHECKING:
     from ..types import Buffer
+    from .layer import Tcp
 
 _IPV6_HEADER_LENGTH = 40
 _with_timestamp = struct.Struct("!HHIIBBHHHIII")
 _TIMESTAMP_WORD = 0x0101080A
 _OTHER_FLAGS = ~(PSH | FIN)
+_MUCH = 8
+"""Segments in flight above which bare acknowledgements may wait for the end of the reading."""
 _ELIGIBLE = frozenset({TcpState.ESTABLISHED, TcpState.FIN_WAIT_1, TcpState.FIN_WAIT_2, TcpState.CLOSE_WAIT})
 
 
@@ -70,9 +77,15 @@ def receive(connection: Connection, frame: Buffer, at: int, length: int, trusted
     ):
         return False
     size = length - header
-    ack = unwrap(wire_ack, sender.snd_una)
+    una = sender.snd_una
+    held = connection.held
+    if held is not None:
+        if size or flags & FIN:
+            return False  # rare: a peer that sends and receives much; `settle` comes first
+        una = held[2]
+    ack = unwrap(wire_ack, una)
     window <<= sender.scale
-    if ack > sender.snd_nxt or ack < sender.snd_una or window == 0 or sender.snd_wnd == 0:
+    if ack > sender.snd_nxt or ack < una or window == 0 or sender.snd_wnd == 0:
         return False
     if size:
         if size > receiver.rcv_adv - receiver.rcv_nxt or connection.detached or connection.state is TcpState.CLOSE_WAIT:
@@ -80,14 +93,32 @@ def receive(connection: Connection, frame: Buffer, at: int, length: int, trusted
     elif flags & FIN:
         if connection.state is TcpState.CLOSE_WAIT:
             return False
-    elif ack == sender.snd_una:
+    elif ack == una:
         return False  # a duplicate acknowledgement or a window update
     view = memoryview(frame)[at : tcp + length]
     if not (trusted or _intact(view, length)):
         return False
+    if not size and connection.tcp.reading and len(sender.in_flight) > _MUCH and not flags & FIN:
+        if held is None:
+            connection.tcp.held.append(connection)
+        connection.held = (value, echo, ack, window)
+        if connection.timestamps:
+            receiver.ts_recent = value  # what the next one is compared with
+        return True
     text = view[_IPV6_HEADER_LENGTH + header :] if size else None
     _take(connection, value, echo, ack, window, text, flags & FIN, now)
     return True
+
+
+def settle(tcp: Tcp, now: float) -> None:
+    """Process the acknowledgements that wait for the end of the reading."""
+    for connection in tcp.held:
+        held = connection.held
+        connection.held = None
+        if held is not None:
+            value, echo, ack, window = held
+            _take(connection, value, echo, ack, window, None, 0, now)
+    tcp.held.clear()
 
 
 def _intact(view: memoryview, length: int) -> bool:

@@ -52,6 +52,8 @@ class Tcp:
     """TCP on one host; see the module's docstring.
 
     secret: keys the numbers of RFC 6528.  transmit: puts one finished frame on the link.
+    reading: more frames may follow before anybody looks; held: connections with an acknowledgement that waits for the last of
+    them (see `fastpath`).
     """
 
     def __init__(
@@ -80,6 +82,8 @@ class Tcp:
         self.next_id: Callable[[], int] = self._ids.__next__
         self._ports = EphemeralPorts(secret)
         self._dirty: list[Connection] = []
+        self.reading = False
+        self.held: list[Connection] = []
         self._armed: dict[bytes, ArmedAddress] = {}
         self._armed_on: dict[bytes, list[ArmedAddress]] = {}
         self._wildcards: dict[int, Listener] = {}

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import time
-import weakref
 from functools import partial
 
 import pytest
 
-from tapstack.clock import VirtualDeadlockError, VirtualTimeLoop, run_virtual, settled, wall_clock
+from tapstack.clock import VirtualDeadlockError, VirtualTimeLoop, run_virtual, wall_clock
 
 
 @pytest.mark.parametrize("start", [0.0, 1e6, 1.7e9, -5.0])
@@ -167,20 +165,3 @@ def test_file_descriptors_are_refused() -> None:
 def test_wall_clock_keeps_nanoseconds() -> None:
     with contextlib.closing(VirtualTimeLoop(start=0.000000123)) as loop:
         assert wall_clock(loop, 1_700_000_000_000_000_000)() == 1_700_000_000_000_000_123
-
-
-def test_what_was_built_before_is_left_out_of_collections_until_the_block_ends() -> None:
-    class Cycle:
-        def __init__(self) -> None:
-            self.own = self
-
-    built = weakref.ref(old := Cycle())
-    with settled():
-        made = weakref.ref(new := Cycle())
-        del old, new
-        gc.collect()
-        assert made() is None, "what is made meanwhile is collected as ever"
-        assert built() is not None
-    gc.collect()
-    assert built() is None
-    assert gc.get_freeze_count() == 0

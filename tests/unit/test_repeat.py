@@ -38,7 +38,7 @@ def keep(project: Path, message: str) -> None:
 
 
 def repeat(project: Path, *arguments: str) -> tuple[int, list[str]]:
-    command = [sys.executable, str(project / "tools" / "repeat.py"), "--load", "0", *arguments]
+    command = [sys.executable, str(project / "tools" / "repeat.py"), "--load", "0", *arguments, "--", "-n", "0"]
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "UNIMUX"))}
     done = subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=120, check=False, env=clean)
     assert not done.stderr, done.stderr

@@ -10,6 +10,7 @@ _INTEGRITY = "tests/unit/tcp/test_integrity.py"
 _RECOVERY = "tests/unit/tcp/test_recovery.py"
 _CONGESTION = "tests/unit/tcp/test_congestion.py"
 _ASKED = "tests/conformance/test_asked_for.py"
+_HELD = "tests/unit/tcp/test_held.py"
 _HOSTILE = "tests/unit/tcp/test_hostile.py"
 _ARRIVES = "tapstack.tcp.arrives"
 
@@ -228,5 +229,19 @@ MUTATIONS = (
                 "demux.remove_half_open(connection) or connection.delete(",
             ),
         ),
+    ),
+    Mutation(
+        "held-too-long",
+        "an acknowledgement that waits for the end of the reading is overtaken by what was read after it",
+        ("ST-TCP-2", "ST-TCP-12"),
+        (_HELD,),
+        (Edit("tapstack.stack:Stack.input", "if self.tcp.held:", "if False:"),),
+    ),
+    Mutation(
+        "held-for-ever",
+        "an acknowledgement waits for more than the end of the reading",
+        ("ST-TCP-12",),
+        (_HELD,),
+        (Edit("tapstack.stack:Stack.take_in", "if tcp.held:", "if False:"),),
     ),
 )

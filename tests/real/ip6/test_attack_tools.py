@@ -13,6 +13,7 @@ from random import Random
 
 import pytest
 
+from compat import kernel
 from compat.programs.process import run_in
 from tapstack.events import LinkNotice
 from tapstack.types import address
@@ -34,6 +35,7 @@ async def attack(net: Lan, tool: str) -> AsyncIterator[None]:
     async with run_in(net.legacy, [tool, net.port.name], grace=0.2) as process:
         yield
         assert process.returncode is None, f"{tool} ended by itself"
+    kernel.forget_neighbors(net.legacy)
 
 
 @pytest.fixture(scope="module")

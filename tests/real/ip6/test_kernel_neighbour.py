@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 from collections.abc import Iterator
 from random import Random
@@ -45,14 +46,23 @@ def icmp_socket(net: Lan) -> socket.socket:
 async def echo(net: Lan, dst: str, data: bytes, timeout: float = 5.0) -> bytes | None:
     """Ping from the kernel; the data that came back, None for silence.
 
-    An earlier request may have waited in the kernel for resolution; its answer is not this one's.
+    An earlier request may have waited in the kernel for resolution; its answer is not this one's.  A kernel whose neighbour
+    table is full sends nothing (EINVAL); the table is the whole machine's, and anything on it may have filled it.
     """
     loop = asyncio.get_running_loop()
     dst = address_text(address(dst))  # as the kernel writes it
     with icmp_socket(net) as ping:
-        await loop.sock_sendto(ping, bytes(ICMPv6EchoRequest(id=9, seq=1, data=data)), (dst, 0))
+        request = bytes(ICMPv6EchoRequest(id=9, seq=1, data=data))
         try:
             async with asyncio.timeout(timeout):
+                while True:
+                    try:
+                        await loop.sock_sendto(ping, request, (dst, 0))
+                        break
+                    except OSError as error:
+                        if error.errno != errno.EINVAL:
+                            raise
+                        await asyncio.sleep(0.1)
                 while True:
                     answer, sender = await loop.sock_recvfrom(ping, 65536)
                     if answer[:1] == REPLY and sender[0].partition("%")[0] == dst and answer[8:] == data:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from itertools import count
 from typing import Literal
 
@@ -109,11 +110,21 @@ class End:
         marked = packet[1] & 0x30 == 0x30
         if isinstance(pcb, Connection) and not marked and fastpath.receive(pcb, packet, 0, length, self.trusting, now):
             return
+        if self.tcp.held:
+            fastpath.settle(self.tcp, now)
         entry = self.host.addresses.get(packet[24:40])
         if entry is not None:
             arrived = Packet(packet[8:24], packet[24:40], entry, memoryview(packet))
             arrived.checksum_trusted = self.trusting
             self.tcp.input(arrived, now)
+
+    @contextmanager
+    def reading(self, now: float) -> Iterator[None]:
+        """What is put in meanwhile is read from the link in one go, as by `Stack.take_in`."""
+        self.tcp.reading = True
+        yield
+        self.tcp.reading = False
+        fastpath.settle(self.tcp, now)
 
 
 class Pair:
@@ -123,6 +134,7 @@ class Pair:
     hands them over in one piece, as a device that merges does; "trusted" does not even finish their checksums, as between two
     devices of one machine.
     keep: whether `packets` remembers what was sent.
+    together: whether what arrives at one moment is read in one go.
     `meddle(sender, packet)` returns the packets to deliver instead, each as bytes or (extra delay, bytes).
     """
 
@@ -134,9 +146,11 @@ class Pair:
         start: float = 100.0,
         offload: Literal["cut", "whole", "trusted"] | None = None,
         keep: bool = True,
+        together: bool = False,
     ) -> None:
         self.offload = offload
         self.keep = keep
+        self.together = together
         self.now = start
         self.delay = delay
         self.a = End("a", "2001:db8:a::1", bytes(range(32)), mtu, offload is not None)
@@ -191,9 +205,12 @@ class Pair:
         self.now = max(self.now, min(times))
         for end in (self.a, self.b):
             end.timers.run(self.now)
-        while self._flying and self._flying[0][0] <= self.now:
-            _, _, end, packet = heapq.heappop(self._flying)
-            end.input(packet, self.now)
+        with ExitStack() as stack:
+            for end in (self.a, self.b) if self.together else ():
+                stack.enter_context(end.reading(self.now))
+            while self._flying and self._flying[0][0] <= self.now:
+                _, _, end, packet = heapq.heappop(self._flying)
+                end.input(packet, self.now)
         self.flush()
         for end in (self.a, self.b):
             end.tcp.check()
