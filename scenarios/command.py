@@ -31,12 +31,13 @@ def list_(json: Json = False) -> None:
         typer.echo(json_module.dumps([_described(each) for each in found.values()], ensure_ascii=False))
         return
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table("scenario", "question", "runs on", "parameters", show_lines=False, box=None, pad_edge=False)
     for each in found.values():
         parameters = ", ".join(f"{p.name}={p.default}" for p in each.parameters)
-        table.add_row(f"[bold]{each.name}[/]", each.question, ", ".join(each.backends), parameters)
+        table.add_row(f"[bold]{each.name}[/]", escape(each.question), ", ".join(each.backends), escape(parameters))
     Console().print(table)
 
 
@@ -67,7 +68,9 @@ def show(name: Annotated[str, typer.Argument(help="A scenario, or the path of it
     console.print(found.text, markup=False, highlight=False)
     table = Table("parameter", "default", "meaning", "takes", box=None, pad_edge=False)
     for each in found.parameters:
-        table.add_row(f"[bold]{each.name}[/]", str(each.default), escape(each.about.text), escape(each.allowed()))
+        table.add_row(
+            f"[bold]{each.name}[/]", escape(str(each.default)), escape(each.about.text), escape(each.allowed())
+        )
     if found.parameters:
         console.print()
         console.print(table)
@@ -199,7 +202,7 @@ def _repeated(again: Path, out: Path | None, console: Console, connection: int |
 
     order, differs = read_order(again)
     for text in differs:
-        console.print(f"[bold]{text}[/]", highlight=False)
+        console.print(text, style="bold", markup=False, highlight=False)
     return run_one(replace(order, folder=fresh(out, again.name)), console, connection)
 
 

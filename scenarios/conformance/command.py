@@ -98,12 +98,15 @@ def _unknown(what: str, name: str, known: Sequence[str]) -> str:
 
 
 def _run(checkout: Path, ids: list[str] | None, junit: Path | None, console: Console) -> list[Row]:
+    from rich.markup import escape
+
     from .session import run
 
+    def tell(percent: int, test: str) -> None:
+        status.update(f"{percent} % · {escape(test.removeprefix('tests/'))}")
+
     with console.status("Collecting the tests") as status:
-        session = run(
-            checkout, ids, junit, lambda percent, test: status.update(f"{percent} % · {test.removeprefix('tests/')}")
-        )
+        session = run(checkout, ids, junit, tell)
     console.print(f"The tests' log: {session.log}", style="dim", highlight=False)
     return session.rows
 
@@ -121,14 +124,14 @@ def _examine(checkout: Path, rows: list[Row], report: Path | None, console: Cons
                 checkout, rows, lambda done, of: status.update(f"tshark reads the captures: {done} of {of}")
             )
     except TsharkError as error:
-        console.print(f"The captures were not judged: {error}.", style="yellow", highlight=False)
+        console.print(f"The captures were not judged: {error}.", style="yellow", markup=False, highlight=False)
         return False
     console.print(opinion.sentence(), style="dim" if opinion.sound else "red", highlight=False)
     for line in opinion.objections()[:20]:
-        console.print(f"  {line}", style="red", highlight=False)
+        console.print(f"  {line}", style="red", markup=False, highlight=False)
     if report is not None:
         page = write(report, checkout, rows, opinion)
-        console.print(f"The report: {page}", highlight=False)
+        console.print(f"The report: {page}", markup=False, highlight=False)
     return opinion.sound
 
 

@@ -108,4 +108,6 @@ def _print(score: Score) -> None:
     console.print(table)
     console.print(score.sentence(), highlight=False)
     for result in score.survivors:
-        console.print(f"survivor: {result.name} ({result.outcome}) – {result.what}", style="red", highlight=False)
+        console.print(
+            f"survivor: {result.name} ({result.outcome}) – {result.what}", style="red", markup=False, highlight=False
+        )

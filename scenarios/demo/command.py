@@ -34,17 +34,26 @@ def demo(
     """
     from rich.console import Console
 
+    from scenarios.engine.errors import written_to
     from scenarios.engine.folder import fresh
 
-    from .live import LiveView
     from .outcome import Outcome
 
-    began = time.monotonic()
     if not memory:
         _require_kernel()
     folder = fresh(out, "demo")
     console = Console(stderr=True, quiet=True) if json else Console()
     outcome = Outcome(folder)
+    with written_to(folder):
+        status = _run(outcome, console, seed, memory=memory, json=json)
+    raise typer.Exit(status)
+
+
+def _run(outcome: Any, console: Any, seed: int | None, *, memory: bool, json: bool) -> int:
+    """Tell the story and judge it; returns the exit status."""
+    from .live import LiveView
+
+    began = time.monotonic()
     with LiveView(console) as live:
         live.say("unimux demo – an address of its own for every connection; TIME-WAIT option: short")
         if memory:
@@ -54,8 +63,7 @@ def demo(
         else:
             _tell_real(outcome, live, seed)
         live.say("Judging the captures" if outcome.captures else "Judging")
-    status = _conclude(outcome, console, began, memory=memory, json=json)
-    raise typer.Exit(status)
+    return _conclude(outcome, console, began, memory=memory, json=json)
 
 
 def _require_kernel() -> None:
@@ -121,5 +129,7 @@ def _conclude(outcome: Any, console: Any, began: float, *, memory: bool, json: b
         return status
     console.print(table(judgement.findings))
     console.print(table(facts, "Seen by the programs", "what they saw"))
-    console.print(f"{summary(findings)} in {elapsed:.0f} s.  The folder: {outcome.folder} – begin with report.html.")
+    console.print(
+        f"{summary(findings)} in {elapsed:.0f} s.  The folder: {outcome.folder} – begin with report.html.", markup=False
+    )
     return status

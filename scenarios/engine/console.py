@@ -24,7 +24,7 @@ from scenarios.witness import as_json, summary, table
 from unimux.errors import UnimuxError
 
 from .definition import Scenario, load
-from .errors import ScenarioError
+from .errors import ScenarioError, written_to
 from .execute import Order, Outcome, execute
 from .folder import conclude, summary_text
 from .measure import Summary
@@ -45,8 +45,10 @@ def run_one(order: Order, console: Console, connection: int | None = None, label
     """
     found = load(order.source)
     began = time.monotonic()
+    assert order.folder is not None
     try:
-        outcome, verdicts = _with_bar(found, order, console, connection, label or found.name)
+        with written_to(order.folder):
+            outcome, verdicts = _with_bar(found, order, console, connection, label or found.name)
     except UnimuxError as error:
         if not label:
             raise
@@ -64,7 +66,9 @@ def run_one(order: Order, console: Console, connection: int | None = None, label
         console.print(f"[bold]{doubt}{escape(outcome.answer)}[/]", highlight=False, soft_wrap=True)
     findings = [*verdicts.captured, *verdicts.claimed]
     took = f"{outcome.seconds:.1f} s of the scenario's time in {elapsed:.1f} s"
-    console.print(f"{summary(findings)}; {took}.  Read {order.folder}/report.html.", highlight=False, soft_wrap=True)
+    console.print(
+        f"{summary(findings)}; {took}.  Read {order.folder}/report.html.", markup=False, highlight=False, soft_wrap=True
+    )
     return {
         **_about(found, order),
         "parameters": found.values(order.values),
@@ -85,7 +89,7 @@ def _with_bar(
     found: Scenario, order: Order, console: Console, connection: int | None, label: str
 ) -> tuple[Outcome, Verdicts]:
     """Run and judge."""
-    console.print(f"[bold]{found.name}[/] on {order.backend}: {found.question}", highlight=False)
+    console.print(f"[bold]{found.name}[/] on {order.backend}: {escape(found.question)}", highlight=False)
     with _bar(console) as progress:
         task = progress.add_task(label, total=None, rate="")
         rate = _rate()
@@ -111,20 +115,24 @@ def run_many(plan: Plan, folder: Path, console: Console, jobs: int | None, where
             "Runs between namespaces disturb each other: leave --jobs and --cluster out, or use --backend sim."
         )
     began = time.monotonic()
-    sweep = _swept(plan, folder, console, jobs, where)
+    with written_to(folder):
+        sweep = _swept(plan, folder, console, jobs, where)
     if not sweep.rows:
         raise ScenarioError(f"{sweep.stopped} before any run was done.")
-    tables = write_tables(sweep, folder)
-    page = write_sweep_page(sweep, folder, _remarks(plan))
+    with written_to(folder):
+        tables = write_tables(sweep, folder)
+        page = write_sweep_page(sweep, folder, _remarks(plan))
     (folder / "journal.jsonl").unlink(missing_ok=True)
     elapsed = time.monotonic() - began
     failed = [row for row in sweep.rows if not row.passed]
     for row in failed[:MOST_FAILURES]:
-        console.print(f"[bold red]✘[/] run {row.number}, seed {row.seed}: {'; '.join(row.failed)}", highlight=False)
+        why = escape("; ".join(row.failed))
+        console.print(f"[bold red]✘[/] run {row.number}, seed {row.seed}: {why}", highlight=False)
     done = f"{len(sweep.rows)} of {sweep.total} runs done, {len(failed)} failed, in {elapsed:.1f} s"
     if sweep.stopped:
         console.print(f"[bold red]{sweep.stopped}.[/]", highlight=False)
-    console.print(f"{done}.  {', '.join(path.name for path in tables)} and {page}.", highlight=False, soft_wrap=True)
+    left = f"{', '.join(path.name for path in tables)} and {page}"
+    console.print(f"{done}.  {left}.", markup=False, highlight=False, soft_wrap=True)
     result = {
         "scenario": plan.scenario.name,
         "backend": plan.backend,
@@ -189,7 +197,7 @@ def print_results(results: Sequence[dict[str, Any]], console: Console) -> None:
     for result in results:
         mark = "[green]✔ passed[/]" if result["passed"] else "[bold red]✘ FAILED[/]"
         console.print(
-            f"{mark}  {result['scenario']:18} {result['seconds']:6.1f} s  {result['folder']}/report.html",
+            f"{mark}  {result['scenario']:18} {result['seconds']:6.1f} s  {escape(result['folder'])}/report.html",
             highlight=False,
             soft_wrap=True,
         )

@@ -12,6 +12,7 @@ import importlib.util
 import inspect
 import pkgutil
 import sys
+import traceback
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -113,14 +114,21 @@ def catalogue() -> dict[str, Scenario]:
 def load(name: str) -> Scenario:
     """A scenario by its name in the catalogue, by its module, or by the path of its file."""
     if name.endswith(".py") or "/" in name:
-        return _load_file(Path(name))
-    if "." in name and importlib.util.find_spec(name) is not None:
+        return _load_file(name)
+    if "." in name and _is_module(name):
         made = _in_module(importlib.import_module(name))
     else:
         made = _by_name(name)
     if made is None:
         raise UnknownScenario(f"{name} holds no scenario: decorate its function with @scenario(…).")
     return made
+
+
+def _is_module(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except (ImportError, ValueError):  # no such package; no name of a module at all
+        return False
 
 
 def _by_name(name: str) -> Scenario:
@@ -135,19 +143,30 @@ def _by_name(name: str) -> Scenario:
     raise UnknownScenario(f"There is no scenario {name!r}: {hint}")
 
 
-def _load_file(path: Path) -> Scenario:
+def _load_file(name: str) -> Scenario:
+    path = Path(name)
     if not path.is_file():
         raise UnknownScenario(f"There is no file {path}: `unimux scenario new NAME` makes one.")
     module_name = f"scenario_file_{path.stem.replace('-', '_')}"
     spec = importlib.util.spec_from_file_location(module_name, path)
-    assert spec is not None
-    assert spec.loader is not None
+    if spec is None or spec.loader is None:
+        raise UnknownScenario(f"{name} is no scenario: its file is called NAME.py.")
     module = importlib.util.module_from_spec(spec)
     sys.modules[module_name] = module
     try:
         spec.loader.exec_module(module)
     except (SyntaxError, ImportError) as error:
         raise ScenarioError(f"{path} cannot be imported: {error}.") from error
+    except ScenarioError:
+        raise
+    except (Exception, SystemExit) as error:  # it is the user's own file that raised
+        lines = [
+            frame.lineno
+            for frame in traceback.extract_tb(error.__traceback__)
+            if Path(frame.filename) == path.resolve()
+        ]
+        where = f"line {lines[-1]}: " if lines else ""
+        raise ScenarioError(f"{path} cannot be imported: {where}{type(error).__name__}: {error}.") from error
     made = _in_module(module)
     if made is None:
         raise UnknownScenario(f"{path} holds no scenario: decorate its function with @scenario(…).")

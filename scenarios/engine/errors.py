@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 from unimux.errors import SetupError, UnimuxError
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
 
 
 class ScenarioError(SetupError):
@@ -35,3 +42,19 @@ class TooLong(UnimuxError):
             f"The scenario did not end within {self.seconds:g} s of its own clock: "
             "give it less to do, or a higher limit in @scenario(…)."
         )
+
+
+class NoRoom(SetupError):
+    """What a run leaves cannot be written."""
+
+
+@contextmanager
+def written_to(folder: Path) -> Iterator[None]:
+    """Around whatever writes into `folder`: a full disk, whose error names no file, is a `NoRoom`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        why = (error.strerror or "no room").lower()
+        raise NoRoom(f"{folder} cannot be written: {why}; what is there is incomplete.") from error

@@ -157,7 +157,7 @@ def read_order(folder: Path) -> tuple[Order, list[str]]:
         values = dict(facts["parameters"])
     except OSError as error:
         raise ScenarioError(f"{folder} holds no run: there is no scenario.toml in it.") from error
-    except (tomllib.TOMLDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
+    except (ValueError, KeyError, TypeError) as error:  # TOML's own errors are ValueErrors
         raise ScenarioError(f"{path} cannot be read: {error}.") from error
     if backend not in BACKENDS or not isinstance(seed, int):
         raise ScenarioError(f"{path} names no backend or no seed: repeat the run by hand.")

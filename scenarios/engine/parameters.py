@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -21,6 +22,8 @@ Value: TypeAlias = int | float | bool | str
 
 _WORDS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 _NUMBERS = {int: "a whole number", float: "a number"}
+LONGEST_RANGE = 10_000
+"""Values that a range in a sweep may stand for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,12 +82,14 @@ class Specification:
         """The value, if it is one that the parameter takes."""
         wrong = self.choices and str(value) not in self.choices
         if self.kind in _NUMBERS:
-            number = float(value)
-            low, high = self.about.least, self.about.most
-            wrong = number != number or (low is not None and number < low) or (high is not None and number > high)
+            wrong = not isinstance(value, int | float) or not self._within(value)
         if wrong:
             raise ParameterError(f"{self.name} cannot be {value!r}: it takes {self.allowed()}.")
         return value
+
+    def _within(self, number: float) -> bool:
+        low, high = self.about.least, self.about.most
+        return math.isfinite(number) and (low is None or number >= low) and (high is None or number <= high)
 
     def _read(self, text: str) -> Value:
         if self.choices:
@@ -161,16 +166,21 @@ def sweep_axes(known: tuple[Specification, ...], texts: list[str]) -> dict[str, 
         chosen = find(known, name)
         if chosen.name in axes:
             raise ParameterError(f"{chosen.name} is swept twice: give all its values at once, as {chosen.name}=a,b,c.")
-        axes[chosen.name] = tuple(dict.fromkeys(chosen.parse(part) for part in _listed(values)))
+        axes[chosen.name] = tuple(dict.fromkeys(chosen.parse(part) for part in _listed(chosen.name, values)))
     return axes
 
 
-def _listed(values: str) -> list[str]:
+def _listed(name: str, values: str) -> list[str]:
     parts: list[str] = []
     for part in values.split(","):
         first, dots, last = part.partition("..")
         if dots and first.strip().isdecimal() and last.strip().isdecimal():
-            parts += [str(number) for number in range(int(first), int(last) + 1)]
+            begin, end = int(first), int(last)
+            if end < begin:
+                raise ParameterError(f"{name} cannot be {part!r}: write the range from the lower end to the upper one.")
+            if end - begin >= LONGEST_RANGE:
+                raise ParameterError(f"{name} cannot be {part!r}: a range has {LONGEST_RANGE:,} values at most.")
+            parts += [str(number) for number in range(begin, end + 1)]
         else:
             parts.append(part)
     return parts

@@ -14,6 +14,8 @@ def recall(folder: Path) -> dict[str, Any]:
     """The verdict and the numbers of a folder; raises `ScenarioError` where it holds none."""
     if (folder / "sweep.json").is_file():
         result = _json(folder / "sweep.json")
+        if not (folder / "summary.csv").is_file():
+            raise ScenarioError(f"{folder} holds no run: there is no summary.csv in it.")
         with (folder / "summary.csv").open(encoding="utf-8", newline="") as file:
             return {**result, "folder": str(folder), "summary": list(csv.DictReader(file))}
     if not (folder / "metrics.json").is_file():
@@ -43,9 +45,9 @@ def print_folder(result: dict[str, Any]) -> None:
         console.print(f"  {result['answer']}", markup=False, highlight=False)
     if "summary" in result:
         rows = result["summary"]
-        table = Table(*(rows[0] if rows else ()), box=None)
+        table = Table(*map(escape, rows[0] if rows else ()), box=None)
         for row in rows:
-            table.add_row(*row.values())
+            table.add_row(*map(escape, row.values()))
         console.print(table)
     else:
         for finding in result["findings"]:
@@ -59,4 +61,4 @@ def print_folder(result: dict[str, Any]) -> None:
             console.print(
                 f"  {about}: mean {metric['mean']:.6g} {metric['unit']}, n={metric['n']}", markup=False, highlight=False
             )
-    console.print(f"Read {result['folder']}/report.html.", highlight=False, soft_wrap=True)
+    console.print(f"Read {result['folder']}/report.html.", markup=False, highlight=False, soft_wrap=True)

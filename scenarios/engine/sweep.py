@@ -36,7 +36,7 @@ ENDED = "A process that ran the scenario was ended from outside (killed, or out 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What one run of a sweep gave.  number: its place in the plan.  failed: titles of what did not hold.
+    """What one run of a sweep gave.  number: its place in the plan.  failed: what did not hold, and why.
 
     means: by metric, the mean of its samples.  wall: seconds that the run took here.
     """
@@ -106,14 +106,14 @@ def work(number: int, order: Order) -> Row:
         raise
     except UnimuxError as error:  # the machine or the network of this run; the others may still be fine
         return _failed(number, order, str(error))
-    failed = [claim.title for claim in outcome.claims if not claim.holds]
+    failed = [f"{claim.title}: {claim.sentence}" for claim in outcome.claims if not claim.holds]
     passed = outcome.held
     if order.folder is not None:
         from .folder import conclude
 
         verdicts = conclude(outcome)
         passed = passed and verdicts.passed
-        failed += [f.title for f in verdicts.captured if f.verdict.value != "passed"]
+        failed += [f"{f.title}: {f.sentence}" for f in verdicts.captured if f.verdict.value != "passed"]
     units = {metric.column: metric.unit for metric in outcome.metrics}
     return Row(
         number, dict(order.values), order.seed, passed, tuple(failed), outcome.metrics.means(), units, outcome.wall

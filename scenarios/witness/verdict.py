@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from .finding import Finding, Verdict, frames_text
@@ -32,15 +33,11 @@ def table(
         mark, style = _MARKS[finding.verdict]
         shown.add_row(
             f"[{style}]{mark}[/]",
-            _plain(finding.title or finding.rule),
-            _plain(finding.sentence),
-            *([_plain(frames_text(finding.witnesses))] if framed else []),
+            escape(finding.title or finding.rule),
+            escape(finding.sentence),
+            *([escape(frames_text(finding.witnesses))] if framed else []),
         )
     return shown
-
-
-def _plain(words: str) -> str:
-    return words.replace("[", "\\[")
 
 
 def as_json(findings: Sequence[Finding]) -> list[dict[str, Any]]:

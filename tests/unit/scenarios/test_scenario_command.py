@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import importlib
 import json
 import os
@@ -35,7 +36,9 @@ def test_list_names_question_and_parameters() -> None:
     hello = next(each for each in json.loads(result.stdout) if each["name"] == "hello")
     assert hello["question"].endswith("release?")
     assert hello["parameters"][0]["takes"].startswith("a whole number")
-    assert "hello" in unimux("list").stdout
+    shown = unimux("list").stdout
+    assert "hello" in shown
+    assert "[slide" in shown, "a question's brackets are words"
     assert "bytes each way" in unimux("show", "hello").stdout
 
 
@@ -114,16 +117,51 @@ def test_the_answers_of_many_runs_make_a_page(tmp_path: Path) -> None:
         (["new", "Not A Name"], "cannot be named"),
         (["run", "hello", "--connection", "9"], "There is no connection 9: there are 1"),
         (["run", "hello", "--repeat", "2", "--connection", "1"], "draws: name one scenario"),
+        (["run", "hello.toml"], "There is no scenario 'hello.toml'"),
+        (["run", ".."], "There is no scenario '..'"),
+        (["run", "./text"], "./text is no scenario: its file is called NAME.py"),
+        (["run", "raises.py"], "raises.py cannot be imported: line 3: NameError: name 'nothing' is not defined."),
+        (["run", "leaves.py"], "leaves.py cannot be imported: line 1: SystemExit: 3."),
+        (["run", "churn", "--set", "duration=inf"], "duration cannot be inf: it takes a number"),
+        (["run", "hello", "--sweep", "size=5..1"], "size cannot be '5..1': write the range from the lower end"),
+        (["run", "hello", "--sweep", "size=1..99999999999"], "size cannot be '1..99999999999': a range has"),
+        (["run", "--again", "bent"], "size cannot be 'many': it takes a whole number"),
+        (["run", "--again", "bent2"], "scenario.toml cannot be read"),
+        (["report", "swept"], "swept holds no run: there is no summary.csv in it"),
     ],
 )
 def test_a_wrong_call_is_one_sentence(
     arguments: list[str], said: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    for name, text in {
+        "text": "no script",
+        "raises.py": '"""Why?"""\n\nnothing\n',
+        "leaves.py": "raise SystemExit(3)",
+        "bent/scenario.toml": 'scenario = "hello"\nbackend = "sim"\nseed = 1\n[parameters]\nsize = "many"\n',
+        "bent2/scenario.toml": 'scenario = "hello"\nbackend = "sim"\nseed = 1\nparameters = "many"\n',
+        "swept/sweep.json": '{"passed": true}',
+    }.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
     assert run(["scenario", *arguments]) == 2
     errors = capsys.readouterr().err
     assert said in errors
     assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize("more", [[], ["--repeat", "2", "--jobs", "1"]], ids=["run", "sweep"])
+def test_a_full_disk_is_a_sentence(
+    more: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: object, **options: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("scenarios.engine.page.write_report", full)
+    monkeypatch.setattr("scenarios.engine.tables.csv.writer", full)
+    assert run(["scenario", "run", "hello", "--quick", "--out", str(tmp_path / "out"), *more]) == 3
+    said = capsys.readouterr().err
+    assert f"{tmp_path / 'out'} cannot be written: no space left on device" in said
 
 
 def test_the_reader_chooses_the_connection_that_is_drawn(tmp_path: Path) -> None:

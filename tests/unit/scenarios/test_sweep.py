@@ -30,6 +30,8 @@ async def accident(run: Run, *, x: Annotated[int, Parameter("which accident", le
         os._exit(1)
     if x == 5:
         raise SystemExit(3)
+    if x == 9:
+        raise ValueError("no such [/key]")
     if x == 7:
         raise ScenarioError("Seven cannot be run.")
 '''
@@ -66,6 +68,13 @@ def test_a_run_that_fails_is_a_row_and_ends_no_other(tmp_path: Path) -> None:
     page = (tmp_path / "out" / "report.html").read_text()
     assert "Seven cannot be run" in page
     assert json.loads(done.stdout)["failed"] == 2
+
+
+def test_what_went_wrong_is_told_as_it_is(tmp_path: Path) -> None:
+    """Brackets are no markup of the terminal."""
+    done = sweep(tmp_path, "1,9")
+    assert done.exit_code == 1, done.exception
+    assert "no such [/key]" in done.output
 
 
 def test_a_scenario_that_no_run_can_be_made_of_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
