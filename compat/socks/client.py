@@ -129,7 +129,8 @@ class SocksClient(asyncio.Protocol):
         services.counters.requests[request.dialect, request.command] += 1
         self._state = _State.DIALLING
         self._table.decided(self)
-        if self._table.full:
+        files = 2 if request.command is Command.UDP_ASSOCIATE else 1  # the connection, and the association's socket
+        if not self._table.has_room(files):
             self._fail(request, Cause.FULL, "Too many connections are open at this front end: try again later.")
             return
         work: Coroutine[Any, Any, None]
@@ -142,7 +143,7 @@ class SocksClient(asyncio.Protocol):
         else:
             self._fail(request, Cause.COMMAND, f"{request.command.name} is not supported here: use CONNECT.")
             return
-        self._table.serving(self)
+        self._table.serving(self, files)
         self._task = asyncio.get_running_loop().create_task(self._work(request, work))
 
     async def _work(self, request: Request, work: Coroutine[Any, Any, None]) -> None:

@@ -76,7 +76,7 @@ class SocksServer:
         if self.services.authenticator is None:
             await _refuse_strangers(hosts, port)
         table = self._table = ClientTable(self.services.limits, self.services.counters)
-        table.max_active = min(table.max_active, self._file_limit())
+        table.max_files = self._file_limit()
         try:
             where = {"sock": sock} if sock is not None else {"host": hosts, "port": port}
             self._server = await loop.create_server(
@@ -88,11 +88,11 @@ class SocksServer:
             with socket.socket(fileno=os.dup(listening.fileno())) as same:
                 same.listen(_QUEUE)
 
-    def _file_limit(self) -> int:
-        """How many requests the process can open files for: an `accept` that has none left serves nobody."""
+    def _file_limit(self) -> int | None:
+        """How many files the process can open for requests: an `accept` that has none left serves nobody."""
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         if soft == resource.RLIM_INFINITY:
-            return self.services.limits.max_connections
+            return None
         room = soft - _SPARE_FILES - self.services.limits.max_handshakes
         if room < 1:
             raise SetupError(f"This process may open only {soft} files: allow it more with `ulimit -n`.")

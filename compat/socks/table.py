@@ -28,24 +28,26 @@ class TableEntry(Protocol):
 
 
 class ClientTable:
-    """All clients of one front end.  `max_active` may be lowered to what the process can open."""
+    """All clients of one front end.  max_files: what the process can open for requests that are served, None for any number."""
 
     def __init__(self, limits: SocksLimits, counters: SocksCounters) -> None:
-        self.max_active = limits.max_connections
+        self.max_files: int | None = None
         self._limits = limits
         self._counters = counters
         self._loop = asyncio.get_running_loop()
         self._present: set[TableEntry] = set()
         self._waiting: dict[TableEntry, float] = {}
-        self._active: set[TableEntry] = set()
+        self._active: dict[TableEntry, int] = {}
+        self._files = 0
         self._timer: asyncio.TimerHandle | None = None
         self._empty = asyncio.Event()
         self._closed = False
 
-    @property
-    def full(self) -> bool:
-        """Whether one more request would be too many."""
-        return len(self._active) >= self.max_active
+    def has_room(self, files: int) -> bool:
+        """Whether one more request, for which so many files are open, would not be too many."""
+        if len(self._active) >= self._limits.max_connections:
+            return False
+        return self.max_files is None or self._files + files <= self.max_files
 
     def arrived(self, client: TableEntry) -> None:
         """A new connection: it may take the handshake time-out to say what it wants."""
@@ -66,9 +68,10 @@ class ClientTable:
         self._waiting.pop(client, None)
         self._counters.handshaking = len(self._waiting)
 
-    def serving(self, client: TableEntry) -> None:
-        """Its request is being served."""
-        self._active.add(client)
+    def serving(self, client: TableEntry, files: int) -> None:
+        """Its request is being served, and takes so many files."""
+        self._active[client] = files
+        self._files += files
         self._counters.active = len(self._active)
 
     def lingers(self, client: TableEntry) -> None:
@@ -97,7 +100,7 @@ class ClientTable:
             self._timer.cancel()
 
     def _inactive(self, client: TableEntry) -> None:
-        self._active.discard(client)
+        self._files -= self._active.pop(client, 0)
         self._counters.active = len(self._active)
 
     def _wait(self, client: TableEntry, seconds: float) -> None:

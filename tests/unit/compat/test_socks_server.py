@@ -15,7 +15,7 @@ from compat.relay import EndReason
 from compat.socks.handshake import Failure
 from compat.socks.messages import Command, Dialect, Reply, pack_datagram, parse_datagram
 from compat.socks.replies import Cause
-from compat.socks.server import SocksServer
+from compat.socks.server import _SPARE_FILES, SocksServer
 from compat.socks.services import Services
 from compat.socks.session import PasswordTable, Session
 from compat.socks.settings import SocksLimits
@@ -339,6 +339,29 @@ async def associated(
     where = ("127.0.0.1", int.from_bytes(answer[8:]))
     transport, protocol = await asyncio.get_running_loop().create_datagram_endpoint(UdpClient, remote_addr=where)
     return client, transport, protocol
+
+
+def test_associations_have_two_files_each_and_leave_enough_for_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection and a socket: as many of them as of connections would take the files of whoever comes next."""
+    limits = SocksLimits(max_handshakes=8)
+    monkeypatch.setattr("resource.getrlimit", lambda which: (_SPARE_FILES + limits.max_handshakes + 5, 1 << 20))
+
+    @asynchronous
+    async def main() -> None:
+        services = Services(dialler=LoopbackDialler(), datagrams=EchoDatagrams(), limits=limits)
+        async with front_end(services) as end:
+            made = [await associated(end) for _ in range(2)]
+            client = await end.connect()
+            await client.send(GREETING + b"\x05\x03\x00\x01" + bytes(6))
+            await client.expect(b"\x05\x00" + reply(Reply.GENERAL_FAILURE))
+            assert services.counters.failed[Cause.FULL] == 1
+            made[0][0].close()
+            await end.until(lambda: services.counters.active == 1, "one is over")
+            made.append(await associated(end))
+            for _, udp, _ in made:
+                udp.close()
+
+    main()
 
 
 @asynchronous
