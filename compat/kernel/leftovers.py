@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import signal
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,8 +63,9 @@ def _end_processes() -> tuple[int, ...]:
             name, _, tag = variable.decode(errors="replace").partition("=")
             owner = Owner.of_tag(tag) if name == OWNER_VARIABLE else None
             if owner is not None and not owner.alive() and Owner.of_pid(int(folder.name)) is not None:
-                os.kill(int(folder.name), signal.SIGKILL)
-                ended.append(int(folder.name))
+                with suppress(ProcessLookupError):  # it has just ended
+                    os.kill(int(folder.name), signal.SIGKILL)
+                    ended.append(int(folder.name))
     return tuple(ended)
 
 

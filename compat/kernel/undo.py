@@ -86,11 +86,19 @@ def _undo_link(where: Namespace, facts: Facts) -> None:
     )
 
 
+def _exists(index: int) -> bool:
+    try:
+        socket.if_indextoname(index)
+    except OSError:
+        return False
+    return True
+
+
 def _undo_master(where: Namespace, facts: Facts) -> None:
     def work(route: IPRoute) -> None:
         index = index_of(facts["name"])
         if route.link("get", index=index)[0].get_attr("IFLA_MASTER") == facts["master"]:
-            route.link("set", index=index, master=facts["before"])
+            route.link("set", index=index, master=facts["before"] if _exists(facts["before"]) else 0)
 
     _undo_by_netlink(where, f"take {facts['name']} from its bridge in {where.name}", work)
 

@@ -18,15 +18,18 @@ import pytest
 from compat.kernel import (
     NETNS_DIR,
     Namespace,
+    bridge,
     clean_leftovers,
     get_sysctl,
     in_namespace,
     set_sysctl,
     sysctl,
     unnamed_namespace,
+    veth,
 )
 from compat.kernel.ledger import RUN_DIR
 from compat.kernel.owner import Owner
+from compat.kernel.undo import UNDO
 
 pytestmark = pytest.mark.real
 
@@ -311,3 +314,35 @@ def test_a_handle_closed_too_early_does_not_hinder_the_end(host: Namespace) -> N
         assert get_sysctl(host, "ipv6/conf/all/forwarding") == "1"
         handle.close()
     assert get_sysctl(host, "ipv6/conf/all/forwarding") == "0"
+
+
+def test_a_port_whose_earlier_bridge_has_gone_meanwhile_is_taken_out_of_ours(host: Namespace) -> None:
+    """What is left to undo is to leave our bridge; that the other one has gone must not stop every start from then on."""
+    with veth(host, "port", host, "far") as (port, _), bridge(host, "ours") as ours:
+        with bridge(host, "theirs") as theirs:
+            port.set_master(theirs.index)
+            facts = {"name": "port", "before": theirs.index, "master": ours.index}
+            port.set_master(ours.index)
+        UNDO["master"](host, facts)
+        assert port.master == 0
+        UNDO["master"](host, facts)
+
+
+def test_a_program_that_ends_by_itself_in_the_moment_in_which_it_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    left = subprocess.Popen(["sleep", "1000"], env={**os.environ, "UNIMUX_OWNER": f"{os.getpid()}-1"})
+    kill = os.kill
+
+    def too_late(pid: int, number: int) -> None:
+        if pid == left.pid:
+            kill(pid, number)
+            left.wait()
+        kill(pid, number)
+
+    try:
+        monkeypatch.setattr(os, "kill", too_late)
+        clean_leftovers()
+        assert left.wait(5) == -signal.SIGKILL, "by this cleaner or by another one of the machine"
+    finally:
+        monkeypatch.undo()
+        left.kill()
+        left.wait()
