@@ -29,13 +29,14 @@ from tapstack.types import address, address_text
 from unimux.audit import JOURNAL
 from unimux.cli.settings import SettingsError
 from unimux.dasocket import AgentSocket
+from unimux.diskstate import DiskState
 from unimux.events import EventFile
 from unimux.generators import load_generator
 from unimux.journal import Journal, JournalPolicy
 from unimux.nat64 import nat64_prefix
 from unimux.node import Node, NodeConfig
 from unimux.poolstate import PoolConfig, WhenEmpty
-from unimux.state import DiskState, MemoryState, State
+from unimux.state import MemoryState, State
 from unimux.status import status_server
 
 from . import kernel

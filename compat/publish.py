@@ -30,6 +30,7 @@ from compat.up import BridgeOption, EventsOption, NetnsOption, PrefixOption, Sta
 from tapstack.tcp.options import PortMode
 from unimux.cli.settings import Configuration
 from unimux.control import check_name, control_server
+from unimux.diskstate import DiskState
 from unimux.errors import SetupError, UnimuxError
 from unimux.node import Node
 from unimux.ssa.counters import CounterFile, counter_file_name
@@ -38,7 +39,6 @@ from unimux.ssa.dnsserver import DnsServer
 from unimux.ssa.issue import ServiceAddress, client_network
 from unimux.ssa.secret import SecretWindow, SharedSecret
 from unimux.ssa.secretfile import read_secret
-from unimux.state import DiskState
 
 Tell = Callable[[str, Mapping[str, Any], str | None], None]
 """`tell(event, facts, text)`: one object for programs, or the text, where there is one, for people."""

@@ -19,9 +19,10 @@ from ipaddress import IPv6Address
 from pathlib import Path
 from typing import NoReturn
 
+from .diskstate import Stored, Surroundings, read_claims, read_stored
 from .journal import JournalPolicy, Row, SessionJournal, Whois, read_rows
 from .source import AddressSource
-from .state import Epoch, StateError, Stored, Surroundings, read_stored
+from .state import Epoch, StateError
 
 JOURNAL = "journal.jsonl"
 """Name of the journal in a state folder; `.1` is the newest file put aside."""
@@ -33,8 +34,7 @@ class StateView:
     def __init__(self, directory: Path) -> None:
         try:
             self.stored: Stored = read_stored(directory / "state.json")
-            claims = directory / "claimed"
-            data = claims.read_bytes() if claims.exists() else b""
+            self.claimed, _ = read_claims(directory / "claimed")
         except FileNotFoundError:
             raise StateError(_missing(directory)) from None
         except PermissionError as error:
@@ -45,7 +45,6 @@ class StateView:
             raise StateError(f"{error.filename} cannot be read: {error.strerror}.") from error
         except ValueError as error:
             raise StateError(f"{directory / 'state.json'} is damaged ({error}): use a copy from a backup.") from None
-        self.claimed = {data[n : n + 16] for n in range(0, len(data) - len(data) % 16, 16)}
 
     @property
     def epochs(self) -> Sequence[Epoch]:

@@ -11,8 +11,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from unimux.diskstate import DiskState
 from unimux.source import AddressSource
-from unimux.state import DiskState
 
 _BLOCK = 9_973
 """A prime, so that a process is killed in the midst of one."""

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from compat.programs.errors import ProgramFailed
 from tapstack.types import address
+from unimux.diskstate import DiskState
 from unimux.prp import FeistelPermutation
 from unimux.source import AddressSource
-from unimux.state import DiskState
 from unimux.tagged import Tag, TagCodec, TagVerifier
 
 from .figures import Figure, Goal, figure

@@ -17,8 +17,9 @@ from typing import Protocol
 
 import msgspec
 
+from ..durable import replace_durably
 from ..generators import derive_key
-from ..state import StateError, replace_durably
+from ..state import StateError
 
 
 class Counters(Protocol):

@@ -64,7 +64,7 @@ MUTATIONS = (
         "a lease is handed out before it is on disk",
         ("UM-GEN-6",),
         ("tests/unit/unimux/test_state.py",),
-        (Edit("unimux.state:DiskState.lease", "self._write()", "pass"),),
+        (Edit("unimux.diskstate:DiskState.lease", "self._write()", "pass"),),
     ),
     Mutation(
         "counters-as-a-mask",

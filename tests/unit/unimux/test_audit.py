@@ -15,10 +15,11 @@ from tapstack.types import address, address_text
 from unimux.audit import JOURNAL, Audit
 from unimux.cli.exits import ExitCode
 from unimux.cli.main import run
+from unimux.diskstate import DiskState, Surroundings
 from unimux.generators import GeneratorError
 from unimux.journal import Journal, JournalPolicy
 from unimux.source import AddressSource
-from unimux.state import DiskState, StateError, StateLocked, Surroundings
+from unimux.state import StateError, StateLocked
 
 PREFIX = address("2001:db8:1::")
 PEER = "2001:db8:99::9"

@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from unimux.diskstate import DiskState, Surroundings
 from unimux.generators import Generator, GeneratorError
 from unimux.source import AddressSource, AddressUsed, is_usable
-from unimux.state import DiskState, MemoryState, StateError, Surroundings
+from unimux.state import MemoryState, StateError
 
 PREFIX = bytes.fromhex("20010db8000000010000000000000000")
 

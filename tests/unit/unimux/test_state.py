@@ -14,9 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from unimux import state as state_module
+from unimux import diskstate
+from unimux.diskstate import DiskState, Stamp, Stored, Surroundings, doubts
 from unimux.generators import GeneratorError
-from unimux.state import DiskState, MemoryState, Stamp, State, StateError, StateLocked, Stored, Surroundings, doubts
+from unimux.state import MemoryState, State, StateError, StateLocked
 
 HERE = Surroundings("machine-1/host", "boot-1")
 
@@ -121,7 +122,7 @@ def test_a_full_disk_ends_issuing_and_loses_nothing(machine: Machine, monkeypatc
 CHILD = """
 import os, sys
 from pathlib import Path
-from unimux.state import DiskState, Surroundings
+from unimux.diskstate import DiskState, Surroundings
 state = DiskState(Path(sys.argv[1]), witness=Path(sys.argv[2]), surroundings=Surroundings("machine-1/host", "boot-1"))
 while True:
     leased = state.lease("64", 3)
@@ -245,7 +246,7 @@ def test_a_witness_that_outlives_the_machine_vouches_for_the_key(machine: Machin
 
 @pytest.mark.proves("UM-GEN-6")
 def test_without_a_second_place_every_start_begins_a_key(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(state_module, "_second_place", lambda: None)
+    monkeypatch.setattr(diskstate, "_second_place", lambda: None)
     machine.open(witness=None).close()
     assert "second stamp is missing" in (reopened_cause(machine, witness=None) or "")
 
@@ -268,7 +269,7 @@ def test_damaged_state_is_kept_aside_and_a_new_key_begins(machine: Machine, dama
 
 def test_state_of_a_later_version_is_left_alone(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(state_module, "VERSION", 2)
+        patch.setattr(diskstate, "VERSION", 2)
         machine.open().close()
     before = (machine.directory / "state.json").read_bytes()
     with pytest.raises(StateError, match=r"another version of this program \(format 2\)"):

@@ -1,0 +1,382 @@
+"""A node's state on disk: durable before use, refused to a second process, and doubted where it may be old (UM-GEN-6).
+
+The end of a block of counters is on disk, fsynced, before the first counter of the block is handed out.
+
+What puts this memory in doubt is decided by `doubts`.  The state is stamped in two places: the state directory, and a
+small *witness* file on another file system, by default under /run, which forgets at a restart of the machine.
+
+* State missing or damaged: seen, by its absence or its checksum.
+* Directory copied, or restored from a backup: seen, by the inode and change time of the file `identity`, which no restore
+  can set back.  An image (container layer, disk snapshot) that is started twice keeps them; it is then seen by the
+  machine id or the host name, if they differ.
+* State file put back in place: seen, because the witness is ahead of it; after a restart of the machine see next.
+* Disk rolled back, then a restart: nothing on the machine remembers.  Therefore *every* restart of the machine begins
+  an epoch, unless the witness is kept on storage that outlives the machine (`witness_lasts`).
+* Running machine resumed from a snapshot of its memory: **not seen**, this process is rolled back too.  Whoever resumes
+  it calls `rekey`.  Two machines resumed from one snapshot: not seen either; on one link DAD keeps them from using one
+  address, at the price of failed attempts until one of them is rekeyed.
+* The process forked: seen, by the process id; the child is refused.
+
+Two processes on one directory are refused by a lock (flock, which ends with the process, so no stale lock is left).
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import os
+import socket
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import msgspec
+
+from .durable import replace_durably, sync_directory
+from .generators import load_generator
+from .prp import KEY_LENGTH
+from .state import Epoch, StateError, StateLocked
+
+VERSION = 1
+
+
+class Surroundings(msgspec.Struct, frozen=True):
+    """What tells this machine, and this run of it, from others."""
+
+    machine: str
+    boot: str
+
+    @classmethod
+    def here(cls) -> Surroundings:
+        """Those of this process: machine id and host name, and the kernel's boot id."""
+        machine = _read_line("/etc/machine-id") + "/" + socket.gethostname()
+        return cls(machine, _read_line("/proc/sys/kernel/random/boot_id"))
+
+
+class Stamp(msgspec.Struct, frozen=True):
+    """What the second place remembers of the state: how far it was, and in which run of the machine."""
+
+    sequence: int
+    boot: str
+
+
+class Stored(msgspec.Struct):
+    """The state file.  `identity` is the inode and change time of the file `identity` beside it."""
+
+    version: int
+    id: str
+    sequence: int
+    surroundings: Surroundings
+    identity: str
+    epochs: list[Epoch]
+
+
+def doubts(
+    stored: Stored, stamp: Stamp | None, here: Surroundings, identity: str, *, witness_lasts: bool
+) -> str | None:
+    """Why a stored state cannot be continued under its key; None where it can.
+
+    The state is written before its stamp, and a lease is handed out after both: a stamp one behind is a crash
+    between the two, whose lease was never used.
+    """
+    if stored.surroundings.machine != here.machine:
+        return "the state comes from another machine (a clone)"
+    if stored.identity != identity:
+        return "the state directory was copied or restored"
+    if stored.surroundings.boot != here.boot and not witness_lasts:
+        return "the machine has restarted: a disk rolled back before that would leave no trace"
+    if stamp is None:
+        return "the second stamp is missing"
+    if stamp.sequence > stored.sequence:
+        return f"the state was rolled back ({stamp.sequence - stored.sequence} leases behind its second stamp)"
+    if stamp.sequence < stored.sequence - 1:
+        return "the second stamp was rolled back"
+    return None
+
+
+class DiskState:
+    """State in a directory, durable before use (UM-GEN-6).  Use as a context manager, or `close` it.
+
+    `witness` is the directory of the second stamp; None looks for one under /run, and where there is none every start
+    begins a new epoch.  `witness_lasts` says that it survives restarts and is never rolled back with the state.
+    `wall` gives seconds since 1970, for the record only.
+
+    Raises `StateLocked` when another process has the state, `StateError` when the directory cannot be used,
+    `GeneratorError` when the generator cannot be loaded.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        generator: str = "permutation",
+        witness: Path | None = None,
+        witness_lasts: bool = False,
+        surroundings: Surroundings | None = None,
+        entropy: Callable[[int], bytes] = os.urandom,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        load_generator(generator)  # a name that leads nowhere must not become an epoch
+        self.directory = directory
+        self._entropy = entropy
+        self._wall = wall
+        self._process = os.getpid()
+        self._broken: str | None = None
+        self._claims: int | None = None
+        self._here = surroundings or Surroundings.here()
+        self.claimed: set[bytes] = set()
+        self.doubt: str | None = None
+        """Why this start began a new key epoch; None where the old one goes on, and on the very first start."""
+        self._handles = [self._take_lock()]
+        try:
+            self._witness = witness or _second_place()
+            self._open(generator, witness_lasts=witness_lasts)
+        except BaseException as error:
+            self.close()
+            if isinstance(error, OSError):
+                raise StateError(f"the state in {directory} cannot be mended: {error.strerror or error}") from error
+            raise
+
+    # -- use ---------------------------------------------------------------------------------------
+
+    @property
+    def epochs(self) -> Sequence[Epoch]:
+        """All epochs, oldest first."""
+        return self._stored.epochs
+
+    @property
+    def epoch(self) -> Epoch:
+        """The epoch that counters are drawn under now."""
+        return self._stored.epochs[-1]
+
+    def lease(self, sequence: str, count: int) -> range:
+        """The next `count` counters of a sequence; durable when this returns.
+
+        Raises `StateError` when they cannot be made durable: then none are handed out.
+        """
+        self.guard()
+        begin = self.epoch.reached(sequence)
+        self.epoch.leased[sequence] = begin + count
+        self._write()
+        return range(begin, begin + count)
+
+    def forget(self, sequence: str) -> None:
+        """Drop the record of a sequence that will never be drawn from again; written with the next lease."""
+        self.epoch.leased.pop(sequence, None)
+
+    def claim(self, address: bytes) -> None:
+        """Remember one address that no counter stands for; durable when this returns."""
+        self.guard()
+        if address in self.claimed:
+            return
+        try:
+            if self._claims is None:
+                flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+                self._claims = os.open(self.directory / "claimed", flags, 0o600)
+                self._handles.append(self._claims)
+                sync_directory(self.directory)
+            if os.write(self._claims, address) != len(address):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.fsync(self._claims)
+        except OSError as error:
+            raise self._failed(error) from error
+        self.claimed.add(address)
+
+    def rekey(self, cause: str, generator: str | None = None) -> Epoch:
+        """Begin a new key epoch, for instance after this machine was resumed from a snapshot; durable on return."""
+        self.guard()
+        last = self.epoch
+        if generator is not None:
+            load_generator(generator)
+        self._stored.epochs.append(self._new_epoch(last.number + 1, generator or last.generator, cause))
+        self._write()
+        return self.epoch
+
+    def guard(self) -> None:
+        """Raise `StateError` when counters leased from here must no longer be used: closed, failed, or forked."""
+        if self._broken is not None:
+            raise StateError(f"the state in {self.directory} cannot be used: {self._broken}")
+        if os.getpid() != self._process:
+            raise StateError("a forked process cannot go on with its parent's addresses; open a state of its own")
+
+    def close(self) -> None:
+        """End the use of the state and give up the lock; what was leased and not drawn is lost."""
+        self._broken = self._broken or "it was closed"
+        handles, self._handles = self._handles, []
+        for handle in handles:
+            os.close(handle)
+
+    def __enter__(self) -> DiskState:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    # -- inside ------------------------------------------------------------------------------------
+
+    def _failed(self, error: OSError) -> StateError:
+        # What is on disk is now unknown, so nothing more is issued from here.
+        self._broken = f"writing it failed ({error.strerror or error})"
+        return StateError(f"the state in {self.directory} cannot be written: {error.strerror or error}")
+
+    def _take_lock(self) -> int:
+        try:
+            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            refuse_foreign(self.directory)
+            lock = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise StateError(f"{self.directory} cannot hold the node's state: {error.strerror}") from error
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            holder = os.pread(lock, 20, 0).decode(errors="replace").strip()
+            os.close(lock)
+            who = f" (process {holder})" if holder else ""
+            raise StateLocked(
+                f"another node{who} uses the state in {self.directory}: stop it, or give this one a directory of its own"
+            ) from error
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, str(os.getpid()).encode(), 0)
+        return lock
+
+    def _open(self, generator: str, *, witness_lasts: bool) -> None:
+        identity = self._identity()
+        stored, cause = self._load()
+        if stored is not None:
+            stamp = self._read_stamp(stored.id)
+            cause = doubts(stored, stamp, self._here, identity, witness_lasts=witness_lasts) or ""
+            if not cause and stored.epochs[-1].generator != generator:
+                cause = f"the generator is now {generator}"
+        if stored is None:
+            stored = Stored(VERSION, self._entropy(16).hex(), 0, self._here, identity, [])
+        elif stored.identity != identity or stored.surroundings.machine != self._here.machine:
+            stored.id = self._entropy(16).hex()  # a copy has a witness of its own
+        stored.surroundings = self._here
+        stored.identity = identity
+        self._stored = stored
+        self._load_claims()
+        if cause:
+            number = stored.epochs[-1].number + 1 if stored.epochs else 0
+            self.doubt = cause if stored.epochs or self.claimed or "damaged" in cause else None
+            stored.epochs.append(self._new_epoch(number, generator, cause))
+        self._write()
+
+    def _new_epoch(self, number: int, generator: str, cause: str) -> Epoch:
+        return Epoch(number, self._entropy(KEY_LENGTH), generator, self._wall(), cause)
+
+    def _identity(self) -> str:
+        """Inode and change time of a file that is written once: a copy of it has others."""
+        try:
+            handle = os.open(self.directory / "identity", os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            status = os.fstat(handle)
+            os.close(handle)
+        except OSError as error:
+            raise StateError(f"{self.directory} cannot hold the node's state: {error.strerror}") from error
+        return f"{status.st_ino}/{status.st_ctime_ns}"
+
+    def _load(self) -> tuple[Stored | None, str]:
+        path = self.directory / "state.json"
+        try:
+            return read_stored(path), ""
+        except FileNotFoundError:
+            return None, "there was no state"
+        except ValueError:  # msgspec's and Unicode's errors are ValueErrors
+            aside = path.with_name(f"state.damaged-{self._entropy(4).hex()}.json")
+            path.rename(aside)
+            return None, f"the state was damaged (kept as {aside.name})"
+
+    def _load_claims(self) -> None:
+        path = self.directory / "claimed"
+        try:
+            self.claimed, torn = read_claims(path)
+        except OSError as error:
+            raise StateError(f"{path} cannot be read: {error.strerror}") from error
+        if torn:  # a crash in the middle of a write: the address was never used
+            os.truncate(path, path.stat().st_size - torn)
+
+    def _read_stamp(self, name: str) -> Stamp | None:
+        if self._witness is None:
+            return None
+        try:
+            return msgspec.json.decode((self._witness / f"{name}.json").read_bytes(), type=Stamp)
+        except (OSError, ValueError):
+            return None
+
+    def _write(self) -> None:
+        self._stored.sequence += 1
+        body = msgspec.json.encode(self._stored)
+        data = hashlib.sha256(body).hexdigest().encode() + b"\n" + body
+        stamp = msgspec.json.encode(Stamp(self._stored.sequence, self._here.boot))
+        try:
+            replace_durably(self.directory / "state.json", data)
+            if self._witness is not None:
+                self._witness.mkdir(mode=0o700, parents=True, exist_ok=True)
+                replace_durably(self._witness / f"{self._stored.id}.json", stamp)
+        except OSError as error:
+            raise self._failed(error) from error
+
+
+class _Version(msgspec.Struct):
+    version: int
+
+
+def read_stored(path: Path) -> Stored:
+    """The content of a state file.
+
+    Raises FileNotFoundError, ValueError where it is damaged, `StateError` where it cannot be read or is of another version.
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise StateError(f"{path} cannot be read: {error.strerror}") from error
+    checksum, _, body = data.partition(b"\n")
+    if checksum.decode() != hashlib.sha256(body).hexdigest():
+        raise ValueError("wrong checksum")
+    if (version := msgspec.json.decode(body, type=_Version).version) != VERSION:
+        raise StateError(f"{path} was written by another version of this program (format {version})")
+    stored = msgspec.json.decode(body, type=Stored)
+    if not stored.epochs:
+        raise ValueError("no epoch")
+    return stored
+
+
+def read_claims(path: Path) -> tuple[set[bytes], int]:
+    """The addresses in a file of claims, which may be missing, and the bytes behind the last whole one.  Raises OSError."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return set(), 0
+    torn = len(data) % 16
+    return {data[n : n + 16] for n in range(0, len(data) - torn, 16)}, torn
+
+
+def refuse_foreign(directory: Path) -> None:
+    """Raise `StateError` for a folder that holds other things and no state: a slip of the hand, as a rule."""
+    names = {path.name for path in directory.iterdir()}
+    if names and not names & {"lock", "state.json", "identity"}:
+        raise StateError(
+            f"{directory} holds other files ({min(names)}, for one) and no state of a node: name a new or empty folder."
+        )
+
+
+def _read_line(path: str) -> str:
+    try:
+        return Path(path).read_text().strip()
+    except OSError:
+        return ""
+
+
+def _second_place() -> Path | None:
+    """A directory on a file system that a rollback of the disk does not reach; None where there is none.
+
+    UNIMUX_WITNESS names another one.
+    """
+    if named := os.environ.get("UNIMUX_WITNESS"):
+        return Path(named)
+    for base in (Path("/run"), Path(os.environ.get("XDG_RUNTIME_DIR", "/nonexistent"))):
+        if base.is_dir() and os.access(base, os.W_OK):
+            return base / "unimux"
+    return None
