@@ -39,6 +39,7 @@ from .acceptqueue import AcceptQueue, SsaPolicy
 from .das import AgentCaller, ChosenAddress, DasRequired, Policy, Want
 from .exchange import Exchange
 from .loopthread import LoopThread
+from .socketfile import socket_file
 from .ssa.issue import ServiceAddress
 from .sticky import NamedSession, StickySession
 
@@ -410,27 +411,7 @@ class Socket:
         newline: str | None = None,
     ) -> Any:
         """A file over this socket, as `socket.makefile`; the socket ends when it and all its files are closed."""
-        if not set(mode) <= set("rwb"):
-            raise ValueError(f"invalid mode {mode!r} (only r, w, b allowed)")
-        writing = "w" in mode
-        reading = "r" in mode or not writing
-        raw = _Raw(self, reading, writing)
-        self._files += 1
-        size = io.DEFAULT_BUFFER_SIZE if buffering is None or buffering < 0 else buffering
-        if size == 0:
-            if "b" not in mode:
-                raise ValueError("unbuffered streams must be binary")
-            return raw
-        buffer: Any
-        if reading and writing:
-            buffer = io.BufferedRWPair(raw, raw, size)
-        elif reading:
-            buffer = io.BufferedReader(raw, size)
-        else:
-            buffer = io.BufferedWriter(raw, size)
-        if "b" in mode:
-            return buffer
-        return io.TextIOWrapper(buffer, encoding, errors, newline)
+        return socket_file(self, mode, buffering, encoding, errors, newline)
 
     def fileno(self) -> int:
         """Raises `io.UnsupportedOperation`: the kernel knows nothing of this socket."""
@@ -441,6 +422,10 @@ class Socket:
         self._closed = True
         if not self._files:
             self._end()
+
+    def hold_file(self) -> None:
+        """A file of `makefile` was made."""
+        self._files += 1
 
     def release_file(self) -> None:
         """A file of `makefile` was closed."""
@@ -481,32 +466,6 @@ class Socket:
         if self._listening is None:
             raise OSError(errno.EINVAL, "the socket does not listen")
         return self._listening
-
-
-class _Raw(io.RawIOBase):
-    """The unbuffered file under those of `makefile`."""
-
-    def __init__(self, sock: Socket, reading: bool, writing: bool) -> None:
-        self._sock = sock
-        self._reading = reading
-        self._writing = writing
-
-    def readable(self) -> bool:
-        return self._reading and not self.closed
-
-    def writable(self) -> bool:
-        return self._writing and not self.closed
-
-    def readinto(self, buffer: Any) -> int:
-        return self._sock.recv_into(buffer)
-
-    def write(self, data: Any) -> int:
-        return self._sock.send(data)
-
-    def close(self) -> None:
-        if not self.closed:
-            super().close()
-            self._sock.release_file()
 
 
 __all__ = ["SOL_UNIMUX", "DasMode", "NodeThread", "Option", "PortMode", "Socket", "SsaPolicy", "TimeWait"]
