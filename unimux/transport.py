@@ -202,6 +202,13 @@ class SessionTransport(asyncio.Transport):
             if not self.get_protocol().eof_received():  # type: ignore[attr-defined]
                 self.close()
 
+    def _deliver_all(self) -> None:
+        """The connection is over, and nothing can be read from it later: a protocol that has paused gets the rest all the same."""
+        receiver = self._connection.receiver
+        while not self._closing and (receiver.queued or (self._end_of_stream and not self._end_told)):
+            self._paused = False
+            self._deliver()
+
     def _give(self, piece: Buffer) -> None:
         protocol = self.get_protocol()
         if isinstance(protocol, asyncio.BufferedProtocol):
@@ -213,9 +220,8 @@ class SessionTransport(asyncio.Transport):
         """Tell the protocol; of an end that it asked for, no error, unless `told` says so."""
         if self._lost:
             return
-        if error is None and not self._closing and self._paused and self._connection.receiver.queued:
-            self._paused = False
-            self._deliver()
+        if error is None:
+            self._deliver_all()
         self._lost = True
         self._connection.owner = None
         if self._protocol is not None:

@@ -392,3 +392,47 @@ def test_a_protocol_that_pauses_gets_no_more_until_it_resumes() -> None:
             transport.close()
 
     virtual(main())
+
+
+def test_a_protocol_that_pauses_has_everything_when_the_connection_is_over() -> None:
+    """Nothing can be read from it later; the end of the stream comes before the end of the connection, as ever."""
+
+    class Sipping(asyncio.Protocol):
+        def __init__(self) -> None:
+            self.news: list[str] = []
+            self.received = 0
+
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            assert isinstance(transport, asyncio.Transport)
+            self.transport = transport
+
+        def data_received(self, data: bytes) -> None:
+            self.received += len(data)
+            self.transport.pause_reading()
+
+        def eof_received(self) -> bool:
+            self.news.append("end of stream")
+            return True
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self.news.append("lost")
+
+    async def main() -> None:
+        async with lan() as net:
+            alice, bob = await net.node(), await net.node()
+
+            async def pour(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+                writer.write(bytes(100_000))
+                writer.close()
+
+            ssa = await start_server(bob, pour).issue()
+            protocol = Sipping()
+            transport, _ = await alice.create_connection(lambda: protocol, ssa.address, None)
+            await asyncio.sleep(5)
+            assert 0 < protocol.received < 50_000
+            transport.write_eof()
+            await settle(alice)
+            assert protocol.received == 100_000
+            assert protocol.news == ["end of stream", "lost"]
+
+    virtual(main())
