@@ -203,7 +203,7 @@ class SessionTransport(asyncio.Transport):
                 self.close()
 
     def _deliver_all(self) -> None:
-        """The connection is over, and nothing can be read from it later: a protocol that has paused gets the rest all the same."""
+        """The connection is over, and nothing can be read from it later: a protocol that has paused gets the rest, too."""
         receiver = self._connection.receiver
         while not self._closing and (receiver.queued or (self._end_of_stream and not self._end_told)):
             self._paused = False
