@@ -114,6 +114,8 @@ class SessionTransport(asyncio.Transport):
     # -- asyncio.WriteTransport ------------------------------------------------------------------
 
     def write(self, data: bytes | bytearray | memoryview[Any]) -> None:
+        if not isinstance(data, (bytes, bytearray, memoryview)):
+            raise TypeError(f"data is bytes, a bytearray or a memoryview, not {type(data).__name__}")
         connection = self._connection
         if self._lost or self._closing or connection.error is not None:
             return  # as asyncio's own transports do: connection_lost tells the protocol
@@ -197,7 +199,7 @@ class SessionTransport(asyncio.Transport):
                     break
                 self._give(piece)
             self._driver.kick()
-        if self._end_of_stream and not self._end_told and not self._paused:
+        if self._end_of_stream and not self._end_told and self.is_reading():
             self._end_told = True
             if not self.get_protocol().eof_received():  # type: ignore[attr-defined]
                 self.close()

@@ -36,16 +36,18 @@ class WriteQueue:
 
     def write(self, data: Buffer) -> None:
         """Queue bytes to send.  Immutable bytes are kept as they are; others are copied once, in pieces of a frame's size."""
-        size = len(data)
-        if not size:
-            return
         if isinstance(data, bytes):
-            self._unsent.append(data)
+            size = len(data)
+            if size:
+                self._unsent.append(data)
         else:
+            view = memoryview(data)
+            size = view.nbytes
+            if view.format != "B" or not view.c_contiguous:  # whose length and slices are not those of its bytes
+                view = memoryview(view.tobytes())
             # malloc maps fresh pages for large blocks, and gives them back at once: that costs more than the copy.
             step = self.segment_limit or self.mss
             limit = max(_COPY // step, 1) * step
-            view = memoryview(data)
             self._unsent += [bytes(view[at : at + limit]) for at in range(0, size, limit)]
         self.unsent += size
 

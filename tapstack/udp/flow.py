@@ -97,6 +97,8 @@ class UdpFlow:
             remote, remote_port = self.remote, self.remote_port
         if remote is None or remote_port is None:
             raise ValueError("a datagram needs a destination address and port")
+        if not isinstance(data, bytes):
+            data = memoryview(data).tobytes()  # a view's length need not be that of its bytes
         if len(data) > MAXIMUM_DATA:
             raise ValueError(f"a datagram carries up to {MAXIMUM_DATA} bytes, not {len(data)}")
         host = self._layer.host
