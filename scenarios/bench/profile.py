@@ -6,6 +6,7 @@ py-spy comes from PyPI and is needed here only: `pip install py-spy`.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -45,3 +46,14 @@ def flame_graph(path: Path) -> Iterator[None]:
                 words = b"it did not end"
     if not path.exists():
         raise SetupError(f"py-spy wrote no flame graph: {words.decode(errors='replace').strip()[-200:]}.")
+    drawn = titled(path.read_text(encoding="utf-8"), f"{path.stem}: {_RATE} samples per second")
+    path.write_text(drawn, encoding="utf-8")
+
+
+def titled(graph: str, title: str) -> str:
+    """A flame graph with a title; py-spy gives it its own command line, with the paths of the machine.
+
+    >>> titled('<svg><text id="title" x="1">/opt/py-spy record</text></svg>', "P-1")
+    '<svg><text id="title" x="1">P-1</text></svg>'
+    """
+    return re.sub(r'(<text id="title"[^>]*>)[^<]*', lambda found: found[1] + title, graph, count=1)

@@ -68,7 +68,7 @@ MUTATIONS = (
         "the acknowledged front of a segment stays in it",
         ("ST-TCP-1",),
         (_STREAMS,),
-        (Edit("tapstack.tcp.sender:Sender._trim", "split_pieces(segment.pieces, gone)[1]", "segment.pieces"),),
+        (Edit("tapstack.tcp.flight:Flight._trim", "split_pieces(segment.pieces, gone)[1]", "segment.pieces"),),
     ),
     Mutation(
         "cut-in-place",
