@@ -35,8 +35,12 @@ async def connect_tls(
     starting = _Starting()
     transport, _ = await node.create_connection(lambda: starting, host, port, **options)
     tls = await _start_tls(transport, starting, context, handshake_timeout, server_hostname=server_hostname or host)
-    protocol = protocol_factory()
-    starting.hand_over(tls, protocol)
+    try:
+        protocol = protocol_factory()
+        starting.hand_over(tls, protocol)
+    except BaseException:
+        tls.abort()
+        raise
     return tls, protocol
 
 
@@ -140,4 +144,9 @@ class _Accepting(asyncio.Protocol):
         except (OSError, ssl.SSLError):  # no TLS, no common version, a time-out, a reset: the peer's affair
             transport.abort()
             return
-        starting.hand_over(tls, self._factory())
+        try:
+            starting.hand_over(tls, self._factory())
+        except Exception as error:  # the application's: its connection ends, and nobody else's
+            report = {"message": "Fatal error: a protocol behind TLS failed.", "exception": error, "transport": tls}
+            asyncio.get_running_loop().call_exception_handler(report)
+            tls.abort()

@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from tests.unit.unimux.lan import lan, virtual
+from tests.unit.unimux.test_failing_applications import Quiet, handled
 from unimux.aio import open_connection
 from unimux.node import Node
 from unimux.server import Server
@@ -225,5 +226,70 @@ def test_an_early_request_reaches_the_protocol_whole(contexts: tuple[ssl.SSLCont
             assert isinstance(eager, Eager)
             await eager.ended.wait()
             assert bytes(eager.received).endswith(BODY)
+
+    virtual(main())
+
+
+class Fault(Exception):
+    """What an application raises."""
+
+
+class Faulty(asyncio.Protocol):
+    """Raises in the callback that `at` names; in the factory, where it is empty."""
+
+    def __init__(self, at: str) -> None:
+        self.at = at
+        self._note("")
+
+    def _note(self, callback: str) -> None:
+        if callback == self.at:
+            raise Fault(callback)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._note("connection_made")
+
+    def data_received(self, data: bytes) -> None:
+        self._note("data_received")
+
+
+@pytest.mark.proves("UM-REL-1")
+@pytest.mark.parametrize("at", ["", "connection_made", "data_received"])
+def test_a_protocol_that_fails_behind_the_handshake_leaves_no_connection_behind(
+    at: str, contexts: tuple[ssl.SSLContext, ssl.SSLContext]
+) -> None:
+    async def main() -> None:
+        server, client = contexts
+        async with lan() as net:
+            alice, bob = await net.node(), await net.node()
+            told = handled()
+            listening = bob.listen(tls_factory(lambda: Faulty(at), server))
+            ssa = str(await listening.issue())
+            transport, quiet = await connect_tls(alice, Quiet, ssa, 443, client, server_hostname=NAME)
+            assert isinstance(quiet, Quiet)
+            transport.write(b"hello")
+            await asyncio.sleep(5)
+            assert quiet.lost, "the client hears of it"
+            assert [str(each["exception"]) for each in told] == [at]
+            await asyncio.sleep(300)
+            assert not list(bob.stack.tcp.demux) and not bob.pool.held
+            listening.close()
+
+    virtual(main())
+
+
+@pytest.mark.proves("UM-REL-1")
+@pytest.mark.parametrize("at", ["", "connection_made"])
+def test_a_clients_protocol_that_fails_behind_the_handshake_leaves_no_connection_behind(
+    at: str, contexts: tuple[ssl.SSLContext, ssl.SSLContext]
+) -> None:
+    async def main() -> None:
+        server, client = contexts
+        async with lan() as net:
+            alice, bob = await net.node(), await net.node()
+            ssa = str(await bob.listen(tls_factory(Quiet, server)).issue())
+            with pytest.raises(Fault):
+                await connect_tls(alice, lambda: Faulty(at), ssa, 443, client, server_hostname=NAME)
+            await asyncio.sleep(300)
+            assert not list(alice.stack.tcp.demux) and not alice.pool.held
 
     virtual(main())
