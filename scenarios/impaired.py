@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated
 
@@ -214,10 +214,24 @@ def _show(run: Run, cases: list[Case], transfers: _Transfers, names: list[str], 
         took = {name: run.metrics.samples("completion", f"{name}, {case.name}") for name in names}
         run.show(Ecdf(title=f"Completion times at {case.name}", x="seconds", series=took))
     worst = max(cases, key=lambda case: case.loss)
-    means = {name: Summary.of(transfers.goodput[worst, name]).mean for name in names}
-    best = max(names, key=lambda name: means[name])
-    said = ", ".join(f"{name} {means[name]:.2g}" for name in names)
-    run.answer(f"Of {rate / 1e6:g} Mbit/s, a loss of {worst.loss:.1%} leaves {said} Mbit/s: {best} does best.")
+    about = {name: Summary.of(transfers.goodput[worst, name]) for name in names}
+    said = ", ".join(f"{name} {about[name].mean:.2g}" for name in names)
+    run.answer(f"Of {rate / 1e6:g} Mbit/s, a loss of {worst.loss:.1%} leaves {said} Mbit/s: {best(about)}.")
+
+
+def best(about: Mapping[str, Summary]) -> str:
+    """Which controller does best, if the 95 % intervals of the means tell.
+
+    >>> best({"bbr": Summary.of([21.0, 23.0, 22.0]), "cubic": Summary.of([3.0, 4.0, 3.5])})
+    'bbr does best'
+    >>> best({"bbr": Summary.of([2.0, 6.0]), "cubic": Summary.of([3.0, 4.0])})
+    'two transfers do not tell which does best'
+    """
+    first = max(about, key=lambda name: about[name].mean)
+    n = about[first].n
+    if len(about) == 1 or (n > 1 and all(of.high < about[first].low for name, of in about.items() if name != first)):
+        return f"{first} does best"
+    return f"{'one transfer does' if n == 1 else 'two transfers do' if n == 2 else f'{n} transfers do'} not tell which does best"
 
 
 def _thinned(points: list[Point], most: int = 600) -> list[Point]:

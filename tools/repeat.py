@@ -4,8 +4,8 @@
 
 `--load` processes compute for nothing all the while.  Each run's log is `out/repeat/N.log`, and each run that came to its end
 is a line of `out/repeat/ledger.jsonl`.  With `--resume` the runs that stand there count, if they were of the same sources with
-the same arguments and load, so that twenty runs need not fit into one go.  The exit status is 0 only if every run passed; what
-failed in any is listed with its count.
+the same arguments and load, so that twenty runs need not fit into one go.  Where the sources change while they are tested, it
+stops: such runs do not count together.  The exit status is 0 only if every run passed; what failed in any is listed with its count.
 """
 
 from __future__ import annotations
@@ -46,13 +46,19 @@ class Run:
         return (self.sources, self.arguments, self.load) == (sources, list(arguments), load)
 
 
+def git(*arguments: str) -> str:
+    """What git says."""
+    return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+
+
 def sources() -> str:
     """What is tested: the hash of the tree; `changed` is added where files differ, and then nothing else is the same."""
-
-    def git(*arguments: str) -> str:
-        return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
-
     return git("rev-parse", "HEAD^{tree}") + (f" changed {time.time()}" if git("status", "--porcelain") else "")
+
+
+def state() -> tuple[str, ...]:
+    """The tree and whatever differs from it: equal as long as nobody touches a file that git knows, or adds one."""
+    return git("rev-parse", "HEAD^{tree}"), git("status", "--porcelain"), git("diff", "HEAD")
 
 
 def one_run(log: Path, arguments: Sequence[str], load: int) -> Run:
@@ -97,11 +103,14 @@ def main(arguments: Sequence[str]) -> int:
     runs = [run for run in in_the_ledger(ledger) if run.of(sources(), chosen.pytest, chosen.load)]
     if runs:
         print(f"{len(runs)} runs of these sources stand in the ledger", flush=True)
+    before = state()
     burners = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(chosen.load)]
     try:
         while len(runs) < chosen.runs:
             number = len(runs) + 1
             runs.append(one_run(LOGS / f"{number}.log", chosen.pytest, chosen.load))
+            if state() != before:
+                raise SystemExit(f"repeat: the sources changed during run {number}, which does not count.")
             with ledger.open("a") as written:
                 written.write(json.dumps(asdict(runs[-1])) + "\n")
             print(f"run {number} of {chosen.runs}: {runs[-1].closing}", flush=True)

@@ -16,9 +16,9 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from scenarios.bench.figures import Figure, Result
+from scenarios.bench.figures import Result
 from scenarios.conformance import mutations
-from scenarios.conformance.rows import SPECIFICATIONS, Row, Verdict, load
+from scenarios.conformance.rows import SPECIFICATIONS, NoRun, Row, Verdict, load
 from scenarios.engine.recall import recall
 
 ROOT = Path(__file__).parents[1]
@@ -51,8 +51,15 @@ def defects(score: mutations.Score) -> Iterator[str]:
         yield f"- {each.name}, {each.outcome}: {each.what} ({', '.join(each.ids)})"
 
 
-def bench(figures: Sequence[Figure]) -> Iterator[str]:
-    """Each figure beside its baseline and goal."""
+def bench(result: Result) -> Iterator[str]:
+    """Each figure beside its baseline and goal, and what speaks against believing them."""
+    figures, about = result.figures, result.circumstances
+    if about.smoke:
+        yield "**Measured with --smoke: these figures mean nothing.**"
+        yield ""
+    elif about.noisy:
+        yield f"The machine was busy (load {about.load_before:g} before the run): these figures are for orientation only."
+        yield ""
     yield "| id | what | value | baseline | ratio | goal | reached |"
     yield "|---|---|---|---|---|---|---|"
     said = {None: "–", True: "yes", False: "**no**"}
@@ -69,6 +76,14 @@ def bench(figures: Sequence[Figure]) -> Iterator[str]:
         yield f"- {each.id}, {each.what}: {each.value:,.4g} {each.unit}, and {each.reach} is wanted."
 
 
+def rules(path: Path) -> list[Row]:
+    """The table of the latest session; empty where there was none."""
+    try:
+        return load(path)
+    except NoRun:
+        return []
+
+
 def answers(folder: Path) -> Iterator[str]:
     """The answer of each run in a folder."""
     for path in sorted(each.parent for each in folder.glob("*/metrics.json")):
@@ -76,12 +91,12 @@ def answers(folder: Path) -> Iterator[str]:
         yield f"- `{run['scenario']}`: {run['answer']}" + ("" if run["passed"] else " **This run failed.**")
 
 
-def page(rows: Sequence[Row], score: mutations.Score | None, figures: Sequence[Figure], runs: Sequence[str]) -> str:
+def page(rows: Sequence[Row], score: mutations.Score | None, result: Result | None, runs: Sequence[str]) -> str:
     """The whole page."""
     parts = (
         ("Conformance", "unimux conformance", list(conformance(rows)) if rows else []),
         ("Defects made on purpose", "unimux conformance --mutations", list(defects(score)) if score else []),
-        ("Benchmarks", "unimux bench", list(bench(figures)) if figures else []),
+        ("Benchmarks", "unimux bench", list(bench(result)) if result and result.figures else []),
         ("Scenarios", "unimux scenario run --all", list(runs)),
     )
     lines = [HEAD]
@@ -95,9 +110,9 @@ def main() -> None:
     parser.add_argument("--bench", type=Path)
     parser.add_argument("--scenarios", type=Path)
     given = parser.parse_args()
-    figures = Result.read(given.bench).figures if given.bench else []
+    result = Result.read(given.bench) if given.bench else None
     runs = list(answers(given.scenarios)) if given.scenarios else []
-    print(page(load(ROOT / "out" / "proves.json"), mutations.latest(ROOT), figures, runs), end="")
+    print(page(rules(ROOT / "out" / "proves.json"), mutations.latest(ROOT), result, runs), end="")
 
 
 if __name__ == "__main__":

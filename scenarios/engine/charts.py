@@ -77,6 +77,11 @@ class Table(Chart):
 _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
+def raised(exponent: int) -> str:
+    """An exponent as it is written above the line."""
+    return str(exponent).translate(_RAISED)
+
+
 def number(value: float, digits: int = 3) -> str:
     """A number with so many significant digits, and its thousands apart.
 
@@ -90,7 +95,7 @@ def number(value: float, digits: int = 3) -> str:
     text = f"{value:.{digits}g}"
     if "e" in text:
         mantissa, _, exponent = text.partition("e")
-        return f"{mantissa}·10{str(int(exponent)).translate(_RAISED)}"
+        return f"{mantissa}·10{raised(int(exponent))}"
     return text
 
 

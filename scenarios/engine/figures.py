@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from .charts import Bars, Chart, Curves, Ecdf, Matrix, Point, Table
+from .charts import Bars, Chart, Curves, Ecdf, Matrix, Point, Table, raised
 from .charts import number as numbers
 
 # Colours as matplotlib gets them, and the CSS variables that take their place.
@@ -47,6 +47,7 @@ _SETTINGS = {
     "svg.hashsalt": "unimux",
     "pdf.fonttype": 42,
     "font.family": "sans-serif",
+    "text.parse_math": False,
     "font.size": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -159,12 +160,12 @@ def _tick(value: float) -> str:
     """A value on a logarithmic axis.
 
     >>> _tick(0.02), _tick(5000), _tick(1e-12)
-    ('0.02', '5,000', '$10^{-12}$')
+    ('0.02', '5,000', '10⁻¹²')
     """
     if 1e-4 < value < 1e6:
         return numbers(value)
     exponent = math.log10(value)
-    return f"$10^{{{round(exponent)}}}$" if abs(exponent - round(exponent)) < 1e-6 else ""
+    return f"10{raised(round(exponent))}" if abs(exponent - round(exponent)) < 1e-6 else ""
 
 
 def _ecdf(axes: Axes, chart: Ecdf) -> None:
@@ -181,7 +182,7 @@ def _ecdf(axes: Axes, chart: Ecdf) -> None:
     axes.set_ylabel("share of samples")
     axes.set_xlabel(chart.x)
     everything = [value for samples in chart.series.values() for value in samples]
-    axes.set_xlim(left=0)
+    axes.set_xlim(left=min([0.0, *everything]))
     if chart.log:
         _scale(axes, "x", everything)
 
@@ -257,7 +258,7 @@ def _bars(axes: Axes, chart: Bars, ink: str, *, narrow: bool) -> None:
     axes.set_ylabel(chart.y)
     axes.grid(visible=False, axis="x")
     axes.margins(y=0.12)
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
     if chart.log:
         _scale(
             axes,

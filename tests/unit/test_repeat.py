@@ -15,6 +15,9 @@ TEST = """
 import os
 
 def test_it():
+    if os.path.exists("meddle"):
+        with open("test_it.py", "a") as file:
+            file.write("# changed")
     assert not os.path.exists("broken")
 """
 
@@ -26,7 +29,7 @@ def project(tmp_path: Path) -> Path:
     (tmp_path / "tools" / "repeat.py").write_text(TOOL.read_text())
     (tmp_path / "test_it.py").write_text(TEST)
     (tmp_path / "pytest.ini").write_text("[pytest]\naddopts = -p no:cacheprovider\n")
-    (tmp_path / ".gitignore").write_text("out\n__pycache__\nbroken\n")
+    (tmp_path / ".gitignore").write_text("out\n__pycache__\nbroken\nmeddle\n")
     keep(tmp_path, "first")
     return tmp_path
 
@@ -41,8 +44,8 @@ def repeat(project: Path, *arguments: str) -> tuple[int, list[str]]:
     command = [sys.executable, str(project / "tools" / "repeat.py"), "--load", "0", *arguments, "--", "-n", "0"]
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "UNIMUX"))}
     done = subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=120, check=False, env=clean)
-    assert not done.stderr, done.stderr
-    return done.returncode, done.stdout.splitlines()
+    assert not done.stderr or done.stderr.startswith("repeat: "), done.stderr
+    return done.returncode, (done.stdout + done.stderr).splitlines()
 
 
 def test_a_tally_in_two_goes_and_what_failed(project: Path) -> None:
@@ -70,3 +73,12 @@ def test_runs_of_other_sources_do_not_count(project: Path) -> None:
     assert said[0].startswith("run 1 of 1")
     _, said = repeat(project, "--runs", "1", "--resume")
     assert said[0].startswith("1 runs of these sources")
+
+
+def test_sources_that_change_under_the_tests_end_the_go(project: Path) -> None:
+    assert repeat(project, "--runs", "1")[0] == 0
+    (project / "meddle").touch()
+    status, said = repeat(project, "--runs", "3", "--resume")
+    assert status == 1
+    assert said[-1] == "repeat: the sources changed during run 2, which does not count."
+    assert len((project / "out" / "repeat" / "ledger.jsonl").read_text().splitlines()) == 1

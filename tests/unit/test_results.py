@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from msgspec import structs
+
+from scenarios.bench import figures
 from scenarios.conformance.mutations import Result, Score
 from scenarios.conformance.rows import Row, Verdict
-from tools.results import page
+from tools.results import page, rules
 
 
 def test_what_falls_short_is_said() -> None:
     rows = [Row("um", "UM-A-1", "is so", Verdict.PASSED), Row("um", "UM-A-2", "is not", Verdict.DEVIATION, "because")]
-    text = page(rows, Score((Result("a", "breaks", ("UM-A-1",), "survived"),)), [], ["- `x`: yes"])
+    text = page(rows, Score((Result("a", "breaks", ("UM-A-1",), "survived"),)), None, ["- `x`: yes"])
     assert "- UM-A-2, deviation: is not – because" in text
     assert "UM-A-1, passed" not in text
     assert "0 of 1 defects noticed, 0 %." in text
@@ -18,4 +23,21 @@ def test_what_falls_short_is_said() -> None:
 
 
 def test_nothing_is_claimed_without_a_run() -> None:
-    assert page([], None, [], []).count("**Missing") == 4
+    assert page([], None, None, []).count("**Missing") == 4
+
+
+def test_a_session_that_was_never_run_is_missing(tmp_path: Path) -> None:
+    assert rules(tmp_path / "proves.json") == []
+
+
+def test_figures_that_mean_little_say_so() -> None:
+    about = figures.circumstances("2026-01-02T03:04:05+00:00", 0.0, "asyncio", "short", False, {})
+    row = figures.figure("P-6", "services", "1/s", [1.0], goal=figures.Goal(at_least=3000))
+
+    def text(**more: object) -> str:
+        return page([], None, figures.Result(circumstances=structs.replace(about, **more), figures=[row]), [])
+
+    assert "busy" not in text() and "--smoke" not in text()
+    assert "Not reached:" in text()
+    assert "busy" in text(load_before=3.0)
+    assert "mean nothing" in text(smoke=True)

@@ -9,9 +9,10 @@ from xml.etree import ElementTree
 import pytest
 
 from scenarios.engine import Impairment
-from scenarios.engine.charts import Curves
+from scenarios.engine.charts import Bars, Chart, Curves, Ecdf, Matrix, Table
 from scenarios.engine.definition import load
 from scenarios.engine.execute import Order, execute
+from scenarios.engine.figures import chart_html, save, svg
 from scenarios.engine.folder import conclude, prepare
 from scenarios.engine.footprint import footprint
 from scenarios.engine.network import Network
@@ -43,6 +44,41 @@ def test_the_network_is_drawn_with_everybody_on_it(width: int) -> None:
     assert any("20 ms, loss 1 %, 50 Mbit/s" in text for text in said)
     right = max(float(e.attrib["x"]) + float(e.attrib["width"]) for e in root.iter() if e.tag.endswith("rect"))
     assert right <= width
+
+
+HOSTILE = "$\\frac{x}$ a$b_{$ <b>&\"' [/x]"
+
+
+@pytest.mark.parametrize(
+    "chart",
+    [
+        Ecdf(title=HOSTILE, x=HOSTILE, series={HOSTILE: [1.0, 2.0]}),
+        Curves(title=HOSTILE, x=HOSTILE, y=HOSTILE, series={HOSTILE: [(0, 1), (1, 2)]}),
+        Bars(title=HOSTILE, y=HOSTILE, categories=[HOSTILE, "q"], series={HOSTILE: [1, 2]}),
+        Matrix(title=HOSTILE, rows=[HOSTILE], columns=[HOSTILE], cells=[[1.0]], row=HOSTILE),
+        Table(title=HOSTILE, columns=[HOSTILE], rows=[[HOSTILE]], caption=HOSTILE),
+    ],
+    ids=lambda chart: type(chart).__name__,
+)
+def test_words_of_a_figure_are_words_whatever_they_are(chart: Chart, tmp_path: Path) -> None:
+    """A parameter's value may be any text, and stands in titles and legends: no formula, no markup."""
+    page = f"<div>{chart_html(chart, {})}</div>"
+    words = " ".join("".join(ElementTree.fromstring(page).itertext()).split())
+    assert words.count("frac{x}") >= 2
+    for path in save(chart, tmp_path / "figure"):
+        assert path.stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    "chart",
+    [
+        Ecdf(title="t", x="x", series={"a": [-3.0, 2.0]}),
+        Bars(title="t", y="y", categories=["p", "q"], series={"": [-3.0, 2.0]}),
+    ],
+    ids=["Ecdf", "Bars"],
+)
+def test_what_is_below_zero_is_drawn(chart: Chart) -> None:
+    assert "−3" in "".join(ElementTree.fromstring(svg(chart)).itertext())
 
 
 def test_goodput_and_window_are_those_of_the_wire(tmp_path: Path) -> None:
