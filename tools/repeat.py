@@ -5,7 +5,7 @@
 `--load` processes compute for nothing all the while.  Each run's log is `out/repeat/N.log`, and each run that came to its end
 is a line of `out/repeat/ledger.jsonl`.  With `--resume` the runs that stand there count, if they were of the same sources with
 the same arguments and load, so that twenty runs need not fit into one go.  Where the sources change while they are tested, it
-stops: such runs do not count together.  The exit status is 0 only if every run passed; what failed in any is listed with its count.
+stops: such runs do not count together.  The exit status is 0 only if every run passed; what failed in any is listed.
 """
 
 from __future__ import annotations
