@@ -27,8 +27,10 @@ import fcntl
 import hashlib
 import os
 import socket
+import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -39,6 +41,9 @@ from .prp import KEY_LENGTH
 from .state import Epoch, StateError, StateLocked
 
 VERSION = 1
+_LOCK_TRIES = 50
+_LOCK_PAUSE = 0.02
+"""Seconds between two tries, while somebody only looks."""
 
 
 class Surroundings(msgspec.Struct, frozen=True):
@@ -228,7 +233,7 @@ class DiskState:
         except OSError as error:
             raise StateError(f"{self.directory} cannot hold the node's state: {error.strerror}") from error
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock_alone(lock)
         except OSError as error:
             holder = os.pread(lock, 20, 0).decode(errors="replace").strip()
             os.close(lock)
@@ -360,6 +365,19 @@ def refuse_foreign(directory: Path) -> None:
         raise StateError(
             f"{directory} holds other files ({min(names)}, for one) and no state of a node: name a new or empty folder."
         )
+
+
+def _lock_alone(lock: int) -> None:
+    """Take the lock of a state directory; raises BlockingIOError where a node has it.  An audit may, for a moment."""
+    pause = threading.Event()
+    for _ in range(_LOCK_TRIES):
+        with suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)  # beside an audit that can be had, beside a node it cannot
+        fcntl.flock(lock, fcntl.LOCK_UN)
+        pause.wait(_LOCK_PAUSE)
+    raise BlockingIOError(errno.EWOULDBLOCK, os.strerror(errno.EWOULDBLOCK))
 
 
 def _read_line(path: str) -> str:

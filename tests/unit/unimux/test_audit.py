@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import shutil
+import threading
 from ipaddress import IPv6Address
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import pytest
 from compat.attachment import NodeSettings
 from tapstack.events import AddressChanged, ConnectionChanged, EventStream
 from tapstack.types import address, address_text
-from unimux.audit import JOURNAL, Audit
+from unimux.audit import JOURNAL, Audit, lock_holder
 from unimux.cli.exits import ExitCode
 from unimux.cli.main import run
 from unimux.diskstate import DiskState, Surroundings
@@ -76,6 +78,43 @@ def test_an_audit_reads_beside_a_running_node_and_changes_nothing(tmp_path: Path
         with pytest.raises(StateError, match="reading only"):
             audit.state.lease("64", 1)
     assert Audit(folder).holder is None
+
+
+def test_a_node_that_starts_while_somebody_looks_is_not_told_that_another_node_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever looks holds the lock for a moment, to learn whether a node does; a node that starts waits for that."""
+    folder = tmp_path / "state"
+    DiskState(folder).close()
+    flock = fcntl.flock
+    refused = threading.Event()
+    outcome: list[object] = []
+
+    def start() -> None:
+        try:
+            with DiskState(folder):
+                outcome.append("started")
+        except StateLocked as error:
+            outcome.append(str(error))
+
+    starting = threading.Thread(target=start)
+
+    def slowly(handle: int, operation: int) -> None:
+        if threading.current_thread() is starting:
+            try:
+                flock(handle, operation)
+            except BlockingIOError:
+                refused.set()
+                raise
+            return
+        flock(handle, operation)
+        starting.start()
+        assert refused.wait(10)
+
+    monkeypatch.setattr(fcntl, "flock", slowly)
+    assert lock_holder(folder) is None
+    starting.join(10)
+    assert outcome == ["started"]
 
 
 @pytest.mark.proves("UM-GEN-3")
