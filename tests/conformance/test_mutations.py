@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import builtins
+import dis
 import json
 import subprocess
 import sys
 from pathlib import Path
-from types import FunctionType
+from types import CodeType, FunctionType
 
 import pytest
 
@@ -41,6 +43,37 @@ def test_there_are_enough_of_them_and_each_breaks_a_rule() -> None:
     for mutation in ALL:
         assert mutation.ids and known.issuperset(mutation.ids), mutation.name
         assert mutation.what and mutation.tests and mutation.changes, mutation.name
+
+
+def names_of(code: CodeType) -> set[str]:
+    """The global names that a function reads, inner ones included."""
+    found = {each.argval for each in dis.get_instructions(code) if each.opname == "LOAD_GLOBAL"}
+    return found.union(*(names_of(inner) for inner in code.co_consts if isinstance(inner, CodeType)))
+
+
+@pytest.mark.parametrize("mutation", ALL, ids=lambda mutation: mutation.name)
+def test_each_still_hits_what_it_names_and_breaks_nothing_else(mutation: mutant.Mutation) -> None:
+    """Not stale, not without effect, and not caught for a name that does not exist; one that is stale proves nothing for months."""
+    for change in mutation.changes:
+        names, owner, found, name = mutant._resolve(change.target)
+        if isinstance(change, Put):
+            value = eval(change.new, names)
+            old = found[eval(change.key, names)] if change.key else found
+            assert value != old
+            continue
+        function = found.fget if isinstance(found, property) else getattr(found, "__func__", found)
+        code = function.__code__
+        try:
+            change.apply()
+            broken = function.__code__
+            missing = {
+                each for each in names_of(broken) if each not in function.__globals__ and not hasattr(builtins, each)
+            }
+        finally:
+            function.__code__ = code
+            mutant._edited.pop(function, None)
+        assert not missing, missing
+        assert (broken.co_code, broken.co_consts, broken.co_names) != (code.co_code, code.co_consts, code.co_names)
 
 
 def test_an_edit_changes_the_function_for_everybody(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -108,9 +108,9 @@ MUTATIONS = (
         (f"{_EXTENSIONS}::test_a_quote_is_cut_to_the_minimum_mtu",),
         (
             Edit(
-                "tapstack.ipv6.icmp:Icmp.error",
-                "packet.whole[: MIN_MTU - ipv6.HEADER_LENGTH - icmpv6.HEADER_LENGTH - 4]",
-                "packet.whole[:1400]",
+                "tapstack.wire.icmpv6:pack_error",
+                "packet[:MAXIMUM_QUOTE]",
+                "packet[:1400]",
             ),
         ),
     ),
