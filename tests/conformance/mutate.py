@@ -3,8 +3,9 @@
     python -m tests.conformance.mutate [--quick] [--only NAME,…] [--sample COUNT] [--json FILE]
 
 Each mutation runs in a process of its own, forked from one that has everything imported; it is broken, runs the tests that must
-notice, and stops at the first failure.  A test that hangs has failed; a mutant that hangs all the same is ended, and not counted as
-noticed.  Its memory is bounded.  Before that the same tests run on the stack as it is: one that fails there proves nothing, and is left out.
+notice, and stops at the first failure.  A test that hangs has failed; a mutant that hangs all the same is ended, and not
+counted as noticed.  Its memory is bounded.  Before that the same tests run on the stack as it is: one that fails there proves
+nothing, and is left out.
 """
 
 from __future__ import annotations

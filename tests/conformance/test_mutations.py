@@ -53,9 +53,9 @@ def names_of(code: CodeType) -> set[str]:
 
 @pytest.mark.parametrize("mutation", ALL, ids=lambda mutation: mutation.name)
 def test_each_still_hits_what_it_names_and_breaks_nothing_else(mutation: mutant.Mutation) -> None:
-    """Not stale, not without effect, and not caught for a name that does not exist; one that is stale proves nothing for months."""
+    """Not stale, not without effect, and not caught for a name that does not exist: such a one proves nothing."""
     for change in mutation.changes:
-        names, owner, found, name = mutant._resolve(change.target)
+        names, _, found, _ = mutant._resolve(change.target)
         if isinstance(change, Put):
             value = eval(change.new, names)
             old = found[eval(change.key, names)] if change.key else found
