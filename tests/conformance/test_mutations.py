@@ -62,6 +62,7 @@ def test_each_still_hits_what_it_names_and_breaks_nothing_else(mutation: mutant.
             assert value != old
             continue
         function = found.fget if isinstance(found, property) else getattr(found, "__func__", found)
+        assert isinstance(function, FunctionType)
         code = function.__code__
         try:
             change.apply()
