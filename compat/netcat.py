@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import json as json_format
 import os
+import queue
+import select
 import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from ipaddress import IPv6Network
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 
@@ -29,6 +32,7 @@ from unimux.ssa.secretfile import read_secret
 from unimux.ssa.token import Token, TokenError
 
 CHUNK = 64 * 1024
+T = TypeVar("T")
 
 
 class Interrupted(UnimuxError):
@@ -85,10 +89,10 @@ class Target:
 
 
 class Standard:
-    """Standard input and output as coroutines, whatever they are: terminal, pipe, file.
+    """Standard input and output as coroutines, whatever they are: terminal, pipe, file; left to block or not.
 
-    A thread reads, since a file cannot be polled and a terminal's read cannot be cancelled; it never runs ahead by more
-    than a chunk, and it does not keep the process alive.
+    Threads read and write, since a file cannot be polled, and a terminal's read or a full pipe's write cannot be cancelled.  The
+    reader never runs ahead by more than a chunk, and neither keeps the process alive.
     """
 
     def __init__(self, source: int = 0, sink: int = 1) -> None:
@@ -96,8 +100,9 @@ class Standard:
         self._sink = sink
         self._chunks: asyncio.Queue[bytes] = asyncio.Queue()
         self._room = threading.Semaphore(1)
+        self._written: queue.SimpleQueue[tuple[bytes, asyncio.Future[None]]] = queue.SimpleQueue()
         self._loop = asyncio.get_running_loop()
-        self._started = False
+        self._reading = self._writing = False
 
     @property
     def at_terminal(self) -> bool:
@@ -106,8 +111,8 @@ class Standard:
 
     async def read(self) -> bytes:
         """The next bytes of standard input; empty at its end."""
-        if not self._started:
-            self._started = True
+        if not self._reading:
+            self._reading = True
             threading.Thread(target=self._feed, name="standard input", daemon=True).start()
         data = await self._chunks.get()
         self._room.release()
@@ -118,22 +123,64 @@ class Standard:
         while data:
             self._room.acquire()
             try:
-                data = os.read(self._source, CHUNK)
+                data = _patiently(self._source, select.POLLIN, lambda: os.read(self._source, CHUNK))
             except OSError:
                 data = b""  # a terminal that is gone
-            try:
-                self._loop.call_soon_threadsafe(self._chunks.put_nowait, data)
-            except RuntimeError:  # the loop has ended
+            if not self._tell(self._chunks.put_nowait, data):
                 return
 
     async def write(self, data: bytes) -> None:
         """Write all of it; raises BrokenPipeError when nobody reads any more."""
-        await asyncio.to_thread(self._write_all, data)
+        if not self._writing:
+            self._writing = True
+            threading.Thread(target=self._drain, name="standard output", daemon=True).start()
+        done: asyncio.Future[None] = self._loop.create_future()
+        self._written.put((data, done))
+        await done
+
+    def _drain(self) -> None:
+        while True:
+            data, done = self._written.get()
+            failure: OSError | None = None
+            try:
+                self._write_all(data)
+            except OSError as error:
+                failure = error
+            if not self._tell(_settle, done, failure):
+                return
 
     def _write_all(self, data: bytes) -> None:
         view = memoryview(data)
         while view:
-            view = view[os.write(self._sink, view) :]
+            view = view[_patiently(self._sink, select.POLLOUT, partial(os.write, self._sink, view)) :]
+
+    def _tell(self, call: Callable[..., None], *arguments: object) -> bool:
+        """Have the loop call something; False when it has ended."""
+        try:
+            self._loop.call_soon_threadsafe(call, *arguments)
+        except RuntimeError:
+            return False
+        return True
+
+
+def _settle(done: asyncio.Future[None], failure: OSError | None) -> None:
+    if done.done():
+        return  # nobody waits any more
+    if failure is None:
+        done.set_result(None)
+    else:
+        done.set_exception(failure)
+
+
+def _patiently(descriptor: int, event: int, call: Callable[[], T]) -> T:
+    """What a call on a descriptor gives that may have been left not to block."""
+    while True:
+        try:
+            return call()
+        except BlockingIOError:
+            ready = select.poll()
+            ready.register(descriptor, event)
+            ready.poll()
 
 
 @dataclass(slots=True)
