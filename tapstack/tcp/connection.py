@@ -156,9 +156,8 @@ class Connection(Output):
         self.handshake_timeout = options.syn_timeout
         self.user_timeout = options.user_timeout
         self.told_timeout = UserTimeout(options.user_timeout) if options.tell_user_timeout else None
-        self.emitter = Emitter(tcp.host, path, tcp.transmit, self.local, remote, numbers.flow_label)
+        self.emitter = Emitter(tcp.host, path, tcp.transmit, self.local, remote, numbers.flow_label, options.hop_limit)
         self.emitter.set_dscp(options.dscp)
-        self.emitter.hop_limit = options.hop_limit
         self.sender: Sender = IdleSender(numbers.isn, self)
         self.sender.nodelay = options.nodelay
         self.receiver = Receiver(options.receive_buffer, options.receive_buffer_maximum)

@@ -52,7 +52,10 @@ class SegmentTransform(Protocol):
 
 
 class Emitter:
-    """Writes the segments of one connection.  first_word: version, traffic class without ECN, and flow label."""
+    """Writes the segments of one connection.
+
+    first_word: version, traffic class without ECN, and flow label.  hop_limit: None for that of the path.
+    """
 
     __slots__ = (
         "_host",
@@ -67,7 +70,14 @@ class Emitter:
     )
 
     def __init__(
-        self, host: Host, path: Path, transmit: Callable[[Frame], None], local: bytes, remote: bytes, flow_label: int
+        self,
+        host: Host,
+        path: Path,
+        transmit: Callable[[Frame], None],
+        local: bytes,
+        remote: bytes,
+        flow_label: int,
+        hop_limit: int | None,
     ) -> None:
         self._host = host
         self._path = path
@@ -77,7 +87,7 @@ class Emitter:
         self._pair_residue = checksum.pseudo_header(local, remote, 0, PROTOCOL)
         self.first_word = 6 << 28 | flow_label
         self.transform: SegmentTransform | None = None
-        self.hop_limit: int | None = None
+        self.hop_limit = hop_limit
 
     def set_dscp(self, dscp: int) -> None:
         """Write this Differentiated Services code point from now on; ValueError unless it is 0 to 63."""

@@ -349,9 +349,8 @@ class TimeWaitTable:
         except NoRouteError:
             tcp.counters.drop(DropReason.IP_NO_ROUTE)
             return
-        emitter = Emitter(tcp.host, path, tcp.transmit, record.local, record.remote, 0)
+        emitter = Emitter(tcp.host, path, tcp.transmit, record.local, record.remote, 0, facts.hop_limit or None)
         emitter.first_word = facts.first_word
-        emitter.hop_limit = facts.hop_limit or None
         emitter.transform = self._transforms.get(record)
         timestamp = None
         if facts.flags & _TIMESTAMPS:

@@ -1,0 +1,61 @@
+"""No room grows past what one sitting reads: lines of a file, lines of a function (docs/architecture.md, conventions)."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+PARTS = ("tapstack", "unimux", "compat", "scenarios", "tools", "tests")
+
+MOST_OF_A_FILE = 500
+MOST_OF_A_FUNCTION = 60
+"""Lines of a function from `def` to its end, its docstring apart."""
+
+LARGER = {
+    "tapstack/tcp/fastpath.py:receive": "every segment of a bulk transfer passes it, and a call would cost as much as a branch",
+}
+"""What may be larger, and why."""
+
+
+def sources() -> Iterator[tuple[str, str]]:
+    """Every file of ours by its path, with its text."""
+    for part in PARTS:
+        for path in sorted((ROOT / part).rglob("*.py")):
+            yield path.relative_to(ROOT).as_posix(), path.read_text(encoding="utf-8")
+
+
+def functions(text: str) -> Iterator[tuple[str, int]]:
+    """Every function of a source, nested ones too, with its lines."""
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert node.end_lineno is not None
+            first = node.body[0]
+            documented = ast.get_docstring(node, clean=False) is not None
+            told = first.end_lineno - first.lineno + 1 if documented and first.end_lineno is not None else 0
+            yield node.name, node.end_lineno - node.lineno + 1 - told
+
+
+def too_large(name: str, text: str) -> Iterator[tuple[str, int]]:
+    """The file, if it is too long, and each of its functions that is."""
+    lines = text.count("\n")
+    if lines > MOST_OF_A_FILE:
+        yield name, lines
+    for function, length in functions(text):
+        if length > MOST_OF_A_FUNCTION:
+            yield f"{name}:{function}", length
+
+
+def test_no_file_and_no_function_has_grown_too_long() -> None:
+    found = dict(each for name, text in sources() for each in too_large(name, text))
+    assert {name: lines for name, lines in found.items() if name not in LARGER} == {}
+    assert LARGER.keys() <= found.keys(), "an exception that nothing needs any more"
+
+
+def test_the_check_sees_what_is_too_long() -> None:
+    body = "    x = 1\n" * 59
+    assert list(too_large("a.py", f"def just():\n{body}")) == []
+    assert list(too_large("a.py", f"async def more():\n{body}    x = 2\n")) == [("a.py:more", 61)]
+    assert list(too_large("a.py", f'class A:\n  def just(self):\n    """One.\n\n    Two."""\n{body}')) == []
+    assert list(too_large("a.py", "x = 1\n" * 501)) == [("a.py", 501)]
