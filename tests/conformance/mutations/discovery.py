@@ -101,7 +101,7 @@ MUTATIONS = (
         "redirect-from-anybody",
         "a redirect counts whoever sends it",
         ("ST-IP6-4",),
-        (f"{_TEST_NEIGHBORS}::test_other_redirects_change_nothing",),
+        ("tests/unit/ipv6/test_redirects.py::test_other_redirects_change_nothing",),
         (
             Edit(
                 f"{_DISCOVERY}._redirect",

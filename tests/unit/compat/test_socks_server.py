@@ -6,61 +6,28 @@ import asyncio
 import logging
 import socket
 import struct
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
 
 from compat.relay import EndReason
 from compat.socks.handshake import Failure
-from compat.socks.messages import Command, Dialect, Reply, pack_datagram, parse_datagram
+from compat.socks.messages import Command, Dialect, Reply
 from compat.socks.replies import Cause
-from compat.socks.server import _SPARE_FILES, SocksServer
+from compat.socks.server import SocksServer
 from compat.socks.services import Services
 from compat.socks.session import PasswordTable, Session
 from compat.socks.settings import SocksLimits
 from tapstack.tcp.options import PortMode
+from tests.unit.compat.socks_requests import GREETING, associated, asynchronous, connect_request, established, reply
 from tests.unit.compat.socks_support import (
     EchoDatagrams,
     EchoServer,
     FrontEnd,
-    LoopbackBinder,
     LoopbackDialler,
-    RawClient,
     front_end,
 )
 from unimux import errors
-
-GREETING = b"\x05\x01\x00"
-
-
-def connect_request(host: str, port: int, command: int = 1) -> bytes:
-    return bytes([5, command, 0, 3, len(host)]) + host.encode() + struct.pack("!H", port)
-
-
-def reply(code: int) -> bytes:
-    return bytes([5, code, 0, 4]) + bytes(18)
-
-
-def asynchronous(test: Callable[[], Awaitable[None]]) -> Callable[[], None]:
-    """Run a coroutine test with a bound."""
-
-    def run() -> None:
-        async def bounded() -> None:
-            async with asyncio.timeout(30):
-                await test()
-
-        asyncio.run(bounded())
-
-    run.__name__ = test.__name__
-    return run
-
-
-async def established(end: FrontEnd, host: str = "echo", port: int = 7) -> RawClient:
-    client = await end.connect()
-    await client.send(GREETING + connect_request(host, port))
-    assert (await client.read(24))[:6] == b"\x05\x00\x05\x00\x00\x04"
-    return client
 
 
 @asynchronous
@@ -281,182 +248,6 @@ async def test_a_connection_that_is_lost_before_it_could_be_answered_is_a_failur
             assert await client.rest() == b"\x05\x00" + reply(5)
             assert services.counters.ended.total() == 0
             await end.until(lambda: services.counters.active == services.counters.handshaking == 0, "nothing is left")
-
-
-# -- BIND and UDP ASSOCIATE -----------------------------------------------------------------------
-
-
-@asynchronous
-async def test_bind_names_the_address_then_the_peer_then_relays() -> None:
-    binder = LoopbackBinder()
-    async with front_end(Services(dialler=LoopbackDialler(), binder=binder)) as end:
-        client = await end.connect()
-        peer_host = bytes([5, 2, 0, 4]) + socket.inet_pton(socket.AF_INET6, "2001:db8::9") + b"\x00\x15"
-        await client.send(GREETING + peer_host)
-        first = (await client.read(24))[2:]
-        assert first[:20] == b"\x05\x00\x00\x04" + socket.inet_pton(socket.AF_INET6, "::1")
-        reader, writer = await asyncio.open_connection("::1", int.from_bytes(first[20:]))
-        second = await client.read(22)
-        assert int.from_bytes(second[20:]) == writer.get_extra_info("sockname")[1]
-        writer.write(b"file")
-        await client.expect(b"file")
-        await client.send(b"thanks")
-        assert await reader.readexactly(6) == b"thanks"
-        writer.close()
-        await writer.wait_closed()
-        assert binder.clients == ["2001:db8::9"], "only the named peer may come"
-        assert binder.bounds[0].closed
-
-
-@asynchronous
-async def test_bind_that_nobody_answers_ends_and_gives_the_address_back() -> None:
-    binder = LoopbackBinder()
-    limits = SocksLimits(bind_timeout=0.05)
-    async with front_end(Services(dialler=LoopbackDialler(), binder=binder, limits=limits)) as end:
-        client = await end.connect()
-        await client.send(GREETING + connect_request("::", 0, 2))
-        await client.read(24)
-        assert await client.rest() == reply(Reply.TTL_EXPIRED)
-        assert binder.clients == [None] and binder.bounds[0].closed
-
-
-class UdpClient(asyncio.DatagramProtocol):
-    def __init__(self) -> None:
-        self.received: asyncio.Queue[bytes] = asyncio.Queue()
-
-    def datagram_received(self, data: bytes, addr: object) -> None:
-        self.received.put_nowait(data)
-
-
-async def associated(
-    end: FrontEnd, named: bytes = b"\x01" + bytes(6)
-) -> tuple[RawClient, asyncio.DatagramTransport, UdpClient]:
-    """A client with an association; `named`: the address and port that its request carries."""
-    client = await end.connect()
-    await client.send(GREETING + b"\x05\x03\x00" + named)
-    answer = (await client.read(12))[2:]
-    assert answer[:8] == b"\x05\x00\x00\x01\x7f\x00\x00\x01"
-    where = ("127.0.0.1", int.from_bytes(answer[8:]))
-    transport, protocol = await asyncio.get_running_loop().create_datagram_endpoint(UdpClient, remote_addr=where)
-    return client, transport, protocol
-
-
-def test_associations_have_two_files_each_and_leave_enough_for_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A connection and a socket: as many of them as of connections would take the files of whoever comes next."""
-    limits = SocksLimits(max_handshakes=8)
-    monkeypatch.setattr("resource.getrlimit", lambda which: (_SPARE_FILES + limits.max_handshakes + 5, 1 << 20))
-
-    @asynchronous
-    async def main() -> None:
-        services = Services(dialler=LoopbackDialler(), datagrams=EchoDatagrams(), limits=limits)
-        async with front_end(services) as end:
-            made = [await associated(end) for _ in range(2)]
-            client = await end.connect()
-            await client.send(GREETING + b"\x05\x03\x00\x01" + bytes(6))
-            await client.expect(b"\x05\x00" + reply(Reply.GENERAL_FAILURE))
-            assert services.counters.failed[Cause.FULL] == 1
-            made[0][0].close()
-            await end.until(lambda: services.counters.active == 1, "one is over")
-            made.append(await associated(end))
-            for _, udp, _ in made:
-                udp.close()
-
-    main()
-
-
-@asynchronous
-async def test_udp_association_one_flow_per_destination_until_the_connection_ends() -> None:
-    datagrams = EchoDatagrams()
-    services = Services(dialler=LoopbackDialler(), datagrams=datagrams)
-    async with front_end(services) as end:
-        client, udp, inbox = await associated(end)
-        for host, port in (("name.example", 53), ("2001:db8::2", 99), ("name.example", 53)):
-            udp.sendto(pack_datagram(host, port, f"to {host}".encode()))
-            datagram = parse_datagram(await asyncio.wait_for(inbox.received.get(), 5))
-            assert bytes(datagram.data) == f"re: to {host}".encode()
-            assert (datagram.host, datagram.port) == ("2001:db8::53" if port == 53 else host, port)
-        assert [flow.peer[1] for flow in datagrams.flows] == [53, 99]
-        udp.sendto(b"\0\0\x01" + pack_datagram("2001:db8::2", 99, b"fragment")[3:])
-        udp.sendto(b"rubbish")
-        await end.until(lambda: services.counters.datagrams_dropped == 2, "dropped")
-        stranger, _ = await asyncio.get_running_loop().create_datagram_endpoint(
-            UdpClient, remote_addr=udp.get_extra_info("peername")
-        )
-        stranger.sendto(pack_datagram("2001:db8::2", 99, b"mine too"))
-        await end.until(lambda: services.counters.datagrams_dropped == 3, "not the client")
-        client.close()
-        await end.until(lambda: all(flow.closed for flow in datagrams.flows), "flows end with the connection")
-        await end.until(lambda: services.counters.active == 0, "gone")
-        assert (services.counters.datagrams_up, services.counters.datagrams_down) == (3, 3)
-        udp.close()
-        stranger.close()
-
-
-@asynchronous
-async def test_udp_association_takes_a_port_only_with_the_clients_own_address() -> None:
-    for named, served in (
-        (b"\x01\xc0\x00\x02\x01\x00\x35", True),  # the destination's, as v2ray sends
-        (b"\x04" + bytes(15) + b"\x53\x00\x35", True),
-        (b"\x01\x7f\x00\x00\x01\x00\x35", False),
-    ):
-        services = Services(dialler=LoopbackDialler(), datagrams=EchoDatagrams())
-        async with front_end(services) as end:
-            client, udp, inbox = await associated(end, named)
-            udp.sendto(pack_datagram("2001:db8::2", 53, b"query"))
-            if served:
-                assert bytes(parse_datagram(await asyncio.wait_for(inbox.received.get(), 5)).data) == b"re: query"
-            else:
-                counters = services.counters
-                await end.until(lambda counters=counters: counters.datagrams_dropped == 1, "another port than named")  # type: ignore[misc]
-            client.close()
-            udp.close()
-
-
-@asynchronous
-async def test_udp_association_is_bounded() -> None:
-    datagrams = EchoDatagrams(
-        gate=asyncio.Event(),
-        failures={
-            "bad.example": errors.NameNotResolved("bad.example", "x"),
-            "ff02::fb": ValueError("a peer is a unicast address"),
-        },
-    )
-    services = Services(dialler=LoopbackDialler(), datagrams=datagrams, limits=SocksLimits(udp_flows=3))
-    assert datagrams.gate is not None
-    async with front_end(services) as end:
-        _, udp, inbox = await associated(end)
-        for n in range(40):
-            udp.sendto(pack_datagram("2001:db8::2", 1, b"%d" % n))
-        await end.until(lambda: services.counters.datagrams_dropped == 24, "sixteen wait for their flow")
-        datagrams.gate.set()
-        for n in range(16):
-            datagram = parse_datagram(await asyncio.wait_for(inbox.received.get(), 5))
-            assert bytes(datagram.data) == b"re: %d" % n
-        for port in range(2, 6):
-            udp.sendto(pack_datagram("2001:db8::2", port, b"x"))
-            await asyncio.wait_for(inbox.received.get(), 5)
-        assert [flow.closed for flow in datagrams.flows] == [True, True, False, False, False]
-        udp.sendto(pack_datagram("bad.example", 1, b"x"))
-        await end.until(lambda: services.counters.datagrams_dropped == 25, "no such name")
-        for n in range(20):
-            udp.sendto(pack_datagram("ff02::fb", 5353, b"who is there?"))
-            await end.until(lambda n=n: services.counters.datagrams_dropped == 26 + n, "to a group")  # type: ignore[misc]
-        udp.close()
-
-
-@asynchronous
-async def test_udp_flows_that_are_idle_are_forgotten() -> None:
-    datagrams = EchoDatagrams()
-    services = Services(dialler=LoopbackDialler(), datagrams=datagrams, limits=SocksLimits(udp_idle=0.1))
-    async with front_end(services) as end:
-        _, udp, inbox = await associated(end)
-        udp.sendto(pack_datagram("2001:db8::2", 1, b"x"))
-        await asyncio.wait_for(inbox.received.get(), 5)
-        await end.until(lambda: datagrams.flows[0].closed, "idle")
-        udp.sendto(pack_datagram("2001:db8::2", 1, b"y"))
-        await asyncio.wait_for(inbox.received.get(), 5)
-        assert len(datagrams.flows) == 2
-        udp.close()
 
 
 # -- limits ---------------------------------------------------------------------------------------

@@ -11,8 +11,6 @@ from scapy.layers.inet6 import (
     ICMPv6EchoRequest,
     ICMPv6ND_NA,
     ICMPv6ND_NS,
-    ICMPv6ND_Redirect,
-    ICMPv6NDOptDstLLAddr,
     ICMPv6NDOptSrcLLAddr,
     IPv6,
 )
@@ -21,19 +19,15 @@ from scapy.packet import Packet as ScapyPacket
 from scapy.packet import Raw
 
 from tapstack.events import DropReason
-from tapstack.ipv6.addresses import AddressKind
 from tapstack.ipv6.config import HostConfig
-from tapstack.ipv6.host import Path
 from tapstack.ipv6.neighbors import NeighborState
-from tapstack.ipv6.packet import IcmpError, NoRouteError
+from tapstack.ipv6.packet import NoRouteError
 from tapstack.types import address, address_text
 from tests.unit.ipv6.bench import (
     OFF_LINK,
     OUR_MAC,
-    PREFIX,
     ROUTER,
     ROUTER_MAC,
-    Bench,
     advertisement,
     group_of,
     neighbor_advertisement,
@@ -42,65 +36,16 @@ from tests.unit.ipv6.bench import (
     solicitation,
     to_us,
 )
-
-PEER = PREFIX + "77"
-PEER_MAC = "02:00:00:00:00:77"
-OTHER_MAC = "02:00:00:00:00:78"
-PAYLOAD = b"\xfd" * 8
-EXPERIMENT = 253
-
-
-class Cache(Bench):
-    """A bench with a stable address and an undelivered-packet recorder."""
-
-    def __init__(self, config: HostConfig | None = None) -> None:
-        super().__init__(config or HostConfig(dad_initial_delay=0.0))
-        self.settle()
-        self.stable = next(entry for entry in self.host.addresses if entry.kind is AddressKind.STABLE)
-        self.failed: list[IcmpError] = []
-        self.host.errors[EXPERIMENT] = lambda error, now: self.failed.append(error)
-
-    def send(self, dst: str = PEER, data: bytes = PAYLOAD) -> list[ScapyPacket]:
-        before = len(self.out)
-        self.host.send(self.stable.address, address(dst), EXPERIMENT, [data], self.now)
-        return [packet for _, packet in self.out[before:]]
-
-    def state(self, text: str = PEER) -> NeighborState | None:
-        neighbor = self.host.neighbors.get(address(text))
-        return neighbor.state if neighbor else None
-
-    def mac(self, text: str = PEER) -> str | None:
-        neighbor = self.host.neighbors.get(address(text))
-        return neighbor.mac.hex(":") if neighbor and neighbor.mac else None
-
-    def path(self, dst: str = PEER) -> Path:
-        return self.host.path(address(dst), self.now)
-
-    def solicited(self) -> list[tuple[float, str]]:
-        """Times and destinations of the solicitations sent."""
-        return [(when, p[IPv6].dst) for when, p in self.out if ICMPv6ND_NS in p and p[IPv6].src != "::"]
-
-    def enter(self, state: NeighborState) -> None:
-        """Bring the peer's entry into a state, as traffic would."""
-        self.host.neighbors.remove(address(PEER))
-        if state is NeighborState.INCOMPLETE:
-            self.send()
-            return
-        self.teach(PEER, PEER_MAC)
-        if state is NeighborState.STALE:
-            return
-        self.send()
-        if state is NeighborState.REACHABLE:
-            self.feed(to_stable(self))
-        elif state is NeighborState.PROBE:
-            self.run(5.5)
-        elif state is NeighborState.UNREACHABLE:
-            self.run(8.5)
-
-
-def peer_says(mac: str | None = PEER_MAC, **flags: int) -> ScapyPacket:
-    """The peer's advertisement, to our stable address when solicited."""
-    return neighbor_advertisement(PEER, mac, dst="ff02::1", src=PEER, **{"O": 0, **flags})
+from tests.unit.ipv6.neighborcache import (
+    EXPERIMENT,
+    OTHER_MAC,
+    PAYLOAD,
+    PEER,
+    PEER_MAC,
+    Cache,
+    peer_says,
+    to_stable,
+)
 
 
 @pytest.fixture
@@ -251,11 +196,6 @@ def test_every_advertisement_in_every_state(
     assert (cache.state(), cache.mac()) == (new_state, new_mac)
 
 
-def to_stable(cache: Cache, mac: str | None = PEER_MAC, override: int = 0) -> ScapyPacket:
-    """The peer's solicited advertisement."""
-    return neighbor_advertisement(PEER, mac, dst=address_text(cache.stable.address), S=1, O=override)
-
-
 @pytest.mark.parametrize("mac", [PEER_MAC, OTHER_MAC])
 @pytest.mark.parametrize("state", list(S))
 def test_every_solicitation_in_every_state(cache: Cache, state: NeighborState, mac: str) -> None:
@@ -396,71 +336,6 @@ def test_a_router_that_becomes_a_host_is_no_default_router(cache: Cache) -> None
     assert cache.host.routes.default_routers == {}
     with pytest.raises(NoRouteError):
         cache.path(OFF_LINK)
-
-
-def redirect(dst: str, target: str, mac: str | None = PEER_MAC, src: str = ROUTER, **fields: Any) -> ScapyPacket:
-    packet = to_us(src, "::", ROUTER_MAC, hlim=255) / ICMPv6ND_Redirect(tgt=target, dst=dst, **fields)
-    return packet / ICMPv6NDOptDstLLAddr(lladdr=mac) if mac else packet
-
-
-@pytest.mark.proves("ST-IP6-4")
-def test_a_redirect_of_the_first_hop_is_followed_and_ends_with_its_target(cache: Cache) -> None:
-    path = cache.path(OFF_LINK)
-    cache.send(OFF_LINK)
-    better = "fe80::77"
-    packet = redirect(OFF_LINK, better)
-    packet[IPv6].dst = address_text(cache.stable.address)
-    cache.feed(packet)
-    assert cache.send(OFF_LINK)[0][Ether].dst == PEER_MAC
-    assert path.ready(cache.now) == bytes.fromhex("020000000077 020000000001 86dd".replace(" ", ""))
-    assert path.next_hop == address(better)
-    # The target dies: back to the router.
-    cache.run(9)
-    cache.out.clear()
-    cache.send(OFF_LINK)
-    sent = only([p for _, p in cache.out], lambda p: p[IPv6].nh == EXPERIMENT)
-    assert sent[-1][Ether].dst == ROUTER_MAC
-
-
-def test_a_redirect_can_say_that_a_destination_is_on_link(cache: Cache) -> None:
-    cache.send(OFF_LINK)
-    packet = redirect(OFF_LINK, OFF_LINK)
-    packet[IPv6].dst = address_text(cache.stable.address)
-    cache.feed(packet)
-    assert cache.send(OFF_LINK)[0][Ether].dst == PEER_MAC
-
-
-@pytest.mark.parametrize(
-    ("dst", "target", "src", "hop_limit"),
-    [
-        (OFF_LINK, "fe80::77", "fe80::66", 255),  # not from the first hop
-        (OFF_LINK, "fe80::77", PREFIX + "fe", 255),  # not from a link-local address
-        (OFF_LINK, PREFIX + "77", ROUTER, 255),  # a target that is neither a router nor the destination
-        (OFF_LINK, "fe80::77", ROUTER, 254),
-        ("ff0e::1", "fe80::77", ROUTER, 255),
-        ("2001:db8:eeee::1", "fe80::77", ROUTER, 255),  # nothing was sent there
-    ],
-)
-def test_other_redirects_change_nothing(cache: Cache, dst: str, target: str, src: str, hop_limit: int) -> None:
-    cache.send(OFF_LINK)
-    packet = redirect(dst, target, src=src)
-    packet[IPv6].dst, packet[IPv6].hlim = address_text(cache.stable.address), hop_limit
-    cache.feed(packet)
-    assert cache.send(OFF_LINK)[0][Ether].dst == ROUTER_MAC
-    assert cache.state(target) is None
-
-
-def test_redirects_are_bounded() -> None:
-    cache = Cache(HostConfig(dad_initial_delay=0.0, paths=50))
-    ours = address_text(cache.stable.address)
-    for number in range(300):
-        dst = f"2001:db8:ffff::{number:x}"
-        cache.send(dst)
-        packet = redirect(dst, "fe80::77")
-        packet[IPv6].dst = ours
-        cache.feed(packet)
-    assert len(cache.host.routes._redirects) == 50
-    assert len(cache.host.routes) <= 50
 
 
 def test_a_path_costs_no_table_look_up_while_its_neighbour_is_fresh(cache: Cache, monkeypatch: Any) -> None:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from ipaddress import IPv6Address
 from random import Random
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -38,104 +36,36 @@ from scapy.packet import Packet, Raw
 from scenarios.engine.router import (
     AdvertisedPrefix,
     InterfaceConfig,
-    NeighborLimits,
     NudState,
     Router,
     RouterConfig,
     RouterDrop,
     RouterNode,
     StaticRoute,
-    UntrackedNa,
 )
 from tapstack.clock import run_virtual
 from tapstack.link.base import LinkProperties
 from tapstack.link.memory import MemoryLink, MemorySwitch
 from tapstack.types import address
-
-MAC_0, MAC_1 = "02:00:00:00:00:f0", "02:00:00:00:00:f1"  # the router's
-MAC_A, MAC_B = "02:00:00:00:00:0a", "02:00:00:00:00:0b"
-LL_0, LL_A = "fe80::ff:fe00:f0", "fe80::a"
-A, B, B2 = "2001:db8:a::a", "2001:db8:b::b", "2001:db8:b::b2"
-ROUTER_A, ROUTER_B = "2001:db8:a::1", "2001:db8:b::1"
-
-
-def raw(mac: str) -> bytes:
-    return bytes.fromhex(mac.replace(":", ""))
-
-
-def bytes_text(packed: bytes | bytearray) -> str:
-    return str(IPv6Address(bytes(packed)))
-
-
-class Bench:
-    """A router with two interfaces, and what it sends read by scapy.  Port 0 is A's link, port 1 is B's."""
-
-    def __init__(
-        self,
-        config: RouterConfig | None = None,
-        mtu_b: int = 1500,
-        untracked: UntrackedNa = UntrackedNa.NO,
-        advertise: bool = False,
-    ) -> None:
-        self.router = Router(config or RouterConfig(), Random(1))
-        for mac, prefix, mtu in ((MAC_0, "2001:db8:a::/64", 1500), (MAC_1, "2001:db8:b::/64", mtu_b)):
-            self.router.add_interface(
-                LinkProperties(mtu=mtu, mac=raw(mac)),
-                InterfaceConfig(
-                    prefixes=(AdvertisedPrefix(prefix=prefix),),
-                    rdnss=(ROUTER_A,),
-                    advertise=advertise,
-                    accept_untracked_na=untracked,
-                ),
-            )
-        self.router.start(0.0)
-
-    def put(
-        self, packet: Packet, now: float = 0.0, *, port: int = 0, src: str = MAC_A, dst: str | None = None
-    ) -> list[Any]:
-        """A packet comes in; what goes out on account of it, as (port, frame)."""
-        frame = Ether(src=src, dst=dst or (MAC_0, MAC_1)[port]) / packet
-        self.router.input(port, bytes(frame), now)
-        return self.sent()
-
-    def sent(self) -> list[Any]:
-        return [(port, Ether(frame)) for port, frame in self.router.output()]
-
-    def run(self, until: float) -> list[tuple[float, int, Any]]:
-        """Time passes; what the router sends on its own, with its time."""
-        seen = []
-        while (deadline := self.router.deadline()) is not None and deadline <= until:
-            self.router.advance(deadline)
-            seen += [(deadline, port, frame) for port, frame in self.sent()]
-        return seen
-
-    def resolve_b(self, now: float = 0.0) -> None:
-        """B answers the solicitation that stands."""
-        answer = IPv6(src=B, dst="fe80::ff:fe00:f1") / ICMPv6ND_NA(tgt=B, S=1, O=1) / ICMPv6NDOptDstLLAddr(lladdr=MAC_B)
-        self.put(answer, now, port=1, src=MAC_B)
-
-    @property
-    def drops(self) -> dict[RouterDrop, int]:
-        return dict(self.router.counters.drops)
-
-    def state_of_b(self) -> NudState | None:
-        entry = self.router.neighbors.get(1, address(B))
-        return entry.state if entry else None
-
-
-def ns(src: str, target: str, *, dst: str | None = None, lladdr: str | None = MAC_A, hlim: int = 255) -> Packet:
-    group = "ff02::1:ff" + f"{address(target)[13]:02x}:{int.from_bytes(address(target)[14:], 'big'):x}"
-    packet = IPv6(src=src, dst=dst or group, hlim=hlim) / ICMPv6ND_NS(tgt=target)
-    return packet / ICMPv6NDOptSrcLLAddr(lladdr=lladdr) if lladdr else packet
-
-
-def group_mac(packet: Packet) -> str:
-    return "33:33:" + address(packet.dst)[12:].hex(":")
-
-
-def ping(src: str = A, dst: str = B, hlim: int = 64, size: int = 10) -> Packet:
-    return IPv6(src=src, dst=dst, hlim=hlim) / ICMPv6EchoRequest(data=bytes(size))
-
+from tests.unit.scenarios.routerbench import (
+    B2,
+    LL_0,
+    LL_A,
+    MAC_0,
+    MAC_1,
+    MAC_A,
+    MAC_B,
+    ROUTER_A,
+    ROUTER_B,
+    A,
+    B,
+    Bench,
+    bytes_text,
+    group_mac,
+    ns,
+    ping,
+    raw,
+)
 
 # -- advertisements -----------------------------------------------------------------------------
 
@@ -401,125 +331,6 @@ def test_a_detour_is_redirected() -> None:
     assert bytes(redirect[ICMPv6NDOptRedirectedHdr].pkt)[8:40] == bytes(ping(A, other))[8:40]
     assert onward[ICMPv6EchoRequest].data == bytes(10)
     assert len(bytes(bench.put(ping(A, other, size=1400), 10.0)[0][1].payload)) <= 1280
-
-
-# -- the neighbour cache -------------------------------------------------------------------------
-
-
-def test_a_neighbour_in_use_is_probed_and_fails_when_silent() -> None:
-    bench = Bench()
-    bench.put(ping())
-    bench.resolve_b(0.1)
-    assert bench.state_of_b() is NudState.REACHABLE
-    assert bench.run(60) == []
-    assert bench.state_of_b() is NudState.STALE
-    bench.put(ping(), 60.0)
-    assert bench.state_of_b() is NudState.DELAY
-    probes = [(when, frame.dst, frame[IPv6].dst) for when, _, frame in bench.run(67.5)]
-    assert probes == [(65.0 + n, MAC_B, B) for n in range(3)]
-    assert bench.state_of_b() is NudState.PROBE
-    bench.resolve_b(67.5)
-    assert bench.state_of_b() is NudState.REACHABLE
-    bench.run(160)
-    bench.put(ping(), 160.0)
-    bench.run(200)
-    assert bench.state_of_b() is NudState.FAILED
-    bench.resolve_b(200.0)
-    assert bench.state_of_b() is NudState.FAILED  # Linux takes no news of a failed neighbour but a question from it
-    bench.put(ns(B, ROUTER_B, lladdr=MAC_B), 201.0, port=1, src=MAC_B, dst=group_mac(ns(B, ROUTER_B)))
-    assert bench.state_of_b() is NudState.DELAY  # the answer has been sent to it
-    assert bench.router.neighbors.created == 1
-
-
-def test_one_in_constant_use_goes_from_reachable_to_delay() -> None:
-    bench = Bench()
-    bench.put(ping())
-    bench.resolve_b(0.1)
-    states = set()
-    for second in range(1, 120):
-        now = float(second)
-        for _, _, frame in bench.run(now):
-            assert frame.dst == MAC_B
-            bench.resolve_b(now)
-        bench.put(ping(), now)
-        states.add(bench.state_of_b())
-    assert states == {NudState.REACHABLE, NudState.DELAY, NudState.PROBE} or states == {
-        NudState.REACHABLE,
-        NudState.DELAY,
-    }
-
-
-@pytest.mark.parametrize(
-    ("flags", "mac", "state", "known"),
-    [
-        ({"S": 1, "O": 1}, "02:00:00:00:00:99", NudState.REACHABLE, "02:00:00:00:00:99"),
-        ({"S": 0, "O": 1}, "02:00:00:00:00:99", NudState.STALE, "02:00:00:00:00:99"),
-        ({"S": 0, "O": 0}, "02:00:00:00:00:99", NudState.STALE, MAC_B),
-        ({"S": 0, "O": 1}, MAC_B, NudState.REACHABLE, MAC_B),
-        ({"S": 0, "O": 0}, MAC_B, NudState.REACHABLE, MAC_B),
-    ],
-)
-def test_advertisements_change_an_entry_as_rfc_4861_has_it(
-    flags: dict[str, int], mac: str, state: NudState, known: str
-) -> None:
-    bench = Bench()
-    bench.put(ping())
-    bench.resolve_b()
-    na = IPv6(src=B, dst="ff02::1" if not flags["S"] else ROUTER_B, hlim=255)
-    na /= ICMPv6ND_NA(tgt=B, R=0, **flags) / ICMPv6NDOptDstLLAddr(lladdr=mac)
-    bench.put(na, 1.0, port=1, src=mac, dst=None if flags["S"] else "33:33:00:00:00:01")
-    entry = bench.router.neighbors.get(1, address(B))
-    assert entry is not None
-    assert (entry.state, entry.mac) == (state, raw(known))
-
-
-@pytest.mark.parametrize(
-    ("untracked", "src", "made"),
-    [
-        (UntrackedNa.NO, B, False),
-        (UntrackedNa.ANY, B, True),
-        (UntrackedNa.ANY, "2001:db8:c::1", True),
-        (UntrackedNa.SAME_SUBNET, B, True),
-        (UntrackedNa.SAME_SUBNET, "2001:db8:c::1", False),
-    ],
-)
-def test_untracked_advertisements(untracked: UntrackedNa, src: str, made: bool) -> None:
-    bench = Bench(untracked=untracked)
-    na = IPv6(src=src, dst="ff02::2", hlim=255) / ICMPv6ND_NA(tgt=B, R=0, S=0, O=0) / ICMPv6NDOptDstLLAddr(lladdr=MAC_B)
-    assert bench.put(na, port=1, src=MAC_B, dst="33:33:00:00:00:02") == []
-    assert bench.state_of_b() is (NudState.STALE if made else None)
-    ((_, frame),) = bench.put(ping())
-    assert (ICMPv6ND_NS in frame) is not made
-
-
-def test_a_full_table_refuses_and_old_entries_make_room() -> None:
-    limits = NeighborLimits(gc_thresh1=4, gc_thresh2=8, gc_thresh3=16)
-    bench = Bench(RouterConfig(neighbors=limits), untracked=UntrackedNa.ANY)
-
-    def appear(number: int, now: float) -> None:
-        target = f"2001:db8:b::{number:x}"
-        na = IPv6(src=target, dst="ff02::2", hlim=255) / ICMPv6ND_NA(tgt=target, R=0, S=0, O=0)
-        bench.put(na / ICMPv6NDOptDstLLAddr(lladdr=MAC_B), now, port=1, src=MAC_B, dst="33:33:00:00:00:02")
-
-    table = bench.router.neighbors
-    for number in range(20):
-        appear(0x100 + number, 1.0)
-    assert (len(table), table.overflows, table.peak) == (16, 4, 16)
-    assert bench.put(ping(dst="2001:db8:b::999"), 2.0) == []  # lost without a word
-    assert bench.drops == {RouterDrop.NEIGHBOR_TABLE: 1}
-    appear(0x200, 6.5)
-    assert len(table) == 9  # what is older than 5 s went, down to gc_thresh2
-    bench.run(100)
-    assert len(table) == 0  # unused for a minute
-
-
-def test_the_queue_of_an_unresolved_neighbour_is_bounded() -> None:
-    bench = Bench(RouterConfig(neighbors=NeighborLimits(unres_qlen=3)))
-    for number in range(5):
-        bench.put(ping(hlim=10 + number))
-    assert bench.drops == {RouterDrop.NEIGHBOR_QUEUE: 2}
-    answer = IPv6(src=B, dst="fe80::ff:fe00:f1") / ICMPv6ND_NA(tgt=B, S=1, O=1) / ICMPv6NDOptDstLLAddr(lladdr=MAC_B)
-    assert [frame[IPv6].hlim for _, frame in bench.put(answer, 0.1, port=1, src=MAC_B)] == [11, 12, 13]
 
 
 # -- whatever comes ------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from random import Random
+from typing import Any
 
 from scapy.layers.inet6 import ICMPv6ND_NS, IPv6
 from scapy.packet import Packet as ScapyPacket
@@ -128,3 +129,15 @@ class Answer:
     def error(self) -> UnimuxError:
         assert isinstance(self.outcome, UnimuxError), self.outcome
         return self.outcome
+
+
+SMALL = PoolConfig(low=4, high=8, limit=20)
+SECOND = "2001:db8:2::"
+
+
+def filled(config: PoolConfig = SMALL, **options: Any) -> PoolBench:
+    """A pool that has had time to fill."""
+    bench = PoolBench(config, **options)
+    bench.settle()
+    bench.run(5.0)
+    return bench

@@ -1,0 +1,96 @@
+"""Redirects (RFC 4861 §8): followed, refused, bounded."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from scapy.layers.inet6 import (
+    ICMPv6ND_Redirect,
+    ICMPv6NDOptDstLLAddr,
+    IPv6,
+)
+from scapy.layers.l2 import Ether
+from scapy.packet import Packet as ScapyPacket
+
+from tapstack.ipv6.config import HostConfig
+from tapstack.types import address, address_text
+from tests.unit.ipv6.bench import (
+    OFF_LINK,
+    PREFIX,
+    ROUTER,
+    ROUTER_MAC,
+    only,
+    to_us,
+)
+from tests.unit.ipv6.neighborcache import EXPERIMENT, PEER_MAC, Cache
+
+
+@pytest.fixture
+def cache() -> Cache:
+    return Cache()
+
+
+def redirect(dst: str, target: str, mac: str | None = PEER_MAC, src: str = ROUTER, **fields: Any) -> ScapyPacket:
+    packet = to_us(src, "::", ROUTER_MAC, hlim=255) / ICMPv6ND_Redirect(tgt=target, dst=dst, **fields)
+    return packet / ICMPv6NDOptDstLLAddr(lladdr=mac) if mac else packet
+
+
+@pytest.mark.proves("ST-IP6-4")
+def test_a_redirect_of_the_first_hop_is_followed_and_ends_with_its_target(cache: Cache) -> None:
+    path = cache.path(OFF_LINK)
+    cache.send(OFF_LINK)
+    better = "fe80::77"
+    packet = redirect(OFF_LINK, better)
+    packet[IPv6].dst = address_text(cache.stable.address)
+    cache.feed(packet)
+    assert cache.send(OFF_LINK)[0][Ether].dst == PEER_MAC
+    assert path.ready(cache.now) == bytes.fromhex("020000000077 020000000001 86dd".replace(" ", ""))
+    assert path.next_hop == address(better)
+    # The target dies: back to the router.
+    cache.run(9)
+    cache.out.clear()
+    cache.send(OFF_LINK)
+    sent = only([p for _, p in cache.out], lambda p: p[IPv6].nh == EXPERIMENT)
+    assert sent[-1][Ether].dst == ROUTER_MAC
+
+
+def test_a_redirect_can_say_that_a_destination_is_on_link(cache: Cache) -> None:
+    cache.send(OFF_LINK)
+    packet = redirect(OFF_LINK, OFF_LINK)
+    packet[IPv6].dst = address_text(cache.stable.address)
+    cache.feed(packet)
+    assert cache.send(OFF_LINK)[0][Ether].dst == PEER_MAC
+
+
+@pytest.mark.parametrize(
+    ("dst", "target", "src", "hop_limit"),
+    [
+        (OFF_LINK, "fe80::77", "fe80::66", 255),  # not from the first hop
+        (OFF_LINK, "fe80::77", PREFIX + "fe", 255),  # not from a link-local address
+        (OFF_LINK, PREFIX + "77", ROUTER, 255),  # a target that is neither a router nor the destination
+        (OFF_LINK, "fe80::77", ROUTER, 254),
+        ("ff0e::1", "fe80::77", ROUTER, 255),
+        ("2001:db8:eeee::1", "fe80::77", ROUTER, 255),  # nothing was sent there
+    ],
+)
+def test_other_redirects_change_nothing(cache: Cache, dst: str, target: str, src: str, hop_limit: int) -> None:
+    cache.send(OFF_LINK)
+    packet = redirect(dst, target, src=src)
+    packet[IPv6].dst, packet[IPv6].hlim = address_text(cache.stable.address), hop_limit
+    cache.feed(packet)
+    assert cache.send(OFF_LINK)[0][Ether].dst == ROUTER_MAC
+    assert cache.state(target) is None
+
+
+def test_redirects_are_bounded() -> None:
+    cache = Cache(HostConfig(dad_initial_delay=0.0, paths=50))
+    ours = address_text(cache.stable.address)
+    for number in range(300):
+        dst = f"2001:db8:ffff::{number:x}"
+        cache.send(dst)
+        packet = redirect(dst, "fe80::77")
+        packet[IPv6].dst = ours
+        cache.feed(packet)
+    assert len(cache.host.routes._redirects) == 50
+    assert len(cache.host.routes) <= 50

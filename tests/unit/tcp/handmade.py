@@ -1,0 +1,36 @@
+"""Connections of the pair, and segments made by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tapstack.tcp.connection import Connection
+from tapstack.tcp.options import SocketOptions
+
+from . import wire
+from .pair import Pair
+from .path import established
+
+A, B = "2001:db8:a::1", "2001:db8:b::1"
+MSS = 1428
+PLAIN = SocketOptions(timestamps=False, sack=False)
+
+
+def sent(pair: Pair, name: str, since: int = 0) -> list[Any]:
+    return [wire.read(p) for _, who, p in pair.packets[since:] if who == name]
+
+
+def by_hand(pair: Pair, connection: Connection, flags: str, **fields: Any) -> list[Any]:
+    """A segment from `b`, made by hand, to the connection of `a`; what `a` answers at once."""
+    before = len(pair.packets)
+    fields = {"seq": connection.receiver.rcv_nxt, "ack": connection.sender.snd_nxt, "window": 60000} | fields
+    pair.a.input(wire.segment(B, A, connection.remote_port, connection.local_port, flags, **fields), pair.now)
+    pair.flush()
+    return sent(pair, "a", before)
+
+
+def plain(pair: Pair, **options: Any) -> Connection:
+    """A connection of `a` without timestamps, whose peer is silent from now on."""
+    client, _, _ = established(pair, **({"timestamps": False, "sack": False} | options))
+    pair.meddle = lambda end, packet: []
+    return client

@@ -1,0 +1,225 @@
+"""RFC 9293 on windows, acknowledgements and small segments, rule by rule."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from random import Random
+
+import pytest
+
+from tapstack.tcp.connection import Connection, Signal
+from tests.unit.tcp.handmade import MSS, by_hand, plain, sent
+
+from . import wire
+from .pair import Pair, read_all
+from .path import DATA, established, transfer
+
+# -- PUSH ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.proves("MUST-61", "MUST-60", "SHLD-27", "SHLD-28", "MAY-16")
+def test_the_last_segment_of_what_was_written_carries_push() -> None:
+    pair = Pair()
+    client, _, _ = established(pair)
+    before = len(pair.packets)
+    for _ in range(5):
+        client.write(DATA[:1000])  # five writes, each of which would be pushed alone
+    pair.run(1)
+    segments = [tcp for tcp in sent(pair, "a", before) if tcp.payload]
+    assert [len(tcp.payload) for tcp in segments] == [MSS, MSS, MSS, 5000 - 3 * MSS], "largest segments first"
+    assert ["P" in str(tcp.flags) for tcp in segments] == [False, False, False, True]
+
+
+# -- window --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.proves("MUST-1", "REC-1")
+def test_the_window_is_unsigned_and_may_exceed_sixteen_bits() -> None:
+    pair = Pair()
+    client = plain(pair)
+    by_hand(pair, client, "A", window=65535)
+    assert client.sender.snd_wnd == 65535 << client.sender.scale > 1 << 16
+
+
+def shrunk(pair: Pair, window: int) -> Connection:
+    """Ten segments in flight when the peer takes most of its window back."""
+    client = plain(pair, receive_buffer=60_000, receive_buffer_maximum=60_000)
+    client.write(DATA[: 30 * MSS])
+    pair.flush()
+    by_hand(pair, client, "A", ack=client.sender.snd_una, window=window)
+    return client
+
+
+@pytest.mark.proves("MUST-34", "SHLD-15", "SHLD-16", "MAY-7")
+def test_a_window_that_shrinks_stops_new_data_and_the_old_is_repeated() -> None:
+    pair = Pair()
+    client = shrunk(pair, MSS)
+    before, una = len(pair.packets), client.sender.snd_una
+    pair.run(20)
+    again = sent(pair, "a", before)
+    assert again and all(tcp.seq < (una + 10 * MSS) & 0xFFFFFFFF for tcp in again), "nothing new"
+    assert any(tcp.seq == una & 0xFFFFFFFF for tcp in again), "the oldest is repeated, it lies in the window"
+
+
+@pytest.mark.proves("SHLD-17")
+def test_data_beyond_a_window_that_shrank_to_nothing_does_not_end_the_connection() -> None:
+    pair = Pair()
+    client = shrunk(pair, 0)
+
+    def answer(end: object, packet: bytes) -> list[bytes | tuple[float, bytes]]:
+        return []
+
+    pair.meddle = answer
+    for _ in range(40):  # the peer answers every probe with its closed window, for ten minutes
+        pair.run(15)
+        by_hand(pair, client, "A", ack=client.sender.snd_una, window=0)
+    assert client.error is None
+    assert client.state.value == "ESTABLISHED"
+
+
+@pytest.mark.proves("SHLD-14")
+def test_the_right_edge_never_moves_left() -> None:
+    pair = Pair()
+    client, server, _ = established(pair, receive_buffer=200_000, receive_buffer_maximum=200_000)
+    rng = Random(3)
+    edge = 0
+    for _ in range(60):
+        client.write(DATA[: rng.randrange(9000)])
+        before = len(pair.packets)
+        pair.run(0.05)
+        if rng.random() < 0.3:
+            server.read()
+        for tcp in sent(pair, "b", before):
+            unwrapped = server.receiver.rcv_nxt - ((server.receiver.rcv_nxt - tcp.ack) & 0xFFFFFFFF)
+            now = unwrapped + (tcp.window << server.receiver.scale)
+            assert now >= edge, "the window shrank"
+            edge = now
+
+
+@pytest.mark.proves("MAY-8", "MUST-36", "MUST-35", "SHLD-29")
+def test_the_first_probe_of_a_closed_window_comes_after_one_time_out() -> None:
+    pair = Pair()
+    client = plain(pair)
+    by_hand(pair, client, "A", window=0)
+    client.write(b"waits")
+    before, begun = len(pair.packets), pair.now
+    pair.run(client.rtt.rto * 1.5)
+    (when, _, probe), *_ = pair.packets[before:]
+    assert when - begun == pytest.approx(client.rtt.rto)
+    assert len(wire.read(probe).payload) == 1
+
+
+@pytest.mark.proves("MUST-66")
+def test_reset_and_urgent_count_while_the_window_is_closed() -> None:
+    pair = Pair()
+    client, server, _ = established(pair, receive_buffer=3000, receive_buffer_maximum=3000, timestamps=False)
+    server.write(DATA[:9000])
+    pair.run(2)
+    assert client.receiver.window() == 0
+    client.signals = 0
+    by_hand(pair, client, "AU", urgptr=5, payload=b"xxxxx")
+    assert client.signals & Signal.URGENT
+    assert client.receiver.queued == 3000, "the text itself is kept out"
+    by_hand(pair, client, "R", payload=b"")
+    assert client.state.value == "CLOSED"
+
+
+# -- acknowledgements, silly windows, Nagle --------------------------------------------------------------
+
+
+@pytest.mark.proves("MUST-58", "MUST-59", "SHLD-18", "SHLD-19", "MUST-40")
+def test_acknowledgements_are_aggregated_over_what_has_arrived() -> None:
+    pair = Pair()
+    client, server, _ = established(pair)
+    before = len(pair.packets)
+    transfer(pair, client, server, 10 * MSS)
+    acks = [tcp for tcp in sent(pair, "b", before) if not tcp.payload]
+    assert len(acks) == 1, "ten segments of one instant, one acknowledgement"
+    path = pair.meddle
+    path.gap = 0.001  # type: ignore[union-attr]
+    before = len(pair.packets)
+    transfer(pair, client, server, 10 * MSS)
+    acks = [tcp for tcp in sent(pair, "b", before) if not tcp.payload]
+    assert len(acks) == 5, "of ten that come apart every second is acknowledged"
+
+
+@pytest.mark.proves("SHLD-31", "MAY-13")
+def test_segments_out_of_order_are_kept_and_answered() -> None:
+    pair = Pair()
+    client = plain(pair)
+    rcv = client.receiver.rcv_nxt
+    (answer,) = by_hand(pair, client, "A", seq=rcv + 4, payload=b"late")
+    assert answer.ack == rcv & 0xFFFFFFFF
+    by_hand(pair, client, "A", seq=rcv, payload=b"soon")
+    assert read_all(client) == b"soonlate"
+
+
+@pytest.mark.proves("MUST-39")
+def test_the_receiver_offers_no_silly_window() -> None:
+    pair = Pair()
+    client, server, _ = established(pair, receive_buffer=20_000, receive_buffer_maximum=20_000)
+    client.write(DATA[:60_000])
+    pair.run(2)
+    offered: list[int] = []
+    for _ in range(150):
+        before = len(pair.packets)
+        taken = 0
+        ready = server.receiver._ready
+        while ready and taken < 500:  # a program that reads a little at a time
+            piece = ready.pop(0)
+            taken += len(piece)
+        server.receiver.queued -= taken
+        if server.receiver.window_update_due(server.advertised_mss()):
+            server.receiver.ack_now = True
+            server.tcp.mark_dirty(server)
+        pair.run(0.021)
+        offered += [tcp.window << server.receiver.scale for tcp in sent(pair, "b", before)]
+    opened = [window for before, window in pairwise(offered) if window > before]
+    assert opened
+    assert min(opened) >= MSS
+
+
+@pytest.mark.proves("MUST-38", "SHLD-7", "MUST-17")
+@pytest.mark.parametrize("nodelay", [False, True])
+def test_nagle_and_its_switch(nodelay: bool) -> None:
+    pair = Pair()
+    client, server, _ = established(pair, nodelay=nodelay)
+    before = len(pair.packets)
+    for _ in range(20):
+        client.write(b"ten bytes.")
+        pair.run(0.001)
+    pair.run(1)
+    segments = [tcp for tcp in sent(pair, "a", before) if tcp.payload]
+    assert read_all(server) == b"ten bytes." * 20
+    assert len(segments) == 20 if nodelay else len(segments) <= 3
+
+
+@pytest.mark.proves("MUST-38")
+def test_the_sender_does_not_fill_a_window_by_crumbs() -> None:
+    pair = Pair()
+    client = plain(pair)
+    by_hand(pair, client, "A", window=0)
+    client.write(DATA[:5000])
+    pair.flush()
+    before = len(pair.packets)
+    for crumb in (100 >> client.sender.scale or 1, 2):
+        by_hand(pair, client, "A", window=crumb)
+        assert not [tcp for tcp in sent(pair, "a", before) if tcp.payload]
+    by_hand(pair, client, "A", window=(MSS >> client.sender.scale) + 1)
+    assert [len(tcp.payload) for tcp in sent(pair, "a", before) if tcp.payload] == [client.sender.mss]
+
+
+@pytest.mark.proves("MUST-49", "MUST-48", "SHLD-21", "SHLD-22")
+def test_hop_limit_and_diffserv_are_the_programs() -> None:
+    pair = Pair()
+    client, server, _ = established(pair, hop_limit=33, dscp=46)
+    before = len(pair.packets)
+    transfer(pair, client, server, 3000)
+    assert {p[7] for _, _, p in pair.packets[before:]} == {33}
+    assert {(p[0] << 4 | p[1] >> 4) & 0xFC for _, _, p in pair.packets[before:]} == {46 << 2}
+    client.set_dscp(8)
+    before = len(pair.packets)
+    transfer(pair, client, server, 3000)
+    assert {(p[0] << 4 | p[1] >> 4) & 0xFF for _, who, p in pair.packets[before:] if who == "a"} == {8 << 2}
+    with pytest.raises(ValueError, match="code point"):
+        client.set_dscp(64)
