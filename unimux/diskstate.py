@@ -38,7 +38,7 @@ import msgspec
 from .durable import replace_durably, sync_directory
 from .generators import load_generator
 from .prp import KEY_LENGTH
-from .state import Epoch, StateError, StateLocked
+from .state import Epoch, StateError, StateLocked, refuse_fork
 
 VERSION = 1
 _LOCK_TRIES = 50
@@ -202,8 +202,7 @@ class DiskState:
         """Raise `StateError` when counters leased from here must no longer be used: closed, failed, or forked."""
         if self._broken is not None:
             raise StateError(f"the state in {self.directory} cannot be used: {self._broken}")
-        if os.getpid() != self._process:
-            raise StateError("a forked process cannot go on with its parent's addresses; open a state of its own")
+        refuse_fork(self._process)
 
     def close(self) -> None:
         """End the use of the state and give up the lock; what was leased and not drawn is lost."""

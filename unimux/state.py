@@ -104,6 +104,7 @@ class MemoryState:
         load_generator(generator)  # as `DiskState` does
         self._entropy = entropy
         self._wall = wall
+        self._process = os.getpid()
         self.claimed: set[bytes] = set()
         self.epochs = [Epoch(0, entropy(KEY_LENGTH), generator, 0.0, "in memory")]
 
@@ -129,7 +130,14 @@ class MemoryState:
         return self.epoch
 
     def guard(self) -> None:
-        """Nothing can go wrong."""
+        """See `State.guard`: a forked child would repeat what its parent issues."""
+        refuse_fork(self._process)
 
     def close(self) -> None:
         """Nothing to do."""
+
+
+def refuse_fork(process: int) -> None:
+    """Raise `StateError` in a process that is not the one with this id: it has been forked off."""
+    if os.getpid() != process:
+        raise StateError("a forked process cannot go on with its parent's addresses; open a state of its own")

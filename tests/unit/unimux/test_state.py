@@ -17,6 +17,7 @@ import pytest
 from unimux import diskstate
 from unimux.diskstate import DiskState, Stamp, Stored, Surroundings, doubts
 from unimux.generators import GeneratorError
+from unimux.source import AddressSource
 from unimux.state import MemoryState, State, StateError, StateLocked
 
 HERE = Surroundings("machine-1/host", "boot-1")
@@ -153,6 +154,27 @@ def test_a_second_process_is_refused_and_told_who_has_it(machine: Machine) -> No
     with machine.open(), pytest.raises(StateLocked, match=rf"another node \(process {os.getpid()}\)"):
         machine.open()
     machine.open().close()
+
+
+@pytest.mark.proves("UM-GEN-6", "UM-ADDR-9")
+def test_a_forked_child_does_not_go_on_with_a_state_in_memory_either() -> None:
+    """Parent and child would draw the same addresses from then on."""
+    source = AddressSource(MemoryState())
+    source.draw(bytes(16))
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            said = source.draw(bytes(16))
+        except StateError as error:
+            said = str(error).encode()
+        os.write(writer, said)
+        os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as pipe:
+        assert b"forked process" in pipe.read()
+    os.waitpid(child, 0)
+    source.draw(bytes(16))
 
 
 @pytest.mark.proves("UM-GEN-6")
