@@ -98,17 +98,13 @@ async def _sample(run: Run, levels: Mapping[str, list[Point]], nodes: Sequence[N
     start = run.now()
     while True:
         found = {
-            "addresses in use": sum(_in_use(node) for node in nodes),
+            "addresses in use": sum(len(node.stack.host.addresses.held()) for node in nodes),
             "reserved": sum(node.pool.ready for node in nodes),
             "connections": sum(len(node.stack.tcp.demux) for node in nodes),
         }
         for name, value in found.items():
             levels[name].append((run.now() - start, float(value)))
         await asyncio.sleep(interval)
-
-
-def _in_use(node: Node) -> int:
-    return sum(1 for e in node.stack.host.addresses if e.kind.one_time and e.users)
 
 
 def _alive(nodes: Sequence[Node]) -> int:
@@ -123,7 +119,7 @@ def _nothing_left(run: Run, name: str, node: Node) -> None:
     stack = node.stack
     stack.check()
     found = {
-        "addresses in use": _in_use(node),
+        "addresses in use": len(stack.host.addresses.held()),
         "connections": len(stack.tcp.demux),
         "TIME-WAIT records": len(stack.tcp.time_waits),
         "listeners": len(stack.tcp.listeners),

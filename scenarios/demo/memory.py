@@ -18,7 +18,6 @@ from scenarios.engine.probes import dad_probe, knocks, resolution
 from scenarios.engine.router import AdvertisedPrefix, InterfaceConfig, Router, RouterConfig, RouterNode
 from scenarios.witness.setup import CaptureFile, Setup, UnifiedNode
 from tapstack.clock import run_virtual, wall_clock
-from tapstack.ipv6.addresses import AddressState
 from tapstack.link.memory import MemorySwitch
 from tapstack.link.pcapng import PcapngWriter
 from tapstack.types import address_text
@@ -30,7 +29,16 @@ from unimux.state import MemoryState
 
 from .outcome import Outcome, Say, Watch
 from .peer import SimulatedPeer
-from .story import OPTIONS, READY_TIMEOUT, RELEASE_TIMEOUT, SMALL_BYTES, SMALL_FILES, all_released
+from .story import (
+    OPTIONS,
+    READY_TIMEOUT,
+    RELEASE_TIMEOUT,
+    SMALL_BYTES,
+    SMALL_FILES,
+    all_released,
+    listener_changed,
+    reserved_address,
+)
 from .talk import talk_at_l0
 from .web import FileProtocol
 
@@ -158,7 +166,7 @@ class Story:
     async def _reserved(self, alice: Node, lan: MemorySwitch, third: SimulatedPeer) -> None:
         self.say("2. A neighbour probes a reserved (UNCERTAIN) address: defended against DAD, silent to all else")
         await alice.ready(2, READY_TIMEOUT)
-        target = next(e.address for e in alice.stack.host.addresses if e.state is AddressState.UNCERTAIN)
+        target = reserved_address(alice)
         mac = self._mac()
         curious = lan.connect(mac)
         source = bytes.fromhex("20010db8000000010000000000000bad")
@@ -185,13 +193,7 @@ class Story:
         first = await www.fetch(str(ssa), "file", 5)
         states.append(server.state.value)
         self.outcome.fact("The legacy client fetched the file (simulated peer)", first == body, f"{len(first):,} bytes")
-        self.outcome.fact(
-            "LISTEN_o before and after, LISTEN between",
-            states == ["LISTEN_o", "LISTEN", "LISTEN_o"],
-            " → ".join(states),
-            "UM-LIS-1",
-            "UM-LIS-2",
-        )
+        listener_changed(states, self.outcome)
         with contextlib.suppress(TimeoutError):
             await alice.until(lambda: ssa.address.packed not in alice.stack.host.addresses, RELEASE_TIMEOUT)
         second = await www.fetch(str(ssa), "file", 2)

@@ -33,14 +33,22 @@ from compat.programs.radvd import Advertisement, router_advertiser
 from compat.socks.command import serve_socks
 from scenarios.engine.probes import dad_probe, inject, knocks, ping, resolution
 from scenarios.witness.setup import TOLD_LATE, CaptureFile, Explanation, Setup, UnifiedNode
-from tapstack.ipv6.addresses import AddressState
 from tapstack.types import address_text
 from unimux.events import EventFile
 from unimux.node import Node, NodeConfig
 from unimux.poolstate import PoolConfig
 
 from .outcome import Outcome, Say, Watch
-from .story import OPTIONS, READY_TIMEOUT, RELEASE_TIMEOUT, SMALL_BYTES, SMALL_FILES, all_released
+from .story import (
+    OPTIONS,
+    READY_TIMEOUT,
+    RELEASE_TIMEOUT,
+    SMALL_BYTES,
+    SMALL_FILES,
+    all_released,
+    listener_changed,
+    reserved_address,
+)
 from .talk import talk_at_l0
 from .web import FileProtocol
 
@@ -200,7 +208,7 @@ class Story:
     async def _reserved(self, top: Topology, alice: Node) -> None:
         self.say("3. A neighbour probes a reserved (UNCERTAIN) address: defended against DAD, silent to all else")
         await alice.ready(2, READY_TIMEOUT)
-        target = next(e.address for e in alice.stack.host.addresses if e.state is AddressState.UNCERTAIN)
+        target = reserved_address(alice)
         mac = top.router_client.mac
         source = socket.inet_pton(socket.AF_INET6, topology.CLIENT_ROUTER)
         node_mac = alice.link.properties.mac
@@ -229,13 +237,7 @@ class Story:
         first = await curl(top.server, url)
         states.append(server.state.value)
         self._compare("The legacy client fetched the file from the SSA", [first], [hashlib.sha256(body).hexdigest()])
-        self.outcome.fact(
-            "LISTEN_o before and after, LISTEN between",
-            states == ["LISTEN_o", "LISTEN", "LISTEN_o"],
-            " → ".join(states),
-            "UM-LIS-1",
-            "UM-LIS-2",
-        )
+        listener_changed(states, self.outcome)
         self.say(f"   {first.size:,} bytes from [{ssa}]; listener: {' → '.join(states)}")
         await alice.until(lambda: ssa.address.packed not in alice.stack.host.addresses, RELEASE_TIMEOUT)
         second = await curl(top.server, url, "--connect-timeout", "2")

@@ -415,8 +415,8 @@ class Run:
             node = member.node
 
             def held(node: Node = node) -> list[str]:
-                used = (e for e in node.stack.host.addresses if e.kind.one_time and e.users)
-                return [text for e in used if (text := address_text(e.address)) not in exempt]
+                used = (address_text(entry.address) for entry in node.stack.host.addresses.held())
+                return [text for text in used if text not in exempt]
 
             with suppress(TimeoutError):
                 await node.until(lambda held=held: not held(), RELEASE)  # type: ignore[misc]

@@ -14,7 +14,7 @@ CHUNK = 65536
 
 async def released(node: Node, timeout: float = 200.0) -> None:
     """Wait until a node uses no one-time address; `TimeoutError` after so many seconds."""
-    await node.until(lambda: not any(e.kind.one_time and e.users for e in node.stack.host.addresses), timeout)
+    await node.until(lambda: not node.stack.host.addresses.held(), timeout)
 
 
 async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -255,6 +255,10 @@ class AddressTable:
     def __len__(self) -> int:
         return len(self._entries)
 
+    def held(self) -> list[AddressEntry]:
+        """The one-time addresses that somebody uses."""
+        return [entry for entry in self._entries.values() if entry.kind.one_time and entry.users]
+
     def __contains__(self, address: bytes) -> bool:
         return address in self._entries
 
