@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from compat.attachment import NodeSettings, complain
+from compat.attachment import NodeSettings
 from compat.publisher import SCHEMES, Backend, Publisher, published
 from compat.publishsettings import (
     ClientOption,
@@ -26,6 +26,7 @@ from compat.publishsettings import (
     SecretFileOption,
     SessionsOption,
 )
+from compat.speaker import Speaker
 from compat.up import BridgeOption, EventsOption, NetnsOption, PrefixOption, StateOption, node_settings, run_node
 from tapstack.tcp.options import PortMode
 from unimux.cli.settings import Configuration
@@ -189,38 +190,43 @@ def publish(
     if settings.dns is not None:
         settings.dns_policy()  # what is wrong with it is told before anything is set up
     check_name(service)
-    _publish(service, backend, settings, attachment, _json_teller if json else _people_teller)
+    _publish(service, backend, settings, attachment, json)
 
 
-def _json_teller(event: str, facts: Mapping[str, Any], text: str | None) -> None:
-    typer.echo(json_format.dumps({"event": event, **facts}))
+def _teller(speaker: Speaker, json: bool) -> Tell:
+    """Objects for programs; for people addresses go to standard output, what is said about them to standard error."""
+
+    def to_programs(event: str, facts: Mapping[str, Any], text: str | None) -> None:
+        speaker.say(json_format.dumps({"event": event, **facts}))
+
+    def to_people(event: str, facts: Mapping[str, Any], text: str | None) -> None:
+        if text is not None:
+            speaker.say(text if event == "issued" else f"unimux: {text}", err=event != "issued")
+
+    return to_programs if json else to_people
 
 
-def _people_teller(event: str, facts: Mapping[str, Any], text: str | None) -> None:
-    """Addresses go to standard output, what is said about them to standard error."""
-    if event == "issued":
-        typer.echo(text)
-    elif text is not None:
-        typer.echo(f"unimux: {text}", err=True)
-
-
-def _publish(service: str, backend: Backend, settings: PublishSettings, attachment: NodeSettings, tell: Tell) -> None:
+def _publish(service: str, backend: Backend, settings: PublishSettings, attachment: NodeSettings, json: bool) -> None:
     """Attach a node and publish, until stopped."""
     scheme = settings.scheme or SCHEMES.get(backend.port)
 
     async def work(node: Node) -> None:
-        async with published(
-            node,
-            service,
-            backend,
-            limits=settings.limits(),
-            scheme=None if scheme == "token" else scheme,
-            proxy_protocol=settings.proxy_protocol,
-            sessions=settings.sessions,
-            client=settings.client,
-            lifetime=settings.lifetime,
-            complain=complain,
-        ) as publisher:
+        async with (
+            Speaker() as speaker,
+            published(
+                node,
+                service,
+                backend,
+                limits=settings.limits(),
+                scheme=None if scheme == "token" else scheme,
+                proxy_protocol=settings.proxy_protocol,
+                sessions=settings.sessions,
+                client=settings.client,
+                lifetime=settings.lifetime,
+                complain=lambda text: speaker.say(f"unimux: {text}", err=True),
+            ) as publisher,
+        ):
+            tell = _teller(speaker, json)
             each = "one client" if settings.sessions is None else f"{settings.sessions} session(s)"
             tell("begin", {"service": service}, f"{service} at {backend}; each address serves {each}; Ctrl-C ends it.")
             try:

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from compat.attachment import NodeSettings, complain
+from compat.attachment import NodeSettings
 from compat.gateway.gateway import Gateway
 from compat.gateway.program import run_program
 from compat.gateway.room import room
@@ -21,6 +21,7 @@ from compat.gateway.services import Services
 from compat.gateway.sockets import watched_listeners
 from compat.publisher import PublishLimits
 from compat.publishsettings import LifetimeOption, SessionsOption
+from compat.speaker import Speaker
 from compat.up import BridgeOption, EventsOption, NetnsOption, PrefixOption, StateOption, node_settings, run_node
 from unimux.cli.settings import Configuration
 from unimux.node import Node
@@ -48,9 +49,13 @@ async def run_here(
     """Run a program on the addresses of a running node; its exit status.  See `run_program`."""
 
     def tell(event: str, facts: Mapping[str, Any], text: str) -> None:
-        typer.echo(json_format.dumps({"event": event, **facts}) if json else f"unimux: {text}", err=True)
+        speaker.say(json_format.dumps({"event": event, **facts}) if json else f"unimux: {text}", err=True)
+
+    def complain(text: str) -> None:
+        speaker.say(f"unimux: {text}", err=True)
 
     async with AsyncExitStack() as stack:
+        speaker = await stack.enter_async_context(Speaker())
         made = stack.enter_context(room(mtu=attachment.mtu, offload=attachment.offload))
         name = re.sub(r"[^A-Za-z0-9_.-]", "-", Path(argv[0]).name).lstrip("_.-")[:40] or "program"
         purpose = Purpose(front_end="run", who=name)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import queue
 import signal
-import threading
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Annotated, Any
@@ -18,6 +16,7 @@ from unimux.cli.settings import Configuration
 from unimux.node import Node
 
 from .attachment import NodeSettings, attached_node
+from .speaker import Speaker
 
 BridgeOption = Annotated[
     str | None, typer.Option(help="Bridge that the node's TAP becomes a port of.", show_default=False)
@@ -71,54 +70,22 @@ def up(
     """Run a node on a TAP until stopped; print what its addresses do."""
     settings = node_settings(bridge=bridge, prefix=prefix, netns=netns, state=state, events=events)
 
-    run_node(settings, lambda node: tell_events(node, typer.echo))
+    async def work(node: Node) -> None:
+        async with Speaker() as speaker:
+            await tell_events(node, speaker)
+
+    run_node(settings, work)
 
 
-UNREAD = 4096
-"""Lines that wait for their reader; what happens beyond them is counted, and not shown."""
-LAST_WORDS = 1.0
-"""Seconds that a reader has at the end for what it has not read."""
-
-
-async def tell_events(node: Node, say: Callable[[str], None]) -> None:
-    """Say what happens to a node, until cancelled; raises the OSError by which `say` tells that nobody reads any more.
-
-    `say` has a thread of its own: a reader that stands still must not stop the node.
-    """
-    loop = asyncio.get_running_loop()
-    failed: asyncio.Future[None] = loop.create_future()
-    lines: queue.Queue[str | None] = queue.Queue(UNREAD)
-    missed = 0
-
-    def speak() -> None:
-        try:
-            while (line := lines.get()) is not None:
-                say(line)
-        except OSError as error:
-            with suppress(RuntimeError):  # the loop has ended
-                loop.call_soon_threadsafe(fail, error)
-
-    def fail(error: OSError) -> None:
-        if not failed.done():
-            failed.set_exception(error)
+async def tell_events(node: Node, speaker: Speaker) -> None:
+    """Say what happens to a node, until cancelled; raises the OSError by which the speaker tells that nobody reads any more."""
 
     def seen(event: Event) -> None:
-        nonlocal missed
-        try:
-            if missed:
-                lines.put_nowait(f"{event.time:12.3f}  {missed} events were not shown: nobody read them.")
-                missed = 0
-            lines.put_nowait(f"{event.time:12.3f}  {event.text()}")
-        except queue.Full:
-            missed += 1
+        with suppress(OSError):  # which ends this soon
+            speaker.say(f"{event.time:12.3f}  {event.text()}")
 
-    speaker = threading.Thread(target=speak, name="events", daemon=True)
-    speaker.start()
     unwatch = node.watch(seen)
     try:
-        await failed
+        await speaker.failed()
     finally:
         unwatch()
-        with suppress(queue.Full):
-            lines.put_nowait(None)
-        await asyncio.to_thread(speaker.join, LAST_WORDS)

@@ -1,23 +1,30 @@
-"""`unimux up` while somebody reads what it says, and afterwards."""
+"""What commands say while their node runs: `up`, `publish` and `run` go on when their reader stands still."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Awaitable, Callable
 
 import pytest
+import typer
 
-from compat import up
+from compat import publish, speaker
+from compat.attachment import NodeSettings
+from compat.publisher import Backend
+from compat.publishsettings import PublishSettings
+from compat.speaker import Speaker
 from compat.up import tell_events
 from tapstack.ipv6.addresses import AddressKind
 from tests.unit.unimux.lan import lan
 from tests.unit.unimux.test_failing_applications import handled
+from unimux.node import Node
 
 
 def test_what_happens_is_said_until_nobody_reads_it() -> None:
     said: list[str] = []
 
-    def say(text: str) -> None:
+    def write(text: str, err: bool) -> None:
         if len(said) == 3:
             raise BrokenPipeError("nobody reads")
         said.append(text)
@@ -27,50 +34,97 @@ def test_what_happens_is_said_until_nobody_reads_it() -> None:
             node = await net.node()
             told = handled()
             with pytest.raises(BrokenPipeError):
-                async with asyncio.timeout(20):
-                    await tell_events(node, say)
+                async with asyncio.timeout(20), Speaker(write) as speaker:
+                    await tell_events(node, speaker)
             await node.ready(4, 20)
             assert not told
+            with pytest.raises(BrokenPipeError):
+                speaker.say("more")
 
     asyncio.run(main())
     assert len(said) == 3
 
 
+class Held:
+    """A reader that stands still until it is let go on."""
+
+    def __init__(self) -> None:
+        self.going_on = threading.Event()
+        self.said: list[str] = []
+
+    def write(self, text: str, err: bool) -> None:
+        self.said.append(text)
+        assert self.going_on.wait(20), "the loop waits for its reader"
+
+
+async def happens(node: Node) -> None:
+    """Something that is worth a line."""
+    entry = await node.take_address(AddressKind.EPHEMERAL, None, timeout=5)
+    node.stack.host.addresses.release(entry, node.now(), "test")
+    await asyncio.sleep(0.001)
+
+
 def test_a_reader_that_stands_still_stops_no_node(monkeypatch: pytest.MonkeyPatch) -> None:
     """`unimux up | less`, or a terminal that is held: the node goes on, and what finds no room is counted."""
-    monkeypatch.setattr(up, "UNREAD", 10)
-    going_on = threading.Event()
-    said: list[str] = []
-
-    def say(text: str) -> None:
-        said.append(text)
-        assert going_on.wait(20), "the node waits for its reader"
+    monkeypatch.setattr(speaker, "UNREAD", 10)
+    held = Held()
 
     async def main() -> None:
-        async with lan(latency=0.0002) as net:
+        async with lan(latency=0.0002) as net, asyncio.timeout(20), Speaker(held.write) as speaking:
             node = await net.node(dedicated="2001:db8:a::")
-
-            async def happen() -> None:
-                entry = await node.take_address(AddressKind.EPHEMERAL, None, timeout=5)
-                node.stack.host.addresses.release(entry, node.now(), "test")
-
-            telling = asyncio.ensure_future(tell_events(node, say))
-            async with asyncio.timeout(20):
-                while not said:
-                    await happen()
-                    await asyncio.sleep(0.001)
-                for _ in range(50):
-                    await happen()
-                assert len(said) == 1
-                going_on.set()
-                while not any(line.endswith(" events were not shown: nobody read them.") for line in said):
-                    await happen()
-                    await asyncio.sleep(0.001)
-            assert len(said) >= 11
+            telling = asyncio.ensure_future(tell_events(node, speaking))
+            while not held.said:
+                await happens(node)
+            for _ in range(50):
+                await happens(node)
+            assert len(held.said) == 1
+            held.going_on.set()
+            while not any(line.endswith(" lines were left out: nobody read them.") for line in held.said):
+                await happens(node)
+            assert len(held.said) >= 11
             telling.cancel()
             await asyncio.gather(telling, return_exceptions=True)
-            lines = len(said)
-            await happen()
-            assert len(said) == lines
 
     asyncio.run(main())
+
+
+def test_a_publisher_whose_addresses_nobody_reads_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program that starts it, reads the first address and then no more: its pipe is full one day."""
+    held = Held()
+    monkeypatch.setattr(typer, "echo", lambda text, err=False: held.write(text, err))
+
+    def run_node(settings: NodeSettings, work: Callable[[Node], Awaitable[None]]) -> None:
+        async def main() -> None:
+            async with lan(latency=0.0002) as net:
+                node = await net.node(dedicated="2001:db8:a::")
+                working = asyncio.ensure_future(work(node))
+                async with asyncio.timeout(20):
+                    while not held.said:
+                        await asyncio.sleep(0.001)
+                    for _ in range(100):
+                        await happens(node)
+                assert len(held.said) == 1 and not working.done()
+                held.going_on.set()
+                async with asyncio.timeout(20):
+                    while len(held.said) < 3:
+                        await asyncio.sleep(0.001)
+                working.cancel()
+                await asyncio.gather(working, return_exceptions=True)
+
+        asyncio.run(main())
+
+    monkeypatch.setattr(publish, "run_node", run_node)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "/nonexistent")
+    monkeypatch.setattr(publish, "control_server", lambda publisher: NoSocket())
+    attachment = NodeSettings(prefix="2001:db8:a::/64")
+    publish._publish("shop", Backend("::1", 9), PublishSettings(lifetime=0.1), attachment, json=False)
+    assert held.said[0].startswith("unimux: shop at [::1]:9")
+    assert any(line.startswith("unimux://[2001:db8:a:") for line in held.said)
+
+
+class NoSocket:
+    """In place of the control socket, which is the kernel's."""
+
+    async def __aenter__(self) -> None: ...
+
+    async def __aexit__(self, *_: object) -> None: ...
