@@ -52,6 +52,9 @@ KERNEL_END = "fe80::1"
 LINK_LOCAL_TIMEOUT = 10.0
 
 
+_POOL = PoolConfig()
+
+
 class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
     """How a node is attached and what it defaults to; times in seconds."""
 
@@ -70,13 +73,21 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
     buffer_budget: Annotated[
         int, msgspec.Meta(description="bytes of all connections' buffers beyond 64 KiB each way", ge=0)
     ] = BUDGET
-    pool_low: Annotated[int, msgspec.Meta(description="reserved addresses below which the pool is filled", ge=0)] = 16
-    pool_high: Annotated[int, msgspec.Meta(description="reserved addresses up to which it is filled", ge=1)] = 32
-    pool_limit: Annotated[int, msgspec.Meta(description="one-time addresses on the link at a time", ge=1)] = 256
-    pool_pace: Annotated[float, msgspec.Meta(description="seconds between two addresses that are started", gt=0)] = 0.05
-    pool_max_age: Annotated[float, msgspec.Meta(description="seconds that an address may stay reserved", gt=0)] = 1800.0
+    pool_low: Annotated[int, msgspec.Meta(description="reserved addresses below which the pool is filled", ge=0)] = (
+        _POOL.low
+    )
+    pool_high: Annotated[int, msgspec.Meta(description="reserved addresses up to which it is filled", ge=1)] = (
+        _POOL.high
+    )
+    pool_limit: Annotated[int, msgspec.Meta(description="one-time addresses on the link at a time", ge=1)] = _POOL.limit
+    pool_pace: Annotated[float, msgspec.Meta(description="seconds between two addresses that are started", gt=0)] = (
+        _POOL.pace
+    )
+    pool_max_age: Annotated[float, msgspec.Meta(description="seconds that an address may stay reserved", gt=0)] = (
+        _POOL.max_age
+    )
     when_empty: Annotated[WhenEmpty, msgspec.Meta(description="what an empty pool does: wait, fail or optimistic")] = (
-        WhenEmpty.WAIT
+        _POOL.when_empty
     )
     generator: Annotated[
         str, msgspec.Meta(description="where addresses come from: a built-in name or module:Class")

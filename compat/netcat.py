@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import json as json_format
-import os
-import queue
-import select
-import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from ipaddress import IPv6Network
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import typer
 
+from compat.standard import CHUNK, Standard
 from compat.up import BridgeOption, EventsOption, NetnsOption, PrefixOption, StateOption, node_settings, run_node
 from unimux.control import check_name
-from unimux.errors import SetupError, UnimuxError, endpoint_text
+from unimux.endpoint import endpoint_text, parse_endpoint
+from unimux.errors import SetupError, UnimuxError
 from unimux.node import CONNECT_TIMEOUT, Node
 from unimux.purpose import Purpose
 from unimux.server import Server
@@ -30,9 +27,6 @@ from unimux.ssa.issue import DEFAULT_LIFETIME
 from unimux.ssa.secret import SecretClient, SharedSecret
 from unimux.ssa.secretfile import read_secret
 from unimux.ssa.token import Token, TokenError
-
-CHUNK = 64 * 1024
-T = TypeVar("T")
 
 
 class Interrupted(UnimuxError):
@@ -74,113 +68,15 @@ class Target:
         try:
             bare = Token.parse(text)
         except TokenError:
-            host, colon, digits = text.rpartition(":")
-            if colon and digits.isdecimal() and host and ":" not in host and port is None:
-                return cls(host, int(digits))
+            found = parse_endpoint(text) if port is None else None
+            if found is not None:
+                return cls(*found)
             if port is None or not text or ":" in text:
                 raise SetupError(
                     f"{text!r} names no place to connect to: give a token, [ADDRESS]:PORT or HOST PORT."
                 ) from None
             return cls(text, port)
         return cls(str(bare.address), bare.port if port is None else port)
-
-
-# -- standard input and output ---------------------------------------------------------------------------
-
-
-class Standard:
-    """Standard input and output as coroutines, whatever they are: terminal, pipe, file; left to block or not.
-
-    Threads read and write, since a file cannot be polled, and a terminal's read or a full pipe's write cannot be cancelled.  The
-    reader never runs ahead by more than a chunk, and neither keeps the process alive.
-    """
-
-    def __init__(self, source: int = 0, sink: int = 1) -> None:
-        self._source = source
-        self._sink = sink
-        self._chunks: asyncio.Queue[bytes] = asyncio.Queue()
-        self._room = threading.Semaphore(1)
-        self._written: queue.SimpleQueue[tuple[bytes, asyncio.Future[None]]] = queue.SimpleQueue()
-        self._loop = asyncio.get_running_loop()
-        self._reading = self._writing = False
-
-    @property
-    def at_terminal(self) -> bool:
-        """Whether a person types the input."""
-        return os.isatty(self._source)
-
-    async def read(self) -> bytes:
-        """The next bytes of standard input; empty at its end."""
-        if not self._reading:
-            self._reading = True
-            threading.Thread(target=self._feed, name="standard input", daemon=True).start()
-        data = await self._chunks.get()
-        self._room.release()
-        return data
-
-    def _feed(self) -> None:
-        data = b"x"
-        while data:
-            self._room.acquire()
-            try:
-                data = _patiently(self._source, select.POLLIN, lambda: os.read(self._source, CHUNK))
-            except OSError:
-                data = b""  # a terminal that is gone
-            if not self._tell(self._chunks.put_nowait, data):
-                return
-
-    async def write(self, data: bytes) -> None:
-        """Write all of it; raises BrokenPipeError when nobody reads any more."""
-        if not self._writing:
-            self._writing = True
-            threading.Thread(target=self._drain, name="standard output", daemon=True).start()
-        done: asyncio.Future[None] = self._loop.create_future()
-        self._written.put((data, done))
-        await done
-
-    def _drain(self) -> None:
-        while True:
-            data, done = self._written.get()
-            failure: OSError | None = None
-            try:
-                self._write_all(data)
-            except OSError as error:
-                failure = error
-            if not self._tell(_settle, done, failure):
-                return
-
-    def _write_all(self, data: bytes) -> None:
-        view = memoryview(data)
-        while view:
-            view = view[_patiently(self._sink, select.POLLOUT, partial(os.write, self._sink, view)) :]
-
-    def _tell(self, call: Callable[..., None], *arguments: object) -> bool:
-        """Have the loop call something; False when it has ended."""
-        try:
-            self._loop.call_soon_threadsafe(call, *arguments)
-        except RuntimeError:
-            return False
-        return True
-
-
-def _settle(done: asyncio.Future[None], failure: OSError | None) -> None:
-    if done.done():
-        return  # nobody waits any more
-    if failure is None:
-        done.set_result(None)
-    else:
-        done.set_exception(failure)
-
-
-def _patiently(descriptor: int, event: int, call: Callable[[], T]) -> T:
-    """What a call on a descriptor gives that may have been left not to block."""
-    while True:
-        try:
-            return call()
-        except BlockingIOError:
-            ready = select.poll()
-            ready.register(descriptor, event)
-            ready.poll()
 
 
 @dataclass(slots=True)
@@ -267,7 +163,9 @@ def connect(
     target: Annotated[
         str, typer.Argument(help="A token, [ADDRESS]:PORT, HOST:PORT or HOST; with a secret, the service's name.")
     ],
-    port: Annotated[int | None, typer.Argument(help="Port; an SSA does not look at it.", show_default=False)] = None,
+    port: Annotated[
+        int | None, typer.Argument(min=1, max=65535, help="Port; an SSA does not look at it.", show_default=False)
+    ] = None,
     timeout: Annotated[float, typer.Option(help="Seconds to connect.")] = CONNECT_TIMEOUT,
     secret_file: Annotated[
         Path | None,

@@ -29,7 +29,8 @@ from tapstack.tcp.listener import ArmedAddress
 from tapstack.tcp.options import PortMode
 from unimux.control import Offer, check_name
 from unimux.das import AddressNotSet
-from unimux.errors import PoolExhausted, SetupError, UnimuxError, endpoint_text
+from unimux.endpoint import endpoint_text, parse_endpoint
+from unimux.errors import PoolExhausted, SetupError, UnimuxError
 from unimux.node import Node
 from unimux.poolstate import NoPrefix
 from unimux.purpose import Purpose
@@ -99,17 +100,10 @@ class Backend:
     @classmethod
     def parse(cls, text: str) -> Backend:
         """Read HOST:PORT; raises `SetupError`."""
-        host, colon, port = text.rpartition(":")
-        bracketed = host.startswith("[") and host.endswith("]")
-        if (
-            not colon
-            or not host
-            or (":" in host and not bracketed)
-            or not port.isdecimal()
-            or not 0 < int(port) < 1 << 16
-        ):
+        found = parse_endpoint(text)
+        if found is None:
             raise SetupError(f"{text!r} is not HOST:PORT: write for instance 127.0.0.1:8080 or [::1]:8080.")
-        return cls(host[1:-1] if bracketed else host, int(port))
+        return cls(*found)
 
 
 class Publisher:

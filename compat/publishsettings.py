@@ -49,6 +49,9 @@ DnsAddressOption = Annotated[
 ]
 
 
+_DEFAULT = PublishLimits()
+
+
 class PublishSettings(msgspec.Struct, frozen=True, kw_only=True):
     """How a service is put behind one-time addresses; times in seconds.  See `unimux.cli.settings`."""
 
@@ -62,8 +65,10 @@ class PublishSettings(msgspec.Struct, frozen=True, kw_only=True):
     )
     scheme: Annotated[str | None, msgspec.Meta(description="scheme of the URLs; guessed from the server's port")] = None
     proxy_protocol: Annotated[bool, msgspec.Meta(description="tell the server who its client is (version 2)")] = False
-    max_sessions: Annotated[int, msgspec.Meta(description="sessions at a time", ge=1)] = 4096
-    connect_timeout: Annotated[float, msgspec.Meta(description="seconds to reach the server", gt=0)] = 10.0
+    max_sessions: Annotated[int, msgspec.Meta(description="sessions at a time", ge=1)] = _DEFAULT.max_sessions
+    connect_timeout: Annotated[float, msgspec.Meta(description="seconds to reach the server", gt=0)] = (
+        _DEFAULT.connect_timeout
+    )
     idle_timeout: Annotated[float, msgspec.Meta(description="seconds after which a still session ends", gt=0)] = (
         IDLE_TIMEOUT
     )

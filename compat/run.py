@@ -40,7 +40,9 @@ class RunSettings(msgspec.Struct, frozen=True, kw_only=True):
     lifetime: Annotated[float, msgspec.Meta(description="seconds an address waits for its client", gt=0)] = (
         DEFAULT_LIFETIME
     )
-    max_sessions: Annotated[int, msgspec.Meta(description="sessions of one listening socket at a time", ge=1)] = 4096
+    max_sessions: Annotated[int, msgspec.Meta(description="sessions of one listening socket at a time", ge=1)] = (
+        PublishLimits().max_sessions
+    )
 
 
 async def run_here(

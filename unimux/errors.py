@@ -11,14 +11,7 @@ from __future__ import annotations
 import errno as _errno
 from typing import Any, ClassVar
 
-
-def endpoint_text(host: str, port: int) -> str:
-    """Host and port as people write them.
-
-    >>> endpoint_text("2001:db8::1", 80), endpoint_text("example.org", 443)
-    ('[2001:db8::1]:80', 'example.org:443')
-    """
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+from .endpoint import endpoint_text
 
 
 class UnimuxError(Exception):

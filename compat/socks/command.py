@@ -19,7 +19,7 @@ from compat.socks.settings import DEFAULT_HOST, DEFAULT_PORT, SocksLimits, Socks
 from compat.up import BridgeOption, EventsOption, NetnsOption, PrefixOption, StateOption, node_settings, run_node
 from tapstack.tcp.options import PortMode
 from unimux.cli.settings import Configuration
-from unimux.errors import endpoint_text
+from unimux.endpoint import endpoint_text
 from unimux.node import Node
 
 _FILES = 65_536

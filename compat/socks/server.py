@@ -20,7 +20,8 @@ from compat.socks.client import SocksClient
 from compat.socks.services import Services
 from compat.socks.settings import DEFAULT_HOST, DEFAULT_PORT, SocksCounters
 from compat.socks.table import ClientTable
-from unimux.errors import SetupError, endpoint_text
+from unimux.endpoint import endpoint_text
+from unimux.errors import SetupError
 
 _ACCEPTS = 128
 """Connections accepted in one go, so that those which stand get their turn."""

@@ -58,6 +58,9 @@ class SocksLimits:
             raise ValueError("idle_timeout is a time above 0, or None for never")
 
 
+_DEFAULT = SocksLimits()
+
+
 class SocksSettings(msgspec.Struct, frozen=True, kw_only=True):
     """The table `[socks]`: see `unimux.cli.settings`.  Times in seconds."""
 
@@ -70,10 +73,18 @@ class SocksSettings(msgspec.Struct, frozen=True, kw_only=True):
     users: Annotated[
         list[str], msgspec.Meta(description="who may use it, each as NAME:PASSWORD; empty: anybody", extra=SECRET)
     ] = []
-    max_connections: Annotated[int, msgspec.Meta(description="requests served at once", ge=1)] = 4096
-    max_handshakes: Annotated[int, msgspec.Meta(description="clients that have not made their request", ge=1)] = 512
-    handshake_timeout: Annotated[float, msgspec.Meta(description="seconds a client may take to make it", gt=0)] = 10.0
-    connect_timeout: Annotated[float, msgspec.Meta(description="seconds to reach a destination", gt=0)] = 30.0
+    max_connections: Annotated[int, msgspec.Meta(description="requests served at once", ge=1)] = (
+        _DEFAULT.max_connections
+    )
+    max_handshakes: Annotated[int, msgspec.Meta(description="clients that have not made their request", ge=1)] = (
+        _DEFAULT.max_handshakes
+    )
+    handshake_timeout: Annotated[float, msgspec.Meta(description="seconds a client may take to make it", gt=0)] = (
+        _DEFAULT.handshake_timeout
+    )
+    connect_timeout: Annotated[float, msgspec.Meta(description="seconds to reach a destination", gt=0)] = (
+        _DEFAULT.connect_timeout
+    )
     idle_timeout: Annotated[float, msgspec.Meta(description="seconds after which a still connection ends", gt=0)] = (
         IDLE_TIMEOUT
     )

@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from compat.netcat import Interrupted, Standard, Target, converse
+from compat.netcat import Interrupted, Target, converse
 from compat.publishsettings import PublishSettings
+from compat.standard import Standard
 from tapstack.tcp.options import SocketOptions
 from tests.unit.unimux.lan import lan
 from unimux.aio import open_connection, start_server
@@ -41,7 +42,7 @@ def test_every_way_to_name_a_place(text: str, port: int | None, host: str, wante
     assert (target.host, target.port) == (host, wanted)
 
 
-@pytest.mark.parametrize("text", ["", "www.example", "a:b:c", "[2001:db8::1", "www.example:http"])
+@pytest.mark.parametrize("text", ["", "www.example", "a:b:c", "[2001:db8::1", "www.example:http", "www.example:99999"])
 def test_what_names_no_place_is_a_sentence(text: str) -> None:
     with pytest.raises(SetupError, match="names no place"):
         Target.parse(text, None, 0.0)

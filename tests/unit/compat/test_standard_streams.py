@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from compat.netcat import Standard
+from compat.standard import Standard
 
 Pipe = tuple[int, int]
 
@@ -60,7 +60,7 @@ def test_an_output_that_does_not_block_takes_everything(pipe: Pipe) -> None:
 
 STUCK = """
 import asyncio, os
-from compat.netcat import Standard
+from compat.standard import Standard
 
 async def main():
     source, sink = os.pipe()
