@@ -60,7 +60,8 @@ class AcceptQueue:
         """Have `policy.auto_arm` SSAs armed now and always; returns when the first lot is."""
         server = self.server
         server.auto_arm(policy.auto_arm, sessions=policy.sessions, client=policy.client, lifetime=policy.lifetime)
-        await self.node.until(lambda: len(server.armed) >= policy.auto_arm)
+        await self.node.until(lambda: len(server.armed) >= policy.auto_arm or self.node.pool.closed)
+        self._check_open()
 
     async def accept(self, policy: SsaPolicy, bound: bool, timeout: float | None) -> Exchange:
         """The next connection, arming an SSA when there is none to come to.
@@ -89,6 +90,8 @@ class AcceptQueue:
             raise OSError(errno.EBADF, "the socket was closed")
 
     def close(self) -> None:
+        if self._closed:
+            return
         self._closed = True
         self._unwatch()
         self.server.close()

@@ -297,6 +297,7 @@ class Socket:
             return protocol
 
         self._exchange = self._net.run(inside())
+        self._check_kept()
 
     def connect_ex(self, address: tuple[str, int]) -> int:
         """As `connect`; the error number in place of the error, 0 for success."""
@@ -325,6 +326,7 @@ class Socket:
             return listening
 
         self._listening = self._net.run(inside())
+        self._check_kept()
 
     def issue(self, policy: SsaPolicy | None = None) -> ServiceAddress:
         """Arm an SSA for this listening socket and return it, to be told to its client."""
@@ -447,6 +449,12 @@ class Socket:
     def _check_open(self) -> None:
         if self._closed and not self._files:
             raise OSError(errno.EBADF, "the socket is closed")
+
+    def _check_kept(self) -> None:
+        """End what has come about after another thread closed the socket; in this order one of the two sees the other."""
+        if self._closed:
+            self._end()
+            raise OSError(errno.EBADF, "the socket was closed meanwhile")
 
     def _check_fresh(self) -> None:
         self._check_open()

@@ -29,6 +29,7 @@ class LoopThread:
         self._stop: asyncio.Event | None = None
         self._failure: BaseException | None = None
         self._over = False
+        self._given_up = False
         self._waited_for: set[Future[Any]] = set()
         self._node: Node | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -38,6 +39,7 @@ class LoopThread:
         """Start the node; raises what its start raises."""
         self._thread.start()
         if not self._ready.wait(START_TIMEOUT):
+            self._given_up = True  # nobody will hold what comes about yet
             raise TimeoutError(errno.ETIMEDOUT, f"the node did not start within {START_TIMEOUT:g} s")
         if self._failure is not None:
             raise self._failure
@@ -76,7 +78,8 @@ class LoopThread:
         async with self._make() as node:
             self._node = node
             self._ready.set()
-            await self._stop.wait()
+            if not self._given_up:
+                await self._stop.wait()
 
     @property
     def node(self) -> Node:

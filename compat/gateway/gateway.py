@@ -52,8 +52,8 @@ _HOST = HostConfig(
 class Gateway:
     """Joins a namespace's TUN device to a node, from `__aenter__` to `__aexit__`.
 
-    link: the TUN device.  complain: told, once per cause, what the program cannot know (the pool is empty, for instance).
-    on_lost: told when the device is gone.  purpose: what the addresses are for, for the journal and for agents.
+    link: the TUN device.  complain: told, once per cause, what the program cannot know: the pool is empty, for instance, or the
+    device is gone.  purpose: what the addresses are for, for the journal and for agents.
     """
 
     def __init__(
@@ -63,7 +63,6 @@ class Gateway:
         inside: Inside,
         *,
         complain: Callable[[str], None] = lambda text: None,
-        on_lost: Callable[[LinkLost], None] | None = None,
         purpose: Purpose = UNNAMED,
     ) -> None:
         self.node = node
@@ -73,7 +72,8 @@ class Gateway:
         self.stack.tcp.budget.limit = node.config.buffer_budget
         host = self.stack.host
         self.stand_ins = StandIns(host.addresses, self.stack.timers)
-        self.driver = Driver(self.stack, self.stand_ins.link(link), on_lost)
+        self._complain = complain
+        self.driver = Driver(self.stack, self.stand_ins.link(link), self._lost)
         self.calls = Calls(self.stack, self.driver, node, self.stand_ins, complain, purpose)
         self.visits = Visits(self.stack, self.driver, self.stand_ins, inside.program.packed)
         self.datagrams = Carrier(self.stack, self.driver, node, inside.resolver.packed, purpose)
@@ -81,6 +81,10 @@ class Gateway:
         host.upper[ipv6.TCP] = self.calls.input
         host.upper[ipv6.UDP] = self.datagrams.input
         host.icmp.handlers[icmpv6.Type.ECHO_REQUEST] = self._echo_request
+
+    def _lost(self, error: LinkLost) -> None:
+        """A program that may do so has deleted the device."""
+        self._complain("The program has no network any more: the device of its namespace is gone. Run it again.")
 
     def _echo_request(self, packet: Packet, message: icmpv6.Icmpv6, now: float) -> None:
         """No ping is carried: a node's one-time address is for a session.  Whoever asks is told so."""

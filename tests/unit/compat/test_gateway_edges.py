@@ -13,6 +13,7 @@ from compat.gateway.services import Services
 from compat.gateway.sockets import Listening
 from compat.publisher import Publisher, PublishLimits
 from tapstack.ipv6.packet import Packet
+from tapstack.link.errors import LinkLost
 from tapstack.signals import Signal
 from tapstack.tcp.options import PortMode
 from tapstack.tcp.states import TcpTrigger
@@ -160,5 +161,19 @@ def test_a_service_that_cannot_go_on_says_why_and_begins_again_with_the_next_new
             await asyncio.sleep(1)
             assert told.count("issued") == 2
             await services.close()
+
+    virtual(main())
+
+
+def test_a_device_that_the_program_deletes_is_complained_of() -> None:
+    async def main() -> None:
+        async with place() as here:
+            here.gateway.driver._lose(
+                LinkLost("The network device 'unimux0' is gone (no such device): open the link again.")
+            )
+            assert len(here.complaints) == 1
+            assert here.complaints[0].startswith(
+                "The program has no network any more: the device of its namespace is gone"
+            )
 
     virtual(main())

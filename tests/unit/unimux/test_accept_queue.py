@@ -16,6 +16,7 @@ from tests.unit.unimux.lan import OPTIONS, Lan, lan, virtual
 from unimux.acceptqueue import AcceptQueue, SsaPolicy
 from unimux.errors import ConnectError, NodeStopped
 from unimux.node import Node
+from unimux.poolstate import PoolConfig
 from unimux.ssa.dnsserver import hold_address
 
 WHERE = IPv6Address("2001:db8:1::53")
@@ -111,5 +112,25 @@ def test_the_end_of_the_socket_is_told_to_who_waits() -> None:
                 async with asyncio.timeout(5):
                     await waiting
             assert told.value.errno == errno.EBADF
+
+    virtual(main())
+
+
+@pytest.mark.parametrize("lost", [False, True], ids=["closed", "link lost"])
+def test_the_end_of_the_node_is_told_to_who_waits_for_addresses_to_be_armed(lost: bool) -> None:
+    async def main() -> None:
+        async with lan() as net:
+            node = await net.node(pool=PoolConfig(low=0, high=1, limit=1))
+            queue = AcceptQueue(node, OPTIONS, None, None)
+            waiting = asyncio.ensure_future(queue.keep(SsaPolicy(auto_arm=3)))
+            await asyncio.sleep(20)
+            assert len(queue.server.armed) == 1 and not waiting.done()
+            if lost:
+                node.driver._lose(LinkLost("the device is gone"))
+            else:
+                await node.close()
+            with pytest.raises(NodeStopped):
+                async with asyncio.timeout(5):
+                    await waiting
 
     virtual(main())

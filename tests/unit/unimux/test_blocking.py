@@ -394,6 +394,42 @@ def test_a_socket_that_nobody_holds_any_more_is_closed(pair: Pair) -> None:
     pair.net.run(pair.net.node.until(lambda: armed not in addresses and own not in addresses, 10))
 
 
+@pytest.mark.proves("UM-REL-1")
+@pytest.mark.parametrize("way", ["connect", "listen"])
+def test_a_socket_that_is_closed_while_it_connects_or_begins_to_listen_leaves_nothing(pair: Pair, way: str) -> None:
+    """A watchdog closes it in another thread; what comes about all the same is ended."""
+    made = pair.net.socket()
+    made.setsockopt(SOL_UNIMUX, Option.SSA_POLICY, SsaPolicy(auto_arm=1))
+    where = str(pair.serve()), 0
+    node = pair.net.node
+    held = pair.net.call(lambda: node.pool.held)
+    busy, free = threading.Event(), threading.Event()
+
+    def work() -> None:
+        busy.set()
+        free.wait(20)
+
+    raised: list[BaseException] = []
+
+    def begin() -> None:
+        try:
+            made.connect(where) if way == "connect" else made.listen()
+        except OSError as error:
+            raised.append(error)
+
+    pair.net.loop.call_soon_threadsafe(work)
+    assert busy.wait(10)
+    beginning = threading.Thread(target=begin)
+    beginning.start()
+    while not pair.net._waited_for:
+        pass
+    made.close()
+    free.set()
+    beginning.join(20)
+    assert [getattr(error, "errno", None) for error in raised] == [errno.EBADF]
+    pair.net.run(node.until(lambda: node.pool.held <= held, 10))
+
+
 def test_an_unmodified_http_client_of_the_standard_library(pair: Pair) -> None:
     async def page(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")

@@ -8,7 +8,10 @@ import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+import pytest
+
 from tests.unit.unimux.lan import lan
+from unimux import loopthread
 from unimux.loopthread import LoopThread
 from unimux.node import Node
 
@@ -87,3 +90,20 @@ def test_whoever_comes_while_the_loop_ends_does_not_wait_for_ever() -> None:
     ending.go_on.set()
     end()
     assert waiting.outcome() == [(OSError, errno.ENETDOWN)]
+
+
+def test_a_node_that_starts_too_late_is_stopped_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loopthread, "START_TIMEOUT", 0.1)
+    go_on, over = threading.Event(), threading.Event()
+
+    @asynccontextmanager
+    async def late() -> AsyncIterator[Node]:
+        await asyncio.to_thread(go_on.wait, 20)
+        async with lan(latency=0.0002) as net:
+            yield await net.node()
+        over.set()
+
+    with pytest.raises(TimeoutError, match="did not start"):
+        LoopThread(late).start()
+    go_on.set()
+    assert over.wait(10), "nobody holds it, and nobody would end it"
