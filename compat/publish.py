@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json as json_format
 from collections.abc import Callable, Mapping
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
+from functools import partial
 from ipaddress import IPv6Address
 from pathlib import Path
 from typing import Annotated, Any
@@ -40,6 +41,7 @@ from unimux.ssa.dnsserver import DnsServer
 from unimux.ssa.issue import ServiceAddress, client_network
 from unimux.ssa.secret import SecretWindow, SharedSecret
 from unimux.ssa.secretfile import read_secret
+from unimux.state import StateError
 
 Tell = Callable[[str, Mapping[str, Any], str | None], None]
 """`tell(event, facts, text)`: one object for programs, or the text, where there is one, for people."""
@@ -56,7 +58,7 @@ async def serve_publication(
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(control_server(publisher))
         if settings.secret_file is not None:
-            for window in _windows(node, publisher, settings, attachment):
+            for window in _windows(node, publisher, settings, attachment, tell):
                 window.start(node.now())
                 stack.push(_closing(window, node))
             node.driver.kick()
@@ -79,8 +81,13 @@ def _closing(window: SecretWindow, node: Node) -> Callable[..., None]:
     return lambda *_: window.close(node.now())
 
 
+def _window_failed(tell: Tell, client: str, error: StateError) -> None:
+    with suppress(OSError):  # nobody reads, which ends everything with the next address
+        tell("failed", {"client": client, "cause": str(error)}, f"no more addresses for {client}: {error}")
+
+
 def _windows(
-    node: Node, publisher: Publisher, settings: PublishSettings, attachment: NodeSettings
+    node: Node, publisher: Publisher, settings: PublishSettings, attachment: NodeSettings, tell: Tell
 ) -> list[SecretWindow]:
     """A window for each client that shares the secret."""
     assert settings.secret_file is not None
@@ -104,6 +111,7 @@ def _windows(
                 reserved=settings.window,
                 client=None if only is None else (only.network_address.packed, only.prefixlen),
                 renew=isinstance(state, DiskState) and state.doubt is None,
+                failed=partial(_window_failed, tell, name),
             )
         )
     return made
@@ -223,7 +231,7 @@ def _publish(service: str, backend: Backend, settings: PublishSettings, attachme
                 sessions=settings.sessions,
                 client=settings.client,
                 lifetime=settings.lifetime,
-                complain=lambda text: speaker.say(f"unimux: {text}", err=True),
+                complain=speaker.complain,
             ) as publisher,
         ):
             tell = _teller(speaker, json)

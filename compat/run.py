@@ -53,28 +53,25 @@ async def run_here(
     def tell(event: str, facts: Mapping[str, Any], text: str) -> None:
         speaker.say(json_format.dumps({"event": event, **facts}) if json else f"unimux: {text}", err=True)
 
-    def complain(text: str) -> None:
-        speaker.say(f"unimux: {text}", err=True)
-
     async with AsyncExitStack() as stack:
         speaker = await stack.enter_async_context(Speaker())
         made = stack.enter_context(room(mtu=attachment.mtu, offload=attachment.offload))
         name = re.sub(r"[^A-Za-z0-9_.-]", "-", Path(argv[0]).name).lstrip("_.-")[:40] or "program"
         purpose = Purpose(front_end="run", who=name)
-        gateway = Gateway(node, made.link, made.inside, complain=complain, purpose=purpose)
+        gateway = Gateway(node, made.link, made.inside, complain=speaker.complain, purpose=purpose)
         await stack.enter_async_context(gateway)
         services = Services(
             gateway,
             name,
             tell,
-            complain,
+            speaker.complain,
             count=settings.count,
             sessions=settings.sessions,
             lifetime=settings.lifetime,
             limits=PublishLimits(max_sessions=settings.max_sessions),
         )
         stack.push_async_callback(services.close)
-        await stack.enter_async_context(watched_listeners(made.where, services.update, complain))
+        await stack.enter_async_context(watched_listeners(made.where, services.update, speaker.complain))
         return await run_program(made, argv, user=settings.user)
 
 

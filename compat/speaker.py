@@ -60,6 +60,11 @@ class Speaker:
         except queue.Full:
             self._missed += 1
 
+    def complain(self, text: str) -> None:
+        """Tell the user something that stops nothing, on standard error; never raises."""
+        with suppress(OSError):
+            self.say(f"unimux: {text}", err=True)
+
     async def failed(self) -> None:
         """Wait until nobody reads any more, if that ever is; raises the OSError."""
         await asyncio.shield(self._failed)

@@ -124,7 +124,8 @@ class SecretWindow:
     client: who may connect, as (prefix bytes, length); None for anybody who knows the address.
     renew: whether counters that were reserved but not used before the last restart are taken up again; not where the record
     may have been rolled back (`DiskState.doubt`).
-    failure: why the window is closed though nobody closed it; its record cannot be kept.
+    failure: why the window is closed though nobody closed it: its record, or that of its addresses, cannot be kept.
+    failed: told so.
     """
 
     def __init__(
@@ -140,10 +141,12 @@ class SecretWindow:
         prefix: IPv6Network | None = None,
         client: tuple[bytes, int] | None = None,
         renew: bool = True,
+        failed: Callable[[StateError], None] = lambda error: None,
     ) -> None:
         self.shared = shared
         self.counters = counters
         self.failure: StateError | None = None
+        self._failed = failed
         self._listener = listener
         self._pool = pool
         self._events = events
@@ -215,6 +218,7 @@ class SecretWindow:
         if self.failure is not None:
             self._tell(now, str(self.failure))
             self.close(now)
+            self._failed(self.failure)
             return
         used = self.counters.used
         for counter, slot in list(self._slots.items()):
@@ -278,6 +282,10 @@ class SecretWindow:
                 return False
             self._tell(now, f"counter {counter} skipped: {refusal.reason}")
             return True
+        except StateError as error:
+            self.failure = error
+            self._timer.set(now)
+            return False
         self._slots[counter] = _Slot(address, reservation)
         self._counter_of[address] = counter
         return True

@@ -40,6 +40,7 @@ def test_what_happens_is_said_until_nobody_reads_it() -> None:
             assert not told
             with pytest.raises(BrokenPipeError):
                 speaker.say("more")
+            speaker.complain("which nobody hears, and which does no harm")
 
     asyncio.run(main())
     assert len(said) == 3

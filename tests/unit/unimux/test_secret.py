@@ -13,6 +13,7 @@ import pytest
 from tapstack.events import Event
 from tapstack.ipv6.addresses import AddressKind, AddressState
 from tests.unit.unimux.lan import PREFIX, Lan, lan, virtual
+from tests.unit.unimux.test_failing_applications import handled
 from unimux.errors import SetupError
 from unimux.journal import JournalPolicy, MemoryJournal
 from unimux.node import Node
@@ -306,12 +307,37 @@ def test_a_window_whose_record_cannot_be_kept_closes_and_says_so() -> None:
     async def main() -> None:
         async with lan() as net:
             bob, alice = await service(net), await net.node()
-            window = bob.window(Broken())
+            failures: list[str] = []
+            window = bob.window(Broken(), failed=lambda error: failures.append(str(error)))
             await bob.armed(window, [0, 1, 2, 3])
             await talk(client_of(alice))
             await bob.node.until(lambda: not bob.server.armed, 5)
             assert str(window.failure) == "The counters cannot be written: disk full."
             assert "The counters cannot be written: disk full." in bob.causes
+            assert failures == ["The counters cannot be written: disk full."]
+
+    virtual(main())
+
+
+def test_a_window_whose_claims_cannot_be_kept_closes_and_disturbs_nobody() -> None:
+    async def main() -> None:
+        async with lan() as net:
+            bob = await service(net)
+            told = handled()
+            failures: list[str] = []
+            claim = bob.node.source.state.claim
+
+            def until_the_disk_is_full(address: bytes) -> None:
+                if len(bob.node.source.state.claimed) == 3:
+                    raise StateError("the state cannot be written: No space left on device")
+                claim(address)
+
+            bob.node.source.state.claim = until_the_disk_is_full  # type: ignore[method-assign]
+            window = bob.window(MemoryCounters(), failed=lambda error: failures.append(str(error)))
+            await asyncio.sleep(10)
+            assert not told, "no timer of the stack fails"
+            assert failures == ["the state cannot be written: No space left on device"] == [str(window.failure)]
+            assert not bob.server.armed and not window.armed and not window.reserved
 
     virtual(main())
 
