@@ -8,9 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-MIN_MTU = 1280
-"""The IPv6 minimum link MTU in bytes (RFC 8200 §5)."""
-
 MAX_RTR_SOLICITATION_DELAY = 1.0
 RTR_SOLICITATION_INTERVAL = 4.0
 MAX_RTR_SOLICITATION_INTERVAL = 3600.0

@@ -25,7 +25,6 @@ from collections import Counter
 from ..events import DropReason
 from ..types import ALL_NODES, ALL_ROUTERS, MLDV2_REPORTS, UNSPECIFIED, is_link_local
 from ..wire import icmpv6, ipv6, mld
-from .config import MIN_MTU
 from .interface import Interface
 
 DEFAULT_ROBUSTNESS = 2
@@ -242,7 +241,7 @@ class MulticastListener:
 
     def _send_records(self, records: list[mld.Record]) -> None:
         """As many reports as the records need; each fits the minimum MTU, whatever the path to the routers is."""
-        room = MIN_MTU - ipv6.HEADER_LENGTH - len(mld.ROUTER_ALERT_HEADER) - 8
+        room = ipv6.MINIMUM_MTU - ipv6.HEADER_LENGTH - len(mld.ROUTER_ALERT_HEADER) - 8
         batch: list[mld.Record] = []
         used = 0
         for record in records:

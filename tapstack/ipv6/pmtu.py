@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 
-from .config import MIN_MTU
+from ..wire import ipv6
 from .interface import Interface
 
 
@@ -36,7 +36,7 @@ class PathMtus:
 
     def learn(self, dst: bytes, mtu: int, now: float) -> bool:
         """Take a smaller MTU for the path; False when it is none, or below the IPv6 minimum (RFC 8201 §4)."""
-        if mtu < MIN_MTU or mtu >= self.get(dst):
+        if mtu < ipv6.MINIMUM_MTU or mtu >= self.get(dst):
             return False
         self._learnt.pop(dst, None)
         if len(self._learnt) >= self._interface.config.path_mtus:

@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 from ..events import DropReason
 from ..wire import icmpv6, ipv6
-from .config import FRAGMENT_TIMEOUT, MIN_MTU
+from .config import FRAGMENT_TIMEOUT
 from .icmp import Icmp
 from .interface import Interface
 from .packet import Packet
@@ -93,7 +93,9 @@ class Reassembler:
             return None
         if fragment.offset == 0:
             partial.head = bytes(packet.whole[:at])
-            packet.whole = memoryview(bytes(packet.whole[:MIN_MTU]))  # for the quote; the frame itself is not kept
+            packet.whole = memoryview(
+                bytes(packet.whole[: ipv6.MINIMUM_MTU])
+            )  # for the quote; the frame itself is not kept
             packet.next_header = fragment.next_header
             partial.first = packet
         return self._complete(key, partial)

@@ -17,12 +17,11 @@ from collections.abc import Callable, MutableMapping
 from typing import TypeVar
 
 from ..types import ALL_ROUTERS, address_text
-from ..wire import icmpv6, nd
+from ..wire import icmpv6, ipv6, nd
 from .config import (
     MAX_REACHABLE_TIME,
     MAX_RTR_SOLICITATION_DELAY,
     MAX_RTR_SOLICITATION_INTERVAL,
-    MIN_MTU,
     RTR_SOLICITATION_INTERVAL,
 )
 from .interface import Interface
@@ -125,7 +124,11 @@ class RouterDiscovery:
         if message.retrans_timer:
             interface.retrans_timer = min(max(message.retrans_timer / 1000, MIN_RETRANS_TIMER), MAX_RETRANS_TIMER)
         mtu = nd.find(message.options, nd.Mtu)
-        if mtu is not None and MIN_MTU <= mtu.mtu <= interface.properties.mtu and mtu.mtu != interface.link_mtu:
+        if (
+            mtu is not None
+            and ipv6.MINIMUM_MTU <= mtu.mtu <= interface.properties.mtu
+            and mtu.mtu != interface.link_mtu
+        ):
             self._routes.set_mtu(mtu.mtu)
 
     def _take_router(self, src: bytes, message: nd.RouterAdvertisement, now: float) -> bool:

@@ -27,7 +27,7 @@ from collections.abc import Callable
 import pytun
 
 from ..types import Frame
-from ..wire import virtio
+from ..wire import ipv6, virtio
 from .allocation import keep_pages
 from .base import Link, LinkProperties
 from .carrier import CarrierWatch
@@ -42,7 +42,6 @@ GSO_SIZE = 65_521
 """The largest super-segment offered, in bytes of IPv6 packet.  The device itself takes 65,575, but a frame of 65,536 bytes
 or more (Ethernet header included) is segmented in software before it leaves by another device."""
 
-MTU_MIN = 1280
 MTU_MAX = 65_535
 NAME_MAX = 15
 
@@ -75,7 +74,7 @@ def open_device(
     hwaddr: link-layer address of the *kernel's* end.  another_queue: of a device that exists, with the same other parameters.
     Raises `LinkUnavailable`; nothing is left behind then.
     """
-    if not MTU_MIN <= mtu <= MTU_MAX - (14 if flags & pytun.IFF_TAP else 0):
+    if not ipv6.MINIMUM_MTU <= mtu <= MTU_MAX - (14 if flags & pytun.IFF_TAP else 0):
         raise ValueError(f"an MTU of {mtu} is out of range for IPv6 over TUN/TAP")
     if name and (len(name.encode()) > NAME_MAX or name in (".", "..") or not _NAME.fullmatch(name)):
         raise LinkUnavailable(

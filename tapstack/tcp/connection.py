@@ -18,7 +18,7 @@ from ..events import ConnectionChanged
 from ..ipv6.addresses import AddressEntry
 from ..signals import Signal
 from ..types import Buffer, address_text
-from ..wire.tcp import ACK, RST, TIMESTAMP_LENGTH, Options
+from ..wire.tcp import ACK, DEFAULT_MSS, RST, TIMESTAMP_LENGTH, Options
 from . import errors
 from .congestion import create
 from .ecn import EcnState
@@ -26,7 +26,7 @@ from .emitter import Emitter
 from .idlesender import IdleSender
 from .isn import SessionNumbers
 from .options import PortMode, SocketOptions
-from .output import DEFAULT_MSS, Output
+from .output import Output
 from .receiver import Receiver
 from .recovery import NewRenoRecovery, SelectiveRecovery
 from .recovery.rto import RttEstimator

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 from ..events import DropReason
 from ..signals import Signal
 from ..types import Frame
-from ..wire.tcp import ACK, CWR, ECE, SYN, URG, Options
+from ..wire.tcp import ACK, CWR, DEFAULT_MSS, ECE, SYN, URG, Options
 from .challenge import PER_CONNECTION
-from .sequence import MASK
+from .sequence import MASK, timestamp_value
 from .states import SYNCHRONIZED, TcpState
 from .timers import DELAYED_ACK
 
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from .timers import ConnectionTimers
     from .usertimeout import UserTimeout
 
-DEFAULT_MSS = 1220
-"""What an IPv6 peer that names no MSS takes (RFC 9293 MUST-15)."""
 _LARGEST_URGENT = 65535
 
 
@@ -102,9 +100,10 @@ class Output:
             self.signal(Signal.WRITABLE)
 
     def timestamp(self, now: float) -> tuple[int, int] | None:
-        """TSval and TSecr of a segment sent now; milliseconds with an offset per connection."""
+        """TSval and TSecr of a segment sent now."""
         if not self.timestamps:
             return None
+        # `timestamp_value` without the call, since every segment comes by.
         return (int(now * 1000) + self.timestamp_offset) & MASK, self.receiver.ts_recent or 0
 
     def emit_data(self, sequence: int, flags: int, pieces: Frame, length: int, again: bool) -> None:
@@ -196,7 +195,7 @@ class Output:
         )
         if self.timestamps if answering else self.options.timestamps:
             options.timestamp = (
-                (int(now * 1000) + self.timestamp_offset) & MASK,
+                timestamp_value(now, self.timestamp_offset),
                 (receiver.ts_recent or 0) if answering else 0,
             )
         if self.told_timeout is not None:

@@ -19,8 +19,7 @@ from .errors import ConflictingSocket
 from .isn import SessionNumbers, session_numbers
 from .listener import Admission
 from .options import Ecn, PortMode
-from .output import DEFAULT_MSS
-from .sequence import MASK
+from .sequence import MASK, timestamp_value
 from .states import TcpTrigger
 
 if TYPE_CHECKING:
@@ -85,7 +84,7 @@ class PassiveOpens:
         if cookie.options.timestamp is not None:
             connection.receiver.ts_recent = cookie.options.timestamp[0]
             connection.receiver.ts_recent_at = now
-        connection.receiver.advertise(DEFAULT_MSS, scaled=False)
+        connection.receiver.advertise(wire.DEFAULT_MSS, scaled=False)
         connection.sender.snd_nxt += 1
         connection.move(TcpTrigger.PASSIVE_OPEN, now, "cookie")
         arrives.otherwise(connection, segment, now)
@@ -170,7 +169,7 @@ class PassiveOpens:
             )
             ecn = own.ecn is not Ecn.OFF and segment.flags & (wire.ECE | wire.CWR) == wire.ECE | wire.CWR
             bits = cookies.option_bits(asked, ecn)
-            clock = (int(now * 1000) + numbers.timestamp_offset) & MASK
+            clock = timestamp_value(now, numbers.timestamp_offset)
             answer.timestamp = (cookies.mark(clock, bits), wanted.timestamp[0])
             answer.sack_permitted = asked.sack_permitted
             if wanted.window_scale is not None:

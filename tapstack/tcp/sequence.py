@@ -1,4 +1,4 @@
-"""Sequence numbers without wrap.
+"""Sequence numbers without wrap, and the timestamp clock.
 
 Inside tapstack a sequence number is an ordinary integer that only grows: the initial one is the 32-bit ISN, and
 the number on the wire is its low 32 bits.  `unwrap` turns a number from the wire into the
@@ -9,6 +9,11 @@ from __future__ import annotations
 
 MASK = 0xFFFFFFFF
 _HALF = 0x80000000
+
+
+def timestamp_value(now: float, offset: int) -> int:
+    """TSval: a clock of milliseconds that each connection begins elsewhere (RFC 7323 §4.1, §7.1)."""
+    return (int(now * 1000) + offset) & MASK
 
 
 def unwrap(wire: int, reference: int) -> int:

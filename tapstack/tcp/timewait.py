@@ -23,7 +23,7 @@ from ..types import address_text
 from ..wire import tcp as wire
 from .emitter import Emitter
 from .options import PortMode, TimeWait
-from .sequence import MASK, unwrap
+from .sequence import MASK, timestamp_value, unwrap
 from .states import TcpState
 
 if TYPE_CHECKING:
@@ -354,7 +354,17 @@ class TimeWaitTable:
         emitter.transform = self._transforms.get(record)
         timestamp = None
         if facts.flags & _TIMESTAMPS:
-            timestamp = ((int(now * 1000) + facts.timestamp_offset) & MASK, facts.ts_recent)
+            timestamp = timestamp_value(now, facts.timestamp_offset), facts.ts_recent
         emitter.emit(
-            facts.local_port, facts.remote_port, facts.snd_nxt, facts.rcv_nxt, wire.ACK, 0, timestamp, [], 0, 1220, now
+            facts.local_port,
+            facts.remote_port,
+            facts.snd_nxt,
+            facts.rcv_nxt,
+            wire.ACK,
+            0,
+            timestamp,
+            [],
+            0,
+            wire.DEFAULT_MSS,
+            now,
         )

@@ -12,6 +12,7 @@ The queue is a list: an empty deque holds 700 bytes.  What leaves it at the fron
 from __future__ import annotations
 
 from ..types import Buffer, Frame
+from ..wire.tcp import DEFAULT_MSS
 
 _MAXIMUM_PIECES = 256
 _COPY = 1 << 16
@@ -28,7 +29,7 @@ class WriteQueue:
     __slots__ = ("_unsent", "_unsent_at", "mss", "segment_limit", "unsent")
 
     def __init__(self) -> None:
-        self.mss = 1220
+        self.mss = DEFAULT_MSS
         self.segment_limit = 0
         self._unsent: list[bytes] = []
         self._unsent_at = 0

@@ -34,6 +34,8 @@ PROTOCOL = 6
 HEADER_LENGTH = 20
 MAXIMUM_OPTIONS = 40
 TIMESTAMP_LENGTH = 12
+DEFAULT_MSS = 1220
+"""What an IPv6 peer that names no MSS takes (RFC 9293 MUST-15): what a packet of the minimum MTU holds."""
 """Bytes that a timestamp takes in a header: two NOPs and the 10-byte option (RFC 7323 Appendix A)."""
 
 FIXED = struct.Struct("!HHIIBBHHH")
