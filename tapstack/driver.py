@@ -151,11 +151,17 @@ class Driver:
                 now = self.now()
                 deadline = self.stack.deadline()
                 if deadline is not None and deadline <= now:
-                    self.stack.advance(now)
+                    self._advance(now)
             sent = self.stack.counters.frames_out
             self._finish()
             if self._again is not None or self.stack.counters.frames_out == sent:
                 return
+
+    def _advance(self, now: float) -> None:
+        try:
+            self.stack.advance(now)
+        except Exception as error:  # of one timer, perhaps a policy's of the user: those behind it are due still
+            self._loop.call_exception_handler({"message": "A timer of the stack failed.", "exception": error})
 
     def _read(self) -> int:
         """Take in at most a batch of frames; how many: fewer than a batch where the link is empty now."""

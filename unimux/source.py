@@ -241,11 +241,17 @@ class AddressSource:
             raise GeneratorError("a prefix of /128 is one address; one-time addresses need at most a /112")
         generator = self._generator(self.state.epoch, bits)
         counters = self._counters(bits, count, generator.capacity)
-        identifiers = generator.identifiers(counters.start, len(counters))
-        self._probe(generator, counters.start, int(identifiers[0]), int(identifiers.max()))
-        passed_over = reserved_mask(identifiers, bits)
-        for epoch in self._epochs()[:-1]:
-            passed_over |= self._generator(epoch, bits).counters_below(identifiers, self._horizon(epoch, bits))
+        try:
+            identifiers = generator.identifiers(counters.start, len(counters))
+            self._probe(generator, counters.start, int(identifiers[0]), int(identifiers.max()))
+            passed_over = reserved_mask(identifiers, bits)
+            for epoch in self._epochs()[:-1]:
+                passed_over |= self._generator(epoch, bits).counters_below(identifiers, self._horizon(epoch, bits))
+        except UnimuxError:
+            raise
+        except Exception as error:  # a user's own may raise anything
+            name = self.state.epoch.generator
+            raise GeneratorError(f"the generator {name} failed: {type(error).__name__}: {error}") from error
         return identifiers[~passed_over] if passed_over.any() else identifiers
 
     def _probe(self, generator: Generator, counter: int, identifier: int, largest: int) -> None:

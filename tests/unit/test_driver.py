@@ -22,6 +22,7 @@ from tapstack.tcp.options import PortMode, SocketOptions
 from tapstack.tcp.states import TcpState
 from tapstack.types import Frame, address
 from tests.unit.unimux.lan import lan, virtual
+from tests.unit.unimux.test_failing_applications import handled
 from unimux.aio import open_connection, start_server
 from unimux.errors import ConnectError
 from unimux.node import Node
@@ -289,3 +290,30 @@ def test_a_connect_on_a_link_that_is_lost_in_the_write_fails() -> None:
                 await node.failed()
 
     run_virtual(main())
+
+
+def test_a_timer_that_fails_stops_no_other() -> None:
+    """What a policy or a generator of the user's raises, for one: the timers behind it are due all the same."""
+
+    async def main() -> None:
+        async with lan() as net:
+            told = handled()
+            node = await net.node()
+            rung: list[str] = []
+
+            def faulty(now: float) -> None:
+                rung.append("faulty")
+                raise KeyError("somebody's mistake")
+
+            timers, now = node.stack.timers, node.now()
+            for when, callback in ((1.0, faulty), (1.0, lambda now: rung.append("sound")), (30.0, faulty)):
+                timers.timer(callback).set(now + when)
+            timers.timer(lambda now: rung.append("late")).set(now + 40.0)
+            node.driver.kick()
+            await asyncio.sleep(2)
+            assert rung == ["faulty", "sound"]
+            await asyncio.sleep(100)
+            assert rung == ["faulty", "sound", "faulty", "late"]
+            assert [type(each["exception"]) for each in told] == [KeyError, KeyError]
+
+    virtual(main())

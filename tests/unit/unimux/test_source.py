@@ -356,6 +356,34 @@ class Wrong(Few):
         return identifier - 99
 
 
+class Failing(Plain):
+    """A mistake that shows after a while."""
+
+    def identifier(self, counter: int) -> int:
+        return counter + 0 // (300 - counter)
+
+
+class FailingBack(Plain):
+    """The same in its inverse."""
+
+    def counter(self, identifier: int) -> int | None:
+        raise KeyError(identifier)
+
+
+@pytest.mark.proves("UM-GEN-6")
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("Failing", "Failing failed: ZeroDivisionError: integer division"),
+        ("FailingBack", "FailingBack failed: KeyError"),
+    ],
+)
+def test_a_generator_that_fails_is_one_sentence(kind: str, message: str) -> None:
+    source = AddressSource(memory(f"{__name__}:{kind}"))
+    with pytest.raises(GeneratorError, match=message):
+        source.draw_many(600)
+
+
 @pytest.mark.proves("UM-GEN-6", "UM-GEN-3")
 def test_a_generator_with_fewer_counters_is_found_by_audit_and_never_repeats() -> None:
     state = memory(f"{__name__}:Few")
