@@ -48,11 +48,6 @@ def address_text(packed: bytes) -> str:
     return inet_ntop(AF_INET6, packed)
 
 
-def mac_text(mac: bytes) -> str:
-    """The colon-separated text of a link-layer address."""
-    return mac.hex(":")
-
-
 def check_port(port: int | None) -> None:
     """Raise OverflowError for what is no port number, as the kernel's sockets do; None is no choice, which is fine."""
     if port is not None and not 0 <= port < 1 << 16:

@@ -143,21 +143,6 @@ def connect_error(error: Exception | None, host: str, port: int, timeout: float)
     return ConnectError(host, port, str(error) if error else "")
 
 
-class AddressExpired(UnimuxError, ConnectionAbortedError):
-    """The valid lifetime of the connection's own address ended and took the connection with it (UM-ADDR-11)."""
-
-    def __init__(self, address: str) -> None:
-        self.address = address
-        self.message = f"The prefix of {address} is no longer valid, which ended the connection: connect again."
-        ConnectionAbortedError.__init__(self, _errno.ECONNABORTED, self.message)
-
-    def __str__(self) -> str:
-        return self.message
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.address,)
-
-
 class PoolExhausted(UnimuxError):
     """No reserved address became free within the time that the caller would wait (UM-POOL-3, UM-POOL-5).
 

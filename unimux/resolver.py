@@ -16,7 +16,6 @@ import asyncio
 import ipaddress
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from random import Random, SystemRandom
 from socket import AF_INET6, inet_pton
 from typing import Any, Protocol
@@ -58,24 +57,6 @@ class StreamDialler(Protocol):
         purpose: Purpose,
     ) -> tuple[asyncio.Transport, Any]:
         """As `Node.create_connection`."""
-
-
-def parse_hosts(text: str) -> dict[str, list[bytes]]:
-    """The IPv6 lines of a file in the format of /etc/hosts; what cannot be read is passed over.
-
-    >>> parse_hosts("2001:db8::1 www.example www # the server")["www"][0].hex()
-    '20010db8000000000000000000000001'
-    """
-    names: dict[str, list[bytes]] = {}
-    for line in text.splitlines():
-        fields = line.partition("#")[0].split()
-        if len(fields) < 2:
-            continue
-        with suppress(ValueError):
-            packed = ipaddress.IPv6Address(fields[0]).packed
-            for name in fields[1:]:
-                names.setdefault(_key(name), []).append(packed)
-    return names
 
 
 _IPV4_INSIDE = bytes(10)
@@ -155,7 +136,7 @@ class Resolver:
     """The stub resolver of a node.
 
     servers: called for each lookup, since routers announce and withdraw name servers; addresses of 16 bytes, best first.
-    hosts: addresses by name, asked before anything else; see `parse_hosts`.
+    hosts: addresses by name, asked before anything else, whatever the case of the name.
     random: of query ids; from the system by default.
     """
 

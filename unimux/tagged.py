@@ -79,10 +79,6 @@ class TagLayout:
             odds *= min(1.0, admitted / 2**width)
         return odds
 
-    def slot_at(self, when: float) -> tuple[int, int]:
-        """The (cycle, slot) that a time, in seconds of the shared clock, falls into."""
-        return divmod(int(when // self.slot_length), 1 << self.slot)
-
     def slots_between(self, begin: float, end: float) -> dict[int, frozenset[int]]:
         """Every slot that touches the span from `begin` to `end`, by cycle: at most two cycles.
 

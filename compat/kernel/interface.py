@@ -181,10 +181,6 @@ class Interface:
         """Make it a port of the bridge with this index; 0 takes it out."""
         self._set(master=index)
 
-    def set_multicast_snooping(self, on: bool) -> None:
-        """Switch a bridge's MLD and IGMP snooping."""
-        self._set(kind="bridge", br_mcast_snooping=int(on))
-
     def offloads(self) -> dict[str, bool]:
         """The state of each of `OFFLOADS`."""
 

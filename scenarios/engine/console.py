@@ -25,7 +25,7 @@ from unimux.errors import UnimuxError
 
 from .definition import Scenario, load
 from .errors import ScenarioError, written_to
-from .execute import Order, Outcome, execute
+from .execute import SIMULATED, Order, Outcome, execute
 from .folder import conclude, summary_text
 from .measure import Summary
 from .sweep import Plan, Row, Sweep, cluster, cores, processes, run_sweep
@@ -157,7 +157,7 @@ def _remarks(plan: Plan) -> list[str]:
             "Light runs: judged by the script's requirements; no captures were taken (--captures takes them)."
         )
     if plan.backend == "sim":
-        remarks.append("Simulated in virtual time: the router and the ordinary hosts are not Linux.")
+        remarks.append(SIMULATED)
     return remarks
 
 

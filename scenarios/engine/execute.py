@@ -30,6 +30,9 @@ from .topology import Topology
 
 Say = Callable[[str], None]
 
+SIMULATED = "Simulated in virtual time: the router and the ordinary hosts are not Linux."
+"""What a reader of any simulated run must know."""
+
 
 @dataclass(frozen=True, slots=True)
 class Order:
@@ -116,7 +119,7 @@ def execute(
     outcome.captures = backend.captures
     outcome.wall = time.perf_counter() - began
     if backend.simulated:
-        outcome.remarks.append("Simulated in virtual time: the router and the ordinary hosts are not Linux.")
+        outcome.remarks.append(SIMULATED)
     return outcome
 
 

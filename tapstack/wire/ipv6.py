@@ -176,11 +176,6 @@ class Option:
         """What a node that does not know the type must do."""
         return UnknownAction(self.type >> 6)
 
-    @property
-    def may_change(self) -> bool:
-        """Whether routers may change the data on the way."""
-        return bool(self.type & 0x20)
-
 
 def parse_options(view: Buffer, base: int = 2, limit: int = MAXIMUM_OPTIONS) -> tuple[Option, ...]:
     """The options of an options area, padding left out; `base` is the offset of the area in its header.

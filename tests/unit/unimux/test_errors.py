@@ -18,7 +18,6 @@ SAMPLES: list[errors.UnimuxError] = [
     errors.ConnectProhibited("2001:db8::1", 80),
     errors.ConnectTimeout("2001:db8::1", 80, seconds=12.5),
     errors.ConnectTimeout("2001:db8::1", 80, "SYN sent 5 times"),
-    errors.AddressExpired("2001:db8::1"),
     errors.PoolExhausted(3.0, 12.345),
     errors.PoolExhausted(3.0),
     errors.NameNotResolved("nowhere.example", "no such name"),
@@ -49,7 +48,6 @@ def test_survives_the_way_between_processes(error: errors.UnimuxError) -> None:
         (errors.NetworkUnreachable("h", 1), OSError, errno.ENETUNREACH),
         (errors.ConnectProhibited("h", 1), PermissionError, errno.EACCES),
         (errors.ConnectTimeout("h", 1), TimeoutError, errno.ETIMEDOUT),
-        (errors.AddressExpired("2001:db8::1"), ConnectionAbortedError, errno.ECONNABORTED),
     ],
 )
 def test_keeps_the_type_and_errno_that_programs_know(error: OSError, builtin: type, number: int) -> None:

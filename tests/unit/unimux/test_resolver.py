@@ -17,7 +17,7 @@ from tapstack.clock import run_virtual
 from tests.unit.unimux.nameservers import S1, S2, WWW, make, packed, respond, virtual, zone
 from unimux.errors import NameNotResolved, NoIpv6Address
 from unimux.lookup import MAX_HOPS, MAX_TTL, UDP_PAYLOAD, Ask, Lookup, NotAName, Outcome, host_name
-from unimux.resolver import Cache, literal, parse_hosts
+from unimux.resolver import Cache, literal
 
 
 @virtual
@@ -186,9 +186,7 @@ async def test_closing_tells_those_who_wait() -> None:
 
 @virtual
 async def test_static_names_first_and_literal_addresses() -> None:
-    hosts = parse_hosts(
-        "# mine\n2001:db8::aa  My.Example other # x\n192.0.2.1 my.example\nnonsense\n2001:db8::bb other\n"
-    )
+    hosts = {"My.Example": [packed("2001:db8::aa")], "other": [packed("2001:db8::aa"), packed("2001:db8::bb")]}
     resolver, servers = make(zone(WWW), hosts=hosts)
     assert await resolver.resolve("my.example.") == [packed("2001:db8::aa")]
     assert await resolver.resolve("OTHER") == [packed("2001:db8::aa"), packed("2001:db8::bb")]

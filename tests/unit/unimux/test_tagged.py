@@ -136,7 +136,7 @@ def test_one_at_a_time_and_in_bulk_admit_the_same(now: float, seed: int) -> None
     layout = TagLayout(service=2, client=2, slot=4, serial=48, redundancy=8)
     verifier = TagVerifier(KEY, 300.0, layout, services={0, 1})
     rng = np.random.default_rng(seed)
-    cycle, slot = layout.slot_at(now)
+    [(cycle, [slot])] = layout.slots_between(now, now).items()
     made = TagCodec(KEY, layout, cycle).seal_many(seed % 4, 1, slot, np.arange(10, dtype=np.uint64))
     identifiers = np.concatenate([made, rng.integers(0, 2**64, size=10, dtype=np.uint64)])
     one_by_one = [verifier.admit(address(int(identifier)), now) is not None for identifier in identifiers]

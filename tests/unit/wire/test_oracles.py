@@ -18,7 +18,7 @@ from scapy.layers import inet6
 from scapy.layers.inet import UDP
 from scapy.layers.l2 import Ether
 
-from tapstack.types import address_text, mac_text
+from tapstack.types import address_text
 from tapstack.wire import ethernet, icmpv6, ipv6, mld, nd, udp
 from tests.unit.wire import strategies as some
 
@@ -40,9 +40,9 @@ PREFERENCE_BITS = {nd.Preference.MEDIUM: 0, nd.Preference.HIGH: 1, nd.Preference
 def scapy_option(option: nd.NdOption) -> Any:
     match option:
         case nd.SourceLinkLayer(address):
-            return inet6.ICMPv6NDOptSrcLLAddr(lladdr=mac_text(address))
+            return inet6.ICMPv6NDOptSrcLLAddr(lladdr=address.hex(":"))
         case nd.TargetLinkLayer(address):
-            return inet6.ICMPv6NDOptDstLLAddr(lladdr=mac_text(address))
+            return inet6.ICMPv6NDOptDstLLAddr(lladdr=address.hex(":"))
         case nd.PrefixInformation(prefix, length, on_link, autonomous, valid, preferred, delegation):
             return inet6.ICMPv6NDOptPrefixInfo(
                 prefixlen=length,
@@ -243,7 +243,7 @@ def test_scapy_builds_the_same_echo(src: bytes, dst: bytes, echo: icmpv6.Echo) -
 @given(some.address, some.mac)
 def test_scapy_finds_the_same_multicast_address(group: bytes, mac: bytes) -> None:
     group = b"\xff" + group[1:]
-    theirs = bytes(Ether(src=mac_text(mac), dst=inet6.in6_getnsmac(group)) / inet6.IPv6(dst=address_text(group)))
+    theirs = bytes(Ether(src=mac.hex(":"), dst=inet6.in6_getnsmac(group)) / inet6.IPv6(dst=address_text(group)))
     assert theirs[:14] == ethernet.header(ethernet.multicast_mac(group), mac)
 
 
