@@ -65,6 +65,8 @@ class Segment:
     sacks: tuple[tuple[int, int], ...] = ()
     lost: bool = False
     """the wire lost it behind the point of capture"""
+    window: int | None = None
+    """bytes that its sender takes beyond the acknowledgement; None where the scale is not known"""
 
     @property
     def end(self) -> int:
@@ -109,6 +111,47 @@ def cause(
     if _GAP.search(message):
         return _why_gap(talk, at)
     return ""
+
+
+def in_order(talk: Sequence[Segment], at: int) -> bool:
+    """Whether segment number `at` is simply the next one of its sender, and acknowledges nothing that was not sent."""
+    this = talk[at]
+    own = [s.end for s in talk[:at] if s.sender == this.sender]
+    others = [s.end for s in talk[:at] if s.sender != this.sender]
+    if this.flags & _ACK and others and _after(this.ack, _last(others)) > 0:
+        return False
+    if not own:
+        return True
+    ahead = _after(this.seq, _last(own))
+    return ahead == 0 or (ahead < 0 and this.end == this.seq)
+
+
+def _last(ends: Sequence[int]) -> int:
+    """The furthest of some sequence numbers."""
+    return max(ends, key=lambda end: _after(end, ends[0]))
+
+
+def beyond_windows(talk: Sequence[Segment]) -> list[int]:
+    """For each segment how many of its bytes lie beyond every window that its receiver had offered by then.
+
+    RFC 9293 §3.8.6; one byte may, as a probe.  0 where the receiver has said nothing yet that can be read.  An offer that was
+    captured just after the segment counts too: a bridge hands a frame on before it shows it.
+    """
+    edges: dict[str, int] = {}
+    found, read = [], 0
+    for this in talk:
+        while read < len(talk) and talk[read].time <= this.time + OVERTAKING:
+            offer = talk[read]
+            read += 1
+            if offer.flags & _ACK and offer.window is not None:
+                edge = offer.ack + offer.window
+                before = edges.get(offer.sender)
+                edges[offer.sender] = edge if before is None or _after(edge, before) > 0 else before
+        offered = [edge for sender, edge in edges.items() if sender != this.sender]
+        beyond = _after(this.seq + this.length, offered[0]) if offered and this.length else 0
+        is_probe = beyond == this.length == 1
+        found.append(0 if beyond <= 0 or is_probe else min(beyond, this.length))
+    return found
 
 
 def _why_again(talk: Sequence[Segment], at: int, error: bool, resolved: float | None) -> str:

@@ -7,12 +7,15 @@ tshark is the oracle: on a capture that the suite leaves it may find no checksum
     disturbed           the test lost, held back, changed or made segments between these two addresses, or the wire as a
                         whole was impaired (the comment of the file says so)
     a cause             the frames before it show why the segment had to be sent as it was: see `causes`
-    ports change        the session is one at L0 or behind a NAPT: tshark follows ports, which do not identify it
+    ports change        the session is one at L0 or behind a NAPT: tshark follows ports, which do not identify it, and among the
+                        segments of the session as a whole this one is the next
     flow control        a window that is full or closed is no fault
     a reset             tshark warns of every RST
     offload             the file says that its link leaves checksums to the hardware
     a quotation         what is wrong with a packet is said again of the ICMPv6 error that quotes it
     silence             an echo request that a one-time address must not answer
+
+One thing it does not object to and ought to: bytes beyond the window of their receiver.
 
 Of these only the first, offload and a quotation excuse a wrong checksum, and only the first and the last a malformed packet.
 """
@@ -26,19 +29,21 @@ import subprocess
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from scenarios.witness.pcapng import CaptureError, file_comment
 from scenarios.witness.tshark import TsharkError, quiet_profile
 
-from .causes import Segment, cause, unacknowledged
+from .causes import Segment, beyond_windows, cause, in_order, unacknowledged
 
 BY_HAND = "by hand"
 DISTURBED = "disturbed"
 OFFLOAD = "offload"
 """Stands in the comment of a file or frame of a link that leaves checksums, or the cutting into segments, to the hardware."""
 LOST = "lost on the way"
+_UNKNOWN = "-1"
+"""tshark's scale of a window where it has not seen the SYN."""
 _SYN = 0x02
 _NOTE, _WARNING = 0x400000, 0x600000
 _TIMEOUT = 120.0
@@ -58,6 +63,8 @@ _FIELDS = (
     "tcp.ack_raw",
     "tcp.ack",
     "tcp.len",
+    "tcp.window_size",
+    "tcp.window_size_scalefactor",
     "tcp.options.sack_le",
     "tcp.options.sack_re",
     "tcp.analysis.flags",
@@ -75,6 +82,10 @@ _FLOW_CONTROL = re.compile(
     r"[Ww]indow (is|specified by the receiver is now) (completely )?full|ZeroWindow|[Zz]ero ?[Ww]indow"
 )
 _RESET = re.compile(r"Connection reset")
+_ORDER = re.compile(
+    r"[Rr]etransmission|[Oo]ut-[Oo]f-[Oo]rder|[Pp]revious segment.* not captured|ACKed segment that wasn't captured"
+)
+"""Remarks on the order of segments, which a session has whatever its ports are."""
 _NO_ECHO = re.compile(r"No response seen to ICMPv6 request")
 _FACTS = re.compile(
     r"^Connection (establish|finish)|connection closing$|[Kk]eep-?[Aa]live|Window update|port numbers reused"
@@ -182,7 +193,7 @@ class Reader:
             )
         except subprocess.TimeoutExpired:
             raise TsharkError(f"tshark did not finish {path.name} within {_TIMEOUT:.0f} s") from None
-        if done.returncode and not done.stdout:
+        if done.returncode:  # what it said until then is not the whole
             raise TsharkError(f"tshark could not read {path.name}: {(done.stderr.strip().splitlines() or ['?'])[-1]}")
         return done.stdout.split("\n")
 
@@ -241,6 +252,7 @@ def _segment(named: dict[str, str], sender: str, lost: bool) -> Segment | None:
             flags=int(named["tcp.flags"], 0),
             sacks=tuple(zip(*edges, strict=False)),
             lost=lost,
+            window=None if named["tcp.window_size_scalefactor"] == _UNKNOWN else int(named["tcp.window_size"]),
         )
     except ValueError:
         return None
@@ -268,9 +280,28 @@ def _judge(rows: Iterable[_Row], comment: str) -> list[Packet]:
     rows = list(rows)
     file = _File(rows, comment)
     for row in rows:
-        for message in row.messages:
+        for message in row.messages + file.objections(row):
             row.packet.remarks.append(Remark(message, file.explain(row, message)))
     return [row.packet for row in rows]
+
+
+def _sessions(rows: Iterable[_Row]) -> dict[frozenset[str], tuple[list[Segment], dict[int, int]]]:
+    """The segments between two addresses whatever their ports, and the place of each packet's among them.
+
+    Left out are pairs with several sessions: nothing but the ports tells those apart.
+    """
+    found: dict[frozenset[str], tuple[list[Segment], dict[int, int]]] = {}
+    opened: dict[frozenset[str], set[tuple[str, int]]] = {}
+    for row in rows:
+        if row.segment is None:
+            continue
+        talk, places = found.setdefault(row.pair, ([], {}))
+        places[row.packet.number] = len(talk)
+        who = row.segment.sender.rpartition("/")[0]
+        talk.append(replace(row.segment, sender=who))
+        if row.syn:
+            opened.setdefault(row.pair, set()).add((who, row.segment.seq))
+    return {pair: found[pair] for pair, syns in opened.items() if len(syns) == len({who for who, _ in syns})}
 
 
 class _File:
@@ -279,11 +310,11 @@ class _File:
     def __init__(self, rows: Sequence[_Row], comment: str) -> None:
         self._disturbed_throughout = DISTURBED in comment
         self._offload = OFFLOAD in comment
-        self._meddled = {frozenset(found.groups()) for found in _ELSEWHERE.finditer(comment)} | {
-            row.pair
-            for row in rows
-            if row.is_tcp and (row.packet.sender == BY_HAND or any(map(_MEDDLED.search, row.packet.comments)))
-        }
+        # From which packet on the test has its hands in the segments between two addresses.
+        self._meddled = dict.fromkeys((frozenset(found.groups()) for found in _ELSEWHERE.finditer(comment)), 0)
+        for row in rows:
+            if row.is_tcp and (row.packet.sender == BY_HAND or any(map(_MEDDLED.search, row.packet.comments))):
+                self._meddled.setdefault(row.pair, row.packet.number)
         opened = {row.ports for row in rows if row.syn}
         opened_pairs = {row.pair for row in rows if row.syn}
         self._changing = {
@@ -303,6 +334,8 @@ class _File:
         self._strays: dict[frozenset[str], list[Segment]] = {}
         for ports, talk in self._talks.items():
             self._strays.setdefault(pairs[ports], []).extend(unacknowledged(talk))
+        self._beyond = {ports: beyond_windows(talk) for ports, talk in self._talks.items()}
+        self._sessions = _sessions(row for row in rows if row.pair in self._changing)
 
     def explain(self, row: _Row, message: str) -> str:
         """Why a remark is no fault; empty where nothing explains it."""
@@ -326,11 +359,26 @@ class _File:
             return ""
         if why := self._cause(row, message):
             return why
-        if self._disturbed_throughout or row.pair in self._meddled:
+        if self._disturbed_throughout or row.packet.number >= self._meddled.get(row.pair, row.packet.number + 1):
             return "the test disturbs these segments"
-        if row.pair in self._changing:
+        return self._change_of_ports(row, message)
+
+    def objections(self, row: _Row) -> list[str]:
+        """What tshark does not object to, and is a fault."""
+        if row.segment is None:
+            return []
+        beyond = self._beyond[row.ports][self._at[row.packet.number]]
+        return [f"{beyond} bytes beyond the window of the receiver"] if beyond else []
+
+    def _change_of_ports(self, row: _Row, message: str) -> str:
+        """Why a remark is no fault where ports change: in the session as a whole the segment is as it should be."""
+        if row.pair not in self._changing:
+            return ""
+        session = self._sessions.get(row.pair)
+        if session is None or not _ORDER.search(message):
             return "tshark follows ports, which change here"
-        return ""
+        talk, at = session[0], session[1][row.packet.number]
+        return "tshark follows ports, which change here" if in_order(talk, at) else cause(talk, at, message)
 
     def _cause(self, row: _Row, message: str) -> str:
         error = any(number < row.packet.number and row.pair == pair for number, pair in self._errors)

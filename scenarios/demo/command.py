@@ -55,13 +55,18 @@ def _run(outcome: Any, console: Any, seed: int | None, *, memory: bool, json: bo
 
     began = time.monotonic()
     with LiveView(console) as live:
+
+        def say(text: str) -> None:
+            outcome.steps.append(text)
+            live.say(text)
+
         live.say("unimux demo – an address of its own for every connection; TIME-WAIT option: short")
         if memory:
             from . import memory as story_in_memory
 
-            story_in_memory.tell(outcome, live.say, live.watch, seed)
+            story_in_memory.tell(outcome, say, live.watch, seed)
         else:
-            _tell_real(outcome, live, seed)
+            _tell_real(outcome, live, say, seed)
         live.say("Judging the captures" if outcome.captures else "Judging")
     return _conclude(outcome, console, began, memory=memory, json=json)
 
@@ -74,10 +79,10 @@ def _require_kernel() -> None:
         raise SetupError(f"{missing[0].rstrip('.')}; or run the story in memory with `unimux demo --memory`.")
 
 
-def _tell_real(outcome: Any, live: Any, seed: int | None) -> None:
+def _tell_real(outcome: Any, live: Any, say: Any, seed: int | None) -> None:
     from . import real
 
-    asyncio.run(real.tell(outcome, live.say, live.watch, seed))
+    asyncio.run(real.tell(outcome, say, live.watch, seed))
 
 
 def _conclude(outcome: Any, console: Any, began: float, *, memory: bool, json: bool) -> int:
@@ -112,6 +117,7 @@ def _conclude(outcome: Any, console: Any, began: float, *, memory: bool, json: b
             judgement=judgement,
             lead="One-time addresses in use, told in five chapters and judged from what was captured on the router's links.",
             versions={"unimux": version("unimux"), "Python": sys.version.split()[0]},
+            steps=outcome.chapters(),
             remarks=["TIME-WAIT option: short.", *outcome.remarks],
             other_findings=facts,
         ),

@@ -144,5 +144,9 @@ def theory_table(outcome: Outcome) -> Table | None:
     if not rows:
         return None
     return Table(
-        title="Theory beside measurement", columns=("quantity", "measured", "theory", "interval", "verdict"), rows=rows
+        title="Theory beside measurement",
+        columns=("quantity", "measured", "theory", "interval", "verdict"),
+        rows=rows,
+        caption="Where shares and counts are compared, the interval is that of the measurement, mostly with 99.9 % confidence, and "
+        "theory has to lie in it. Else it is what theory allows, and the measurement has to lie in it.",
     )

@@ -26,6 +26,10 @@ def test_the_story_in_memory_passes_and_says_what_it_cannot_show(tmp_path: Path)
     assert all(f["verdict"] == "not shown" for f in needs_kernel)
     assert not [f for f in findings if f["verdict"] == "failed"]
     assert sum(f["verdict"] == "passed" for f in findings) >= 25
+    page = (tmp_path / "out" / "report.html").read_text()
+    told = page.partition("What ran")[2].partition("</ol>")[0]
+    assert told.count("<li>") == 4, "the chapters of the story are in its report"
+    assert "A neighbour probes a reserved (UNCERTAIN) address" in told
 
 
 def test_a_folder_with_something_in_it_is_refused(tmp_path: Path) -> None:
