@@ -147,6 +147,6 @@ def theory_table(outcome: Outcome) -> Table | None:
         title="Theory beside measurement",
         columns=("quantity", "measured", "theory", "interval", "verdict"),
         rows=rows,
-        caption="Where shares and counts are compared, the interval is that of the measurement, mostly with 99.9 % confidence, and "
+        caption="Where shares and counts are compared, the interval is that of the measurement, mostly of 99.9 %, and "
         "theory has to lie in it. Else it is what theory allows, and the measurement has to lie in it.",
     )
