@@ -7,8 +7,7 @@ A Prefix Information option says two independent things, each with a lifetime of
   an unauthenticated advertisement cannot bring below two hours.
 
 Autoconfigured addresses have no lifetimes of their own: they are deprecated and expire with their prefix, so an
-advertisement
-costs the same whatever the number of addresses.
+advertisement costs the same whatever the number of addresses.
 
 A *dedicated* prefix is routed to this node and does not come from advertisements: its addresses need neither DAD nor
 groups.
@@ -172,7 +171,7 @@ class PrefixList:
                 return
             prefix = self._table[key] = Prefix(*key)
         if option.on_link and not prefix.on_link_by_hand:
-            self._set_on_link(prefix, _until(option.valid_lifetime, now), now)
+            self._set_on_link(prefix, lifetime_end(option.valid_lifetime, now), now)
         if autonomous and not prefix.dedicated and not prefix.autonomous_by_hand:
             self._set_autonomous(prefix, option, now)
         self._age(now)
@@ -189,12 +188,12 @@ class PrefixList:
         if not prefix.autonomous:
             if not option.valid_lifetime:
                 return
-            prefix.valid_until = _until(option.valid_lifetime, now)
+            prefix.valid_until = lifetime_end(option.valid_lifetime, now)
         elif option.valid_lifetime > TWO_HOURS or option.valid_lifetime > prefix.valid_until - now:
-            prefix.valid_until = _until(option.valid_lifetime, now)
+            prefix.valid_until = lifetime_end(option.valid_lifetime, now)
         elif prefix.valid_until - now > TWO_HOURS:
             prefix.valid_until = now + TWO_HOURS
-        prefix.preferred_until = min(_until(option.preferred_lifetime, now), prefix.valid_until)
+        prefix.preferred_until = min(lifetime_end(option.preferred_lifetime, now), prefix.valid_until)
         if prefix.preferred_until > now and not (prefix.autonomous and prefix.preferred):
             prefix.autonomous = prefix.preferred = True
             self._interface.notice(str(prefix), "is autonomous: addresses can be formed", now)
@@ -232,6 +231,6 @@ class PrefixList:
             self._timer.cancel()
 
 
-def _until(lifetime: int, now: float) -> float:
+def lifetime_end(lifetime: int, now: float) -> float:
     """The end of a lifetime in seconds, of which the largest means for ever."""
     return math.inf if lifetime == nd.INFINITY else now + lifetime

@@ -26,7 +26,7 @@ from .config import (
 )
 from .interface import Interface
 from .neighbors import Neighbor, NeighborCache, usable_mac
-from .prefixes import Prefix, PrefixList
+from .prefixes import Prefix, PrefixList, lifetime_end
 from .routes import Route, Router, Routes
 
 MIN_RETRANS_TIMER = 0.1
@@ -173,7 +173,7 @@ class RouterDiscovery:
             router = None if src in self._static else self._routes.default_routers.get(src)
             if router is not None and option.lifetime:
                 router.preference = option.preference
-                router.lifetime_until = _until(option.lifetime, now)
+                router.lifetime_until = lifetime_end(option.lifetime, now)
             elif router is not None:
                 self._lose(src, "withdraws the default route", now)
             return router is not None
@@ -186,12 +186,12 @@ class RouterDiscovery:
             if len(routes) >= self._interface.config.routes:
                 return False
             routes[key] = Route(
-                Prefix(option.prefix, option.prefix_length), src, option.preference, _until(option.lifetime, now)
+                Prefix(option.prefix, option.prefix_length), src, option.preference, lifetime_end(option.lifetime, now)
             )
             return True
         changed = route.preference != option.preference
         route.preference = option.preference
-        route.until = _until(option.lifetime, now)
+        route.until = lifetime_end(option.lifetime, now)
         return changed
 
     def _take_servers(self, message: nd.RouterAdvertisement, now: float) -> None:
@@ -245,16 +245,12 @@ class RouterDiscovery:
             self._aging.cancel()
 
 
-def _until(lifetime: int, now: float) -> float:
-    return math.inf if lifetime == nd.INFINITY else now + lifetime
-
-
 def _keep(table: MutableMapping[_Key, float], key: _Key, lifetime: int, now: float, limit: int) -> None:
     """Renew, add or remove an entry of a bounded table with lifetimes."""
     if not lifetime:
         table.pop(key, None)
     elif key in table or len(table) < limit:
-        table[key] = _until(lifetime, now)
+        table[key] = lifetime_end(lifetime, now)
 
 
 def _drop_old(table: MutableMapping[_Key, float], now: float) -> None:

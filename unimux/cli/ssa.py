@@ -9,18 +9,17 @@ from typing import Annotated
 import typer
 
 from unimux.cli.settings import Configuration
-from unimux.errors import SetupError, UnimuxError
+from unimux.errors import SetupError
 
 app = typer.Typer(no_args_is_help=True)
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one object for programs.")]
+ServiceArgument = Annotated[str, typer.Argument(help="Name of a service that `unimux publish` runs on this machine.")]
 
 
 @app.callback()
 def group() -> None:
     """Service addresses: mint one for a client, map an address back to its session, make a shared secret."""
-
-
-class NotOurs(UnimuxError):
-    """An address that the asked node has never had; exit status 1."""
 
 
 @app.command()
@@ -30,7 +29,7 @@ def whois(
         Path | None,
         typer.Option(help="The node's state folder; it may be in use by a running node.", show_default=False),
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print one object for programs.")] = False,
+    json: JsonOption = False,
 ) -> None:
     """Say which session an address belonged to: key epoch, counter and every row of the journal.
 
@@ -86,14 +85,14 @@ def _folder(flag: Path | None) -> Path:
 
 @app.command()
 def new(
-    service: Annotated[str, typer.Argument(help="Name of a service that `unimux publish` runs on this machine.")],
+    service: ServiceArgument,
     client: Annotated[
         str | None, typer.Option(help="Address or prefix of the only client that may use it.", show_default="anybody")
     ] = None,
     lifetime: Annotated[float | None, typer.Option(help="Seconds it waits for its client.", show_default=False)] = None,
     sessions: Annotated[int | None, typer.Option(help="Sessions it serves.", show_default=False)] = None,
     token: Annotated[bool, typer.Option("--token", help="Print the token in place of a URL.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print one object for programs.")] = False,
+    json: JsonOption = False,
 ) -> None:
     """Mint an SSA of a running service for a client, and print it.  It is armed when it is printed."""
     from unimux.control import ask_service
@@ -105,8 +104,8 @@ def new(
 
 @app.command("list")
 def list_armed(
-    service: Annotated[str, typer.Argument(help="Name of a service that `unimux publish` runs on this machine.")],
-    json: Annotated[bool, typer.Option("--json", help="Print one object for programs.")] = False,
+    service: ServiceArgument,
+    json: JsonOption = False,
 ) -> None:
     """List the SSAs of a running service that can be connected to now: for whom and until when."""
     from unimux.control import ask_service

@@ -126,7 +126,7 @@ MUTATIONS = (
             Edit(
                 "tapstack.ipv6.prefixes:PrefixList._set_autonomous",
                 "prefix.valid_until = now + TWO_HOURS",
-                "prefix.valid_until = _until(option.valid_lifetime, now)",
+                "prefix.valid_until = lifetime_end(option.valid_lifetime, now)",
             ),
         ),
         quick=True,
