@@ -214,7 +214,7 @@ class _Row:
             destination=named["_ws.col.Destination"],
             protocol=named["_ws.col.Protocol"],
             info=named["_ws.col.Info"].replace("\\302\\240", " "),
-            comments=tuple(text for text in named["frame.comment"].split("\x1f") if text),
+            comments=tuple(line for text in named["frame.comment"].split("\x1f") for line in text.split("\\n") if line),
         )
         source, destination = named["ipv6.src"].split("\x1f")[0], named["ipv6.dst"].split("\x1f")[0]
         self.pair = frozenset((source, destination))

@@ -85,6 +85,18 @@ def page_name(name: str) -> str:
     return joined
 
 
+def heading(comment: str, stem: str) -> str:
+    """What a capture's page is headed by: the name of its test, from the file's comment or from the file's name, in words.
+
+    >>> heading("tests/a.py::test_one_two (pair); 3 frames more", "unit.a.test_one_two")
+    'one two'
+    >>> heading("Annotated copy of lan.pcapng", "real.test_demo.test_it_passes.capture-lan")
+    'it passes, capture-lan'
+    """
+    test = comment.split(" (")[0].rpartition("::")[2] if "::" in comment else stem.rpartition(".test_")[2] or stem
+    return test.removeprefix("test_").replace("_", " ").replace(".", ", ")
+
+
 def _write_capture(folder: Path, checkout: Path, name: str, listing: Listing, rows: list[Row]) -> _Link:
     stem = page_name(name)
     if not listing.error:
@@ -92,7 +104,7 @@ def _write_capture(folder: Path, checkout: Path, name: str, listing: Listing, ro
     senders = list(dict.fromkeys(packet.sender for packet in listing.packets))
     text = _template("capture.html.j2").render(
         style=_style(),
-        title=listing.comment.split(" (")[0] or stem,
+        title=heading(listing.comment, stem),
         comment=listing.comment,
         file=f"{stem}.pcapng",
         listing=listing,

@@ -108,6 +108,12 @@ def test_a_clean_talk_is_clean(reader: Reader, tmp_path: Path) -> None:
     assert file_comment(tmp_path / "x.pcapng") == "tests/x.py::test_of_the_oracle (wire)"
 
 
+def test_a_comment_of_several_lines_is_several(reader: Reader, tmp_path: Path) -> None:
+    frames = [(who, bytes(packet)) for who, packet in TALK]
+    listing = reader.read(capture(tmp_path / "x.pcapng", frames, lambda recorder: recorder.say("one\ntwo")))
+    assert listing.packets[-1].comments == ("one", "two")
+
+
 def wrong_checksum() -> bytes:
     frame = bytearray(bytes(segment(A, B, "A", 106, 901, window=65535)))
     frame[56] ^= 1
