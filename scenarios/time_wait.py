@@ -193,8 +193,8 @@ def _mean_level(steps: list[tuple[float, float]], begin: float, end: float) -> f
     return area / (end - begin)
 
 
-async def _session(client: object, where: str) -> None:
-    reader, writer = await open_connection(client, where, 80)  # type: ignore[arg-type]
+async def _session(client: Node, where: str) -> None:
+    reader, writer = await open_connection(client, where, 80)
     writer.write(b"GET /")
     await reader.readexactly(5)
     writer.close()

@@ -14,9 +14,9 @@ socket of the node needs is told to all agents; the first usable answer is taken
     {"set": 7, "address": "2001:db8:1::abcd"}
     {"refuse": 7, "reason": "not on Sundays"}                 the socket gets this as its error, now
 
-`kind` is `ephemeral` or `service`; `front_end`, `who` and `service` say what for, as far as that is known (`unimux.purpose`);
-`seconds` is how long the socket still waits.  An address must lie in a prefix of the node, be
-new to it, and pass DAD; `refused` leaves the need open for another try.  What is no such message is answered with
+`kind` is `ephemeral` or `service`; `front_end`, `who` and `service` say what for, as far as that is known
+(`unimux.purpose`); `seconds` is how long the socket still waits.  An address must lie in a prefix of the node, be new
+to it, and pass DAD; `refused` leaves the need open for another try.  What is no such message is answered with
 `{"error": …}`.  A need without an agent, or without an answer, ends at its own time-out with `AddressNotSet`.
 """
 

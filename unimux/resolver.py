@@ -148,7 +148,6 @@ class Resolver:
         *,
         hosts: Mapping[str, Sequence[bytes]] | None = None,
         random: Random | None = None,
-        cache: Cache | None = None,
     ) -> None:
         self._exchange = exchange
         self._streams = streams
@@ -156,7 +155,7 @@ class Resolver:
         self._hosts = {_key(name): list(addresses) for name, addresses in (hosts or {}).items()}
         self._random = random or SystemRandom()
         self._flights: dict[str, _Flight] = {}
-        self.cache = cache if cache is not None else Cache()
+        self.cache = Cache()
         self.counters = LookupCounters()
 
     async def resolve(self, host: str, *, timeout: float = RESOLVE_TIMEOUT) -> list[bytes]:

@@ -98,8 +98,7 @@ async def dumpcap(
     capture_filter: libpcap syntax.  snaplen: bytes kept of a frame, at least `barrier.SHORTEST_SNAPLEN`.
     The file of an interface with offload says so in its comment (`OFFLOAD`): checksums in it may be unfinished.
     buffer_mib: kernel buffer in MiB; at several Gbit/s on two cores whole frames need 64, their first 256 bytes need 16.
-    Raises `ProgramMissing`, or `ProgramFailed` for a filter or interface that
-    dumpcap does not take.
+    Raises `ProgramMissing`, or `ProgramFailed` for a filter or interface that dumpcap does not take.
     """
     if snaplen < barrier.SHORTEST_SNAPLEN:
         raise ValueError(f"a capture keeps at least {barrier.SHORTEST_SNAPLEN} bytes of a frame, not {snaplen}")

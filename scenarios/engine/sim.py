@@ -26,6 +26,7 @@ from scenarios.engine.router import (
 )
 from scenarios.witness.setup import CaptureFile
 from tapstack.clock import VirtualDeadlockError, run_virtual, wall_clock
+from tapstack.ipv6.packet import Packet
 from tapstack.link.base import Link
 from tapstack.link.impairment import NONE, ImpairedLink
 from tapstack.link.memory import MemorySwitch
@@ -225,5 +226,5 @@ class SimHost(Host):
         await asyncio.sleep(wait)
         return to in self._echoes
 
-    def _echoed(self, packet: object, message: object, now: float) -> None:
-        self._echoes.add(packet.src)  # type: ignore[attr-defined]
+    def _echoed(self, packet: Packet, message: object, now: float) -> None:
+        self._echoes.add(packet.src)

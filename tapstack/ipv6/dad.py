@@ -2,12 +2,11 @@
 
 An address that becomes TENTATIVE (or OPTIMISTIC) is queued; tests start at least `dad_pace` apart, and at most
 `dad_concurrent` run at a time.  A test sends `dad_transmits` probes RetransTimer apart and passes RetransTimer after
-the last.
-It fails when somebody advertises the address, or probes for it with a nonce that is not ours.
+the last.  It fails when somebody advertises the address, or probes for it with a nonce that is not ours.
 
-A probe of ours that comes back is not a conflict: the link loops, which is reported, and the test goes on with
-another round of
-three probes.  Nonces are remembered for a while after the test, so that a probe that comes back late is known too.
+A probe of ours that comes back is not a conflict: the link loops, which is reported, and the test goes on with another
+round of three probes.  Nonces are remembered for a while after the test, so that a probe that comes back late is known
+too.
 
 An address that is assigned is tested as well when the link was away, since somebody else may have taken it meanwhile: it
 is used and defended while its test runs, and what a conflict means for it is for `on_conflict` to decide.

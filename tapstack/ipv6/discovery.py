@@ -1,9 +1,7 @@
-"""Neighbor Discovery input and the advertisements of this node (RFC 4861 §6.1, §7, §8; RFC 4862 §5.4; RFC 6980; RFC
-9131).
+"""Neighbor Discovery input and the advertisements of this node (RFC 4861 §6.1, §7, §8; RFC 4862 §5.4; RFC 6980, 9131).
 
 Every message passes the same gate first: hop limit 255, code 0, no Fragment header, options of non-zero length, the
-address rules of its
-type.  What does not pass is dropped and counted.
+address rules of its type.  What does not pass is dropped and counted.
 
 What is answered for an address of ours is not decided here but read from `entry.answers`:
 

@@ -419,7 +419,6 @@ class Host:
         now: float,
         *,
         hop_limit: int | None = None,
-        traffic_class: int = 0,
         flow_label: int = 0,
     ) -> None:
         """Send one upper-layer packet, its checksum complete; in fragments when it is larger than the path MTU.
@@ -439,14 +438,12 @@ class Host:
         if hop_limit is None:
             hop_limit = path.hop_limit
         if ipv6.HEADER_LENGTH + length <= path.mtu:
-            header = ipv6.pack_header(src, dst, next_header, length, hop_limit, traffic_class, flow_label)
+            header = ipv6.pack_header(src, dst, next_header, length, hop_limit, flow_label=flow_label)
             self.transmit_queued(path, [header, *pieces], now)
             return
         identification = self._random.getrandbits(32)
         payload = b"".join(pieces)
-        for packet in fragments(
-            src, dst, next_header, payload, path.mtu, identification, hop_limit, traffic_class, flow_label
-        ):
+        for packet in fragments(src, dst, next_header, payload, path.mtu, identification, hop_limit, flow_label):
             self.transmit_queued(path, [packet], now)
 
     def accept_path_mtu(self, error: IcmpError, now: float) -> bool:

@@ -5,16 +5,15 @@ joined with the first and left with the last (UM-ADDR-7).  Nobody here filters b
 EXCLUDE {} and its absence INCLUDE {}.
 
 A change is reported at once and `mld_robustness` times in all (or as often as the querier says).  The repetitions of
-all recent changes travel together,
-at a random time within `mld_report_interval`, and say what holds *then*: a group that was joined and left in between is
-reported as left.  A query is answered at a random time within the delay that it names; waiting answers merge.
+all recent changes travel together, at a random time within `mld_report_interval`, and say what holds *then*: a group
+that was joined and left in between is reported as left.  A query is answered at a random time within the delay that it
+names; waiting answers merge.
 
 Where no querier is heard, a snooping switch may forget memberships that nobody asks for any more.  `report_unasked` then repeats
 all of them as often as a querier would have asked (RFC 4541 §3); the first query ends it.
 
 The all-nodes group is never reported (RFC 3810 §6).  Reports go out from the link-local address, before there is one
-from
-the unspecified address, and are repeated when it is there (RFC 3590 §4).
+from the unspecified address, and are repeated when it is there (RFC 3590 §4).
 """
 
 from __future__ import annotations

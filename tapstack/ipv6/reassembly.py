@@ -5,14 +5,12 @@
  pieces     kept of the first      {offset: bytes}, no two of them overlap
 ```
 A packet is known by source, destination and identification.  Any overlap that is not an exact repetition ends it: all
-that came is thrown away,
-and the key stays remembered until the packet's time is over, so that what still comes starts nothing new (RFC 5722 §4).
-Atomic fragments never come here (RFC 6946).
+that came is thrown away, and the key stays remembered until the packet's time is over, so that what still comes starts
+nothing new (RFC 5722 §4).  Atomic fragments never come here (RFC 6946).
 
 Bounds: packets in all and per source, pieces per packet, bytes in all.  A new packet that exceeds a bound takes the
-place of the oldest
-one of the same source, or of the oldest.  Only a table of one's own size can so be wasted by an attacker, for
-`FRAGMENT_TIMEOUT` at most.
+place of the oldest one of the same source, or of the oldest.  Only a table of one's own size can so be wasted by an
+attacker, for `FRAGMENT_TIMEOUT` at most.
 """
 
 from __future__ import annotations

@@ -5,14 +5,11 @@
                                                                       └─ silence, counted
 ```
 The address table is asked once, here, whether the destination takes traffic (UM-ADDR-4): what it does not admit gets
-no answer of any kind,
-whatever its headers hold.  Then the headers are walked in the order in which they stand; each step consumes at least
-eight
-bytes, the number of headers and options is bounded, and a packet is reassembled at most once.
+no answer of any kind, whatever its headers hold.  Then the headers are walked in the order in which they stand; each step
+consumes at least eight bytes, the number of headers and options is bounded, and a packet is reassembled at most once.
 
 Each fault has the action that its RFC names: a silent drop, or a Parameter Problem that points at the byte.
-`_Discard` carries it out of
-the walk.
+`_Discard` carries it out of the walk.
 """
 
 from __future__ import annotations

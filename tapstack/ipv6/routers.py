@@ -1,13 +1,11 @@
 """Router discovery: solicitations out, advertisements in (RFC 4861 §6, RFC 7559, RFC 4191, RFC 8106, RFC 8781).
 
 What an advertisement says is believed for the lifetime that it names and not longer; lists are bounded, and a router
-that
-offers more than fits is cut short.  Values that would cripple the host are ignored or clamped: an MTU below 1280 or
-above the link's, a RetransTimer that would stall DAD for hours or make it a flood.
+that offers more than fits is cut short.  Values that would cripple the host are ignored or clamped: an MTU below 1280
+or above the link's, a RetransTimer that would stall DAD for hours or make it a flood.
 
 Solicitations go out with exponential back-off until a router answers (RFC 7559), so that a lost one or a router that
-comes
-late costs little.
+comes late costs little.
 """
 
 from __future__ import annotations

@@ -1,15 +1,12 @@
 """How to reach a destination: next-hop determination and the destination cache (RFC 4861 §5.2, RFC 4191, RFC 4861 §8).
 
-A `Path` is what a connection keeps of it.  Per segment it costs one comparison: while `now < neighbor.fresh_until`
-its frame
-header can be used as it is.  Everything that must be noticed (an aged neighbour, a router that went away, a redirect)
-sets `fresh_until` back, and the next `ready` finds its way anew.
+A `Path` is what a connection keeps of it.  Per segment it costs one comparison: while `now < neighbor.fresh_until` its
+frame header can be used as it is.  Everything that must be noticed (an aged neighbour, a router that went away, a
+redirect) sets `fresh_until` back, and the next `ready` finds its way anew.
 
 The next hop of a destination is, in this order: what a redirect named; the destination itself when it is on-link; the
-router of the
-best route, where reachable routers come before others, then the longest prefix, then the router's preference (RFC
-4191 §3.2).
-Routers that are all unreachable are tried in turn (RFC 4861 §6.3.6).
+router of the best route, where reachable routers come before others, then the longest prefix, then the router's
+preference (RFC 4191 §3.2).  Routers that are all unreachable are tried in turn (RFC 4861 §6.3.6).
 
 The node's own addresses have paths as well, which lead to `ourselves.OURSELVES` and never to the link.
 

@@ -1,8 +1,8 @@
 """Sequence numbers without wrap, and the timestamp clock.
 
-Inside tapstack a sequence number is an ordinary integer that only grows: the initial one is the 32-bit ISN, and
-the number on the wire is its low 32 bits.  `unwrap` turns a number from the wire into the
-one nearest to a reference, so every comparison in the code is a plain `<` (RFC 9293 §3.4).
+Inside tapstack a sequence number is an ordinary integer that only grows: the initial one is the 32-bit ISN, and the
+number on the wire is its low 32 bits.  `unwrap` turns a number from the wire into the one nearest to a reference, so
+every comparison in the code is a plain `<` (RFC 9293 §3.4).
 """
 
 from __future__ import annotations
