@@ -1,7 +1,8 @@
 """A file that lines are appended to, each as a whole, and that only its owner may read: journals and events name people.
 
 A line that the disk had no room for is an error, and what was written of it stands alone: the next one begins on a line of its
-own.  Several processes may append to one file.
+own.  Several processes may append to one file.  Where it is a pipe, a line that its reader leaves no room for is such an error,
+too: nobody waits for a reader.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ class LineFile:
     """Opened for appending, made if it is not there.  Raises OSError where that cannot be."""
 
     def __init__(self, path: Path) -> None:
-        self._handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
+        self._handle = os.open(path, flags, 0o600)
         size = self.size
         self._torn = size > 0 and os.pread(self._handle, 1, size - 1) != b"\n"
 
