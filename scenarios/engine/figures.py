@@ -205,7 +205,11 @@ def _curves(axes: Axes, chart: Curves, ink: str) -> None:
     axes.set_xlabel(chart.x)
     axes.set_ylabel(chart.y)
     points = [point for each in (*chart.series.values(), *chart.theory.values()) for point in each]
-    axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
+    bottom, top = axes.get_ylim()
+    low = min(0.0, bottom)
+    axes.set_ylim(
+        low, top + 0.04 * (top - low)
+    )  # room for the marker of the highest point, however close the points are
     if chart.log_x:
         _scale(axes, "x", [point[0] for point in points])
     if chart.log_y:

@@ -119,7 +119,7 @@ class NetnsBackend(Backend):
         else:
             inside = stack.enter_context(kernel.tap(space, name, mac=self._random, mtu=lan.mtu, kernel_mac=mac))
             outside = stack.enter_context(kernel.bridged_tap(bridge, f"p{self._ports}", mac=self._random, mtu=lan.mtu))
-            seed = f"{self._seed}/{lan.name}/{name}"
+            seed = f"{self._seed}/{lan.name}/{name}/{self._ports}"  # hosts of a LAN all name their interface alike
             stack.enter_context(_carried(inside, outside, impair, seed))
             own = kernel.Interface(space, name)
         bridge.until_operational()

@@ -234,7 +234,7 @@ class Run:
         link = self._stack.enter_context(self._backend.link(lan, mac))
         if impair == (NONE, NONE):
             return link
-        return ImpairedLink(link, seed=f"{self._seed}/{name}", outgoing=impair[0], incoming=impair[1])
+        return ImpairedLink(link, seed=f"{self._seed}/node {name}", outgoing=impair[0], incoming=impair[1])
 
     async def _settle(self, member: _Member, name: str, ready: int, lifetime: float) -> None:
         """Wait for the router's word and for the first addresses, and see to the addressing."""

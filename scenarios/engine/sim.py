@@ -156,7 +156,7 @@ class SimBackend(Backend):
         with self.link(lan, lan.next_mac(Kind.HOST)) as link:
             path: Link = link
             if impair != (NONE, NONE):
-                path = ImpairedLink(link, seed=f"{self._seed}/{name}", outgoing=impair[0], incoming=impair[1])
+                path = ImpairedLink(link, seed=f"{self._seed}/host {name}", outgoing=impair[0], incoming=impair[1])
             config = NodeConfig(host=HOST, pool=NO_POOL, socket=_HOST_OPTIONS)
             async with Node(path, config, state=MemoryState(Random(seed).randbytes), seed=seed) as node:
                 host = SimHost(name, lan, address, node)

@@ -18,6 +18,7 @@ from scenarios.engine.folder import conclude, prepare, read_order
 from scenarios.engine.parameters import settings, specifications, sweep_axes
 from scenarios.engine.sim import SimBackend
 from scenarios.witness import tshark
+from tapstack.link.impairment import ImpairedLink
 from unimux.aio import open_connection, start_server
 
 
@@ -275,3 +276,29 @@ def test_an_impaired_uplink_delays_both_ways() -> None:
     # One round trip for the handshake, and one in which the router resolves an address that it has never seen; what else
     # a LAN of half a millisecond makes wait may overlap with them or not.
     assert light(script, delay=0.1).metrics.means()["setup"] == pytest.approx(base + 0.4, abs=0.002)
+
+
+def test_every_cable_has_a_luck_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever LANs, nodes and hosts are called: equal seeds would lose the same frames on two cables."""
+    seeds: list[int | str] = []
+    made_ = ImpairedLink.__init__
+
+    def noted(self: ImpairedLink, link: object, *, seed: int | str, **more: object) -> None:
+        seeds.append(seed)
+        made_(self, link, seed=seed, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(ImpairedLink, "__init__", noted)
+    bad = Impairment(loss=0.01)
+
+    async def namesakes(run: Run) -> None:
+        """Do namesakes share their luck?"""
+        one, two = run.lan("one", to_router=bad), run.lan("two", to_router=bad)
+        run.router(one, two)
+        await run.node("one", one, outgoing=bad)
+        await run.host("two", two, outgoing=bad)
+        await run.host("one", two, outgoing=bad)
+        run.require("It ran", True)
+
+    assert light(made(namesakes)).held
+    assert len(seeds) == 5
+    assert len(set(seeds)) == 5, seeds
