@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from tapstack.tcp.options import PortMode, SocketOptions
 
+from .aio import start_server
 from .errors import UnimuxError
 from .server import ISSUE_TIMEOUT
 from .ssa.issue import DEFAULT_LIFETIME, Client, ServiceAddress
@@ -25,7 +26,6 @@ from .ssa.issue import DEFAULT_LIFETIME, Client, ServiceAddress
 if TYPE_CHECKING:
     from .node import Node
 
-STREAM_LIMIT = 64 * 1024
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
@@ -72,14 +72,9 @@ class Acceptor:
         self._news: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._sessions: deque[Streams] = deque()
         self._arming: asyncio.Task[ServiceAddress] | None = None
-        self.server = node.listen(self._protocol, mode=mode, options=options, port=port)
+        self.server = start_server(node, lambda *streams: self._came(*streams), mode=mode, options=options, port=port)
         if auto_arm:
             self.server.auto_arm(auto_arm, armed, client=client, lifetime=lifetime)
-
-    def _protocol(self) -> asyncio.StreamReaderProtocol:
-        loop = asyncio.get_running_loop()
-        reader = asyncio.StreamReader(limit=STREAM_LIMIT, loop=loop)
-        return asyncio.StreamReaderProtocol(reader, self._came, loop=loop)
 
     def _came(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """A session: everybody who waits looks, since whoever waits longest may just be giving up."""
