@@ -1,5 +1,5 @@
 # Each target sets up what it needs by itself: see tools/setup.sh.  ARGS goes to the program that a target runs.
-.PHONY: help demo test matrix scenarios conformance fuzz soak coverage lint lock clean distclean
+.PHONY: help demo test matrix scenarios conformance fuzz soak coverage repeat lint lock clean distclean
 ARGS ?=
 SETUP = @sh tools/setup.sh
 
