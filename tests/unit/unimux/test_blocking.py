@@ -11,6 +11,7 @@ import io
 import random
 import socket
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from ipaddress import IPv6Address
@@ -76,6 +77,14 @@ class Pair:
         thread = threading.Thread(target=lambda: self.net.run(inside()))
         thread.start()
         return thread
+
+
+def eventually(condition: Callable[[], bool]) -> None:
+    """Wait for something in another thread."""
+    pause, deadline = threading.Event(), time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        pause.wait(0.001)
 
 
 @pytest.fixture(scope="module")
@@ -310,8 +319,7 @@ def test_a_thread_that_is_late_for_the_only_connection_does_not_block(pair: Pair
         listening.settimeout(0)
         ssa = listening.issue()
         visitor = pair.visit(ssa.address, b"hello")
-        while not listening._listening.accepted:  # type: ignore[union-attr]
-            pair.net.call(lambda: None)
+        eventually(lambda: bool(listening._listening and listening._listening.accepted))
         outcomes: list[object] = []
 
         def accept() -> None:
@@ -331,8 +339,7 @@ def test_a_thread_that_is_late_for_the_only_connection_does_not_block(pair: Pair
         threads = [threading.Thread(target=accept, daemon=True) for _ in range(2)]
         for thread in threads:
             thread.start()
-        while len(pair.net._waited_for) < 2:
-            pass
+        eventually(lambda: len(pair.net._waited_for) == 2)
         free.set()
         for thread in threads:
             thread.join(10)
@@ -421,8 +428,7 @@ def test_a_socket_that_is_closed_while_it_connects_or_begins_to_listen_leaves_no
     assert busy.wait(10)
     beginning = threading.Thread(target=begin)
     beginning.start()
-    while not pair.net._waited_for:
-        pass
+    eventually(lambda: bool(pair.net._waited_for))
     made.close()
     free.set()
     beginning.join(20)
