@@ -30,6 +30,8 @@ def write_sweep_page(sweep: Sweep, folder: Path, remarks: list[str]) -> Path:
     said = [*remarks]
     if not sweep.whole:
         said.append(f"{sweep.stopped}: {len(sweep.rows)} of {sweep.total} runs were done.")
+    if any(row.means for row in failed):
+        said.append("Means and intervals include what failed runs had measured; results.csv says which those are.")
     said += [f"Run {row.number} (seed {row.seed}) failed: {'; '.join(row.failed)}." for row in failed[:20]]
     facts = {"backend": plan.backend, "seeds": f"{plan.seed} to {plan.seed + plan.repeat - 1}", **plan.fixed}
     facts |= {axis: ", ".join(map(str, values)) for axis, values in plan.axes.items()}

@@ -54,6 +54,8 @@ _FIELDS = (
     "icmpv6.checksum.status",
     "icmpv6.type",
 )
+_BETWEEN = "\x1f"
+"""Stands between the values of one field; no message holds it, unlike a semicolon."""
 _WARNING = 0x600000
 _INFORMATIONAL = 128  # the first ICMPv6 type that is no error
 _TIMEOUT = 600.0
@@ -131,7 +133,7 @@ def consult(capture: CaptureFile) -> Opinion:
             "-E",
             "separator=/t",
             "-E",
-            "aggregator=;",
+            f"aggregator={_BETWEEN}",
         ]
         for check in ("tcp", "udp"):
             command += ["-o", f"{check}.check_checksum:TRUE"]
@@ -180,10 +182,10 @@ def quiet_profile(scratch: Path, program: str) -> dict[str, str]:
 def _remark(line: str) -> Remark:
     fields = line.split("\t") + [""] * len(_FIELDS)
     number, src, dst, severities, messages, malformed, solicited, advertised, groups, types, *rest = fields
-    tcp, udp, icmp, kind = (text.split(";")[0] for text in rest[:4])
+    tcp, udp, icmp, kind = (text.split(_BETWEEN)[0] for text in rest[:4])
     quotes = icmp == "1" and bool(kind) and int(kind) < _INFORMATIONAL
     grave = []
-    for severity, message in zip(severities.split(";"), messages.split(";"), strict=False):
+    for severity, message in zip(severities.split(_BETWEEN), messages.split(_BETWEEN), strict=False):
         if severity and int(severity, 0) >= _WARNING:
             grave.append(message)
     if malformed and not grave:
@@ -196,7 +198,9 @@ def _remark(line: str) -> Remark:
         () if quotes else tuple(t for t in (solicited, advertised) if t),
         ()
         if quotes
-        else tuple((int(t, 0), g) for t, g in zip(types.split(";"), groups.split(";"), strict=False) if t and g),
+        else tuple(
+            (int(t, 0), g) for t, g in zip(types.split(_BETWEEN), groups.split(_BETWEEN), strict=False) if t and g
+        ),
         (icmp or tcp or udp) == "0",
         quotes,
     )
@@ -204,7 +208,7 @@ def _remark(line: str) -> Remark:
 
 def _first(addresses: str) -> bytes:
     try:
-        return IPv6Address(addresses.split(";")[0]).packed
+        return IPv6Address(addresses.split(_BETWEEN)[0]).packed
     except ValueError:
         return b""
 

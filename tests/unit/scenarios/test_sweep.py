@@ -67,6 +67,7 @@ def test_a_run_that_fails_is_a_row_and_ends_no_other(tmp_path: Path) -> None:
     assert [(row["x"], row["passed"]) for row in rows] == [("1", "yes"), ("5", "no"), ("7", "no"), ("2", "yes")]
     page = (tmp_path / "out" / "report.html").read_text()
     assert "Seven cannot be run" in page
+    assert "include what failed runs had measured" in page
     assert json.loads(done.stdout)["failed"] == 2
 
 

@@ -116,6 +116,17 @@ def test_dissectors_that_disagree_are_found(tmp_path: Path) -> None:
     assert dissectors_agree(evidence, [Opinion(opinion.capture, more, opinion.version)]).verdict is Verdict.FAILED
 
 
+def test_a_message_may_hold_any_punctuation() -> None:
+    """Which severity belongs to which message is told by their places: a semicolon within one must not move the others."""
+    fields = dict.fromkeys(tshark._FIELDS, "")
+    fields["frame.number"] = "7"
+    between = tshark._BETWEEN
+    fields["_ws.expert.severity"] = between.join(("0x400000", "0x600000"))
+    fields["_ws.expert.message"] = between.join(("D-SACK; a note", "Connection reset (RST)"))
+    remark = tshark._remark("\t".join(fields.values()))
+    assert remark.messages == ("Connection reset (RST)",)
+
+
 def test_without_tshark_nothing_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("scenarios.witness.tshark.shutil.which", lambda _: None)
     found = opinions(tmp_path, *good())
