@@ -94,12 +94,14 @@ def report(
     folder: Annotated[Path, typer.Argument(help="The folder that a run or a sweep left.")], json: Json = False
 ) -> None:
     """The verdict and the numbers of a run that was done before; exit status 0 only if it passed."""
-    from scenarios.engine.recall import print_folder, recall
+    from scenarios.engine.recall import recall
 
     result = recall(folder)
     if json:
         typer.echo(json_module.dumps(result, ensure_ascii=False))
     else:
+        from scenarios.engine.console import print_folder
+
         print_folder(result)
     raise typer.Exit(ExitCode.DONE if result["passed"] else ExitCode.NO)
 

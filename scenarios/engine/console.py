@@ -1,4 +1,4 @@
-"""Runs on a terminal: a bar while they last, then verdicts and numbers; returned as values for programs."""
+"""Runs on a terminal: a bar while they last, then verdicts and numbers, also as values for programs; and runs of the past."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Table
 
 from scenarios.witness import as_json, summary, table
 from unimux.errors import UnimuxError
@@ -195,11 +196,41 @@ def print_results(results: Sequence[dict[str, Any]], console: Console) -> None:
     """One line for each of several runs."""
     console.rule()
     for result in results:
-        mark = "[green]✔ passed[/]" if result["passed"] else "[bold red]✘ FAILED[/]"
         console.print(
-            f"{mark}  {result['scenario']:18} {result['seconds']:6.1f} s  {escape(result['folder'])}/report.html",
+            f"{_mark(result)}  {result['scenario']:18} {result['seconds']:6.1f} s  {escape(result['folder'])}/report.html",
             highlight=False,
             soft_wrap=True,
         )
         if result.get("answer"):
             console.print(f"   {result['answer']}", markup=False, highlight=False, soft_wrap=True)
+
+
+def print_folder(result: dict[str, Any]) -> None:
+    """What `recall` reads from a folder, for people."""
+    console = Console()
+    console.print(f"{_mark(result)}  {result['scenario']} on {result['backend']}", highlight=False)
+    if result.get("answer"):
+        console.print(f"  {result['answer']}", markup=False, highlight=False)
+    if "summary" in result:
+        rows = result["summary"]
+        grid = Table(*map(escape, rows[0] if rows else ()), box=None)
+        for row in rows:
+            grid.add_row(*map(escape, row.values()))
+        console.print(grid)
+    else:
+        for finding in result["findings"]:
+            if finding["verdict"] != "passed":
+                console.print(
+                    f"  [bold]{finding['verdict']}[/]  {escape(finding['title'])}: {escape(finding['sentence'])}",
+                    highlight=False,
+                )
+        for metric in result["metrics"]:
+            about = f"{metric['name']} {metric['of']}".strip()
+            console.print(
+                f"  {about}: mean {metric['mean']:.6g} {metric['unit']}, n={metric['n']}", markup=False, highlight=False
+            )
+    console.print(f"Read {result['folder']}/report.html.", markup=False, highlight=False, soft_wrap=True)
+
+
+def _mark(result: dict[str, Any]) -> str:
+    return "[green]✔ passed[/]" if result["passed"] else "[bold red]✘ FAILED[/]"
