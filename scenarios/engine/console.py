@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from .errors import ScenarioError, written_to
 from .execute import SIMULATED, Order, Outcome, execute
 from .folder import conclude, summary_text
 from .measure import Summary
-from .sweep import Plan, Row, Sweep, cluster, cores, processes, run_sweep
+from .sweep import Plan, Row, Sweep, cluster, cores, processes, run_sweep, unheard
 from .sweep_page import write_sweep_page
 from .tables import write_tables
 from .verdicts import Verdicts
@@ -120,7 +121,7 @@ def run_many(plan: Plan, folder: Path, console: Console, jobs: int | None, where
         sweep = _swept(plan, folder, console, jobs, where)
     if not sweep.rows:
         raise ScenarioError(f"{sweep.stopped} before any run was done.")
-    with written_to(folder):
+    with written_to(folder), unheard() if sweep.stopped else nullcontext():
         tables = write_tables(sweep, folder)
         page = write_sweep_page(sweep, folder, _remarks(plan))
     (folder / "journal.jsonl").unlink(missing_ok=True)

@@ -14,6 +14,7 @@ import json
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
@@ -184,13 +185,35 @@ def run_sweep(
 
 @contextmanager
 def processes(count: int) -> Iterator[Executor]:
-    """An executor of processes on this machine, which leave the keyboard to us."""
+    """An executor of processes on this machine, which leave the keyboard to us.
+
+    At the end what they are at is waited for; who interrupts that ends them.
+    """
     context = multiprocessing.get_context("forkserver")
     executor = ProcessPoolExecutor(count, mp_context=context, initializer=_deaf)
     try:
         yield executor
     finally:
-        executor.shutdown(wait=True, cancel_futures=True)
+        try:
+            executor.shutdown(wait=True, cancel_futures=True)
+        except KeyboardInterrupt:
+            for process in multiprocessing.active_children():
+                process.terminate()
+            with unheard():
+                executor.shutdown(wait=True)
+
+
+@contextmanager
+def unheard() -> Iterator[None]:
+    """Interrupts change nothing for a moment: what an interrupted sweep leaves is being written."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _deaf() -> None:

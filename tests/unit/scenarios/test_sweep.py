@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -16,6 +22,8 @@ SCRIPT = '''"""What is left of a sweep when a run goes wrong?"""
 from __future__ import annotations
 
 import os
+import time
+from pathlib import Path
 from typing import Annotated
 
 from scenarios.engine import Parameter, Run, ScenarioError, scenario
@@ -30,6 +38,9 @@ async def accident(run: Run, *, x: Annotated[int, Parameter("which accident", le
         os._exit(1)
     if x == 5:
         raise SystemExit(3)
+    if x == 11:
+        Path(__file__).with_name("begun").touch()
+        time.sleep(600)
     if x == 9:
         raise ValueError("no such [/key]")
     if x == 7:
@@ -91,3 +102,27 @@ def test_a_metric_and_a_parameter_of_one_name_are_two_columns(tmp_path: Path) ->
         ("1", "10.0", "1.0"),
         ("2", "20.0", "2.0"),
     ]
+
+
+def test_who_interrupts_twice_need_not_wait_for_a_run_and_keeps_the_rows(tmp_path: Path) -> None:
+    (tmp_path / "accident.py").write_text(SCRIPT)
+    journal = tmp_path / "out" / "journal.jsonl"
+    command = [sys.executable, "-m", "unimux.cli.main", "scenario", "run", str(tmp_path / "accident.py")]
+    command += ["--sweep", "x=1,11,2", "--jobs", "1", "--out", str(tmp_path / "out")]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)
+    deadline = time.monotonic() + 60
+    while not ((tmp_path / "begun").exists() and journal.exists() and journal.stat().st_size):
+        assert process.poll() is None and time.monotonic() < deadline
+        os.sched_yield()
+    try:
+        while process.poll() is None:
+            assert time.monotonic() < deadline, "it waits for the run"
+            process.send_signal(signal.SIGINT)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(5)
+        _, said = process.communicate(timeout=30)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL) if process.poll() is None else process.wait()
+    assert process.returncode == 1, said
+    assert [row["x"] for row in results(tmp_path / "out")] == ["1"]
+    assert b"Traceback" not in said, said
