@@ -26,6 +26,7 @@ from tapstack.tcp.errors import from_icmp
 from tapstack.types import UNSPECIFIED, Buffer, address_text, check_port, is_multicast
 from tapstack.udp.flow import FlowClosed, UdpFlow
 
+from .dnsstream import DNS_PORT
 from .errors import UnimuxError
 from .purpose import UNNAMED, Purpose
 
@@ -41,7 +42,6 @@ WAITING = 16
 """Datagrams that wait for an address."""
 FLOWS = 256
 """Remote endpoints of one `DatagramSocket` at a time; one more ends the one used least recently."""
-DNS_PORT = 53
 
 Receive = Callable[[bytes], None]
 Failed = Callable[[Exception], None]

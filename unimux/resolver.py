@@ -18,17 +18,15 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from random import Random, SystemRandom
 from socket import AF_INET6, inet_pton
-from typing import Any, Protocol
+from typing import Protocol
 
 import dns.name
 
-from tapstack.types import address_text
-
+from .dnsstream import StreamDialler, ask_over_stream
 from .errors import ConnectError, NameNotResolved, NoIpv6Address, UnimuxError
 from .lookup import Ask, Lookup, LookupCounters, NotAName, Outcome, host_name
 from .purpose import Purpose
 
-DNS_PORT = 53
 CACHE_ENTRIES = 1024
 RESOLVE_TIMEOUT = 10.0
 _RESOLVING = Purpose(front_end="resolver")
@@ -42,21 +40,6 @@ class DatagramExchange(Protocol):
 
         Raises TimeoutError after `timeout` seconds, an OSError where the server cannot be reached.
         """
-
-
-class StreamDialler(Protocol):
-    """A node, as far as the resolver needs it for TCP."""
-
-    async def create_connection(
-        self,
-        protocol_factory: Callable[[], asyncio.BaseProtocol],
-        host: str,
-        port: int,
-        *,
-        timeout: float,
-        purpose: Purpose,
-    ) -> tuple[asyncio.Transport, Any]:
-        """As `Node.create_connection`."""
 
 
 _IPV4_INSIDE = bytes(10)
@@ -239,7 +222,7 @@ class Resolver:
         while isinstance(step := lookup.step(), Ask):
             try:
                 if step.stream:
-                    wire = await self._ask_over_stream(step)
+                    wire = await ask_over_stream(self._streams, step.server, step.payload, step.timeout, _RESOLVING)
                 else:
                     wire = await self._exchange.exchange(step.server, step.payload, step.timeout, purpose=_RESOLVING)
             except ConnectError:
@@ -251,46 +234,6 @@ class Resolver:
             else:
                 lookup.received(wire)
         return step
-
-    async def _ask_over_stream(self, ask: Ask) -> bytes:
-        """RFC 7766: one query, one response, each after its length."""
-        answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-        answer.add_done_callback(
-            lambda done: done.cancelled() or done.exception()
-        )  # also where nobody awaits it any more
-        async with asyncio.timeout(2 * ask.timeout):
-            transport, _ = await self._streams.create_connection(
-                lambda: _StreamAnswer(answer),
-                address_text(ask.server),
-                DNS_PORT,
-                timeout=ask.timeout,
-                purpose=_RESOLVING,
-            )
-            try:
-                transport.write(len(ask.payload).to_bytes(2) + ask.payload)
-                return await answer
-            finally:
-                transport.close()
-
-
-class _StreamAnswer(asyncio.Protocol):
-    """Collects one message after its two bytes of length."""
-
-    def __init__(self, answer: asyncio.Future[bytes]) -> None:
-        self._answer = answer
-        self._buffer = bytearray()
-
-    def data_received(self, data: bytes) -> None:
-        buffer = self._buffer
-        buffer += data
-        if len(buffer) >= 2 and len(buffer) - 2 >= (length := int.from_bytes(buffer[:2])):
-            if not self._answer.done():
-                self._answer.set_result(bytes(buffer[2 : 2 + length]))
-            buffer.clear()
-
-    def connection_lost(self, exc: BaseException | None) -> None:
-        if not self._answer.done():
-            self._answer.set_exception(exc or ConnectionResetError("the name server closed the connection"))
 
 
 def _key(name: str) -> str:

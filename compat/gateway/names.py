@@ -27,13 +27,12 @@ from tapstack.stack import Stack
 from tapstack.tcp.listener import Listener
 from tapstack.types import address_text
 from tapstack.udp.flow import Datagram, FlowClosed, UdpFlow
-from unimux.aio import open_connection
+from unimux.dnsstream import DNS_PORT, ask_over_stream
 from unimux.errors import UnimuxError
 from unimux.node import Node
 from unimux.purpose import Purpose
 from unimux.transport import SessionTransport
 
-PORT = 53
 LIMIT = 256
 """Questions and streams at a time; one more is dropped, and asked again by the program."""
 TIMEOUT = 3.0
@@ -55,8 +54,8 @@ class Names:
     def listen(self, stack: Stack, driver: Driver, entry: AddressEntry) -> None:
         """Begin to answer at an address of `stack`."""
         self._driver = driver
-        flow = self._flow = stack.udp.open(entry, driver.now(), local_port=PORT)
-        listener = self._listener = stack.tcp.listen(OPTIONS, driver.now(), PORT)
+        flow = self._flow = stack.udp.open(entry, driver.now(), local_port=DNS_PORT)
+        listener = self._listener = stack.tcp.listen(OPTIONS, driver.now(), DNS_PORT)
         listener.arm(entry, driver.now(), sessions=None)
 
         def datagrams(bits: int) -> None:
@@ -142,7 +141,7 @@ class Names:
             question = os.urandom(2) + wire[2:]
             try:
                 if stream:
-                    said = await self._over_stream(server, question)
+                    said = await ask_over_stream(self._node, server, question, TIMEOUT, self._purpose)
                 else:
                     said = await self._node.datagrams.exchange(server, question, TIMEOUT, purpose=self._purpose)
                 response = dns.message.from_wire(said)
@@ -152,19 +151,6 @@ class Names:
                 response.id = query.id
                 return response
         return None
-
-    async def _over_stream(self, server: bytes, question: bytes) -> bytes:
-        async with asyncio.timeout(2 * TIMEOUT):
-            reader, writer = await open_connection(
-                self._node, address_text(server), PORT, timeout=TIMEOUT, purpose=self._purpose
-            )
-            try:
-                writer.write(len(question).to_bytes(2, "big") + question)
-                return await reader.readexactly(int.from_bytes(await reader.readexactly(2)))
-            except asyncio.IncompleteReadError as error:
-                raise ConnectionResetError("the name server closed the connection") from error
-            finally:
-                writer.close()
 
     async def _fitting(self, query: dns.message.Message, response: dns.message.Message) -> bytes:
         """The response as it suits a place without IPv4."""

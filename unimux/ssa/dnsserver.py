@@ -20,6 +20,7 @@ from tapstack.tcp.options import PortMode
 from tapstack.types import address_text
 from tapstack.udp.flow import Datagram, FlowClosed, UdpFlow
 
+from ..dnsstream import DNS_PORT
 from ..errors import SetupError
 from .dnsresponder import Responder
 
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from ..node import Node
     from ..server import Server
 
-DNS_PORT = 53
 MAX_PENDING = 256
 MAX_STREAMS = 64
 MAX_PER_STREAM = 16
