@@ -51,9 +51,8 @@ async def _simulate(count: int, chunks: int, speak: Program) -> tuple[int, float
             stack.callback(switch.close)
             for _ in range(min(LAN, count - len(nodes))):
                 number = len(nodes) + 1
-                node = Node(
-                    switch.connect(b"\2\0" + number.to_bytes(4, "big")), _CONFIG, seed=number.to_bytes(32, "big")
-                )
+                link = switch.connect(b"\2\0" + number.to_bytes(4, "big"), offload=True)
+                node = Node(link, _CONFIG, seed=number.to_bytes(32, "big"))
                 nodes.append(await stack.enter_async_context(node))
         await asyncio.sleep(10)  # groups have been reported
         for index in range(0, len(nodes) - 1, 2):

@@ -68,29 +68,28 @@ class Receiver:
 
     def frame(self, frame: Buffer, now: float) -> None:
         """One frame of the link, whatever its bytes are."""
-        view = memoryview(frame)
         at = 0
         trusted, gso_size, link_group = False, 0, False
         if self._interface.properties.vnet_header:
-            if len(view) < virtio.HEADER_LENGTH:
+            if len(frame) < virtio.HEADER_LENGTH:
                 self._counters.drop(DropReason.LINK_MALFORMED)
                 return
-            trusted, gso_size = virtio.read(view)
+            trusted, gso_size = virtio.read(frame)
             at = virtio.HEADER_LENGTH
         mac = self._interface.mac
         if mac is not None:
-            if len(view) < at + ethernet.HEADER_LENGTH:
+            if len(frame) < at + ethernet.HEADER_LENGTH:
                 self._counters.drop(DropReason.LINK_MALFORMED)
                 return
-            if view[at + 12 : at + 14] != _ETHERTYPE:
+            if frame[at + 12 : at + 14] != _ETHERTYPE:
                 self._counters.drop(DropReason.LINK_ETHERTYPE)
                 return
-            link_group = ethernet.is_group(view[at : at + 6])
-            if not link_group and view[at : at + 6] != mac:
+            link_group = frame[at] & 1 != 0
+            if not link_group and frame[at : at + 6] != mac:
                 self._counters.drop(DropReason.LINK_NOT_OURS)
                 return
             at += ethernet.HEADER_LENGTH
-        packet = self._header(view[at:])
+        packet = self._header(frame, at)
         if packet is not None:
             packet.checksum_trusted = trusted
             packet.gso_size = gso_size
@@ -99,50 +98,47 @@ class Receiver:
 
     def own(self, whole: bytes, now: float) -> None:
         """A packet of this node to itself: it is treated as any other, but for its source."""
-        packet = self._header(memoryview(whole))
+        packet = self._header(whole, 0)
         if packet is not None:
             packet.looped = True
             self._process(packet, now)
 
     # -- fixed header ------------------------------------------------------------------------------
 
-    def _header(self, view: memoryview) -> Packet | None:
-        """The packet, if its fixed header is sound and its destination ours; None when it was dropped."""
-        reason = self._refuse(view)
+    def _header(self, frame: Buffer, at: int) -> Packet | None:
+        """The packet that begins at `at`, if its fixed header is sound and its destination ours; None when it was dropped.
+
+        Most of what a busy link brings is for groups of others, so nothing is made before the destination is known to be ours.
+        """
+        end = at + ipv6.HEADER_LENGTH
+        src, dst = bytes(frame[at + 8 : at + 24]), bytes(frame[at + 24 : end])
+        reason = self._refusal(frame, at, src, dst)
         if reason is not None:
             self._counters.drop(reason)
             return None
-        src, dst = bytes(view[8:24]), bytes(view[24:40])
-        entry = None
-        if is_multicast(dst):
-            if dst not in self._multicast:
-                self._counters.drop(DropReason.IP_NOT_OURS)
-                return None
-        else:
-            entry = self._interface.addresses.get(dst)
-            if entry is None or not entry.answers & Answers.TRAFFIC:
-                self._counters.drop(_silence(entry.answers) if entry is not None else DropReason.IP_NOT_OURS)
-                return None
-        length = view[4] << 8 | view[5]
-        return Packet(src, dst, entry, view[: ipv6.HEADER_LENGTH + length] if length else view)
+        entry = self._interface.addresses.get(dst)
+        length = frame[at + 4] << 8 | frame[at + 5]
+        view = memoryview(frame)
+        return Packet(src, dst, entry, view[at : end + length] if length else view[at:])
 
-    @staticmethod
-    def _refuse(view: memoryview) -> DropReason | None:
-        """What is wrong with the fixed header, without looking up anything."""
-        if len(view) < ipv6.HEADER_LENGTH:
+    def _refusal(self, frame: Buffer, at: int, src: bytes, dst: bytes) -> DropReason | None:
+        """What is wrong with the fixed header, or that nobody here takes what is sent to `dst`."""
+        if len(frame) < at + ipv6.HEADER_LENGTH:
             return DropReason.IP_TRUNCATED
-        if view[0] >> 4 != 6:
+        if frame[at] >> 4 != 6:
             return DropReason.IP_VERSION
-        if len(view) < ipv6.HEADER_LENGTH + (view[4] << 8 | view[5]):
+        if len(frame) < at + ipv6.HEADER_LENGTH + (frame[at + 4] << 8 | frame[at + 5]):
             return DropReason.IP_TRUNCATED
-        src, dst = view[8:24], view[24:40]
         if src[0] == 0xFF or src == _LOOPBACK:
             return DropReason.IP_BAD_SOURCE
-        if dst in (UNSPECIFIED, _LOOPBACK):
+        if dst[0] == 0xFF:
+            if dst[1] & 0x0F in _RESERVED_SCOPES:
+                return DropReason.IP_SCOPE
+            return None if dst in self._multicast else DropReason.IP_NOT_OURS
+        entry = self._interface.addresses.get(dst)
+        if entry is None or dst in (UNSPECIFIED, _LOOPBACK):
             return DropReason.IP_NOT_OURS
-        if dst[0] == 0xFF and dst[1] & 0x0F in _RESERVED_SCOPES:
-            return DropReason.IP_SCOPE
-        return None
+        return None if entry.answers & Answers.TRAFFIC else _silence(entry.answers)
 
     # -- the chain -----------------------------------------------------------------------------------
 

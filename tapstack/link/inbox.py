@@ -41,6 +41,14 @@ class Inbox:
         self._frames.append(frame)
         return True
 
+    def put_all(self, frames: list[bytes]) -> int:
+        """Add frames, without a word; returns for how many there was room."""
+        room = self._limit - len(self._frames)
+        if len(frames) > room:
+            frames = frames[: max(room, 0)]
+        self._frames.extend(frames)
+        return len(frames)
+
     def take(self) -> bytes | None:
         """The frame that waits for longest; None when there is none."""
         if not self._frames:

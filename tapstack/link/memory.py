@@ -5,6 +5,10 @@ the order of sending.  Each port has a bounded queue in front of its owner; what
 counted.  The switch learns, like any Ethernet bridge, behind which port a source address lives; it forwards to
 that port and floods what it does not know, as it does all multicast.
 
+A port may be made with *offload*, as a virtual machine's is: its frames have virtio headers, and between two such ports
+nobody computes TCP's checksum, since nothing between them can damage a frame.  Whoever sees the frames from outside, an observer
+or a port without offload, gets them with the checksum finished.
+
 Invariants.
 - Nothing is delivered inside `send`, even with a latency of zero: delivery is a callback of the loop, so two nodes
   cannot call each other in a circle.
@@ -19,7 +23,7 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 from ..types import Frame
-from ..wire import ethernet
+from ..wire import ethernet, virtio
 from .base import Link, LinkProperties
 from .counters import LinkCounters, LinkDrop
 from .inbox import Inbox
@@ -31,7 +35,7 @@ TABLE_LIMIT = 4096
 AGEING = 300.0
 
 Observer: TypeAlias = Callable[[float, int, bytes], None]
-"""Gets (loop time in seconds, port it entered by, frame) of each frame that enters a fabric."""
+"""Gets (loop time in seconds, port it entered by, frame) of each frame that enters a fabric, without a virtio header."""
 
 
 class MemoryLink(Link):
@@ -43,7 +47,9 @@ class MemoryLink(Link):
         self.counters = LinkCounters()
         self._fabric = fabric
         self._properties = properties
-        self._largest = properties.mtu + (ethernet.HEADER_LENGTH if properties.mac is not None else 0)
+        self.wire_at = virtio.HEADER_LENGTH if properties.vnet_header else 0
+        """where in a frame of this link the wire begins, behind the virtio header"""
+        self._largest = self.wire_at + properties.mtu + (ethernet.HEADER_LENGTH if properties.mac is not None else 0)
         self._inbox = Inbox(queue_limit)
         self._changed: Callable[[bool], None] = lambda up: None
         self._plugged = True
@@ -74,24 +80,27 @@ class MemoryLink(Link):
         """The next frame; None when none waits."""
         frame = self._inbox.take()
         if frame is not None:
-            self.counters.received += 1
-            self.counters.received_bytes += len(frame)
+            counters = self.counters
+            counters.received += 1
+            counters.received_bytes += len(frame)
         return frame
 
     def send(self, frame: Frame) -> bool:
         """Put one frame on its way; False when it is dropped here: too large, or the fabric is full."""
         whole = b"".join(frame)
+        size = len(whole)
+        counters = self.counters
         if self._closed:
-            self.counters.drops[LinkDrop.CLOSED] += 1
+            counters.drops[LinkDrop.CLOSED] += 1
         elif not self._plugged:
-            self.counters.drops[LinkDrop.DEVICE_DOWN] += 1
-        elif len(whole) > self._largest:
-            self.counters.drops[LinkDrop.OVERSIZE] += 1
+            counters.drops[LinkDrop.DEVICE_DOWN] += 1
+        elif size > self._largest:
+            counters.drops[LinkDrop.OVERSIZE] += 1
         elif not self._fabric.enter(self, whole):
-            self.counters.drops[LinkDrop.QUEUE_FULL] += 1
+            counters.drops[LinkDrop.QUEUE_FULL] += 1
         else:
-            self.counters.sent += 1
-            self.counters.sent_bytes += len(whole)
+            counters.sent += 1
+            counters.sent_bytes += size
             return True
         return False
 
@@ -102,12 +111,14 @@ class MemoryLink(Link):
             self._inbox.close()
             self._fabric.leave(self)
 
-    def put(self, frame: bytes) -> None:
-        """Queue a frame that arrived; the fabric calls it, and `announce` after the last one of a batch."""
+    def put(self, frames: list[bytes]) -> None:
+        """Queue frames that arrived together; the fabric calls it, and then `announce`."""
         if not self._plugged:
-            self.counters.drops[LinkDrop.DEVICE_DOWN] += 1
-        elif not self._closed and not self._inbox.put(frame):
-            self.counters.drops[LinkDrop.QUEUE_FULL] += 1
+            self.counters.drops[LinkDrop.DEVICE_DOWN] += len(frames)
+        elif not self._closed:
+            dropped = len(frames) - self._inbox.put_all(frames)
+            if dropped:
+                self.counters.drops[LinkDrop.QUEUE_FULL] += dropped
 
     def announce(self) -> None:
         """Tell the owner of the frames that were put."""
@@ -150,8 +161,10 @@ class _Fabric:
         now = self.loop.time()
         if not self._moving.push(now + self.latency, (source, frame)):
             return False
-        for observer in self._observers:
-            observer(now, source.port, frame)
+        if self._observers:
+            wire = virtio.completed(frame) if source.wire_at else frame
+            for observer in self._observers:
+                observer(now, source.port, wire)
         return True
 
     def leave(self, link: MemoryLink) -> None:
@@ -159,17 +172,29 @@ class _Fabric:
         self._ports.pop(link.port, None)
 
     def _arrive(self, batch: list[tuple[MemoryLink, bytes]]) -> None:
-        reached: dict[int, MemoryLink] = {}  # a dict for its order: who gets a frame first is woken first
+        reached: dict[MemoryLink, list[bytes]] = {}  # in order: who gets a frame first is woken first
         for source, frame in batch:
+            at = source.wire_at
             for link in self._targets(source, frame):
-                link.put(frame)
-                reached[link.port] = link
-        for link in reached.values():
+                arriving = frame if link.wire_at == at else _translated(frame, at)
+                frames = reached.get(link)
+                if frames is None:
+                    reached[link] = [arriving]
+                else:
+                    frames.append(arriving)
+        for link, frames in reached.items():
+            link.put(frames)
+        for link in reached:
             link.announce()
 
     def _targets(self, source: MemoryLink, frame: bytes) -> list[MemoryLink]:
         """The ports that `frame`, which came in by `source`, goes out by."""
         raise NotImplementedError
+
+
+def _translated(frame: bytes, wire_at: int) -> bytes:
+    """A frame of a port with offload for one without, or the other way round."""
+    return virtio.completed(frame) if wire_at else virtio.PLAIN + frame
 
 
 class MemoryWire(_Fabric):
@@ -232,11 +257,17 @@ class MemorySwitch(_Fabric):
         self._ageing = ageing
         self._table: dict[bytes, tuple[MemoryLink, float]] = {}
 
-    def connect(self, mac: bytes, *, mtu: int | None = None, queue_limit: int = QUEUE_LIMIT) -> MemoryLink:
-        """A new port, for a node with the link-layer address `mac`; queue_limit: frames that wait for the node."""
+    def connect(
+        self, mac: bytes, *, mtu: int | None = None, queue_limit: int = QUEUE_LIMIT, offload: bool = False
+    ) -> MemoryLink:
+        """A new port, for a node with the link-layer address `mac`.
+
+        queue_limit: frames that wait for the node.  offload: TCP's checksums are left to the switch.
+        """
         if len(mac) != 6 or mac[0] & 1:
             raise ValueError(f"not a unicast MAC address: {mac.hex(':')}")
-        return self._add(LinkProperties(mtu=mtu or self.mtu, mac=mac), queue_limit)
+        properties = LinkProperties(mtu=mtu or self.mtu, mac=mac, vnet_header=offload, checksum_offload=offload)
+        return self._add(properties, queue_limit)
 
     def leave(self, link: MemoryLink) -> None:
         """Forget a port and what was learnt of it."""
@@ -246,7 +277,8 @@ class MemorySwitch(_Fabric):
 
     def enter(self, source: MemoryLink, frame: bytes) -> bool:
         """Take a frame from a port; one without a whole header, or from a group address, is counted and goes nowhere."""
-        if len(frame) < ethernet.HEADER_LENGTH or frame[6] & 1:
+        at = source.wire_at
+        if len(frame) < at + ethernet.HEADER_LENGTH or frame[at + 6] & 1:
             source.counters.drops[LinkDrop.MALFORMED] += 1
             return True
         return super().enter(source, frame)
@@ -261,13 +293,15 @@ class MemorySwitch(_Fabric):
     def _targets(self, source: MemoryLink, frame: bytes) -> list[MemoryLink]:
         now = self.loop.time()
         table = self._table
+        at = source.wire_at
         if source.port in self._ports:
-            table.pop(frame[6:12], None)  # so that the dict's order is that of the last frame
-            table[frame[6:12]] = (source, now)
+            sender = frame[at + 6 : at + 12]
+            table.pop(sender, None)  # so that the dict's order is that of the last frame
+            table[sender] = (source, now)
             if len(table) > self._table_limit:
                 del table[next(iter(table))]
-        if not frame[0] & 1:
-            known = table.get(frame[:6])
+        if not frame[at] & 1:
+            known = table.get(frame[at : at + 6])
             if known is not None and known[1] + self._ageing >= now:
                 return [known[0]] if known[0] is not source else []
         self.flooded += 1

@@ -1,5 +1,8 @@
 """Things that are due later, delivered by an event loop: the clockwork of in-memory and impaired links.
 
+Model.  What is due at one moment stands in one list; a heap holds the moments.  Frames mostly come in runs that are due
+together, so that the heap moves once for many of them.
+
 Invariants.
 - Items come out in order of their due time, those of equal due time in the order they were pushed.  (asyncio's own
   timers do not promise the latter.)
@@ -12,7 +15,6 @@ from __future__ import annotations
 import asyncio
 import heapq
 from collections.abc import Callable
-from itertools import count
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -21,23 +23,30 @@ T = TypeVar("T")
 class DelayQueue(Generic[T]):
     """A bounded queue of items with due times, in seconds of the loop's clock."""
 
-    __slots__ = ("_deliver", "_handle", "_handle_due", "_heap", "_limit", "_loop", "_order")
+    __slots__ = ("_deliver", "_due", "_handle", "_handle_due", "_items", "_limit", "_loop", "_waiting")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, deliver: Callable[[list[T]], None], limit: int) -> None:
         """deliver: takes the items now due; limit: how many may wait at once."""
         self._loop = loop
         self._deliver = deliver
         self._limit = limit
-        self._heap: list[tuple[float, int, T]] = []
-        self._order = count()
+        self._due: list[float] = []
+        self._items: dict[float, list[T]] = {}
+        self._waiting = 0
         self._handle: asyncio.Handle | None = None
         self._handle_due = 0.0
 
     def push(self, due: float, item: T) -> bool:
         """Deliver `item` at `due`, or in the loop's next round if that is past; False when the queue is full."""
-        if len(self._heap) >= self._limit:
+        if self._waiting >= self._limit:
             return False
-        heapq.heappush(self._heap, (due, next(self._order), item))
+        self._waiting += 1
+        items = self._items.get(due)
+        if items is not None:
+            items.append(item)
+            return True
+        self._items[due] = [item]
+        heapq.heappush(self._due, due)
         if self._handle is None:
             self._schedule(due)
         elif due < self._handle_due:
@@ -56,25 +65,28 @@ class DelayQueue(Generic[T]):
         # A real loop may run a timer a clock tick early; the item it was set for is due all the same.
         now = max(self._loop.time(), self._handle_due)
         self._handle = None
-        heap = self._heap
-        items = []
-        while heap and heap[0][0] <= now:
-            items.append(heapq.heappop(heap)[2])
-        if heap:
-            self._schedule(heap[0][0])
+        moments = self._due
+        items: list[T] = []
+        while moments and moments[0] <= now:
+            items += self._items.pop(heapq.heappop(moments))
+        self._waiting -= len(items)
+        if moments:
+            self._schedule(moments[0])
         self._deliver(items)
 
     @property
     def next_due(self) -> float | None:
         """When the earliest item is due; None when none waits."""
-        return self._heap[0][0] if self._heap else None
+        return self._due[0] if self._due else None
 
     def __len__(self) -> int:
-        return len(self._heap)
+        return self._waiting
 
     def clear(self) -> None:
         """Forget everything that waits."""
-        self._heap.clear()
+        self._due.clear()
+        self._items.clear()
+        self._waiting = 0
         if self._handle is not None:
             self._handle.cancel()
             self._handle = None

@@ -16,6 +16,7 @@ import sys
 from dataclasses import dataclass
 
 from ..types import Buffer
+from . import checksum
 from .error import WireError
 
 HEADER_LENGTH = 10
@@ -67,3 +68,13 @@ def read(frame: Buffer) -> tuple[bool, int]:
     """Of a frame that begins with a header: whether its checksum is trusted, and its `gso_size`; without an object."""
     flags, _, _, gso_size, _, _ = _header.unpack_from(frame)
     return flags & (NEEDS_CSUM | DATA_VALID) != 0, gso_size
+
+
+def completed(frame: bytes) -> bytes:
+    """Of a frame that begins with a header: the frame alone, its checksum finished where that was left to the link."""
+    flags, _, _, _, start, offset = _header.unpack_from(frame)
+    bare = frame[HEADER_LENGTH:]
+    at = start + offset
+    if not flags & NEEDS_CSUM or at + 2 > len(bare):
+        return bare
+    return bare[:at] + checksum.field(checksum.residue(bare[start:])).to_bytes(2, "big") + bare[at + 2 :]

@@ -11,7 +11,8 @@ import pytest
 from tapstack.clock import VirtualTimeLoop, run_virtual
 from tapstack.link.counters import LinkDrop
 from tapstack.link.memory import MemoryLink, MemorySwitch, MemoryWire
-from tapstack.wire import ethernet
+from tapstack.types import address
+from tapstack.wire import checksum, ethernet, ipv6, tcp, virtio
 
 A, B, C = (bytes([2, 0, 0, 0, 0, n]) for n in (1, 2, 3))
 GROUP = bytes.fromhex("333300000001")
@@ -237,3 +238,49 @@ def test_wrong_use_is_refused() -> None:
         other.close()
 
     virtual(main())
+
+
+def test_checksums_are_left_to_the_switch_only_where_the_sender_has_offload() -> None:
+    """Between ports with offload a frame passes as it is; observers, and ports without, get its checksum finished."""
+
+    async def main() -> None:
+        switch = MemorySwitch()
+        one, two, plain = switch.connect(A, offload=True), switch.connect(B, offload=True), switch.connect(C)
+        assert one.properties.vnet_header and one.properties.checksum_offload and not one.properties.gso_size
+        seen: list[bytes] = []
+        switch.observe(lambda when, port, whole: seen.append(whole))
+        src, dst = address("2001:db8::1"), address("2001:db8::2")
+        whole = tcp.pack(src, dst, 1, 2, 3, 4, tcp.ACK, 5, payload=b"odd") + b"odd"
+        packet = ipv6.pack_header(src, dst, tcp.PROTOCOL, len(whole)) + whole
+        at = 54 + 16
+        finished = ethernet.header(GROUP, A) + packet
+        partial = checksum.pseudo_header(src, dst, len(whole), tcp.PROTOCOL).to_bytes(2, "big")
+        left = finished[:at] + partial + finished[at + 2 :]
+        assert left != finished
+        header = virtio.VirtioHeader(virtio.NEEDS_CSUM, checksum_start=54, checksum_offset=16).pack()
+
+        assert one.send([header + left])
+        await asyncio.sleep(0.001)
+        assert seen == [finished]
+        assert drain(two) == [header + left]
+        assert drain(plain) == [finished]
+
+        assert plain.send([frame(GROUP, C)])
+        assert two.send([virtio.PLAIN, frame(GROUP, B)])
+        await asyncio.sleep(0.001)
+        assert drain(one) == [virtio.PLAIN + frame(GROUP, C), virtio.PLAIN + frame(GROUP, B)]
+        assert drain(plain) == [frame(GROUP, B)]
+        assert seen[1:] == [frame(GROUP, C), frame(GROUP, B)]
+        assert switch.where(B) == two.port
+
+        assert two.send([virtio.PLAIN + B])  # no whole header
+        assert two.counters.drops[LinkDrop.MALFORMED] == 1
+
+    virtual(main())
+
+
+def test_a_checksum_that_lies_outside_its_frame_is_left_alone() -> None:
+    header = virtio.VirtioHeader(virtio.NEEDS_CSUM, checksum_start=10, checksum_offset=16).pack()
+    assert virtio.completed(header + bytes(27)) == bytes(27)
+    assert virtio.completed(header + bytes(11) + b"\1" + bytes(16)) == bytes(11) + b"\1" + bytes(14) + b"\xff\xfe"
+    assert virtio.completed(virtio.PLAIN + b"frame") == b"frame"
