@@ -63,6 +63,7 @@ class Driver:
         self._kicked = False
         self._telling = False
         self._closed = False
+        self._look_again = stack.look_again
         self.now = self._loop.time
         """`now() -> float`: the stack's clock, seconds."""
 
@@ -135,8 +136,9 @@ class Driver:
         for turn in range(ROUNDS):
             if self._closed:
                 return
+            now = self.now()
             try:
-                taken = self._read()
+                taken = self._read(now)
             except LinkLost as error:
                 self._lose(error)
                 return
@@ -148,9 +150,8 @@ class Driver:
                 self._full_batches += 1
                 self._again = self._loop.call_soon(self._wake)
             if taken < BATCH or self._full_batches > PATIENCE:
-                now = self.now()
-                deadline = self.stack.deadline()
-                if deadline is not None and deadline <= now:
+                due = self._look_again()
+                if due is not None and due <= now:
                     self._advance(now)
             sent = self.stack.counters.frames_out
             self._finish()
@@ -163,9 +164,9 @@ class Driver:
         except Exception as error:  # of one timer, perhaps a policy's of the user: those behind it are due still
             self._loop.call_exception_handler({"message": "A timer of the stack failed.", "exception": error})
 
-    def _read(self) -> int:
+    def _read(self, now: float) -> int:
         """Take in at most a batch of frames; how many: fewer than a batch where the link is empty now."""
-        return self.stack.take_in(self.link.receive, BATCH, self.now())
+        return self.stack.take_in(self.link.receive, BATCH, now)
 
     def _take_in_for(self, connection: Connection) -> bool:
         """Take in at most a batch of frames, no more once there is news of `connection`; whether there were any."""
@@ -201,11 +202,12 @@ class Driver:
 
     def _finish(self) -> None:
         """News, output, and the next wake-up."""
-        self._telling = True
-        try:
-            self._notify()
-        finally:
-            self._telling = False
+        if self.stack.has_signals():
+            self._telling = True
+            try:
+                self._notify()
+            finally:
+                self._telling = False
         if not self._closed:  # by an owner
             self._send_all(self.now())
 
@@ -215,16 +217,20 @@ class Driver:
             self._transmit(now)
         except LinkLost as error:
             self._lose(error)
-        else:
-            self._schedule()
+            return
+        due = self._look_again()
+        if due is not None and (self._timer is None or due < self._timer_at):
+            self._schedule(due)  # else it fires early at worst, and looks again
 
     def _transmit(self, now: float) -> None:
-        counters = self.stack.counters
-        send = self.link.send
-        for frame in self.stack.output(now):
-            counters.bytes_out += sum(map(len, frame))
-            if not send(frame):
-                counters.drop(DropReason.LINK_SEND_FAILED)
+        frames = self.stack.output(now)
+        if frames:
+            counters = self.stack.counters
+            send = self.link.send
+            for frame in frames:
+                counters.bytes_out += sum(map(len, frame))
+                if not send(frame):
+                    counters.drop(DropReason.LINK_SEND_FAILED)
         if self.stack.has_signals():
             self.kick()
 
@@ -235,14 +241,8 @@ class Driver:
             except Exception as error:  # one owner's fault: the others' news has been taken and would be lost
                 self._loop.call_exception_handler({"message": "A socket's owner failed.", "exception": error})
 
-    def _schedule(self) -> None:
-        deadline = self.stack.deadline()
-        if deadline is None:
-            return
-        timer = self._timer
-        if timer is not None:
-            if self._timer_at <= deadline:
-                return  # it fires early at worst, and looks again
-            timer.cancel()
-        self._timer_at = deadline
-        self._timer = self._loop.call_at(deadline, self._on_timer)
+    def _schedule(self, due: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at = due
+        self._timer = self._loop.call_at(due, self._on_timer)

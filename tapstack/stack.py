@@ -9,7 +9,7 @@ path, everything else (ND, ICMPv6, handshakes, extension headers, the unknown) l
         stack.advance(now)                      # timers
         for frame in stack.output(now): link.send(frame)
         for owner, signals in stack.take_signals(): owner(signals)
-        wait for frames, or until stack.deadline()
+        wait for frames, or until stack.look_again()
 """
 
 from __future__ import annotations
@@ -73,6 +73,9 @@ class Stack:
         self._ip_at = link_header
         self._pairs = self.tcp.demux.pairs
         self._fours = self.tcp.demux.fours
+        self._signalled = (self.tcp.signalled, self.udp.signalled)
+        self.look_again = self.timers.soonest
+        """`look_again()`: when to call `advance` next, which may find that nothing is due yet; None for never."""
 
     def start(self, now: float) -> None:
         """Begin: the link-local address, its DAD, router solicitation."""
@@ -130,19 +133,21 @@ class Stack:
     def output(self, now: float) -> list[Frame]:
         """Everything to put on the link now, in order."""
         self.tcp.flush(now)
+        if not self._frames:
+            return []
         frames = self._frames[:]
         self._frames.clear()
         self.counters.frames_out += len(frames)
         return frames
 
     def deadline(self) -> float | None:
-        """When `advance` is needed next; None for never."""
+        """When `advance` is needed next, to the instant; None for never."""
         return self.timers.deadline()
 
     def take_signals(self) -> list[tuple[Callable[[int], None], int]]:
         """News for the owners of sockets since the last call: (owner, signal bits)."""
         news = []
-        for queue in (self.tcp.signalled, self.udp.signalled):
+        for queue in self._signalled:
             while queue:
                 socket = queue.popleft()
                 bits, socket.signals = socket.signals, 0

@@ -4,6 +4,9 @@ A timer is moved far more often than it fires (every acknowledgement re-arms a r
 moving one *later* only stores the new time; the heap entry stays where it is and is pushed again when it
 surfaces too early.  Moving one earlier pushes a second entry and the first becomes stale.
 
+Nor is the heap put in order whenever somebody asks when to come again (`soonest`): a timer that is disarmed and armed once
+more, as that of a delayed acknowledgement is for each segment, keeps its place, and who comes for it finds nothing to do.
+
 The owner of timers that ends retires them: they let go of it at once.  When most of the heap is stale it is
 swept, so that neither a thousand connections a second nor a timer that is moved to and fro leaves more behind than is armed.
 
@@ -133,6 +136,10 @@ class TimerQueue:
             if when == timer.when and timer._entry is entry:
                 return when
         self._settle()
+        return self._heap[0][0] if self._heap else None
+
+    def soonest(self) -> float | None:
+        """When to call `run` next, without any work: no later than `deadline`, perhaps earlier; None while nothing stands here."""
         return self._heap[0][0] if self._heap else None
 
     def run(self, now: float) -> None:

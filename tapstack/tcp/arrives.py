@@ -16,12 +16,14 @@ from . import errors
 from .buffers import grow_receive, grow_send
 from .connection import Connection
 from .options import PortMode
+from .recovery import Phase
 from .sequence import unwrap
 from .states import TcpState, TcpTrigger
 
 if TYPE_CHECKING:
     from .segment import Segment
 
+_RECOVERY = Phase.RECOVERY
 _PAWS_IDLE = 24 * 24 * 3600.0
 """After 24 days without a segment TS.Recent is no longer valid (RFC 7323 §5.5)."""
 
@@ -332,7 +334,7 @@ def new_data_acknowledged(
     news.minimum_rtt = rtt.minimum_rtt
     recovery.on_ack(now)
     congestion = sender.congestion
-    if advanced and recovery.growing:
+    if advanced and recovery.phase is not _RECOVERY:
         congestion.on_ack(news, now)
     congestion.on_delivery(news, now)
     if 2 * congestion.cwnd > connection.high_water:

@@ -53,7 +53,8 @@ def grow_receive(connection: Connection, now: float) -> None:
         read = receiver.rcv_nxt - receiver.irs - 1 - receiver.queued  # one is the SYN
         _widen(connection, min(connection.options.receive_buffer + 2 * read, _EARLY))
     srtt = connection.rtt.srtt
-    if srtt is None or now - receiver.measured_at < max(srtt, 0.001):
+    elapsed = now - receiver.measured_at
+    if srtt is None or elapsed < 0.001 or elapsed < srtt:
         return
     if receiver.measured_at:
         _widen(connection, 2 * receiver.measured_bytes)

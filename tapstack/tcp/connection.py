@@ -195,10 +195,12 @@ class Connection(Output):
             raise self.error
         if self.sender.fin_queued or self.state is TcpState.CLOSED:
             raise BrokenPipeError("the connection is closed for sending")
-        self.sender.write(data)
-        if self.sender.buffered > self.high_water:
+        sender = self.sender
+        sender.write(data)
+        if sender.unsent + sender.snd_nxt - sender.snd_una > self.high_water:
             self.write_blocked = True
-        self.tcp.mark_dirty(self)
+        if not self.dirty:
+            self.tcp.mark_dirty(self)
 
     def write_urgent(self, data: Buffer) -> None:
         """SEND with the urgent flag: the peer's program is told of everything up to the end of `data` (RFC 9293 §3.8.5).
@@ -223,7 +225,8 @@ class Connection(Output):
         """RECEIVE: all bytes that are in order, in pieces; empty when there are none."""
         receiver = self.receiver
         pieces = receiver.read()
-        if pieces and self.state in SYNCHRONIZED and receiver.window_update_due(self.advertised_mss()):
+        narrow = 2 * (receiver.rcv_adv - receiver.rcv_nxt) <= receiver.capacity
+        if narrow and pieces and self.state in SYNCHRONIZED and receiver.window_update_due(self.advertised_mss()):
             receiver.ack_now = True
             self.tcp.mark_dirty(self)
         return pieces

@@ -23,7 +23,7 @@ from . import arrives
 from .buffers import grow_receive
 from .connection import Connection
 from .segment import Segment
-from .sequence import MASK, unwrap
+from .sequence import MASK
 from .states import TcpState
 
 if TYPE_CHECKING:
@@ -33,9 +33,12 @@ if TYPE_CHECKING:
 _IPV6_HEADER_LENGTH = 40
 _with_timestamp = struct.Struct("!HHIIBBHHHIII")
 _TIMESTAMP_WORD = 0x0101080A
+_SMALL = 2048
+"""Bytes that are copied in less time than a view of them is made."""
 _OTHER_FLAGS = ~(PSH | FIN)
 _MUCH = 8
 """Segments in flight above which bare acknowledgements may wait for the end of the reading."""
+_READABLE = Signal.READABLE
 _ELIGIBLE = frozenset({TcpState.ESTABLISHED, TcpState.FIN_WAIT_1, TcpState.FIN_WAIT_2, TcpState.CLOSE_WAIT})
 
 
@@ -71,7 +74,7 @@ def receive(connection: Connection, frame: Buffer, at: int, length: int, trusted
         flags & _OTHER_FLAGS != ACK
         or sequence != receiver.rcv_nxt & MASK
         or source != connection.remote_port
-        or not receiver.orderly
+        or receiver.beyond
         or (receiver.fin is not None and receiver.rcv_nxt <= receiver.fin)
         or connection.emitter.transform is not None
     ):
@@ -83,9 +86,9 @@ def receive(connection: Connection, frame: Buffer, at: int, length: int, trusted
         if size or flags & FIN:
             return False  # rare: a peer that sends and receives much; `settle` comes first
         una = held[2]
-    ack = unwrap(wire_ack, una)
+    ack = una + ((wire_ack - una) & MASK)  # what lies before `una` turns out beyond SND.NXT
     window <<= sender.scale
-    if ack > sender.snd_nxt or ack < una or window == 0 or sender.snd_wnd == 0:
+    if ack > sender.snd_nxt or window == 0 or sender.snd_wnd == 0:
         return False
     if size:
         if size > receiver.rcv_adv - receiver.rcv_nxt or connection.detached or connection.state is TcpState.CLOSE_WAIT:
@@ -95,8 +98,7 @@ def receive(connection: Connection, frame: Buffer, at: int, length: int, trusted
             return False
     elif ack == una:
         return False  # a duplicate acknowledgement or a window update
-    view = memoryview(frame)[at : tcp + length]
-    if not (trusted or _intact(view, length)):
+    if not (trusted or _intact(memoryview(frame)[at : tcp + length], length)):
         return False
     if not size and connection.tcp.reading and len(sender.in_flight) > _MUCH and not flags & FIN:
         if held is None:
@@ -105,7 +107,11 @@ def receive(connection: Connection, frame: Buffer, at: int, length: int, trusted
         if connection.timestamps:
             receiver.ts_recent = value  # what the next one is compared with
         return True
-    text = view[_IPV6_HEADER_LENGTH + header :] if size else None
+    text: Buffer | None = None
+    if size > _SMALL:
+        text = memoryview(frame)[tcp + header : tcp + length]
+    elif size:
+        text = bytes(frame[tcp + header : tcp + length])
     _take(connection, value, echo, ack, window, text, flags & FIN, now)
     return True
 
@@ -149,7 +155,7 @@ def _syn_ack(connection: Connection, frame: Buffer, at: int, length: int, truste
 
 
 def _take(
-    connection: Connection, value: int, echo: int, ack: int, window: int, text: memoryview | None, fin: int, now: float
+    connection: Connection, value: int, echo: int, ack: int, window: int, text: Buffer | None, fin: int, now: float
 ) -> None:
     """What a predicted segment does: timestamp, acknowledgement, window, text, FIN (RFC 9293 §3.10.7.4, RFC 7323 §4.3)."""
     receiver = connection.receiver
@@ -160,7 +166,7 @@ def _take(
     connection.last_heard = now
     if ack > sender.snd_una:
         arrives.new_data_acknowledged(connection, ack, (value, echo), now)
-        if connection.finished_sending():
+        if sender.fin_sent and connection.finished_sending():
             arrives.fin_acknowledged(connection, now)
     sender.snd_wnd = window
     sender.snd_wl1 = receiver.rcv_nxt
@@ -170,8 +176,21 @@ def _take(
     if text is not None:
         receiver.append(text)
         grow_receive(connection, now)
-        connection.signal(Signal.READABLE)
+        if not connection.signals & _READABLE:
+            connection.signal(_READABLE)
     if fin:
         receiver.take_fin()
         arrives.fin_arrives(connection, now)
-    connection.tcp.mark_dirty(connection)
+    if connection.dirty:
+        return
+    if (
+        sender.unsent
+        or sender.fin_queued
+        or receiver.ack_now
+        or receiver.unacked >= connection.ack_threshold
+        or connection.write_blocked
+        or sender.lost
+    ):
+        connection.tcp.mark_dirty(connection)
+    elif receiver.unacked:
+        connection.timers.hold_back(now)  # all that `output` would do

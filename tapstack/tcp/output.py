@@ -14,7 +14,6 @@ from ..wire.tcp import ACK, CWR, DEFAULT_MSS, ECE, SYN, URG, Options
 from .challenge import PER_CONNECTION
 from .sequence import MASK, timestamp_value
 from .states import SYNCHRONIZED, TcpState
-from .timers import DELAYED_ACK
 
 if TYPE_CHECKING:
     from .ecn import EcnState
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from .usertimeout import UserTimeout
 
 _LARGEST_URGENT = 65535
+_CLOSED = TcpState.CLOSED
 
 
 class Output:
@@ -77,14 +77,14 @@ class Output:
         """Send what can be sent: data, and an acknowledgement where one is due and none went with data."""
         self.dirty = False
         state = self.state
-        if state is TcpState.CLOSED:
+        if state is _CLOSED:
             return
         receiver = self.receiver
-        if receiver.ack_now and not receiver.orderly:
+        sender = self.sender
+        if receiver.ack_now and receiver.beyond:
             self.send_ack(now)
         if state in SYNCHRONIZED:
-            sender = self.sender
-            if sender.something_to_send:
+            if sender.unsent or sender.lost or (sender.fin_queued and not sender.fin_sent):
                 if sender.transmissions and now - sender.last_sent > self.rtt.rto and not sender.in_flight:
                     sender.congestion.on_idle(now - sender.last_sent)
                 sender.transmit(now)
@@ -93,9 +93,9 @@ class Output:
             self.timers.ensure_retransmit(now)
         if receiver.ack_now or receiver.unacked >= self.ack_threshold:
             self.send_ack(now)
-        elif receiver.unacked and not self.timers.delayed_ack.armed:
-            self.timers.delayed_ack.set(now + DELAYED_ACK)
-        if self.write_blocked and self.sender.buffered <= self.low_water:
+        elif receiver.unacked:
+            self.timers.hold_back(now)
+        if self.write_blocked and sender.buffered <= self.low_water:
             self.write_blocked = False
             self.signal(Signal.WRITABLE)
 
@@ -112,15 +112,10 @@ class Output:
         now = sender.last_sent
         window = self.receiver.advertise(sender.mss)
         self._acknowledged()
-        urgent = sender.snd_up - sender.snd_una
-        if urgent > 0:
+        urgent = 0
+        if sender.snd_up > sender.snd_una and sender.snd_up > sequence:
             urgent = min(sender.snd_up - sequence, _LARGEST_URGENT)
-            if urgent > 0:
-                flags |= URG
-            else:
-                urgent = 0
-        else:
-            urgent = 0
+            flags |= URG
         ect = False
         ecn = self.ecn
         if ecn.usable:
@@ -168,7 +163,7 @@ class Output:
         """A segment without payload in a synchronized state."""
         receiver = self.receiver
         options = b""
-        if self.sack_permitted and (receiver.duplicate is not None or not receiver.orderly):
+        if self.sack_permitted and (receiver.duplicate is not None or receiver.beyond):
             blocks = receiver.sack_blocks(3 if self.timestamps else 4)
             receiver.duplicate = None
             options = Options(sack=[(left & MASK, right & MASK) for left, right in blocks]).pack()

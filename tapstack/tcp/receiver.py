@@ -1,7 +1,7 @@
 """The receiving half of a connection: reassembly, window, what to acknowledge when.
 
 Model.  `rcv_nxt` is the next byte expected.  Bytes before it stand in `_ready` until the application takes
-them; bytes after it stand in *runs*, each a contiguous range with its pieces, sorted and disjoint, with a hole before
+them; bytes after it, `beyond` of them, stand in *runs*, each a contiguous range with its pieces, sorted and disjoint, with a hole before
 each.  A SACK block is a run.  The advertised right edge `rcv_adv` never moves left (RFC 9293 SHLD-14), and moves
 right only in steps worth a segment (SWS avoidance, MUST-39).
 
@@ -114,11 +114,6 @@ class Receiver:
         self.rcv_up = self.rcv_nxt
         self.irs = irs
 
-    @property
-    def orderly(self) -> bool:
-        """Whether no hole is waiting to be filled."""
-        return not self._runs
-
     # -- window ----------------------------------------------------------------------------------
 
     def window(self) -> int:
@@ -127,20 +122,24 @@ class Receiver:
 
     def advertise(self, mss: int, scaled: bool = True) -> int:
         """The window field for a segment sent now; moves the right edge where that avoids a silly window."""
-        free = self.capacity - self.queued
-        edge = self.rcv_nxt + max(0, min(free, 65535 << self.scale if scaled else 65535))
-        if edge > self.rcv_adv and (edge - self.rcv_adv >= min(mss, self.capacity // 2) or not self.queued):
+        capacity, queued, nxt, scale = self.capacity, self.queued, self.rcv_nxt, self.scale
+        free = capacity - queued
+        largest = 65535 << scale if scaled else 65535
+        edge = nxt + (free if 0 < free < largest else max(0, min(free, largest)))
+        if edge > self.rcv_adv and (not queued or edge - self.rcv_adv >= min(mss, capacity // 2)):
             self.rcv_adv = edge
-        window = self.rcv_adv - self.rcv_nxt
+        window = self.rcv_adv - nxt
         if not scaled:
             return min(window, 65535)
         # Rounded up, and the edge with it: rounding down would move an edge that was promised to the left.  But each
         # rounding promises a little more; a peer that sends crumbs must not get a buffer without end by it.
-        units = min((window + (1 << self.scale) - 1) >> self.scale, 65535)
-        rounded = self.rcv_nxt + (units << self.scale)
+        units = (window + (1 << scale) - 1) >> scale
+        if units > 65535:
+            units = 65535
+        rounded = nxt + (units << scale)
         if rounded > self.rcv_adv:
-            if rounded > self.rcv_nxt + free + (self.capacity >> 3):
-                return window >> self.scale
+            if rounded > nxt + free + (capacity >> 3):
+                return window >> scale
             self.rcv_adv = rounded
         return units
 

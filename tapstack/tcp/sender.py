@@ -135,15 +135,19 @@ class Sender(Flight):
                 break
             window = self.congestion.cwnd if recovery.window is None else recovery.window
             room = self.snd_una + self.snd_wnd - self.snd_nxt
-            size = min(self.unsent, room, window - self.pipe, self.segment_limit)
-            if size < self.unsent and size > self.mss:
+            size = unsent = self.unsent
+            if size > self.segment_limit:
+                size = self.segment_limit
+            if size > room or size > window - self.pipe:
+                size = min(room, window - self.pipe)
+            if self.mss < size < unsent:
                 if rate is not None:
                     size = min(size, max(int(rate * _PACING_QUANTUM), 2 * self.mss))
                 size -= size % self.mss  # a super-segment is cut into whole segments unless it is the last
             if not self._worth_sending(size):
                 break
-            if size == self.segment_limit and rate is None and self.unsent > 2 * size:
-                count = min(self.unsent - 1, room, window - self.pipe) // size
+            if size == self.segment_limit and rate is None and unsent > 2 * size:
+                count = min(unsent - 1, room, window - self.pipe) // size
                 self._send_run(size, count, now)
                 sent += count
                 continue

@@ -62,13 +62,6 @@ class ConnectionTimers:
         """since when the oldest unacknowledged thing has been waiting, for the user time-out"""
 
     @property
-    def delayed_ack(self) -> Timer:
-        """When an acknowledgement that was held back leaves."""
-        if self._delayed_ack is None:
-            self._delayed_ack = self._connection.tcp.timers.timer(self._on_delayed_ack)
-        return self._delayed_ack
-
-    @property
     def slow(self) -> Timer:
         """Keep-alive, or the end of FIN-WAIT-2."""
         if self._slow is None:
@@ -89,6 +82,14 @@ class ConnectionTimers:
             self._pace = self._connection.tcp.timers.timer(self._on_pace)
         return self._pace
 
+    def hold_back(self, now: float) -> None:
+        """Something came that need not be acknowledged at once: soon it must, unless something is sent before."""
+        timer = self._delayed_ack
+        if timer is None:
+            timer = self._delayed_ack = self._connection.tcp.timers.timer(self._on_delayed_ack)
+        if timer.when is None:
+            timer.set(now + DELAYED_ACK)
+
     def acknowledged(self) -> None:
         """An acknowledgement is leaving: none is held back any more."""
         timer = self._delayed_ack
@@ -108,13 +109,14 @@ class ConnectionTimers:
         self.waiting_since = now
         self.persist_backoff = 0
         self.persisting = False
-        self.retransmit.cancel()
+        self.retransmit.when = None
         self.ensure_retransmit(now)
 
     def ensure_retransmit(self, now: float) -> None:
         """Something may have been sent, or could not be: have the right timer running (RFC 6298 5.1)."""
         connection = self._connection
         sender = connection.sender
+        timer = self.retransmit
         if sender.in_flight:
             closed = sender.snd_wnd == 0
         elif sender.unsent or (sender.fin_queued and not sender.fin_sent):
@@ -122,12 +124,12 @@ class ConnectionTimers:
         else:
             if connection.state in (TcpState.SYN_SENT, TcpState.SYN_RECEIVED):
                 return
-            self.retransmit.cancel()
+            timer.when = None
             self.persisting = False
             return
-        if self.retransmit.armed and closed == self.persisting:
+        if timer.when is not None and closed == self.persisting:
             return
-        if not self.retransmit.armed or self.persisting:
+        if timer.when is None or self.persisting:
             self.waiting_since = now  # what waited for the window begins to wait for its acknowledgement
         self.persisting = closed
         self._wait(now + (self._persist_interval() if closed else connection.rtt.rto))
@@ -138,7 +140,8 @@ class ConnectionTimers:
 
     def _wait(self, due: float) -> None:
         self.timeout_at = due
-        self.retransmit.set(min(due, self._patience()))
+        patience = self._patience()
+        self.retransmit.set(due if due < patience else patience)
 
     def _patience(self) -> float:
         """When the user time-out is over (RFC 9293 R2).

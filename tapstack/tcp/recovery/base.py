@@ -56,11 +56,6 @@ class Recovery(ABC):
         """Whether losses are being repaired."""
         return self.phase is not Phase.OPEN
 
-    @property
-    def growing(self) -> bool:
-        """Whether acknowledgements may open cwnd: always but in RECOVERY."""
-        return self.phase is not Phase.RECOVERY
-
     def read_sack(self, blocks: list[tuple[int, int]]) -> None:  # noqa: B027 - nothing is a fair answer
         """Mark what the peer reports; `blocks` are sequence numbers of the wire."""
 

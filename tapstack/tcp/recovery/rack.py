@@ -24,11 +24,11 @@ _PERSIST = 16
 
 
 class Rack:
-    """State of RACK (RFC 8985 §5.2), names as there; `_latest` stands for RACK.xmit_ts and RACK.end_seq."""
+    """State of RACK (RFC 8985 §5.2), names as there; `latest` stands for RACK.xmit_ts and RACK.end_seq."""
 
     __slots__ = (
         "_dsack_round",
-        "_latest",
+        "latest",
         "_persist",
         "_rtt_estimate",
         "_sender",
@@ -41,7 +41,7 @@ class Rack:
     def __init__(self, sender: Sender, rtt: RttEstimator) -> None:
         self._sender = sender
         self._rtt_estimate = rtt
-        self._latest = (0, 0)
+        self.latest = (0, 0)
         self.rtt = 0.0
         self.segs_sacked = 0
         self.reordering_seen = False
@@ -70,8 +70,8 @@ class Rack:
                     return
                 rtt = max(rtt, self.rtt)
         self.rtt = rtt
-        if (newest.order, newest.end) > self._latest:
-            self._latest = (newest.order, newest.end)
+        if (newest.order, newest.end) > self.latest:
+            self.latest = (newest.order, newest.end)
 
     def adapt(self, duplicate: bool) -> None:
         """Step 4: a D-SACK widens the window, once per round trip."""
@@ -106,7 +106,7 @@ class Rack:
         again: float | None = None
         for segment in by_time:
             if segment.mark == IN_NETWORK:
-                if (segment.order, segment.end) >= self._latest:
+                if (segment.order, segment.end) >= self.latest:
                     break
                 due = segment.sent_at + allowance
                 if due > now:

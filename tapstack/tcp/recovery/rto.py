@@ -30,7 +30,8 @@ class RttEstimator:
 
     def sample(self, rtt: float, weight: float = 1.0) -> None:
         """Take one measurement; `weight` < 1 spreads several samples per window (RFC 7323 Appendix G)."""
-        rtt = max(rtt, 0.0)
+        if rtt < 0.0:
+            rtt = 0.0
         if rtt < self.minimum_rtt:
             self.minimum_rtt = rtt
         if self.srtt is None:
@@ -55,4 +56,6 @@ class RttEstimator:
             self.rto = INITIAL if srtt is None else self._from_estimate(srtt)
 
     def _from_estimate(self, srtt: float) -> float:
-        return min(srtt + max(MINIMUM, 4 * self.rttvar), MAXIMUM)
+        spread = 4 * self.rttvar
+        rto = srtt + (spread if spread > MINIMUM else MINIMUM)
+        return rto if rto < MAXIMUM else MAXIMUM

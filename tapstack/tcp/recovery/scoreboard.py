@@ -18,29 +18,29 @@ _MAXIMUM_RANGES = 4096
 
 
 class Scoreboard:
-    """The SACKed ranges of one connection; unwrapped sequence numbers."""
+    """The SACKed ranges of one connection; unwrapped sequence numbers.  starts: of the ranges; empty where nothing is SACKed."""
 
-    __slots__ = ("_ends", "_starts")
+    __slots__ = ("_ends", "starts")
 
     def __init__(self) -> None:
-        self._starts: list[int] = []
+        self.starts: list[int] = []
         self._ends: list[int] = []
 
     def __bool__(self) -> bool:
-        return bool(self._starts)
+        return bool(self.starts)
 
     def clear(self) -> None:
         """Forget everything: the peer reneged."""
-        self._starts.clear()
+        self.starts.clear()
         self._ends.clear()
 
     def advance(self, una: int) -> None:
         """Everything before `una` is acknowledged."""
         gone = bisect_right(self._ends, una)
         if gone:
-            del self._starts[:gone], self._ends[:gone]
-        if self._starts and self._starts[0] < una:
-            self._starts[0] = una
+            del self.starts[:gone], self._ends[:gone]
+        if self.starts and self.starts[0] < una:
+            self.starts[0] = una
 
     def read(self, blocks: list[tuple[int, int]], sender: Sender, previous_una: int) -> tuple[int, int] | None:
         """Mark what the blocks newly report; returns the D-SACK range, if the first block is one.
@@ -56,14 +56,14 @@ class Scoreboard:
                 duplicate = None
         for left, right in sorted(unwrapped):
             left = max(left, una)
-            if left < right <= sender.snd_nxt and len(self._starts) < _MAXIMUM_RANGES:
+            if left < right <= sender.snd_nxt and len(self.starts) < _MAXIMUM_RANGES:
                 for start, end in self._add(left, right):
                     sender.mark_sacked(start, end)
         return duplicate
 
     def _add(self, left: int, right: int) -> list[tuple[int, int]]:
         """Enter a block; returns its parts that were not known."""
-        starts, ends = self._starts, self._ends
+        starts, ends = self.starts, self._ends
         first = bisect_left(ends, left)  # the first range that touches or follows the block
         last = bisect_right(starts, right)  # behind the last that touches it
         if first < last and starts[first] <= left and right <= ends[first]:

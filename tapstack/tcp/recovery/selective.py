@@ -28,6 +28,7 @@ MAXIMUM_ACK_DELAY = 0.2
 MINIMUM_PROBE = 0.01
 """Seconds: on paths shorter than a scheduler's whims twice the round trip is no evidence of anything."""
 _NEW_DATA_IN_FRTO = 2
+_OPEN = Phase.OPEN
 
 
 class SelectiveRecovery(Recovery):
@@ -77,6 +78,10 @@ class SelectiveRecovery(Recovery):
         sender = self.sender
         news = sender.news
         una = sender.snd_una
+        if self.phase is _OPEN and self._probe_end is None and not news.sacked and not news.duplicate_sack:
+            if not self._scoreboard.starts:
+                self._nothing_missing(now)
+                return
         if news.acked:
             self._scoreboard.advance(una)
             if not self._scoreboard:
@@ -97,6 +102,25 @@ class SelectiveRecovery(Recovery):
         if self.phase is Phase.OPEN and news.acked and not self._scoreboard:
             self._arm_probe(now)
 
+    def _nothing_missing(self, now: float) -> None:
+        """The same for the acknowledgement that nearly all are: nothing is being repaired, no SACK is out, no probe is on its way."""
+        sender = self.sender
+        news = sender.news
+        rack = self.rack
+        if news.acked:
+            rack.segs_sacked = 0
+        if news.rtt is not None:
+            self._probe_needs_sample = False
+        rack.update(news, now)
+        rack.adapt(False)
+        by_time = sender.by_time
+        if by_time and by_time[0].order <= rack.latest[0]:
+            self._detect(now, news.acked > 0)  # something that was sent later has arrived
+        elif not self._probe_due:
+            self.timer.when = None
+        if news.acked and self.phase is _OPEN:
+            self._arm_probe(now)
+
     def _detect(self, now: float, progress: bool) -> None:
         """Mark what is lost, begin recovery if that is news, and meter it."""
         sender = self.sender
@@ -111,8 +135,8 @@ class SelectiveRecovery(Recovery):
         if again is not None:
             self.timer.set(again)
             self._probe_due = False
-        elif self.timer.armed and not self._probe_due:
-            self.timer.cancel()
+        elif not self._probe_due:
+            self.timer.when = None
 
     def _enter(self, now: float) -> None:
         sender = self.sender
@@ -211,7 +235,7 @@ class SelectiveRecovery(Recovery):
     # -- the tail loss probe (RFC 8985 §7) -------------------------------------------------------
 
     def on_sent(self, now: float) -> None:
-        if self.phase is Phase.OPEN and not self._scoreboard:
+        if self.phase is _OPEN and not self._scoreboard.starts:
             self._arm_probe(now)
 
     def on_retransmission(self, segment: SentSegment, now: float) -> None:
@@ -230,21 +254,22 @@ class SelectiveRecovery(Recovery):
         if srtt is None:
             interval = 1.0
         else:
-            interval = max(2 * srtt, MINIMUM_PROBE)
+            interval = 2 * srtt
+            if interval < MINIMUM_PROBE:
+                interval = MINIMUM_PROBE
             if sender.pipe <= sender.mss:
                 interval += MAXIMUM_ACK_DELAY
         due = now + interval
         timeout = self._timers.retransmit.when
-        due = min(due, now + self.rtt.rto if timeout is None else timeout)
+        if timeout is None:
+            timeout = now + self.rtt.rto
         self._probe_due = True
-        if self.timer.when is not None and self.timer.when > due:
-            self.timer.cancel()
-        self.timer.set(due)
+        self.timer.set(due if due < timeout else timeout)
 
     def _stop_probe(self) -> None:
         if self._probe_due:
             self._probe_due = False
-            self.timer.cancel()
+            self.timer.when = None
 
     def on_timer(self, now: float) -> bool:
         if not self._probe_due:
