@@ -7,8 +7,11 @@ milliseconds.  Nothing outside the loop exists for it: no file descriptors, no t
 Invariants.
 - `time()` never goes back, and when a callback made with `call_at(when)` runs, `time()` is at least `when`
   and, unless earlier work held it up, exactly `when`.
-- Callbacks due at one moment run in the order of their times, those of equal time in the order asyncio's heap
-  gives them; `call_soon` callbacks in the order they were made.  The same program runs the same way each time.
+- Callbacks due at one moment run in the order of their times, those of equal time in the order they were made;
+  `call_soon` callbacks in the order they were made.  The same program runs the same way each time.
+- What a timer leads to comes before the next timer: of many that are due at one moment, one runs, then the callbacks that it
+  made with `call_soon`, then those that these made, and so on (for `PATIENCE` rounds at most).  So a simulation goes through
+  what one network does at a moment while that is in the processor's caches, and not through all networks step by step.
 - If nothing is ready and nothing is scheduled, the awaited result can never come: the loop raises
   `VirtualDeadlockError` instead of waiting for ever.
 """
@@ -16,31 +19,25 @@ Invariants.
 from __future__ import annotations
 
 import asyncio
-import math
+import heapq
+from collections import deque
 from collections.abc import Callable, Coroutine
+from contextvars import Context
+from itertools import count
 from typing import Any, NoReturn, TypeVar, TypeVarTuple
 
 _T = TypeVar("_T")
 _Ts = TypeVarTuple("_Ts")
 
 
+PATIENCE = 16
+"""Rounds of ready callbacks that a timer waits for whose time has come."""
+_SWEEP = 100
+"""Cancelled timers that the heap may hold, however few others there are."""
+
+
 class VirtualDeadlockError(RuntimeError):
     """Nothing is ready and nothing is scheduled, yet the loop was asked to go on."""
-
-
-class _Jump:
-    """Stands where a selector would; its `select` moves the clock instead of waiting."""
-
-    def __init__(self, loop: VirtualTimeLoop) -> None:
-        self._loop = loop
-
-    def select(self, timeout: float | None) -> list[Any]:
-        """Let `timeout` seconds pass; None means that there is nothing to wait for."""
-        if timeout is None:
-            raise VirtualDeadlockError(self._loop._deadlock_text())
-        if timeout > 0:
-            self._loop._jump()
-        return []
 
 
 class VirtualTimeLoop(asyncio.BaseEventLoop):
@@ -58,25 +55,66 @@ class VirtualTimeLoop(asyncio.BaseEventLoop):
     3601.0
     """
 
-    # BaseEventLoop's own: the heap of timers, the place of the selector, and how far ahead of time() a timer is due.
-    _scheduled: list[asyncio.TimerHandle]
-    _clock_resolution: float
+    # BaseEventLoop's own, but that the heap of timers holds tuples of time, order and handle, which are compared without Python.
+    _ready: deque[asyncio.Handle]
+    _scheduled: list[tuple[float, int, asyncio.TimerHandle]]
+    _closed: bool
+    _stopping: bool
+    _timer_cancelled_count: int
 
     def __init__(self, start: float = 0.0) -> None:
         super().__init__()
         self._now = start
-        self._selector = _Jump(self)
-        self._clock_resolution = math.ulp(start)
+        self._made = count()
+        self._rounds = 0
 
     def time(self) -> float:
         """The virtual time in seconds."""
         return self._now
 
-    def _jump(self) -> None:
-        # asyncio runs the timers with `when < time() + resolution`.  With a resolution of one unit in the last
-        # place these are exactly the timers due now, however large the time is.
-        self._now = max(self._now, self._scheduled[0].when())
-        self._clock_resolution = math.ulp(self._now)
+    def call_at(
+        self, when: float, callback: Callable[[*_Ts], object], *args: *_Ts, context: Context | None = None
+    ) -> asyncio.TimerHandle:
+        """As any loop's."""
+        if self._closed:
+            raise RuntimeError("Event loop is closed")
+        timer = asyncio.TimerHandle(when, callback, args, self, context)
+        heapq.heappush(self._scheduled, (when, next(self._made), timer))
+        timer._scheduled = True  # type: ignore[attr-defined]
+        return timer
+
+    def _run_once(self) -> None:
+        """One round: the next timer if its time has come, and everything that was ready before."""
+        ready = self._ready
+        self._rounds += 1
+        if not ready or self._rounds > PATIENCE:
+            self._rounds = 0
+            self._release()
+        for _ in range(len(ready)):
+            handle = ready.popleft()
+            if not handle._cancelled:
+                handle._run()
+
+    def _release(self) -> None:
+        """Make the earliest timer ready, and let the time until then pass if nothing else is."""
+        timers = self._scheduled
+        if self._timer_cancelled_count > _SWEEP and 2 * self._timer_cancelled_count > len(timers):
+            timers[:] = [entry for entry in timers if not entry[2]._cancelled]
+            heapq.heapify(timers)
+            self._timer_cancelled_count = 0
+        while timers and timers[0][2]._cancelled:
+            heapq.heappop(timers)
+            self._timer_cancelled_count -= 1
+        if timers and timers[0][0] <= self._now:
+            pass
+        elif self._ready or self._stopping:
+            return
+        elif not timers:
+            raise VirtualDeadlockError(self._deadlock_text())
+        when, _, timer = heapq.heappop(timers)
+        timer._scheduled = False  # type: ignore[attr-defined]
+        self._now = max(self._now, when)
+        self._ready.append(timer)
 
     def _deadlock_text(self) -> str:
         waiting = sorted(f"{task.get_name()} in {_place(task)}" for task in asyncio.all_tasks(self))
@@ -99,9 +137,6 @@ class VirtualTimeLoop(asyncio.BaseEventLoop):
     def add_writer(self, fd: Any, callback: Callable[[*_Ts], Any], *args: *_Ts) -> NoReturn:
         """Not to be had: file descriptors live in real time."""
         raise NotImplementedError("a loop under a virtual clock has no file descriptors")
-
-    def _process_events(self, event_list: list[Any]) -> None:
-        pass
 
     def _write_to_self(self) -> None:
         """Called by `call_soon_threadsafe` to end a wait; this loop never waits."""

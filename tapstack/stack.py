@@ -90,17 +90,20 @@ class Stack:
 
     def input(self, frame: Buffer, now: float) -> None:
         """Process one received frame; never raises, whatever its bytes."""
-        self.counters.frames_in += 1
-        self.counters.bytes_in += len(frame)
+        counters = self.counters
+        size = len(frame)
+        counters.frames_in += 1
+        counters.bytes_in += size
         at = self._ip_at
-        if len(frame) >= at + _SHORTEST_TCP and frame[at + 6] == ipv6.TCP and frame[at] >> 4 == 6:
-            pcb = self._pairs.get(bytes(frame[at + 8 : at + 40]))
+        if size >= at + _SHORTEST_TCP and frame[at + 6] == ipv6.TCP and frame[at] >> 4 == 6:
+            pair = frame[at + 8 : at + 40]
+            pcb = self._pairs.get(pair if type(pair) is bytes else bytes(pair))
             if pcb is None and self._fours:
                 pcb = self._fours.get(bytes(frame[at + 8 : at + 44]))
             if type(pcb) is Connection:
                 length = frame[at + 4] << 8 | frame[at + 5]
                 if (
-                    at + ipv6.HEADER_LENGTH + length <= len(frame)
+                    at + ipv6.HEADER_LENGTH + length <= size
                     and (self._destination is None or frame[self._mac_at : self._mac_at + 6] == self._destination)
                     and frame[at + 1] & 0x30 != 0x30  # congestion experienced, which the slow path reads
                     and fastpath.receive(pcb, frame, at, length, bool(self._vnet and frame[0] & _TRUSTED), now)

@@ -139,7 +139,7 @@ class TimerQueue:
         return self._heap[0][0] if self._heap else None
 
     def soonest(self) -> float | None:
-        """When to call `run` next, without any work: no later than `deadline`, perhaps earlier; None while nothing stands here."""
+        """When to call `run` next, without any work: no later than `deadline`, perhaps earlier; None for never."""
         return self._heap[0][0] if self._heap else None
 
     def run(self, now: float) -> None:

@@ -16,6 +16,9 @@ from tapstack.driver import Driver
 from tapstack.tcp.connection import Connection, Signal
 from tapstack.types import Buffer, address_text
 
+JOINED = 1 << 14
+"""Bytes up to which pieces are given to a protocol together: one call costs as much as a copy of so many."""
+
 
 class SessionTransport(asyncio.Transport):
     """One established connection with its own address pair.
@@ -191,13 +194,7 @@ class SessionTransport(asyncio.Transport):
         if self._paused or self._closing or self._lost:
             return
         if connection.receiver.queued:
-            pieces = connection.read()
-            for index, piece in enumerate(pieces):
-                if not self.is_reading():  # the protocol has enough: the rest keeps the window closed
-                    if not self.is_closing():
-                        connection.receiver.unread(pieces[index:])
-                    break
-                self._give(piece)
+            self._hand_over(connection.read())
             self._driver.kick()
         if self._end_of_stream and not self._end_told and self.is_reading():
             self._end_told = True
@@ -210,6 +207,17 @@ class SessionTransport(asyncio.Transport):
         while not self._closing and (receiver.queued or (self._end_of_stream and not self._end_told)):
             self._paused = False
             self._deliver()
+
+    def _hand_over(self, pieces: list[Buffer]) -> None:
+        """Small pieces together, as a kernel's socket would give them; large ones as they are."""
+        if len(pieces) > 1:
+            pieces = joined(pieces)
+        for index, piece in enumerate(pieces):
+            if self._paused or self._closing or self._lost:  # the protocol has enough: the rest keeps the window closed
+                if not self.is_closing():
+                    self._connection.receiver.unread(pieces[index:])
+                break
+            self._give(piece)
 
     def _give(self, piece: Buffer) -> None:
         protocol = self.get_protocol()
@@ -229,6 +237,23 @@ class SessionTransport(asyncio.Transport):
         if self._protocol is not None:
             self._protocol.connection_lost(None if self._closing and not told else error)
         self._connection.receiver.read()  # nobody will: megabytes should not wait for the garbage collector
+
+
+def joined(pieces: list[Buffer]) -> list[Buffer]:
+    """The same bytes in fewer pieces: neighbours that are at most `JOINED` bytes together are one.
+
+    >>> joined([b"a", b"b", bytes(JOINED), b"c"]) == [b"ab", bytes(JOINED), b"c"]
+    True
+    """
+    result: list[Buffer] = []
+    begin = size = 0
+    for at, piece in enumerate(pieces):
+        if at > begin and size + len(piece) > JOINED:
+            result.append(b"".join(pieces[begin:at]) if at - begin > 1 else pieces[begin])
+            begin, size = at, 0
+        size += len(piece)
+    result.append(b"".join(pieces[begin:]) if len(pieces) - begin > 1 else pieces[begin])
+    return result
 
 
 def _feed_buffered(protocol: asyncio.BufferedProtocol, data: memoryview[Any]) -> None:

@@ -1,8 +1,8 @@
 """The receiving half of a connection: reassembly, window, what to acknowledge when.
 
 Model.  `rcv_nxt` is the next byte expected.  Bytes before it stand in `_ready` until the application takes
-them; bytes after it, `beyond` of them, stand in *runs*, each a contiguous range with its pieces, sorted and disjoint, with a hole before
-each.  A SACK block is a run.  The advertised right edge `rcv_adv` never moves left (RFC 9293 SHLD-14), and moves
+them; bytes after it, `beyond` of them, stand in *runs*, each a contiguous range with its pieces, sorted and disjoint, with a
+hole before each.  A SACK block is a run.  The advertised right edge `rcv_adv` never moves left (RFC 9293 SHLD-14), and moves
 right only in steps worth a segment (SWS avoidance, MUST-39).
 
 Payload is kept as views of the received frames; nothing is copied here but small pieces, which would pin a frame

@@ -9,7 +9,7 @@ from functools import partial
 
 import pytest
 
-from tapstack.clock import VirtualDeadlockError, VirtualTimeLoop, run_virtual, wall_clock
+from tapstack.clock import PATIENCE, VirtualDeadlockError, VirtualTimeLoop, run_virtual, wall_clock
 
 
 @pytest.mark.parametrize("start", [0.0, 1e6, 1.7e9, -5.0])
@@ -165,3 +165,56 @@ def test_file_descriptors_are_refused() -> None:
 def test_wall_clock_keeps_nanoseconds() -> None:
     with contextlib.closing(VirtualTimeLoop(start=0.000000123)) as loop:
         assert wall_clock(loop, 1_700_000_000_000_000_000)() == 1_700_000_000_000_000_123
+
+
+def test_of_timers_due_together_each_comes_after_what_the_one_before_led_to() -> None:
+    async def main() -> list[str]:
+        loop = asyncio.get_running_loop()
+        seen: list[str] = []
+
+        def work(name: str, more: int) -> None:
+            seen.append(f"{name}{more}")
+            if more:
+                loop.call_soon(work, name, more - 1)
+
+        for name in "abcdefgh":  # in the order made, which asyncio's own heap does not promise
+            loop.call_at(1.0, work, name, 2)
+        await asyncio.sleep(2)
+        return seen
+
+    assert run_virtual(main()) == [f"{name}{more}" for name in "abcdefgh" for more in (2, 1, 0)]
+
+
+def test_callbacks_that_never_end_do_not_keep_a_timer_waiting_whose_time_has_come() -> None:
+    async def main() -> None:
+        due = asyncio.Event()
+        asyncio.get_running_loop().call_later(0, due.set)
+        for _ in range(PATIENCE + 2):
+            await asyncio.sleep(0)
+        assert due.is_set()
+        assert asyncio.get_running_loop().time() == 0.0
+
+    run_virtual(main())
+
+
+def test_cancelled_timers_leave_the_heap_and_the_others_run() -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        seen: list[int] = []
+        timers = [loop.call_later(1 + number / 1000, seen.append, number) for number in range(1000)]
+        for number, timer in enumerate(timers):
+            if number % 10:
+                timer.cancel()
+        await asyncio.sleep(0.5)
+        assert len(loop._scheduled) <= 200  # type: ignore[attr-defined]
+        await asyncio.sleep(2)
+        assert seen == list(range(0, 1000, 10))
+
+    run_virtual(main())
+
+
+def test_a_closed_loop_takes_no_timer() -> None:
+    loop = VirtualTimeLoop()
+    loop.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        loop.call_at(1.0, print)

@@ -74,3 +74,22 @@ def test_a_timer_that_is_moved_to_and_fro_fires_once() -> None:
     assert queue.deadline() == 4.0
     queue.run(10.0)
     assert fired == [10.0]
+
+
+def test_a_timer_that_is_disarmed_and_armed_again_keeps_its_place() -> None:
+    """As that of a delayed acknowledgement is for each segment: who comes too early finds nothing to do."""
+    queue = TimerQueue()
+    fired: list[float] = []
+    timer = queue.timer(fired.append)
+    for moment in range(100):
+        timer.set(moment + 40.0)
+        timer.cancel()
+    timer.set(140.0)
+    assert len(queue._heap) == 1
+    assert queue.soonest() == 40.0
+    queue.run(40.0)
+    assert not fired
+    assert queue.soonest() == queue.deadline() == 140.0
+    queue.run(140.0)
+    assert fired == [140.0]
+    assert queue.soonest() is None

@@ -78,10 +78,10 @@ class SelectiveRecovery(Recovery):
         sender = self.sender
         news = sender.news
         una = sender.snd_una
-        if self.phase is _OPEN and self._probe_end is None and not news.sacked and not news.duplicate_sack:
-            if not self._scoreboard.starts:
-                self._nothing_missing(now)
-                return
+        quiet = self.phase is _OPEN and self._probe_end is None and not self._scoreboard.starts
+        if quiet and not news.sacked and not news.duplicate_sack:
+            self._nothing_missing(now)
+            return
         if news.acked:
             self._scoreboard.advance(una)
             if not self._scoreboard:
@@ -103,7 +103,7 @@ class SelectiveRecovery(Recovery):
             self._arm_probe(now)
 
     def _nothing_missing(self, now: float) -> None:
-        """The same for the acknowledgement that nearly all are: nothing is being repaired, no SACK is out, no probe is on its way."""
+        """The same where nothing is being repaired, no SACK is out and no probe on its way, as mostly."""
         sender = self.sender
         news = sender.news
         rack = self.rack

@@ -21,6 +21,7 @@ from unimux.aio import open_connection, start_server
 from unimux.node import Node
 from unimux.poolstate import NoPrefix, PoolConfig, WhenEmpty
 from unimux.server import Server
+from unimux.transport import JOINED
 
 
 def echo_server(node: Node, **options: Any) -> Server:
@@ -350,6 +351,37 @@ def test_every_ending_releases_both_addresses(ending: str) -> None:
             await settle(bob)
             with pytest.raises((ConnectionError, EOFError)):
                 await reader.readexactly(10)
+
+    virtual(main())
+
+
+def test_segments_that_came_together_are_given_together() -> None:
+    """In pieces of up to `JOINED` bytes, every byte once and in order, and the window opens as it would piece by piece."""
+    text = bytes(range(256)) * 400
+
+    class Noting(asyncio.Protocol):
+        def __init__(self) -> None:
+            self.pieces: list[bytes] = []
+
+        def data_received(self, data: bytes) -> None:
+            self.pieces.append(data)
+
+    async def main() -> None:
+        async with lan() as net:
+            alice, bob = await net.node(), await net.node()
+
+            async def pour(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+                writer.write(text)
+                writer.close()
+
+            ssa = await start_server(bob, pour).issue()
+            noting = Noting()
+            transport, _ = await alice.create_connection(lambda: noting, ssa.address, None)
+            await asyncio.sleep(5)
+            assert b"".join(noting.pieces) == text
+            assert all(type(piece) is bytes and len(piece) <= JOINED for piece in noting.pieces)
+            assert len(noting.pieces) < len(text) / 1440 / 2  # half as many as segments, at most
+            transport.close()
 
     virtual(main())
 
