@@ -9,9 +9,9 @@ Invariants.
   and, unless earlier work held it up, exactly `when`.
 - Callbacks due at one moment run in the order of their times, those of equal time in the order they were made;
   `call_soon` callbacks in the order they were made.  The same program runs the same way each time.
-- What a timer leads to comes before the next timer: of many that are due at one moment, one runs, then the callbacks that it
-  made with `call_soon`, then those that these made, and so on (for `PATIENCE` rounds at most).  So a simulation goes through
-  what one network does at a moment while that is in the processor's caches, and not through all networks step by step.
+- Callbacks made with `call_in_turn` wait at their moment until nothing else is ready (for `PATIENCE` rounds at most), and come
+  one at a time: first what one leads to, then the next.  So a simulation goes through what one network does at a moment
+  while that is in the processor's caches, and not through all networks step by step.
 - If nothing is ready and nothing is scheduled, the awaited result can never come: the loop raises
   `VirtualDeadlockError` instead of waiting for ever.
 """
@@ -24,16 +24,17 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from contextvars import Context
 from itertools import count
-from typing import Any, NoReturn, TypeVar, TypeVarTuple
+from typing import Any, NoReturn, TypeAlias, TypeVar, TypeVarTuple
 
 _T = TypeVar("_T")
 _Ts = TypeVarTuple("_Ts")
 
 
 PATIENCE = 16
-"""Rounds of ready callbacks that a timer waits for whose time has come."""
+"""Rounds of other callbacks that one made with `call_in_turn` waits for."""
 _SWEEP = 100
 """Cancelled timers that the heap may hold, however few others there are."""
+_Entry: TypeAlias = tuple[float, int, asyncio.TimerHandle]
 
 
 class VirtualDeadlockError(RuntimeError):
@@ -57,7 +58,7 @@ class VirtualTimeLoop(asyncio.BaseEventLoop):
 
     # BaseEventLoop's own, but that the heap of timers holds tuples of time, order and handle, which are compared without Python.
     _ready: deque[asyncio.Handle]
-    _scheduled: list[tuple[float, int, asyncio.TimerHandle]]
+    _scheduled: list[_Entry]
     _closed: bool
     _stopping: bool
     _timer_cancelled_count: int
@@ -66,6 +67,7 @@ class VirtualTimeLoop(asyncio.BaseEventLoop):
         super().__init__()
         self._now = start
         self._made = count()
+        self._turns: list[_Entry] = []
         self._rounds = 0
 
     def time(self) -> float:
@@ -83,21 +85,35 @@ class VirtualTimeLoop(asyncio.BaseEventLoop):
         timer._scheduled = True  # type: ignore[attr-defined]
         return timer
 
+    def call_in_turn(self, when: float, callback: Callable[[], object]) -> asyncio.TimerHandle:
+        """As `call_at`, but apart from whatever else there is to do at that moment: see the top of this file."""
+        timer = asyncio.TimerHandle(when, callback, (), self)
+        heapq.heappush(self._turns, (when, next(self._made), timer))
+        return timer
+
     def _run_once(self) -> None:
-        """One round: the next timer if its time has come, and everything that was ready before."""
+        """One round: the timers whose time has come, and everything that was ready before."""
         ready = self._ready
+        timers = self._scheduled
         self._rounds += 1
+        if not ready and not self._stopping:
+            self._pass_time()
+        while timers and timers[0][0] <= self._now:
+            timer = heapq.heappop(timers)[2]
+            timer._scheduled = False  # type: ignore[attr-defined]
+            ready.append(timer)
         if not ready or self._rounds > PATIENCE:
             self._rounds = 0
-            self._release()
+            if self._turns and self._turns[0][0] <= self._now:
+                ready.append(heapq.heappop(self._turns)[2])
         for _ in range(len(ready)):
             handle = ready.popleft()
             if not handle._cancelled:
                 handle._run()
 
-    def _release(self) -> None:
-        """Make the earliest timer ready, and let the time until then pass if nothing else is."""
-        timers = self._scheduled
+    def _pass_time(self) -> None:
+        """Nothing is ready: go to the moment of what comes next, which may be this one."""
+        timers, turns = self._scheduled, self._turns
         if self._timer_cancelled_count > _SWEEP and 2 * self._timer_cancelled_count > len(timers):
             timers[:] = [entry for entry in timers if not entry[2]._cancelled]
             heapq.heapify(timers)
@@ -105,16 +121,11 @@ class VirtualTimeLoop(asyncio.BaseEventLoop):
         while timers and timers[0][2]._cancelled:
             heapq.heappop(timers)
             self._timer_cancelled_count -= 1
-        if timers and timers[0][0] <= self._now:
-            pass
-        elif self._ready or self._stopping:
-            return
-        elif not timers:
+        while turns and turns[0][2]._cancelled:
+            heapq.heappop(turns)
+        if not timers and not turns:
             raise VirtualDeadlockError(self._deadlock_text())
-        when, _, timer = heapq.heappop(timers)
-        timer._scheduled = False  # type: ignore[attr-defined]
-        self._now = max(self._now, when)
-        self._ready.append(timer)
+        self._now = max(self._now, min(heap[0][0] for heap in (timers, turns) if heap))
 
     def _deadlock_text(self) -> str:
         waiting = sorted(f"{task.get_name()} in {_place(task)}" for task in asyncio.all_tasks(self))

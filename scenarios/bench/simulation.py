@@ -2,7 +2,11 @@
 
 Nodes stand on LANs of fifty, all in one virtual clock.  Every second node connects to its neighbour, from a one-time address of
 its own, and what it sends is echoed: chunk after chunk, each of which both programs handle before the next one leaves, or as a
-stream that fills the window.  Every frame that reaches a node's stack counts.  Setting up is not measured.
+stream that fills the window.  Setting up is not measured.
+
+A packet counts where a node takes it in: that is the stricter reading of "node-packets", by which what a node sends counts for
+nothing until another one has processed it.  The switches' ports have offload, as those of virtual machines have, so TCP's
+checksums are neither computed nor checked; segments are of ordinary size all the same, one packet each.
 """
 
 from __future__ import annotations

@@ -43,7 +43,8 @@ class MulticastListener:
 
     def __init__(self, interface: Interface) -> None:
         self._interface = interface
-        self._members: Counter[bytes] = Counter()
+        self.members: Counter[bytes] = Counter()
+        """group → how many use it; the all-nodes group, which every node is in, apart"""
         self._ordinary: Counter[bytes] = Counter()
         self._changes: dict[bytes, int] = {}
         """group → how many more times its state is to be reported"""
@@ -58,10 +59,10 @@ class MulticastListener:
         self._unasked_timer = interface.timers.timer(self._repeat_unasked)
 
     def __contains__(self, group: bytes) -> bool:
-        return group == ALL_NODES or group in self._members
+        return group == ALL_NODES or group in self.members
 
     def __len__(self) -> int:
-        return len(self._members)
+        return len(self.members)
 
     # -- membership ------------------------------------------------------------------------------
 
@@ -75,8 +76,8 @@ class MulticastListener:
         """One more user of the group; the first one makes the interface a member."""
         if ordinary:
             self._ordinary[group] += 1
-        self._members[group] += 1
-        if self._members[group] == 1:
+        self.members[group] += 1
+        if self.members[group] == 1:
             self._changed(group, now)
 
     def leave(self, group: bytes, now: float, *, ordinary: bool = False) -> None:
@@ -85,18 +86,18 @@ class MulticastListener:
             self._ordinary[group] -= 1
             if self._ordinary[group] <= 0:
                 del self._ordinary[group]
-        count = self._members[group] - 1
+        count = self.members[group] - 1
         if count > 0:
-            self._members[group] = count
+            self.members[group] = count
             return
-        del self._members[group]
+        del self.members[group]
         self._answers.pop(group, None)
         self._changed(group, now)
 
     def leave_all(self, now: float) -> None:
         """The host stops: leave everything, in as few reports as fit; nothing is repeated."""
-        groups = list(self._members)
-        self._members.clear()
+        groups = list(self.members)
+        self.members.clear()
         self._ordinary.clear()
         self._changes.clear()
         self._answers.clear()
@@ -108,8 +109,8 @@ class MulticastListener:
 
     def report_all(self, now: float) -> None:
         """Report every membership anew: there is a link-local address now, or the link came up."""
-        self._changes.update(dict.fromkeys(self._members, self._robustness - 1))
-        self._report_changes(list(self._members), now)
+        self._changes.update(dict.fromkeys(self.members, self._robustness - 1))
+        self._report_changes(list(self.members), now)
         self._arm_changes(now)
 
     def report_unasked(self, now: float) -> bool:
@@ -165,11 +166,11 @@ class MulticastListener:
         due = now + self._interface.random.uniform(0.0, query.maximum_response_delay)
         if query.group == UNSPECIFIED:
             if self._speaks_v1(now):
-                for group in self._members:
+                for group in self.members:
                     self._plan(group, now + self._interface.random.uniform(0.0, query.maximum_response_delay), ())
             elif self._general_due is None or due < self._general_due:
                 self._general_due = due
-        elif query.group in self._members:
+        elif query.group in self.members:
             self._plan(query.group, due, query.sources if len(query.sources) <= SOURCES_REMEMBERED else ())
         self._arm_answers()
 
@@ -208,7 +209,7 @@ class MulticastListener:
         if self._general_due is not None and self._general_due <= now:
             self._general_due = None
             self._answers.clear()
-            records = [mld.Record(mld.RecordType.MODE_IS_EXCLUDE, group) for group in self._members]
+            records = [mld.Record(mld.RecordType.MODE_IS_EXCLUDE, group) for group in self.members]
         for group, (due, sources) in list(self._answers.items()):
             if due <= now:
                 del self._answers[group]
@@ -230,13 +231,13 @@ class MulticastListener:
         """Say of each group whether the interface is a member."""
         if self._speaks_v1(now):
             for group in groups:
-                if group in self._members:
+                if group in self.members:
                     self._send(group, icmpv6.Type.MLD_REPORT_V1, mld.ReportV1(group).pack())
                 else:
                     self._send(ALL_ROUTERS, icmpv6.Type.MLD_DONE_V1, mld.DoneV1(group).pack())
             return
         to = mld.RecordType.CHANGE_TO_EXCLUDE, mld.RecordType.CHANGE_TO_INCLUDE
-        self._send_records([mld.Record(to[group not in self._members], group) for group in groups])
+        self._send_records([mld.Record(to[group not in self.members], group) for group in groups])
 
     def _send_records(self, records: list[mld.Record]) -> None:
         """As many reports as the records need; each fits the minimum MTU, whatever the path to the routers is."""

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..events import Counters, DropReason
-from ..types import UNSPECIFIED, Buffer, is_multicast
+from ..types import ALL_NODES, UNSPECIFIED, Buffer, is_multicast
 from ..wire import WireError, ethernet, icmpv6, ipv6, virtio
 from .addresses import Answers
 from .icmp import Icmp
@@ -27,6 +27,7 @@ from .packet import Packet
 from .reassembly import Reassembler
 
 _LOOPBACK = bytes(15) + b"\x01"
+_NOBODYS = (UNSPECIFIED, _LOOPBACK)
 _ETHERTYPE = ethernet.IPV6.to_bytes(2, "big")
 _UPPER_MINIMUM = {ipv6.TCP: 20, ipv6.UDP: 8, ipv6.ICMPV6: 4}
 """Bytes of an upper-layer header that a first fragment must contain (RFC 7112 §3)."""
@@ -58,7 +59,7 @@ class Receiver:
     ) -> None:
         self._interface = interface
         self._counters: Counters = interface.counters
-        self._multicast = multicast
+        self._groups = multicast.members
         self._icmp = icmp
         self._reassembler = reassembler
         self._upper = upper
@@ -74,7 +75,8 @@ class Receiver:
             if len(frame) < virtio.HEADER_LENGTH:
                 self._counters.drop(DropReason.LINK_MALFORMED)
                 return
-            trusted, gso_size = virtio.read(frame)
+            if frame[0] or frame[1]:  # else it says nothing
+                trusted, gso_size = virtio.read(frame)
             at = virtio.HEADER_LENGTH
         mac = self._interface.mac
         if mac is not None:
@@ -112,33 +114,27 @@ class Receiver:
         """
         end = at + ipv6.HEADER_LENGTH
         src, dst = bytes(frame[at + 8 : at + 24]), bytes(frame[at + 24 : end])
-        reason = self._refusal(frame, at, src, dst)
-        if reason is not None:
-            self._counters.drop(reason)
-            return None
-        entry = self._interface.addresses.get(dst)
-        length = frame[at + 4] << 8 | frame[at + 5]
-        view = memoryview(frame)
-        return Packet(src, dst, entry, view[at : end + length] if length else view[at:])
-
-    def _refusal(self, frame: Buffer, at: int, src: bytes, dst: bytes) -> DropReason | None:
-        """What is wrong with the fixed header, or that nobody here takes what is sent to `dst`."""
-        if len(frame) < at + ipv6.HEADER_LENGTH:
-            return DropReason.IP_TRUNCATED
-        if frame[at] >> 4 != 6:
-            return DropReason.IP_VERSION
-        if len(frame) < at + ipv6.HEADER_LENGTH + (frame[at + 4] << 8 | frame[at + 5]):
-            return DropReason.IP_TRUNCATED
-        if src[0] == 0xFF or src == _LOOPBACK:
-            return DropReason.IP_BAD_SOURCE
-        if dst[0] == 0xFF:
-            if dst[1] & 0x0F in _RESERVED_SCOPES:
-                return DropReason.IP_SCOPE
-            return None if dst in self._multicast else DropReason.IP_NOT_OURS
-        entry = self._interface.addresses.get(dst)
-        if entry is None or dst in (UNSPECIFIED, _LOOPBACK):
-            return DropReason.IP_NOT_OURS
-        return None if entry.answers & Answers.TRAFFIC else _silence(entry.answers)
+        group = dst[:1] == b"\xff"
+        entry = None if group else self._interface.addresses.get(dst)
+        if len(frame) < end:
+            reason = DropReason.IP_TRUNCATED
+        elif frame[at] >> 4 != 6:
+            reason = DropReason.IP_VERSION
+        elif len(frame) < end + (length := frame[at + 4] << 8 | frame[at + 5]):
+            reason = DropReason.IP_TRUNCATED
+        elif src[0] == 0xFF or src == _LOOPBACK:
+            reason = DropReason.IP_BAD_SOURCE
+        elif group and dst[1] & 0x0F in _RESERVED_SCOPES:
+            reason = DropReason.IP_SCOPE
+        elif (dst not in self._groups and dst != ALL_NODES) if group else (entry is None or dst in _NOBODYS):
+            reason = DropReason.IP_NOT_OURS
+        elif entry is not None and not entry.answers & Answers.TRAFFIC:
+            reason = _silence(entry.answers)
+        else:
+            view = memoryview(frame)
+            return Packet(src, dst, entry, view[at : end + length] if length else view[at:])
+        self._counters.drop(reason)
+        return None
 
     # -- the chain -----------------------------------------------------------------------------------
 

@@ -185,16 +185,9 @@ class _Fabric:
 
     def _arrive(self, batch: list[tuple[MemoryLink, bytes]]) -> None:
         reached: dict[MemoryLink, list[bytes]] = {}  # in order: who gets a frame first is woken first
-        last: MemoryLink | None = None
-        between = b""
-        targets: list[MemoryLink] = []
         for source, frame in batch:
             at = source.wire_at
-            # Frames come in runs: those of a run go where the first one went.
-            if source is not last or frame[at : at + 12] != between or len(targets) != 1:
-                last, between = source, frame[at : at + 12]
-                targets = self._targets(source, frame)
-            for link in targets:
+            for link in self._targets(source, frame):
                 arriving = frame if link.wire_at == at else _translated(frame, at)
                 frames = reached.get(link)
                 if frames is None:
@@ -277,6 +270,8 @@ class MemorySwitch(_Fabric):
         self._table_limit = table_limit
         self._ageing = ageing
         self._table: dict[bytes, tuple[MemoryLink, float]] = {}
+        self._run: tuple[MemoryLink, bytes, float] | None = None
+        self._run_targets: list[MemoryLink] = []
 
     def connect(
         self, mac: bytes, *, mtu: int | None = None, queue_limit: int = QUEUE_LIMIT, offload: bool = False
@@ -293,6 +288,7 @@ class MemorySwitch(_Fabric):
     def leave(self, link: MemoryLink) -> None:
         """Forget a port and what was learnt of it."""
         super().leave(link)
+        self._run = None
         for mac in [mac for mac, (port, _) in self._table.items() if port is link]:
             del self._table[mac]
 
@@ -305,8 +301,12 @@ class MemorySwitch(_Fabric):
 
     def _targets(self, source: MemoryLink, frame: bytes) -> list[MemoryLink]:
         now = self._now()
-        table = self._table
         at = source.wire_at
+        run = (source, frame[at : at + 12], now)
+        if run == self._run:  # of the frames of a run all go where the first one went
+            return self._run_targets
+        self._run = None
+        table = self._table
         if source.port in self._ports:
             sender = frame[at + 6 : at + 12]
             table.pop(sender, None)  # so that the dict's order is that of the last frame
@@ -316,6 +316,8 @@ class MemorySwitch(_Fabric):
         if not frame[at] & 1:
             known = table.get(frame[at : at + 6])
             if known is not None and known[1] + self._ageing >= now:
-                return [known[0]] if known[0] is not source else []
+                self._run = run
+                self._run_targets = [known[0]] if known[0] is not source else []
+                return self._run_targets
         self.flooded += 1
         return [link for link in self._ports.values() if link is not source]

@@ -17,17 +17,22 @@ import heapq
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
+from ..clock import VirtualTimeLoop
+
 T = TypeVar("T")
 
 
 class DelayQueue(Generic[T]):
     """A bounded queue of items with due times, in seconds of the loop's clock."""
 
-    __slots__ = ("_deliver", "_due", "_handle", "_handle_due", "_items", "_limit", "_loop", "_waiting")
+    __slots__ = ("_call_at", "_deliver", "_due", "_handle", "_handle_due", "_items", "_limit", "_loop", "_waiting")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, deliver: Callable[[list[T]], None], limit: int) -> None:
         """deliver: takes the items now due; limit: how many may wait at once."""
         self._loop = loop
+        self._call_at: Callable[[float, Callable[[], None]], asyncio.TimerHandle] = (
+            loop.call_in_turn if isinstance(loop, VirtualTimeLoop) else loop.call_at
+        )
         self._deliver = deliver
         self._limit = limit
         self._due: list[float] = []
@@ -59,7 +64,7 @@ class DelayQueue(Generic[T]):
         if due <= self._loop.time():
             self._handle = self._loop.call_soon(self._fire)
         else:
-            self._handle = self._loop.call_at(due, self._fire)
+            self._handle = self._call_at(due, self._fire)
 
     def _fire(self) -> None:
         # A real loop may run a timer a clock tick early; the item it was set for is due all the same.

@@ -167,9 +167,10 @@ def test_wall_clock_keeps_nanoseconds() -> None:
         assert wall_clock(loop, 1_700_000_000_000_000_000)() == 1_700_000_000_000_000_123
 
 
-def test_of_timers_due_together_each_comes_after_what_the_one_before_led_to() -> None:
+def test_what_comes_in_turn_comes_after_what_the_one_before_led_to() -> None:
     async def main() -> list[str]:
         loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualTimeLoop)
         seen: list[str] = []
 
         def work(name: str, more: int) -> None:
@@ -177,22 +178,33 @@ def test_of_timers_due_together_each_comes_after_what_the_one_before_led_to() ->
             if more:
                 loop.call_soon(work, name, more - 1)
 
-        for name in "abcdefgh":  # in the order made, which asyncio's own heap does not promise
-            loop.call_at(1.0, work, name, 2)
+        for name in "abcd":
+            loop.call_in_turn(1.0, partial(work, name, 2))
+        loop.call_in_turn(1.0, partial(work, "cancelled", 2)).cancel()
+        for name in "xyz":
+            loop.call_at(1.0, work, name, 1)
+        loop.call_in_turn(1.5, lambda: seen.append(str(loop.time())))
         await asyncio.sleep(2)
         return seen
 
-    assert run_virtual(main()) == [f"{name}{more}" for name in "abcdefgh" for more in (2, 1, 0)]
+    timers = ["x1", "y1", "z1", "x0", "y0", "z0"]  # as on any loop, those due together in the order they were made
+    assert run_virtual(main()) == [*timers, *(f"{name}{more}" for name in "abcd" for more in (2, 1, 0)), "1.5"]
 
 
-def test_callbacks_that_never_end_do_not_keep_a_timer_waiting_whose_time_has_come() -> None:
+def test_callbacks_that_never_end_keep_nothing_waiting_whose_time_has_come() -> None:
     async def main() -> None:
-        due = asyncio.Event()
-        asyncio.get_running_loop().call_later(0, due.set)
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualTimeLoop)
+        timer, turn = asyncio.Event(), asyncio.Event()
+        loop.call_later(0, timer.set)
+        loop.call_in_turn(0.0, turn.set)
+        for _ in range(2):
+            await asyncio.sleep(0)
+        assert timer.is_set()
         for _ in range(PATIENCE + 2):
             await asyncio.sleep(0)
-        assert due.is_set()
-        assert asyncio.get_running_loop().time() == 0.0
+        assert turn.is_set()
+        assert loop.time() == 0.0
 
     run_virtual(main())
 
