@@ -147,7 +147,7 @@ MUTATIONS = (
             Edit("tapstack.tcp.receiver:Receiver.advertise", "if edge > self.rcv_adv and", "if True or"),
             Edit(
                 "tapstack.tcp.receiver:Receiver.advertise",
-                "self.capacity - self.queued",
+                "capacity - queued",
                 "self.capacity - 2 * self.queued",
             ),
         ),

@@ -89,7 +89,7 @@ MUTATIONS = (
         "the user time-out is only looked at when the retransmission timer fires",
         ("ST-TCP-11",),
         (_TIMEOUT,),
-        (Edit("tapstack.tcp.timers:ConnectionTimers._wait", "min(due, self._patience())", "due"),),
+        (Edit("tapstack.tcp.timers:ConnectionTimers._wait", "due if due < patience else patience", "due"),),
     ),
     Mutation(
         "told-and-believed",

@@ -33,6 +33,7 @@ def under_way(*, timestamps: bool = True) -> tuple[Pair, Connection, list[bytes]
     for _, _, _, packet in sorted(pair._flying):  # one at a time: the server acknowledges each
         pair.b.input(packet, pair.now + 0.01)
         server.receiver.ack_now = True
+        pair.b.tcp.mark_dirty(server)
         pair.b.tcp.flush(pair.now + 0.01)
     pair._flying.clear()
     said += [b"".join(frame) for frame in pair.b.out]
