@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Coroutine
+from contextlib import suppress
 from typing import Any
 
 import dns.exception
@@ -137,6 +138,9 @@ class Names:
 
     async def _ask(self, query: dns.message.Message, wire: bytes, stream: bool) -> dns.message.Message | None:
         """The first answer that one of the node's name servers gives, under the id of the question."""
+        if not self._node.name_servers:  # the program asks sooner than the router's first advertisement comes
+            with suppress(TimeoutError):
+                await self._node.until(lambda: bool(self._node.name_servers), TIMEOUT)
         for server in self._node.name_servers:
             question = os.urandom(2) + wire[2:]
             try:
