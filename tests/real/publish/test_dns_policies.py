@@ -99,6 +99,7 @@ def test_an_address_is_for_the_subnet_that_a_believed_resolver_names(here: Place
             daemon(here, here.top.client, "dnsmasq", resolver, "udp6", 53),
         ):
             (ssa,) = await dig(here, server="::1")
+            assert ":" in ssa, f"not an address: {ssa}"
             stranger = await fetch(here.top.third, ssa)
             assert stranger == ((28, b"") if believed else (0, BODY)), "a time-out: nobody answered"
             if believed:
