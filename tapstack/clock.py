@@ -34,7 +34,15 @@ PATIENCE = 16
 """Rounds of other callbacks that one made with `call_in_turn` waits for."""
 _SWEEP = 100
 """Cancelled timers that the heap may hold, however few others there are."""
-_Entry: TypeAlias = tuple[float, int, asyncio.TimerHandle]
+
+
+class _Timer(asyncio.TimerHandle):
+    """asyncio's, of which it counts the cancelled ones that are in the heap."""
+
+    _scheduled: bool
+
+
+_Entry: TypeAlias = tuple[float, int, _Timer]
 
 
 class VirtualDeadlockError(RuntimeError):
@@ -80,14 +88,14 @@ class VirtualTimeLoop(asyncio.BaseEventLoop):
         """As any loop's."""
         if self._closed:
             raise RuntimeError("Event loop is closed")
-        timer = asyncio.TimerHandle(when, callback, args, self, context)
+        timer = _Timer(when, callback, args, self, context)
         heapq.heappush(self._scheduled, (when, next(self._made), timer))
-        timer._scheduled = True  # type: ignore[attr-defined]
+        timer._scheduled = True
         return timer
 
     def call_in_turn(self, when: float, callback: Callable[[], object]) -> asyncio.TimerHandle:
         """As `call_at`, but apart from whatever else there is to do at that moment: see the top of this file."""
-        timer = asyncio.TimerHandle(when, callback, (), self)
+        timer = _Timer(when, callback, (), self)
         heapq.heappush(self._turns, (when, next(self._made), timer))
         return timer
 
@@ -100,7 +108,7 @@ class VirtualTimeLoop(asyncio.BaseEventLoop):
             self._pass_time()
         while timers and timers[0][0] <= self._now:
             timer = heapq.heappop(timers)[2]
-            timer._scheduled = False  # type: ignore[attr-defined]
+            timer._scheduled = False
             ready.append(timer)
         if not ready or self._rounds > PATIENCE:
             self._rounds = 0

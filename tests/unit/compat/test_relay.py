@@ -6,13 +6,12 @@ import asyncio
 import hashlib
 import random
 import socket
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 
 from compat.relay import EndReason, Relay, RelayResult
-from tapstack.clock import run_virtual
+from tests.unit.unimux.lan import virtual_test
 
 
 class WatchedTransport(asyncio.Transport):
@@ -83,17 +82,7 @@ def joined(**options: Any) -> tuple[Relay, WatchedTransport, WatchedTransport]:
     return relay, near, far
 
 
-def virtual(test: Callable[[], Awaitable[None]]) -> Callable[[], None]:
-    """Run a coroutine test under the virtual clock."""
-
-    def run() -> None:
-        run_virtual(test())  # type: ignore[arg-type]
-
-    run.__name__ = test.__name__
-    return run
-
-
-@virtual
+@virtual_test
 async def test_an_end_alone_is_paused_and_nothing_that_came_early_is_lost() -> None:
     relay = Relay()
     near, far = WatchedTransport(), WatchedTransport()
@@ -107,7 +96,7 @@ async def test_an_end_alone_is_paused_and_nothing_that_came_early_is_lost() -> N
     assert (await relay.wait()).bytes_to_far == 10
 
 
-@virtual
+@virtual_test
 async def test_preface_goes_before_everything() -> None:
     relay = Relay()
     relay.far.preface = b"PROXY "
@@ -121,7 +110,7 @@ async def test_preface_goes_before_everything() -> None:
     assert result.bytes_to_far == 4
 
 
-@virtual
+@virtual_test
 async def test_adopted_transport_brings_its_early_bytes() -> None:
     relay = Relay()
     near, far = WatchedTransport(), WatchedTransport()
@@ -135,7 +124,7 @@ async def test_adopted_transport_brings_its_early_bytes() -> None:
     assert (await relay.wait()).bytes_to_far == len(b"request")
 
 
-@virtual
+@virtual_test
 async def test_back_pressure_stops_the_other_end_only() -> None:
     relay, near, far = joined()
     relay.far.pause_writing()
@@ -148,7 +137,7 @@ async def test_back_pressure_stops_the_other_end_only() -> None:
     await relay.wait()
 
 
-@virtual
+@virtual_test
 async def test_an_end_that_blocks_before_the_join_keeps_the_other_paused() -> None:
     relay = Relay()
     near, far = WatchedTransport(), WatchedTransport()
@@ -162,7 +151,7 @@ async def test_an_end_that_blocks_before_the_join_keeps_the_other_paused() -> No
     await relay.wait()
 
 
-@virtual
+@virtual_test
 async def test_a_stream_that_ended_is_not_read_again_after_back_pressure() -> None:
     relay, near, _ = joined()
     relay.far.pause_writing()
@@ -173,7 +162,7 @@ async def test_a_stream_that_ended_is_not_read_again_after_back_pressure() -> No
     await relay.wait()
 
 
-@virtual
+@virtual_test
 async def test_half_close_is_carried_through_and_both_ends_complete() -> None:
     relay, near, far = joined()
     assert relay.near.eof_received() is True
@@ -186,7 +175,7 @@ async def test_half_close_is_carried_through_and_both_ends_complete() -> None:
     assert result == RelayResult(EndReason.COMPLETE, 0, 6, 0.0)
 
 
-@virtual
+@virtual_test
 async def test_where_half_close_is_impossible_the_end_closes_both() -> None:
     relay = Relay()
     near, far = WatchedTransport(), WatchedTransport(half_close=False)
@@ -198,7 +187,7 @@ async def test_where_half_close_is_impossible_the_end_closes_both() -> None:
     assert result.reason is EndReason.NEAR_CLOSED
 
 
-@virtual
+@virtual_test
 async def test_failure_aborts_the_other_end() -> None:
     relay, near, far = joined()
     error = ConnectionResetError("reset")
@@ -208,7 +197,7 @@ async def test_failure_aborts_the_other_end() -> None:
     assert (result.reason, result.error) == (EndReason.FAR_FAILED, error)
 
 
-@virtual
+@virtual_test
 async def test_failure_after_an_orderly_end_still_delivers_what_had_come() -> None:
     relay, near, far = joined()
     relay.far.data_received(b"tail")
@@ -219,7 +208,7 @@ async def test_failure_after_an_orderly_end_still_delivers_what_had_come() -> No
     assert result.reason is EndReason.FAR_FAILED
 
 
-@virtual
+@virtual_test
 async def test_a_transport_that_closes_by_itself_closes_the_other_in_order() -> None:
     relay, near, far = joined()
     near.close()
@@ -227,7 +216,7 @@ async def test_a_transport_that_closes_by_itself_closes_the_other_in_order() -> 
     assert (far.log, result.reason) == (["close"], EndReason.NEAR_CLOSED)
 
 
-@virtual
+@virtual_test
 async def test_an_end_that_comes_after_the_other_was_lost_is_aborted() -> None:
     ended: list[RelayResult] = []
     relay = Relay(on_end=ended.append)
@@ -241,7 +230,7 @@ async def test_an_end_that_comes_after_the_other_was_lost_is_aborted() -> None:
     assert len(ended) == 1, "one relay, one result"
 
 
-@virtual
+@virtual_test
 async def test_a_relay_stopped_before_any_end_came_is_finished() -> None:
     relay = Relay()
     relay.abort()
@@ -250,7 +239,7 @@ async def test_a_relay_stopped_before_any_end_came_is_finished() -> None:
     relay.abort()
 
 
-@virtual
+@virtual_test
 async def test_idle_time_out_and_its_precision() -> None:
     relay, near, far = joined(idle_timeout=100.0)
     loop = asyncio.get_running_loop()
@@ -266,7 +255,7 @@ async def test_idle_time_out_and_its_precision() -> None:
     assert result.duration == loop.time() - start
 
 
-@virtual
+@virtual_test
 async def test_a_write_buffer_that_drains_is_not_idle_and_one_that_does_not_is() -> None:
     relay, near, _ = joined(idle_timeout=100.0)
     loop = asyncio.get_running_loop()
@@ -281,7 +270,7 @@ async def test_a_write_buffer_that_drains_is_not_idle_and_one_that_does_not_is()
     assert loop.time() - stuck_since <= 150
 
 
-@virtual
+@virtual_test
 async def test_cancelling_a_wait_leaves_the_relay_alone() -> None:
     relay, near, _ = joined()
     waiting = asyncio.ensure_future(relay.wait())

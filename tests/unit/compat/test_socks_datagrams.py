@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Callable
 
 import pytest
 
@@ -20,6 +21,11 @@ from tests.unit.compat.socks_support import (
     front_end,
 )
 from unimux import errors
+
+
+def dropped(services: Services, number: int) -> Callable[[], bool]:
+    """Whether so many datagrams have been dropped, for `until`."""
+    return lambda: services.counters.datagrams_dropped == number
 
 
 @asynchronous
@@ -93,12 +99,12 @@ async def test_udp_association_one_flow_per_destination_until_the_connection_end
         assert [flow.peer[1] for flow in datagrams.flows] == [53, 99]
         udp.sendto(b"\0\0\x01" + pack_datagram("2001:db8::2", 99, b"fragment")[3:])
         udp.sendto(b"rubbish")
-        await end.until(lambda: services.counters.datagrams_dropped == 2, "dropped")
+        await end.until(dropped(services, 2), "dropped")
         stranger, _ = await asyncio.get_running_loop().create_datagram_endpoint(
             UdpClient, remote_addr=udp.get_extra_info("peername")
         )
         stranger.sendto(pack_datagram("2001:db8::2", 99, b"mine too"))
-        await end.until(lambda: services.counters.datagrams_dropped == 3, "not the client")
+        await end.until(dropped(services, 3), "not the client")
         client.close()
         await end.until(lambda: all(flow.closed for flow in datagrams.flows), "flows end with the connection")
         await end.until(lambda: services.counters.active == 0, "gone")
@@ -121,8 +127,7 @@ async def test_udp_association_takes_a_port_only_with_the_clients_own_address() 
             if served:
                 assert bytes(parse_datagram(await asyncio.wait_for(inbox.received.get(), 5)).data) == b"re: query"
             else:
-                counters = services.counters
-                await end.until(lambda counters=counters: counters.datagrams_dropped == 1, "another port than named")  # type: ignore[misc]
+                await end.until(dropped(services, 1), "another port than named")
             client.close()
             udp.close()
 
@@ -142,7 +147,7 @@ async def test_udp_association_is_bounded() -> None:
         _, udp, inbox = await associated(end)
         for n in range(40):
             udp.sendto(pack_datagram("2001:db8::2", 1, b"%d" % n))
-        await end.until(lambda: services.counters.datagrams_dropped == 24, "sixteen wait for their flow")
+        await end.until(dropped(services, 24), "sixteen wait for their flow")
         datagrams.gate.set()
         for n in range(16):
             datagram = parse_datagram(await asyncio.wait_for(inbox.received.get(), 5))
@@ -152,10 +157,10 @@ async def test_udp_association_is_bounded() -> None:
             await asyncio.wait_for(inbox.received.get(), 5)
         assert [flow.closed for flow in datagrams.flows] == [True, True, False, False, False]
         udp.sendto(pack_datagram("bad.example", 1, b"x"))
-        await end.until(lambda: services.counters.datagrams_dropped == 25, "no such name")
+        await end.until(dropped(services, 25), "no such name")
         for n in range(20):
             udp.sendto(pack_datagram("ff02::fb", 5353, b"who is there?"))
-            await end.until(lambda n=n: services.counters.datagrams_dropped == 26 + n, "to a group")  # type: ignore[misc]
+            await end.until(dropped(services, 26 + n), "to a group")
         udp.close()
 
 

@@ -6,7 +6,7 @@ import json
 import tomllib
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import pytest
 
@@ -283,9 +283,9 @@ def test_every_cable_has_a_luck_of_its_own(monkeypatch: pytest.MonkeyPatch) -> N
     seeds: list[int | str] = []
     made_ = ImpairedLink.__init__
 
-    def noted(self: ImpairedLink, link: object, *, seed: int | str, **more: object) -> None:
+    def noted(self: ImpairedLink, link: Any, *, seed: int | str, **more: Any) -> None:
         seeds.append(seed)
-        made_(self, link, seed=seed, **more)  # type: ignore[arg-type]
+        made_(self, link, seed=seed, **more)
 
     monkeypatch.setattr(ImpairedLink, "__init__", noted)
     bad = Impairment(loss=0.01)

@@ -130,13 +130,12 @@ def test_reset_and_urgent_count_while_the_window_is_closed() -> None:
 @pytest.mark.proves("MUST-58", "MUST-59", "SHLD-18", "SHLD-19", "MUST-40")
 def test_acknowledgements_are_aggregated_over_what_has_arrived() -> None:
     pair = Pair()
-    client, server, _ = established(pair)
+    client, server, path = established(pair)
     before = len(pair.packets)
     transfer(pair, client, server, 10 * MSS)
     acks = [tcp for tcp in sent(pair, "b", before) if not tcp.payload]
     assert len(acks) == 1, "ten segments of one instant, one acknowledgement"
-    path = pair.meddle
-    path.gap = 0.001  # type: ignore[union-attr]
+    path.gap = 0.001
     before = len(pair.packets)
     transfer(pair, client, server, 10 * MSS)
     acks = [tcp for tcp in sent(pair, "b", before) if not tcp.payload]

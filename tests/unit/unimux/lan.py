@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
@@ -57,6 +57,16 @@ async def lan(latency: float = 0.001) -> AsyncIterator[Lan]:
         yield made
     finally:
         await made.close()
+
+
+def virtual_test(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
+    """A test that is a coroutine, under the virtual clock."""
+
+    def run() -> None:
+        run_virtual(test())
+
+    run.__name__ = test.__name__
+    return run
 
 
 def virtual(main: Coroutine[Any, Any, None]) -> None:

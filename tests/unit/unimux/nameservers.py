@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import random
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import dns.flags
@@ -13,7 +13,6 @@ import dns.message
 import dns.rcode
 import dns.rrset
 
-from tapstack.clock import run_virtual
 from unimux.purpose import Purpose
 from unimux.resolver import Resolver
 
@@ -130,14 +129,6 @@ class _Stream(asyncio.Transport):
 def make(reply: Reply, servers: tuple[bytes, ...] = (S1, S2), **options: Any) -> tuple[Resolver, Servers]:
     transports = Servers(reply)
     return Resolver(transports, transports, lambda: servers, random=random.Random(1), **options), transports
-
-
-def virtual(test: Callable[[], Awaitable[None]]) -> Callable[[], None]:
-    def run() -> None:
-        run_virtual(test())  # type: ignore[arg-type]
-
-    run.__name__ = test.__name__
-    return run
 
 
 WWW = {

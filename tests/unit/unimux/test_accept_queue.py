@@ -32,6 +32,14 @@ async def bound(net: Lan, backlog: int) -> tuple[Node, AcceptQueue]:
     return node, queue
 
 
+async def end(node: Node, *, lost: bool) -> None:
+    """The node stops, in order or because its device goes."""
+    if lost:
+        node.driver._lose(LinkLost("the device is gone"))
+    else:
+        await node.close()
+
+
 async def came(client: Node) -> bool:
     """Whether one more connection stands, within a time in which SYNs are repeated."""
     try:
@@ -87,10 +95,7 @@ def test_the_end_of_the_node_is_told_to_who_waits_at_an_ordinary_address(lost: b
             waiting = asyncio.ensure_future(queue.accept(SsaPolicy(), True, None))
             await asyncio.sleep(1)
             assert not waiting.done()
-            if lost:
-                node.driver._lose(LinkLost("the device is gone"))
-            else:
-                await node.close()
+            await end(node, lost=lost)
             with pytest.raises(NodeStopped):
                 async with asyncio.timeout(5):
                     await waiting
@@ -125,10 +130,7 @@ def test_the_end_of_the_node_is_told_to_who_waits_for_addresses_to_be_armed(lost
             waiting = asyncio.ensure_future(queue.keep(SsaPolicy(auto_arm=3)))
             await asyncio.sleep(20)
             assert len(queue.server.armed) == 1 and not waiting.done()
-            if lost:
-                node.driver._lose(LinkLost("the device is gone"))
-            else:
-                await node.close()
+            await end(node, lost=lost)
             with pytest.raises(NodeStopped):
                 async with asyncio.timeout(5):
                     await waiting

@@ -386,6 +386,12 @@ def test_segments_that_came_together_are_given_together() -> None:
     virtual(main())
 
 
+async def pour(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Sends much at once and closes."""
+    writer.write(bytes(100_000))
+    writer.close()
+
+
 def test_a_protocol_that_pauses_gets_no_more_until_it_resumes() -> None:
     class Sipping(asyncio.Protocol):
         """Takes one piece at a time."""
@@ -402,10 +408,6 @@ def test_a_protocol_that_pauses_gets_no_more_until_it_resumes() -> None:
     async def main() -> None:
         async with lan() as net:
             alice, bob = await net.node(), await net.node()
-
-            async def pour(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-                writer.write(bytes(100_000))
-                writer.close()
 
             ssa = await start_server(bob, pour).issue()
             protocol = Sipping()
@@ -452,10 +454,6 @@ def test_a_protocol_that_pauses_has_everything_when_the_connection_is_over() -> 
     async def main() -> None:
         async with lan() as net:
             alice, bob = await net.node(), await net.node()
-
-            async def pour(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-                writer.write(bytes(100_000))
-                writer.close()
 
             ssa = await start_server(bob, pour).issue()
             protocol = Sipping()

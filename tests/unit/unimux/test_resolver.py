@@ -14,13 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tapstack.clock import run_virtual
-from tests.unit.unimux.nameservers import S1, S2, WWW, make, packed, respond, virtual, zone
+from tests.unit.unimux.lan import virtual_test
+from tests.unit.unimux.nameservers import S1, S2, WWW, make, packed, respond, zone
 from unimux.errors import NameNotResolved, NoIpv6Address
 from unimux.lookup import MAX_HOPS, MAX_TTL, UDP_PAYLOAD, Ask, Lookup, NotAName, Outcome, host_name
 from unimux.resolver import Cache, literal
 
 
-@virtual
+@virtual_test
 async def test_addresses_in_the_order_of_the_answer() -> None:
     resolver, servers = make(zone({key: value[:1] for key, value in WWW.items()}))
     assert await resolver.resolve("WWW.Example") == [packed("2001:db8::1")]
@@ -30,7 +31,7 @@ async def test_addresses_in_the_order_of_the_answer() -> None:
     assert str(query.question[0]) == "www.example. IN AAAA"
 
 
-@virtual
+@virtual_test
 async def test_several_addresses_each_once() -> None:
     def reply(query: dns.message.Message, server: bytes) -> dns.message.Message:
         response = respond(query)
@@ -41,7 +42,7 @@ async def test_several_addresses_each_once() -> None:
     assert set(await resolver.resolve("www.example.")) == {packed("2001:db8::1"), packed("2001:db8::2")}
 
 
-@virtual
+@virtual_test
 async def test_aliases_inside_the_answer_and_their_least_ttl() -> None:
     resolver, servers = make(zone({key: value[:1] for key, value in WWW.items()}))
     loop = asyncio.get_running_loop()
@@ -56,7 +57,7 @@ async def test_aliases_inside_the_answer_and_their_least_ttl() -> None:
     assert loop.time() < 60
 
 
-@virtual
+@virtual_test
 async def test_an_alias_that_leaves_the_answer_is_asked_on() -> None:
     def reply(query: dns.message.Message, server: bytes) -> dns.message.Message:
         if str(query.question[0].name) == "a.example.":
@@ -68,7 +69,7 @@ async def test_an_alias_that_leaves_the_answer_is_asked_on() -> None:
     assert [str(query.question[0].name) for _, query, _ in servers.asked] == ["a.example.", "b.other."]
 
 
-@virtual
+@virtual_test
 async def test_aliases_without_end_end() -> None:
     def reply(query: dns.message.Message, server: bytes) -> dns.message.Message:
         name = str(query.question[0].name)
@@ -85,7 +86,7 @@ async def test_aliases_without_end_end() -> None:
         await resolver.resolve("a.example")
 
 
-@virtual
+@virtual_test
 async def test_ipv4_only_no_address_and_no_such_name_are_told_apart() -> None:
     resolver, servers = make(zone(WWW))
     with pytest.raises(NoIpv6Address, match=r"old\.example has no IPv6 address \(IPv4 only\)"):
@@ -100,7 +101,7 @@ async def test_ipv4_only_no_address_and_no_such_name_are_told_apart() -> None:
     assert len(servers.asked) == before + 1, "a name that does not exist is not asked for A"
 
 
-@virtual
+@virtual_test
 async def test_negative_answers_are_remembered_as_long_as_the_soa_says() -> None:
     resolver, servers = make(zone(WWW))
     for host in ("nowhere.example", "old.example"):
@@ -118,7 +119,7 @@ async def test_negative_answers_are_remembered_as_long_as_the_soa_says() -> None
         assert len(servers.asked) == asked + 2 * per_lookup
 
 
-@virtual
+@virtual_test
 async def test_a_denial_without_soa_is_not_remembered() -> None:
     resolver, servers = make(zone(WWW, soa=False))
     for _ in range(2):
@@ -127,7 +128,7 @@ async def test_a_denial_without_soa_is_not_remembered() -> None:
     assert len(servers.asked) == 2
 
 
-@virtual
+@virtual_test
 async def test_ttl_zero_is_for_one_asker_only() -> None:
     count = 0
 
@@ -144,7 +145,7 @@ async def test_ttl_zero_is_for_one_asker_only() -> None:
     assert count == 6
 
 
-@virtual
+@virtual_test
 async def test_equal_questions_at_one_time_are_one() -> None:
     resolver, servers = make(zone({key: value[:1] for key, value in WWW.items()}))
     got = await asyncio.gather(
@@ -154,7 +155,7 @@ async def test_equal_questions_at_one_time_are_one() -> None:
     assert len(servers.asked) == 1
 
 
-@virtual
+@virtual_test
 async def test_who_gives_up_does_not_spoil_it_for_others_and_the_last_one_ends_it() -> None:
     resolver, servers = make(zone({key: value[:1] for key, value in WWW.items()}))
     servers.delay = 1.0
@@ -171,7 +172,7 @@ async def test_who_gives_up_does_not_spoil_it_for_others_and_the_last_one_ends_i
     assert third.cancelled()
 
 
-@virtual
+@virtual_test
 async def test_closing_tells_those_who_wait() -> None:
     resolver, _ = make(lambda query, server: None)
     waiting = asyncio.ensure_future(resolver.resolve("www.example"))
@@ -184,7 +185,7 @@ async def test_closing_tells_those_who_wait() -> None:
 # -- names that are not asked for -------------------------------------------------------------------
 
 
-@virtual
+@virtual_test
 async def test_static_names_first_and_literal_addresses() -> None:
     hosts = {"My.Example": [packed("2001:db8::aa")], "other": [packed("2001:db8::aa"), packed("2001:db8::bb")]}
     resolver, servers = make(zone(WWW), hosts=hosts)

@@ -11,12 +11,13 @@ import dns.rrset
 import pytest
 
 from tapstack.clock import run_virtual
-from tests.unit.unimux.nameservers import S1, S2, WWW, make, packed, respond, virtual, zone
+from tests.unit.unimux.lan import virtual_test
+from tests.unit.unimux.nameservers import S1, S2, WWW, make, packed, respond, zone
 from unimux.das import AddressNotSet
 from unimux.errors import ConnectRefused, NameNotResolved, NodeStopped, PoolExhausted
 
 
-@virtual
+@virtual_test
 async def test_rounds_of_servers_with_new_ids_and_longer_waits() -> None:
     resolver, servers = make(lambda query, server: None)
     loop = asyncio.get_running_loop()
@@ -28,7 +29,7 @@ async def test_rounds_of_servers_with_new_ids_and_longer_waits() -> None:
     assert len(resolver.cache) == 0
 
 
-@virtual
+@virtual_test
 async def test_the_callers_time_out_comes_first() -> None:
     resolver, _ = make(lambda query, server: None)
     with pytest.raises(NameNotResolved, match="no answer within 3 s"):
@@ -83,14 +84,14 @@ def test_the_second_server_where_the_first_is_of_no_use(bad: object) -> None:
     run_virtual(body())
 
 
-@virtual
+@virtual_test
 async def test_every_server_fails_in_its_way() -> None:
     resolver, _ = make(lambda query, server: respond(query, rcode=dns.rcode.SERVFAIL))
     with pytest.raises(NameNotResolved, match="SERVFAIL"):
         await resolver.resolve("www.example")
 
 
-@virtual
+@virtual_test
 async def test_an_old_server_is_asked_again_without_edns() -> None:
     def reply(query: dns.message.Message, server: bytes) -> dns.message.Message:
         if query.edns >= 0:
@@ -102,7 +103,7 @@ async def test_an_old_server_is_asked_again_without_edns() -> None:
     assert [(server, query.edns) for server, query, _ in servers.asked] == [(S1, 0), (S1, -1)]
 
 
-@virtual
+@virtual_test
 async def test_truncated_means_tcp() -> None:
     def reply(query: dns.message.Message, server: bytes) -> dns.message.Message:
         if len(servers.asked) == 1:
@@ -117,7 +118,7 @@ async def test_truncated_means_tcp() -> None:
     assert resolver.counters.streams == 1
 
 
-@virtual
+@virtual_test
 async def test_truncated_in_the_middle_of_a_record_means_tcp_too() -> None:
     def reply(query: dns.message.Message, server: bytes) -> dns.message.Message | bytes:
         response = respond(query, ["www.example. 60 AAAA 2001:db8::1"])
@@ -131,7 +132,7 @@ async def test_truncated_in_the_middle_of_a_record_means_tcp_too() -> None:
     assert servers.asked[1][2] == "tcp"
 
 
-@virtual
+@virtual_test
 async def test_a_stream_that_closes_is_a_server_that_failed() -> None:
     def reply(query: dns.message.Message, server: bytes) -> dns.message.Message | None:
         response = respond(query, ["www.example. 60 AAAA 2001:db8::1"])
@@ -158,7 +159,7 @@ def test_a_lack_of_addresses_to_ask_from_is_reported_as_that(error: Exception) -
     run_virtual(main())
 
 
-@virtual
+@virtual_test
 async def test_without_a_name_server() -> None:
     resolver, servers = make(zone(WWW), servers=())
     with pytest.raises(NameNotResolved, match="no name server is known"):

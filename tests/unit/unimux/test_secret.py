@@ -319,7 +319,7 @@ def test_a_window_whose_record_cannot_be_kept_closes_and_says_so() -> None:
     virtual(main())
 
 
-def test_a_window_whose_claims_cannot_be_kept_closes_and_disturbs_nobody() -> None:
+def test_a_window_whose_claims_cannot_be_kept_closes_and_disturbs_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
         async with lan() as net:
             bob = await service(net)
@@ -332,7 +332,7 @@ def test_a_window_whose_claims_cannot_be_kept_closes_and_disturbs_nobody() -> No
                     raise StateError("the state cannot be written: No space left on device")
                 claim(address)
 
-            bob.node.source.state.claim = until_the_disk_is_full  # type: ignore[method-assign]
+            monkeypatch.setattr(bob.node.source.state, "claim", until_the_disk_is_full)
             window = bob.window(MemoryCounters(), failed=lambda error: failures.append(str(error)))
             await asyncio.sleep(10)
             assert not told, "no timer of the stack fails"

@@ -93,9 +93,10 @@ def test_a_view_of_anything_is_sent_as_its_bytes() -> None:
             writer.write_eof()
             await asyncio.sleep(60)
             assert recorder.data == numbers.tobytes() + numbers[::2].tobytes() + b"end"
-            for wrong in ("text", 5, None, numbers):
+            wrongs: list[Any] = ["text", 5, None, numbers]
+            for wrong in wrongs:
                 with pytest.raises(TypeError):
-                    writer.transport.write(wrong)  # type: ignore[arg-type]
+                    writer.transport.write(wrong)
             writer.close()
 
     virtual(main())
