@@ -124,16 +124,19 @@ class EventStream:
 
     def __init__(self) -> None:
         self._subscribers: list[Callable[[Event], None]] = []
-
-    @property
-    def active(self) -> bool:
+        self.active = False
         """Whether anybody listens; where events are many, they are not even made otherwise."""
-        return bool(self._subscribers)
 
     def subscribe(self, subscriber: Callable[[Event], None]) -> Callable[[], None]:
         """Call `subscriber` with each event from now on; returns the function that ends it."""
         self._subscribers.append(subscriber)
-        return lambda: self._subscribers.remove(subscriber)
+        self.active = True
+
+        def end() -> None:
+            self._subscribers.remove(subscriber)
+            self.active = bool(self._subscribers)
+
+        return end
 
     def emit(self, event: Event) -> None:
         """Deliver one event."""

@@ -20,9 +20,8 @@ import asyncio
 import errno
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from ipaddress import IPv6Address
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from tapstack.events import Event, EventStream
 from tapstack.ipv6.addresses import AddressEntry, AddressKind, AddressState, AddressTable, Answers
@@ -57,8 +56,7 @@ MAX_NEEDS = 1024
 """Sockets that may wait for an outside agent at a time."""
 
 
-@dataclass(frozen=True, slots=True)
-class Want:
+class Want(NamedTuple):
     """What a socket needs.
 
     kind: EPHEMERAL or SERVICE.  destination: the peer's address where it is known.  deadline: time of the stack's clock after
@@ -401,33 +399,46 @@ async def obtain(
             raise AddressUnavailable(address_text(entry.address), "it went again before it could be used")
 
 
+class _Answer:
+    """The `Done` of one want.  The future is made when there is something to wait for, which is rare."""
+
+    __slots__ = ("_addresses", "future")
+
+    def __init__(self, addresses: AddressTable) -> None:
+        self._addresses = addresses
+        self.future: asyncio.Future[AddressEntry] | None = None
+
+    def __call__(self, outcome: Outcome, at: float) -> None:
+        assert self.future is not None, "a policy answers later, not from within `ask`"
+        if self.future.done():
+            if isinstance(outcome, AddressEntry):
+                self.give_back(outcome, at)
+        elif isinstance(outcome, AddressEntry):
+            self.future.set_result(outcome)
+        else:
+            self.future.set_exception(outcome)
+
+    def give_back(self, entry: AddressEntry, at: float) -> None:
+        """Nobody waits for the entry any more."""
+        if entry.kind.one_time and not entry.users and self._addresses.get(entry.address) is entry:
+            self._addresses.release(entry, at, "nobody waits for it any more")
+
+
 async def _obtain_once(
     policy: Policy, want: Want, addresses: AddressTable, now: Callable[[], float], kick: Callable[[], None]
 ) -> AddressEntry:
-    answer: asyncio.Future[AddressEntry] = asyncio.get_running_loop().create_future()
-
-    def give_back(entry: AddressEntry, at: float) -> None:
-        if entry.kind.one_time and not entry.users and addresses.get(entry.address) is entry:
-            addresses.release(entry, at, "nobody waits for it any more")
-
-    def done(outcome: Outcome, at: float) -> None:
-        if answer.done():
-            if isinstance(outcome, AddressEntry):
-                give_back(outcome, at)
-        elif isinstance(outcome, AddressEntry):
-            answer.set_result(outcome)
-        else:
-            answer.set_exception(outcome)
-
-    begun = policy.ask(want, now(), done)
+    answer = _Answer(addresses)
+    begun = policy.ask(want, now(), answer)
     if isinstance(begun, AddressEntry):
         return begun
+    future: asyncio.Future[AddressEntry] = asyncio.get_running_loop().create_future()
+    answer.future = future
     kick()
     try:
-        return await answer
+        return await future
     except asyncio.CancelledError:
         begun.cancel(now())
-        if answer.done() and not answer.cancelled() and answer.exception() is None:
-            give_back(answer.result(), now())
+        if future.done() and not future.cancelled() and future.exception() is None:
+            answer.give_back(future.result(), now())
         kick()
         raise

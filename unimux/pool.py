@@ -20,7 +20,7 @@ from collections.abc import Callable
 from random import Random
 
 from tapstack.events import EventStream
-from tapstack.ipv6.addresses import AddressEntry, AddressKind, AddressState, Trigger
+from tapstack.ipv6.addresses import BEGINNINGS, ENDINGS, AddressEntry, AddressKind, AddressState, Trigger
 from tapstack.ipv6.host import Host
 from tapstack.ipv6.prefixes import Prefix
 from tapstack.ipv6.selection import Candidate
@@ -74,7 +74,7 @@ class Pool:
         """Called when the pool is closed: by whoever waits for addresses in another way."""
         self._holding = self.config.holding
         self._releases = 0
-        host.addresses.observe(self._moved)
+        host.addresses.observe(self._moved, frozenset(Trigger) - BEGINNINGS)
         prefixes = host.prefix_list
         prefixes.on_autonomous = self._after(prefixes.on_autonomous)
         prefixes.on_deprecated = self._after(prefixes.on_deprecated)
@@ -382,31 +382,29 @@ class Pool:
 
     def _moved(self, entry: AddressEntry, old: AddressState, trigger: Trigger, now: float) -> None:
         """Take note of a change of state; act on it in `_work`."""
-        if old is AddressState.INVALID:
-            return
-        if entry.kind is AddressKind.LINK_LOCAL:
-            self._wake(now)
-            return
-        gone = entry.state in (AddressState.INVALID, AddressState.DUPLICATED)
-        if self.stock.moved(entry, trigger, now):
+        if entry.address in self._held:
+            if trigger in ENDINGS:
+                self._over(entry.address, trigger, now)
+        elif entry.kind is AddressKind.LINK_LOCAL or self.stock.moved(entry, trigger, now):
             self._wake(now)
         elif (moved := self._foreign.get(entry.address)) is not None:
-            if gone:
+            if trigger in ENDINGS:
                 del self._foreign[entry.address]
                 self.stock.held_on_link.discard(entry.address)
             moved(trigger, now)
-        elif gone and entry.address in self._held:
-            taken = self._held.pop(entry.address)
-            on_link = entry.address in self.stock.held_on_link
-            self.stock.held_on_link.discard(entry.address)
-            if trigger is Trigger.RELEASE:
-                self._releases += 1
-                weight = max(1 / self._releases, self.config.holding_weight)
-                self._holding = max(self._holding + (now - taken - self._holding) * weight, 1e-3)
-            elif trigger is Trigger.DAD_FAILED:
-                self.stock.claimed(now)
-            if on_link:  # there is room for another one; a dedicated prefix always has room
-                self._wake(now)
+
+    def _over(self, address: bytes, trigger: Trigger, now: float) -> None:
+        """The use of an address that was taken is over."""
+        taken = self._held.pop(address)
+        if trigger is Trigger.RELEASE:
+            self._releases += 1
+            weight = max(1 / self._releases, self.config.holding_weight)
+            self._holding = max(self._holding + (now - taken - self._holding) * weight, 1e-3)
+        elif trigger is Trigger.DAD_FAILED:
+            self.stock.claimed(now)
+        if address in self.stock.held_on_link:  # there is room for another one; a dedicated prefix always has room
+            self.stock.held_on_link.remove(address)
+            self._wake(now)
 
     def check(self) -> None:
         """Raise AssertionError where an invariant of the pool does not hold."""

@@ -83,6 +83,7 @@ class AddressSource:
         self._classes: dict[str, type[Generator]] = {}
         for epoch in self._epochs():
             self._classes[epoch.generator] = load_generator(epoch.generator)
+        self._invertible = self._classes[state.epoch.generator].invertible
 
     # -- drawing -----------------------------------------------------------------------------------
 
@@ -94,12 +95,13 @@ class AddressSource:
         """
         bits = min(128 - length, IDENTIFIER_BITS)
         self._begin()
+        state = self.state
         while True:
             ready = self._ready.get(bits) or self._refill(bits)
             address = self._place(prefix, length, ready.pop())
-            if address not in self.state.claimed:
-                if not self._classes[self.state.epoch.generator].invertible:
-                    self.state.claim(address)
+            if address not in state.claimed:
+                if not self._invertible:
+                    state.claim(address)
                 return address
 
     def draw_many(self, count: int, bits: int = IDENTIFIER_BITS) -> Words:
@@ -108,7 +110,7 @@ class AddressSource:
         Raises `GeneratorError` where the generator has no inverse: its identifiers are remembered one by one.
         """
         self._begin()
-        if not self._classes[self.state.epoch.generator].invertible:
+        if not self._invertible:
             raise GeneratorError(f"{self.state.epoch.generator} has no inverse: draw its addresses one at a time")
         drawn: list[Words] = []
         missing = count
@@ -165,7 +167,8 @@ class AddressSource:
         self.state.guard()
         if self._epoch != self.state.epoch.number:  # rekeyed: what was prepared belongs to the old epoch
             self._epoch = self.state.epoch.number
-            self._classes[self.state.epoch.generator] = load_generator(self.state.epoch.generator)
+            generator = self._classes[self.state.epoch.generator] = load_generator(self.state.epoch.generator)
+            self._invertible = generator.invertible
             self._ready.clear()
             self._leased.clear()
 
@@ -268,7 +271,9 @@ class AddressSource:
             )
 
     def _place(self, prefix: bytes, length: int, identifier: int) -> bytes:
-        if length >= IDENTIFIER_BITS:
+        if length == IDENTIFIER_BITS:
+            return prefix[:8] + identifier.to_bytes(8, "big")
+        if length > IDENTIFIER_BITS:
             host_bits = 128 - length
             network = int.from_bytes(prefix, "big") >> host_bits
             return (network << host_bits | identifier).to_bytes(16, "big")

@@ -137,7 +137,18 @@ class MemoryState:
         """Nothing to do."""
 
 
+_process = os.getpid()
+
+
+def _forked() -> None:
+    global _process
+    _process = os.getpid()
+
+
+os.register_at_fork(after_in_child=_forked)  # each address asks, and the system call is the larger part of drawing one
+
+
 def refuse_fork(process: int) -> None:
     """Raise `StateError` in a process that is not the one with this id: it has been forked off."""
-    if os.getpid() != process:
+    if _process != process:
         raise StateError("a forked process cannot go on with its parent's addresses; open a state of its own")

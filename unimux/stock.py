@@ -112,8 +112,10 @@ class Stock:
 
         On a shared link none before the link-local address stands: a reserved address is defended from there (UM-ADDR-5).
         """
-        defended = self.host.link_local is not None or self.host.properties.mac is None
-        return [p for p in self.host.prefix_list if p.preferred and (p.dedicated or (p.autonomous and defended))]
+        usable = [p for p in self.host.prefix_list if p.preferred and (p.dedicated or p.autonomous)]
+        if self.host.link_local is None and self.host.properties.mac is not None:
+            return [prefix for prefix in usable if prefix.dedicated]
+        return usable
 
     def shelf_of(self, prefix: Prefix) -> Shelf | None:
         """The shelf of a prefix; None before `sync` has made it."""

@@ -16,9 +16,9 @@ Invariants, checked by `AddressTable.check`:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from enum import Enum, StrEnum, auto
-from typing import Final, Protocol
+from typing import Final, Protocol, Self, TypeAlias
 
 from ..events import AddressChanged, EventStream
 from ..types import address_text
@@ -37,21 +37,25 @@ class AddressState(StrEnum):
 
 
 class AddressKind(StrEnum):
-    """What an address is for; only RESERVED ones change kind, when they are taken."""
+    """What an address is for; only RESERVED ones change kind, when they are taken.
 
-    LINK_LOCAL = "link-local"
-    STABLE = "stable"
-    RESERVED = "reserved"
-    EPHEMERAL = "ephemeral"
-    SERVICE = "service"
+    one_time: whether the address is released with its last user, and silent to strangers.
+    """
 
-    @property
-    def one_time(self) -> bool:
-        """Whether the address is released with its last user, and silent to strangers."""
-        return self in _ONE_TIME
+    one_time: bool
 
+    def __new__(cls, value: str, one_time: bool) -> Self:
+        """A member of this value; what asks for `one_time` asks for each packet, so it is kept beside."""
+        member = str.__new__(cls, value)
+        member._value_ = value
+        member.one_time = one_time
+        return member
 
-_ONE_TIME = frozenset({AddressKind.RESERVED, AddressKind.EPHEMERAL, AddressKind.SERVICE})
+    LINK_LOCAL = "link-local", False
+    STABLE = "stable", False
+    RESERVED = "reserved", True
+    EPHEMERAL = "ephemeral", True
+    SERVICE = "service", True
 
 
 class Trigger(Enum):
@@ -97,6 +101,11 @@ TRANSITIONS: dict[tuple[AddressState, Trigger], AddressState] = {
     (_S.DEPRECATED, Trigger.EXPIRE): _S.INVALID,
 }
 """Every move that exists; a test walks each (state, trigger) cell, and the docs' diagram is drawn from it."""
+
+BEGINNINGS: Final = frozenset(trigger for old, trigger in TRANSITIONS if old is _S.INVALID)
+"""What brings an address into the table."""
+ENDINGS: Final = frozenset(trigger for (_, trigger), new in TRANSITIONS.items() if new in (_S.INVALID, _S.DUPLICATED))
+"""What takes it out again, from whatever state."""
 
 
 class Answers:
@@ -235,19 +244,24 @@ class AddressEntry:
         return f"<{address_text(self.address)} {self.state} {self.kind} users={len(self.users)}>"
 
 
+Observer: TypeAlias = "Callable[[AddressEntry, AddressState, Trigger, float], None]"
+"""Called with an entry that has moved, the state it was in, why, and when."""
+
+
 class AddressTable:
     """All addresses of a node; the only writer of `AddressEntry.state`."""
 
     def __init__(self, events: EventStream) -> None:
         self._entries: dict[bytes, AddressEntry] = {}
         self._events = events
-        self._observers: list[Callable[[AddressEntry, AddressState, Trigger, float], None]] = []
+        self._observers: dict[Trigger, list[Observer]] = {trigger: [] for trigger in Trigger}
         self.get = self._entries.get
         """`get(address) -> AddressEntry | None`: the entry of an address of this node."""
 
-    def observe(self, observer: Callable[[AddressEntry, AddressState, Trigger, float], None]) -> None:
-        """Call `observer(entry, old_state, trigger, now)` after each transition (MLD joins, DAD, the promotion NA)."""
-        self._observers.append(observer)
+    def observe(self, observer: Observer, triggers: Iterable[Trigger] = Trigger) -> None:
+        """Call `observer(entry, old_state, trigger, now)` after each transition by one of `triggers` (MLD joins, DAD, PCBs)."""
+        for trigger in triggers:
+            self._observers[trigger].append(observer)
 
     def __iter__(self) -> Iterator[AddressEntry]:
         return iter(list(self._entries.values()))
@@ -363,7 +377,7 @@ class AddressTable:
             entry.kind = kind
         entry.state = new
         entry.answers = ANSWERS[new]
-        if new in (AddressState.INVALID, AddressState.DUPLICATED):
+        if trigger in ENDINGS:
             del self._entries[entry.address]
         if self._events.active:
             self._events.emit(
@@ -376,7 +390,7 @@ class AddressTable:
                     cause=cause,
                 )
             )
-        for observer in self._observers:
+        for observer in self._observers[trigger]:
             observer(entry, old, trigger, now)
 
     def check(self) -> None:

@@ -90,11 +90,12 @@ class DuplicateAddressDetection:
 
     def forget(self, entry: AddressEntry, now: float) -> None:
         """The address is gone; its test ends without a verdict."""
-        self._waiting.pop(entry.address, None)
+        waited = self._waiting.pop(entry.address, None)
         test = self._tests.pop(entry.address, None)
         if test is not None:
             test.timer.cancel()
-        self._schedule(now)
+        if test is not None or waited is not None:
+            self._schedule(now)
 
     def reset(self, now: float) -> None:
         """The link came up: past faults count no more (UM-ADDR-10)."""

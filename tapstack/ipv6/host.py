@@ -28,7 +28,7 @@ from ..link.base import LinkProperties
 from ..timers import TimerQueue
 from ..types import Frame, address, address_text, is_link_local, is_multicast, solicited_node
 from ..wire import icmpv6, ipv6, mld
-from .addresses import AddressEntry, AddressError, AddressKind, AddressState, Trigger
+from .addresses import BEGINNINGS, ENDINGS, AddressEntry, AddressError, AddressKind, AddressState, Trigger
 from .carriage import LinkCarriage
 from .config import HostConfig
 from .dad import DuplicateAddressDetection
@@ -111,7 +111,10 @@ class Host:
         self._join_rooms()
 
     def _join_rooms(self) -> None:
-        self.addresses.observe(self._address_changed)
+        self.addresses.observe(self._arrived, BEGINNINGS)
+        self.addresses.observe(self._taken, (Trigger.TAKE,))
+        self.addresses.observe(self._passed, (Trigger.DAD_PASSED,))
+        self.addresses.observe(self._gone, ENDINGS)
         self.icmp.handlers.update(self.discovery.handlers)
         self.icmp.handlers[icmpv6.Type.MLD_QUERY] = self._mld_query
         self.icmp.handlers[icmpv6.Type.MLD_REPORT_V1] = self._mld_report_v1
@@ -224,27 +227,9 @@ class Host:
         chosen = choose_source(candidates, dst)
         return chosen.address if chosen else None
 
-    def _address_changed(self, entry: AddressEntry, old: AddressState, trigger: Trigger, now: float) -> None:
-        """What follows from a change of state; see the table of transitions."""
-        gone = entry.state in (_S.INVALID, _S.DUPLICATED)
-        ordinary = not entry.kind.one_time
-        if old is _S.INVALID:
-            self._arrived(entry, trigger, now)
-        elif gone:
-            self._ordinary.pop(entry.address, None)
-            self._held.pop(entry.address, None)
-            self.dad.forget(entry, now)
-            self.carriage.forget(entry, now)
-            if entry.per_address_nd:
-                self.multicast.leave(solicited_node(entry.address), now, ordinary=ordinary)
-        if trigger is Trigger.TAKE and entry.per_address_nd:
-            self.discovery.announce(entry)
-        elif trigger is Trigger.DAD_PASSED:
-            self._passed(entry, old, now)
-        elif trigger is Trigger.DAD_FAILED and ordinary:
-            self._form_again(entry, now)
+    # What follows from a change of state; see the table of transitions.
 
-    def _arrived(self, entry: AddressEntry, trigger: Trigger, now: float) -> None:
+    def _arrived(self, entry: AddressEntry, old: AddressState, trigger: Trigger, now: float) -> None:
         if self.interface.mac is None:
             entry.per_address_nd = False
         ordinary = not entry.kind.one_time
@@ -259,7 +244,23 @@ class Host:
         if trigger is not Trigger.ADD and entry.per_address_nd and not is_link_local(entry.address):
             self.discovery.announce(entry)
 
-    def _passed(self, entry: AddressEntry, old: AddressState, now: float) -> None:
+    def _taken(self, entry: AddressEntry, old: AddressState, trigger: Trigger, now: float) -> None:
+        if entry.per_address_nd:
+            self.discovery.announce(entry)
+
+    def _gone(self, entry: AddressEntry, old: AddressState, trigger: Trigger, now: float) -> None:
+        ordinary = not entry.kind.one_time
+        if ordinary:
+            self._ordinary.pop(entry.address, None)
+        self._held.pop(entry.address, None)
+        self.dad.forget(entry, now)
+        self.carriage.forget(entry, now)
+        if entry.per_address_nd:
+            self.multicast.leave(solicited_node(entry.address), now, ordinary=ordinary)
+        if trigger is Trigger.DAD_FAILED and ordinary:
+            self._form_again(entry, now)
+
+    def _passed(self, entry: AddressEntry, old: AddressState, trigger: Trigger, now: float) -> None:
         """An ordinary or an optimistic address has passed DAD."""
         if entry.kind is AddressKind.LINK_LOCAL:
             self.interface.link_local = entry.address

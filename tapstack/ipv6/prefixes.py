@@ -38,6 +38,7 @@ class Prefix:
     """
 
     __slots__ = (
+        "_head",
         "_key",
         "_shift",
         "autonomous",
@@ -59,6 +60,7 @@ class Prefix:
         self._shift = 128 - length
         self._key = int.from_bytes(prefix, "big") >> self._shift
         self.prefix = (self._key << self._shift).to_bytes(16, "big")
+        self._head = self.prefix[: length // 8]
         self.length = length
         self.autonomous = False
         self.on_link = False
@@ -71,7 +73,9 @@ class Prefix:
         self.preferred_until = -math.inf
 
     def __contains__(self, address: bytes) -> bool:
-        return int.from_bytes(address, "big") >> self._shift == self._key
+        if not address.startswith(self._head):
+            return False
+        return not self._shift % 8 or int.from_bytes(address, "big") >> self._shift == self._key
 
     def __str__(self) -> str:
         return f"{address_text(self.prefix)}/{self.length}"

@@ -87,7 +87,7 @@ class Tcp:
         self._armed: dict[bytes, ArmedAddress] = {}
         self._armed_on: dict[bytes, list[ArmedAddress]] = {}
         self._wildcards: dict[int, Listener] = {}
-        host.addresses.observe(self._address_moved)
+        host.addresses.observe(self._address_gone, (Trigger.EXPIRE, Trigger.DAD_FAILED))
 
     # -- opens -----------------------------------------------------------------------------------
 
@@ -296,10 +296,8 @@ class Tcp:
         release(connection)
         self.host.addresses.drop(connection.entry, connection, now, cause)
 
-    def _address_moved(self, entry: AddressEntry, old: AddressState, trigger: Trigger, now: float) -> None:
+    def _address_gone(self, entry: AddressEntry, old: AddressState, trigger: Trigger, now: float) -> None:
         """The valid lifetime of an address is over, or an optimistic one is another's: whatever stood on it ends (UM-ADDR-11)."""
-        if trigger not in (Trigger.EXPIRE, Trigger.DAD_FAILED):
-            return
         for user in list(entry.users):
             if isinstance(user, Connection):
                 user.delete(

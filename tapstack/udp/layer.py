@@ -10,7 +10,7 @@ from collections import deque
 from random import Random
 
 from ..events import DropReason
-from ..ipv6.addresses import AddressEntry, AddressState, Trigger
+from ..ipv6.addresses import ENDINGS, AddressEntry, AddressState, Trigger
 from ..ipv6.host import Host
 from ..ipv6.packet import IcmpError, Packet
 from ..signals import Signal
@@ -38,7 +38,7 @@ class Udp:
         self._flows: dict[bytes, UdpFlow] = {}
         host.upper[ipv6.UDP] = self.input
         host.errors[ipv6.UDP] = self.error
-        host.addresses.observe(self._address_moved)
+        host.addresses.observe(self._address_gone, ENDINGS - {Trigger.RELEASE})
 
     def __len__(self) -> int:
         return len(self._flows)
@@ -90,12 +90,11 @@ class Udp:
         for flow in list(self._flows.values()):
             self.close_flow(flow, now, "the stack stops")
 
-    def _address_moved(self, entry: AddressEntry, old: AddressState, trigger: Trigger, now: float) -> None:
+    def _address_gone(self, entry: AddressEntry, old: AddressState, trigger: Trigger, now: float) -> None:
         """The address of a flow is gone: so is the flow (UM-ADDR-11)."""
-        if entry.state in (AddressState.INVALID, AddressState.DUPLICATED):
-            for user in list(entry.users):
-                if isinstance(user, UdpFlow):
-                    self.close_flow(user, now, f"the address is {entry.state}")
+        for user in list(entry.users):
+            if isinstance(user, UdpFlow):
+                self.close_flow(user, now, f"the address is {entry.state}")
 
     # -- in --------------------------------------------------------------------------------------
 

@@ -181,7 +181,7 @@ def test_a_forked_child_does_not_go_on_with_a_state_in_memory_either() -> None:
 def test_a_forked_child_is_refused(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     with machine.open() as state:
         with monkeypatch.context() as patch:
-            patch.setattr(os, "getpid", lambda: -1)
+            patch.setattr("unimux.state._process", -1)
             with pytest.raises(StateError, match="forked"):
                 state.lease("64", 1)
             with pytest.raises(StateError, match="forked"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from ipaddress import IPv6Network
 from pathlib import Path
 from random import Random
@@ -195,9 +194,8 @@ def test_serials_that_are_leased_end_with_the_state_and_are_not_a_forked_childs(
     state = Machine(tmp_path).open()
     issuer = TagIssuer(state, KEY, longest=600.0, wall=Clock())
     issuer.draw(PREFIX, 1, 1, 60.0)
-    here = os.getpid()
     with monkeypatch.context() as forked:
-        forked.setattr("os.getpid", lambda: here + 1)
+        forked.setattr("unimux.state._process", -1)
         with pytest.raises(StateError, match="forked"):
             issuer.draw(PREFIX, 1, 1, 60.0)
     state.close()
