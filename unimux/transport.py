@@ -10,7 +10,7 @@ A protocol that raises ends its own connection and no other: the loop's exceptio
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, cast
 
 from tapstack.driver import Driver
 from tapstack.tcp.connection import Connection, Signal
@@ -73,8 +73,7 @@ class SessionTransport(asyncio.Transport):
         self._protocol = protocol
 
     def get_protocol(self) -> asyncio.BaseProtocol:
-        assert self._protocol is not None
-        return self._protocol
+        return cast(asyncio.BaseProtocol, self._protocol)  # None after the end, as of asyncio's own transports
 
     def close(self) -> None:
         if self._closing or self._lost:
@@ -234,8 +233,9 @@ class SessionTransport(asyncio.Transport):
             self._deliver_all()
         self._lost = True
         self._connection.owner = None
-        if self._protocol is not None:
-            self._protocol.connection_lost(None if self._closing and not told else error)
+        protocol, self._protocol = self._protocol, None
+        if protocol is not None:
+            protocol.connection_lost(None if self._closing and not told else error)
         self._connection.receiver.read()  # nobody will: megabytes should not wait for the garbage collector
 
 

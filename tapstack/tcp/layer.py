@@ -82,6 +82,7 @@ class Tcp:
         self.next_id: Callable[[], int] = self._ids.__next__
         self._ports = EphemeralPorts(secret)
         self._dirty: list[Connection] = []
+        self._ended: list[Connection] = []
         self.reading = False
         self.held: list[Connection] = []
         self._armed: dict[bytes, ArmedAddress] = {}
@@ -265,6 +266,9 @@ class Tcp:
             dirty, self._dirty = self._dirty, []
             for connection in dirty:
                 connection.output(now)
+        for connection in self._ended:
+            connection.fall_apart()
+        self._ended.clear()
 
     # -- endings ---------------------------------------------------------------------------------
 
@@ -278,6 +282,7 @@ class Tcp:
             connection.key = b""
             connection.timers.retire()
             release(connection)
+            self._ended.append(connection)
             connection.state = TcpState.CLOSED  # the record is in TIME-WAIT now, this object is nothing any more
             self.host.addresses.drop(connection.entry, connection, now, "TIME-WAIT")
             connection.signal(Signal.CLOSED)
@@ -294,6 +299,7 @@ class Tcp:
             self.demux.remove(connection.key)
         connection.key = b""
         release(connection)
+        self._ended.append(connection)
         self.host.addresses.drop(connection.entry, connection, now, cause)
 
     def _address_gone(self, entry: AddressEntry, old: AddressState, trigger: Trigger, now: float) -> None:

@@ -104,6 +104,12 @@ class Sender(Flight):
         """Whether there is congestion control, because something was sent."""
         return True
 
+    def let_go(self) -> None:
+        """See `Connection.fall_apart`; nothing can be sent any more."""
+        if self.started:
+            self.recovery.let_go()
+        del self._outlet
+
     # -- the application's side ------------------------------------------------------------------
 
     @property

@@ -102,6 +102,10 @@ class ConnectionTimers:
             if timer is not None:
                 timer.retire()
 
+    def let_go(self) -> None:
+        """See `Connection.fall_apart`; no timer can be asked for any more."""
+        del self._connection
+
     # -- retransmission and persist --------------------------------------------------------------
 
     def restart_retransmit(self, now: float) -> None:

@@ -51,6 +51,10 @@ class Recovery(ABC):
         self.undone = 0
         self.probes = 0
 
+    def let_go(self) -> None:
+        """See `Connection.fall_apart`; what was counted can still be read."""
+        del self.sender
+
     @property
     def repairing(self) -> bool:
         """Whether losses are being repaired."""

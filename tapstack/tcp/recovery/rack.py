@@ -31,15 +31,13 @@ class Rack:
         "latest",
         "_persist",
         "_rtt_estimate",
-        "_sender",
         "multiplier",
         "reordering_seen",
         "rtt",
         "segs_sacked",
     )
 
-    def __init__(self, sender: Sender, rtt: RttEstimator) -> None:
-        self._sender = sender
+    def __init__(self, rtt: RttEstimator) -> None:
         self._rtt_estimate = rtt
         self.latest = (0, 0)
         self.rtt = 0.0
@@ -73,12 +71,12 @@ class Rack:
         if (newest.order, newest.end) > self.latest:
             self.latest = (newest.order, newest.end)
 
-    def adapt(self, duplicate: bool) -> None:
+    def adapt(self, sender: Sender, duplicate: bool) -> None:
         """Step 4: a D-SACK widens the window, once per round trip."""
-        if self._dsack_round is not None and self._sender.snd_una >= self._dsack_round:
+        if self._dsack_round is not None and sender.snd_una >= self._dsack_round:
             self._dsack_round = None
         if duplicate and self._dsack_round is None:
-            self._dsack_round = self._sender.snd_nxt
+            self._dsack_round = sender.snd_nxt
             self.multiplier += 1
             self._persist = _PERSIST
 
@@ -97,9 +95,8 @@ class Rack:
             return 0.0
         return min(self.multiplier * estimate.minimum_rtt / 4, estimate.srtt)
 
-    def detect(self, now: float, recovering: bool) -> float | None:
+    def detect(self, sender: Sender, now: float, recovering: bool) -> float | None:
         """Step 5: mark what is lost; returns when to look again, None when nothing waits for its time."""
-        sender = self._sender
         by_time = sender.by_time
         allowance = self.rtt + self.reordering_window(recovering)
         old = 0

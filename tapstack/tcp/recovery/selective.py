@@ -49,7 +49,7 @@ class SelectiveRecovery(Recovery):
 
     def __init__(self, sender: Sender, rtt: RttEstimator, timers: ConnectionTimers) -> None:
         super().__init__(sender, rtt, timers.recovery)
-        self.rack = Rack(sender, rtt)
+        self.rack = Rack(rtt)
         self._scoreboard = Scoreboard()
         self._prr = ProportionalRateReduction()
         self._frto = Frto()
@@ -89,7 +89,7 @@ class SelectiveRecovery(Recovery):
         if news.rtt is not None:
             self._probe_needs_sample = False
         self.rack.update(news, now)
-        self.rack.adapt(news.duplicate_sack)
+        self.rack.adapt(sender, news.duplicate_sack)
         self._probe_acknowledged(now)
         if self.repairing and self._undo.proven(news) and not self._more_to_repair():
             self.rack.reordering_seen = True
@@ -112,7 +112,7 @@ class SelectiveRecovery(Recovery):
         if news.rtt is not None:
             self._probe_needs_sample = False
         rack.update(news, now)
-        rack.adapt(False)
+        rack.adapt(sender, False)
         by_time = sender.by_time
         if by_time and by_time[0].order <= rack.latest[0]:
             self._detect(now, news.acked > 0)  # something that was sent later has arrived
@@ -125,7 +125,7 @@ class SelectiveRecovery(Recovery):
         """Mark what is lost, begin recovery if that is news, and meter it."""
         sender = self.sender
         losses = self.losses
-        again = self.rack.detect(now, self.phase is not Phase.OPEN)
+        again = self.rack.detect(sender, now, self.phase is not Phase.OPEN)
         if self.phase is Phase.OPEN and sender.lost and self.losses > losses:
             self._enter(now)
         if self.phase is Phase.RECOVERY and not sender.congestion.sets_own_window:
