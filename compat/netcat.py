@@ -182,10 +182,10 @@ def connect(
     state: StateOption = None,
     events: EventsOption = None,
     json: JsonOption = False,
-) -> None:
+) -> int:
     """Connect from a one-time address; standard input goes out, what comes back goes to standard output.
 
-    Exit status: 0 both streams ended in order, 1 the session was reset, 4 it did not come about.
+    Exit status: 0 both streams ended in order, 1 the session was reset, 4 it did not come about, 130 interrupted.
     """
     attachment = node_settings(bridge=bridge, prefix=prefix, netns=netns, state=state, events=events)
     shared = None
@@ -212,7 +212,7 @@ def connect(
         writer = asyncio.StreamWriter(transport, protocol, reader, asyncio.get_running_loop())
         _tell(await converse(reader, writer, Standard(), node.now), json, verbose)
 
-    run_node(attachment, work)
+    return run_node(attachment, work)
 
 
 def _shared(
@@ -262,10 +262,10 @@ def listen(
     state: StateOption = None,
     events: EventsOption = None,
     json: JsonOption = False,
-) -> None:
+) -> int:
     """Take one session on a fresh SSA, whose token is printed on standard error, and carry it as `connect` does.
 
-    Exit status: 0 both streams ended in order, 1 the session was reset, 4 nobody came.
+    Exit status: 0 both streams ended in order, 1 the session was reset, 4 nobody came, 130 interrupted.
     """
     attachment = node_settings(bridge=bridge, prefix=prefix, netns=netns, state=state, events=events)
     check_name(service)
@@ -296,4 +296,4 @@ def listen(
             server.close()
         _tell(await converse(reader, writer, Standard(), node.now), json, verbose)
 
-    run_node(attachment, work)
+    return run_node(attachment, work)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json as json_format
-import os
 import re
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
@@ -97,11 +96,10 @@ def run(
     flags = {"user": user, "count": count, "sessions": sessions, "lifetime": lifetime}
     settings = Configuration.here().table("run", RunSettings, flags).value
     attachment = node_settings(bridge=bridge, prefix=prefix, netns=netns, state=state, events=events)
-    status = os.EX_SOFTWARE
+    status = 0
 
     async def work(node: Node) -> None:
         nonlocal status
         status = await run_here(node, program, attachment, settings, json=json)
 
-    run_node(attachment, work)
-    return status
+    return run_node(attachment, work) or status  # a signal before the program ran; later they are the program's

@@ -38,15 +38,25 @@ def node_settings(**flags: Any) -> NodeSettings:
     return Configuration.here().table("node", NodeSettings, flags).value
 
 
-def run_node(settings: NodeSettings, work: Callable[[Node], Awaitable[None]]) -> None:
-    """Attach a node, do `work` with it, and undo everything; SIGINT and SIGTERM end it in order."""
+def run_node(settings: NodeSettings, work: Callable[[Node], Awaitable[None]]) -> int:
+    """Attach a node, do `work` with it, and undo everything; SIGINT and SIGTERM end it in order.
+
+    0 where the work was done, 128 and the signal's number where that came first: a status for a command that has work to end.
+    """
+    status = 0
 
     async def main() -> None:
         task = asyncio.current_task()
         assert task is not None
+
+        def end(number: signal.Signals) -> None:
+            nonlocal status
+            status = 128 + number
+            task.cancel()
+
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, task.cancel)
+            loop.add_signal_handler(number, end, number)
         with suppress(asyncio.CancelledError):
             async with attached_node(settings) as node, asyncio.TaskGroup() as group:
                 watching = group.create_task(node.failed())
@@ -58,6 +68,7 @@ def run_node(settings: NodeSettings, work: Callable[[Node], Awaitable[None]]) ->
         asyncio.run(main())
     except* Exception as failed:  # of the link as of the work: a sentence is told for what went wrong first
         raise failed.exceptions[0] from failed.exceptions[0].__cause__
+    return status
 
 
 def up(

@@ -289,7 +289,10 @@ class Node:
                 except errors.ConnectError as error:
                     failure = error
         assert failure is not None
-        raise failure
+        try:
+            raise failure
+        finally:
+            failure = None  # or its traceback and this frame would keep each other, and the connection that failed
 
     def _not_carried(self, entry: AddressEntry, now: float) -> None:
         """The link refuses an address in use: whoever has heard nothing on it gives it up."""
@@ -371,6 +374,8 @@ class Node:
             connection.abort(self.now(), "connect cancelled" if cancelled else "connect failed")
             self.driver.kick()
             raise
+        finally:
+            failure = None  # as in `connect`
         return connection
 
     async def create_connection(

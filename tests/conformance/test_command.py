@@ -152,7 +152,7 @@ def test_a_run_leaves_the_table_the_captures_and_the_report(tmp_path: Path) -> N
     for path in ROOT.iterdir():
         if not path.name.startswith(".") and path.name not in ("out", "build", "dist"):
             (copy / path.name).symlink_to(path)
-    command = [sys.executable, "-m", "unimux.cli.main", "conformance", "--id", "UM-PORT-12", "--json"]
+    command = [sys.executable, "-m", "unimux", "conformance", "--id", "UM-PORT-12", "--json"]
     command += ["--report", str(tmp_path / "report"), "--junit", str(tmp_path / "junit.xml")]
     environment = {**os.environ, "PYTHONPATH": str(copy)}
     done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, timeout=220, check=False)

@@ -144,7 +144,7 @@ async def front_end(site: Site) -> AsyncIterator[Process]:
         "UNIMUX_NODE_POOL_PACE": "0.01",
     }
     events = site.folder / "events.jsonl"
-    argv = (sys.executable, "-m", "unimux.cli.main", "socks", "--json", "--bridge", site.top.client_bridge.name)
+    argv = (sys.executable, "-m", "unimux", "socks", "--json", "--bridge", site.top.client_bridge.name)
     log = site.folder / "socks.log"
     with log.open("wb") as errors:
         async with run_in(

@@ -11,7 +11,7 @@ import pytest
 
 from compat.kernel import Interface, KernelUnavailable, Namespace, capabilities, namespace, route
 
-COMMAND = (sys.executable, "-m", "unimux.cli.main")
+COMMAND = (sys.executable, "-m", "unimux")
 PREFIX = "2001:db8:77::/64"
 FRONT_ENDS = {
     "up": ("up",),

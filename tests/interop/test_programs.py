@@ -248,7 +248,7 @@ def test_a_browser_and_fifty_resources(place: Site) -> None:
 def test_top_sees_the_running_node(place: Site) -> None:
     async def body() -> None:
         assert place.socks is not None
-        top = (sys.executable, "-m", "unimux.cli.main", "top", str(place.socks.pid))
+        top = (sys.executable, "-m", "unimux", "top", str(place.socks.pid))
         for _ in range(20):  # the program before may have emptied the pool; it is filled again within a second or two
             told = await place.program(*top, "--json")
             assert told.code == 0, told.stderr

@@ -96,7 +96,7 @@ class Run:
 @asynccontextmanager
 async def run(place: Site, *argv: str, options: tuple[str, ...] = (), **environment: str) -> AsyncIterator[Run]:
     """`unimux run` in the client's namespace, bridged."""
-    command = (sys.executable, "-m", "unimux.cli.main", "run", "--json", "--bridge", place.top.client_bridge.name)
+    command = (sys.executable, "-m", "unimux", "run", "--json", "--bridge", place.top.client_bridge.name)
     env = {**SETTINGS, "HOME": str(place.folder), "LC_ALL": "C.UTF-8", **environment}
     async with run_in(
         place.top.client, (*command, *options, "--", *argv), stdout=PIPE, stderr=PIPE, env=env, cwd=place.folder

@@ -85,12 +85,12 @@ async def terminal(place: Site) -> AsyncIterator[Terminal]:
             there = Terminal(master)
             there.resize(33, 101)
             bridge = place.top.client_bridge.name
-            there.type(f'u() {{ {sys.executable} -m unimux.cli.main run --bridge {bridge} -- "$@"; }}; echo it-\\is\n')
+            there.type(f'u() {{ {sys.executable} -m unimux run --bridge {bridge} -- "$@"; }}; echo it-\\is\n')
             await there.until("it-is")
             there.shell = os.tcgetpgrp(master)
             yield there
-            asyncio.get_running_loop().remove_reader(master)
     finally:
+        asyncio.get_running_loop().remove_reader(master)  # or the next terminal, with the same number, were never read
         os.close(slave)
         os.close(master)
 
@@ -106,6 +106,8 @@ echo read"y"
 while :; do sleep 0.02; done
 """
     )
+
+    nap = f"1000.{os.getpid()}"  # nobody else's
 
     async def body() -> None:
         async with terminal(place) as there:
@@ -125,8 +127,8 @@ while :; do sleep 0.02; done
             await there.until("told")
             there.type("echo status=$?\n")
             await there.until("status=9")
-            there.type("u sleep 1000\n")
-            await _started("sleep", "1000")
+            there.type(f"u sleep {nap}\n")
+            await _started("sleep", nap)
             there.type("\x03")
             there.type("echo status=$?\n")
             await there.until("status=130")
@@ -177,7 +179,7 @@ def test_names_on_a_machine_without_a_resolver_of_its_own(place: Site) -> None:
         (etc / name).write_bytes(Path("/etc", name).read_bytes())
 
     async def body() -> None:
-        inner = (sys.executable, "-m", "unimux.cli.main", "run", "--bridge", place.top.client_bridge.name, "--")
+        inner = (sys.executable, "-m", "unimux", "run", "--bridge", place.top.client_bridge.name, "--")
         fetch = ("curl", "-q", "-sS", "-f", "-o", str(place.folder / "got"), f"http://{NAME}/file")
         script = f'mount --bind {etc} /etc && exec "$@"'
         done = await place.program("unshare", "--mount", "sh", "-c", script, "sh", *inner, *fetch, env=SETTINGS)

@@ -28,7 +28,7 @@ PREFIX = "2001:db8:77::/64"
 async def command(*arguments: str) -> AsyncIterator[tuple[Process, str]]:
     """`unimux socks` until the block ends; yields the process and host:port of the front end."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "unimux.cli.main", "socks", "--port", "0", "--json", *arguments),
+        *(sys.executable, "-m", "unimux", "socks", "--port", "0", "--json", *arguments),
         stdout=PIPE,
         stderr=PIPE,
     )
@@ -103,7 +103,7 @@ def test_a_port_that_is_taken_is_one_sentence() -> None:
     async def body(space: Namespace) -> None:
         with socket.create_server(("127.0.0.1", 0)) as taken:
             process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "unimux.cli.main", "socks"),
+                *(sys.executable, "-m", "unimux", "socks"),
                 *("--netns", space.name, "--prefix", PREFIX, "--port", str(taken.getsockname()[1])),
                 stdout=PIPE,
                 stderr=PIPE,

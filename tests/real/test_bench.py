@@ -24,7 +24,7 @@ ZERO = {"MiB", "% of a core", "ms", ""}
 
 
 def smoke(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "unimux.cli.main", "bench", "--smoke", *arguments]
+    command = [sys.executable, "-m", "unimux", "bench", "--smoke", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
 
 

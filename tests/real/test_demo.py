@@ -18,7 +18,7 @@ PROGRAMS = ("dumpcap", "nginx", "radvd", "curl", "tshark")
 
 
 def demo(folder: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "unimux.cli.main", "demo", "--json", "--out", str(folder)]
+    command = [sys.executable, "-m", "unimux", "demo", "--json", "--out", str(folder)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 

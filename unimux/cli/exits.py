@@ -8,7 +8,7 @@
 | 3      | this machine lacks something: root, a device, a kernel feature, a program, a part of unimux                  |
 | 4      | the network: refused, unreachable, no answer in time, no such name, no address ready                         |
 | 70     | a fault of unimux itself; `--debug` shows where                                                              |
-| 130    | interrupted from the keyboard                                                                                |
+| 130    | interrupted from the keyboard before the work was done; 128 + N by signal N                                  |
 
 Errors are types.  One that this project defines carries the sentence as its text (`unimux.errors`) and is shown as
 it is; a type may name its own status in a class attribute `exit_code`.  Anything else that reaches the top is status 70.

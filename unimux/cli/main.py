@@ -7,7 +7,6 @@ Sub-commands come from `unimux.cli.plugins`; exit statuses are listed in `unimux
 from __future__ import annotations
 
 import os
-import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -95,12 +94,3 @@ def run(arguments: Sequence[str]) -> int:
     except (Exception, KeyboardInterrupt) as error:
         return tell(error)
     return result if isinstance(result, int) else ExitCode.DONE
-
-
-def main() -> None:
-    """The console script."""
-    sys.exit(run(sys.argv[1:]))
-
-
-if __name__ == "__main__":
-    main()

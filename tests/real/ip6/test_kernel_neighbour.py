@@ -26,6 +26,8 @@ NUD_REACHABLE = 0x02
 IFA_F_DADFAILED = 0x08
 IFA_F_TENTATIVE = 0x40
 REPLY = bytes([129])
+_TABLE_PATIENCE = 60.0
+"""Seconds to wait for room in the neighbour table."""
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["plain", "offload"])
@@ -47,22 +49,24 @@ async def echo(net: Lan, dst: str, data: bytes, timeout: float = 5.0) -> bytes |
     """Ping from the kernel; the data that came back, None for silence.
 
     An earlier request may have waited in the kernel for resolution; its answer is not this one's.  A kernel whose neighbour
-    table is full sends nothing (EINVAL); the table is the whole machine's, and anything on it may have filled it.
+    table is full sends nothing (EINVAL); the table is the whole machine's, and anything on it may have filled it, so the
+    time-out begins when the request has left.
     """
     loop = asyncio.get_running_loop()
     dst = address_text(address(dst))  # as the kernel writes it
     with icmp_socket(net) as ping:
         request = bytes(ICMPv6EchoRequest(id=9, seq=1, data=data))
+        async with asyncio.timeout(_TABLE_PATIENCE):
+            while True:
+                try:
+                    await loop.sock_sendto(ping, request, (dst, 0))
+                    break
+                except OSError as error:
+                    if error.errno != errno.EINVAL:
+                        raise
+                    await asyncio.sleep(0.1)
         try:
             async with asyncio.timeout(timeout):
-                while True:
-                    try:
-                        await loop.sock_sendto(ping, request, (dst, 0))
-                        break
-                    except OSError as error:
-                        if error.errno != errno.EINVAL:
-                            raise
-                        await asyncio.sleep(0.1)
                 while True:
                     answer, sender = await loop.sock_recvfrom(ping, 65536)
                     if answer[:1] == REPLY and sender[0].partition("%")[0] == dst and answer[8:] == data:

@@ -77,7 +77,7 @@ class Place:
         argv: tuple[str, ...] = (
             sys.executable,
             "-m",
-            "unimux.cli.main",
+            "unimux",
             "publish",
             service,
             "--to",

@@ -19,7 +19,7 @@ from compat.kernel import topology
 from compat.programs import complete_in, run_in, web_server
 from tests.real.publish.place import PROGRAMS, Place, place, radvd
 
-COMMAND = (sys.executable, "-m", "unimux.cli.main")
+COMMAND = (sys.executable, "-m", "unimux")
 ASK = 'printf "GET /file HTTP/1.0\\r\\n\\r\\n" | "$@"'
 AGENT = """
 import sys

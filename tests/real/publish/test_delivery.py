@@ -22,7 +22,7 @@ from tests.real.publish.place import PROGRAMS, READY, Place, daemon, place, radv
 BODY = random.Random(9).randbytes(50_000)
 ZONE = "shop.example"
 NS = "2001:db8:2::53"
-COMMAND = (sys.executable, "-m", "unimux.cli.main")
+COMMAND = (sys.executable, "-m", "unimux")
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.abc import MetaPathFinder
 from importlib.metadata import EntryPoint, version
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import typer
 from typer.main import get_command
 
 from unimux import errors
+from unimux.__main__ import main
 from unimux.cli import plugins
 from unimux.cli.exits import ExitCode, sentence, status
 from unimux.cli.main import app, run
@@ -175,6 +177,22 @@ def test_interrupt_ends_with_130(register: Register, capsys: pytest.CaptureFixtu
     register("wait", "def command(): raise KeyboardInterrupt\n")
     assert run(["wait"]) == ExitCode.INTERRUPTED
     assert "Traceback" not in capsys.readouterr().err
+
+
+def test_who_interrupts_while_the_command_line_is_loading_sees_no_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Impatient(MetaPathFinder):
+        def find_spec(self, name: str, path: object, target: object = None) -> None:
+            if name == "unimux.cli.main":
+                raise KeyboardInterrupt
+
+    monkeypatch.delitem(sys.modules, "unimux.cli.main")
+    monkeypatch.setattr(sys, "meta_path", [Impatient(), *sys.meta_path])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == ExitCode.INTERRUPTED
+    assert capsys.readouterr() == ("", "unimux: Interrupted.\n")
 
 
 @pytest.mark.parametrize(

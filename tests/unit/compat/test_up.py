@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 
 import pytest
 import typer
@@ -18,6 +21,7 @@ from compat.up import tell_events
 from tapstack.ipv6.addresses import AddressKind
 from tests.unit.unimux.lan import lan
 from tests.unit.unimux.test_failing_applications import handled
+from unimux.cli import main
 from unimux.node import Node
 
 
@@ -129,3 +133,23 @@ class NoSocket:
     async def __aenter__(self) -> None: ...
 
     async def __aexit__(self, *_: object) -> None: ...
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["run", "--", "true"], ["connect", "2001:db8::1", "80"], ["listen", "files"]],
+    ids=lambda command: command[0],
+)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_before_there_is_a_node_ends_a_command_with_its_number(
+    command: list[str], number: signal.Signals, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    @asynccontextmanager
+    async def never(settings: NodeSettings) -> AsyncIterator[Node]:
+        os.kill(os.getpid(), number)
+        await asyncio.Event().wait()
+        yield Node.__new__(Node)
+
+    monkeypatch.setattr("compat.up.attached_node", never)
+    assert main.run(command) == 128 + number
+    assert capfd.readouterr() == ("", "")

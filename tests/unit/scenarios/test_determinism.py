@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-RUN = "from unimux.cli.main import main; main()"
+RUN = "from unimux.__main__ import main; main()"
 
 
 def run(name: str, folder: Path, *, hash_seed: int, seed: int = 1) -> dict[str, str]:

@@ -196,7 +196,7 @@ def test_an_interrupted_run_keeps_what_it_has_measured(tmp_path: Path) -> None:
         sys.executable,
         "-u",
         "-m",
-        "unimux.cli.main",
+        "unimux",
         "scenario",
         "run",
         str(script),
@@ -238,7 +238,7 @@ def test_a_sweep_shows_its_rate_and_the_time_left(tmp_path: Path) -> None:
     command = [
         sys.executable,
         "-m",
-        "unimux.cli.main",
+        "unimux",
         "scenario",
         "run",
         "hello",
@@ -269,7 +269,7 @@ def test_an_interrupt_keeps_what_is_done(tmp_path: Path) -> None:
     command = [
         sys.executable,
         "-m",
-        "unimux.cli.main",
+        "unimux",
         "scenario",
         "run",
         "hello",

@@ -107,7 +107,7 @@ def test_a_metric_and_a_parameter_of_one_name_are_two_columns(tmp_path: Path) ->
 def test_who_interrupts_twice_need_not_wait_for_a_run_and_keeps_the_rows(tmp_path: Path) -> None:
     (tmp_path / "accident.py").write_text(SCRIPT)
     journal = tmp_path / "out" / "journal.jsonl"
-    command = [sys.executable, "-m", "unimux.cli.main", "scenario", "run", str(tmp_path / "accident.py")]
+    command = [sys.executable, "-m", "unimux", "scenario", "run", str(tmp_path / "accident.py")]
     command += ["--sweep", "x=1,11,2", "--jobs", "1", "--out", str(tmp_path / "out")]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)
     deadline = time.monotonic() + 60

@@ -87,7 +87,7 @@ def test_the_example_agent_sets_the_address_of_a_connection_and_of_a_service(tmp
     async def main() -> None:
         async with (
             stage(path) as (alice, bob, agents),
-            process("-m", "unimux.cli.main", "das-agent", str(path)) as running,
+            process("-m", "unimux", "das-agent", str(path)) as running,
         ):
             await until(lambda: agents.agents == 1)
             ssa = await bob.listen(Hello).issue()
@@ -214,7 +214,7 @@ def test_what_is_wanted_before_there_is_a_prefix_is_answered_when_there_is_one(t
             link = net.switch.connect(bytes([2, 0, 0, 0, 0, 77]))
             async with Node(link) as early, AgentSocket(early, path) as agents:
                 connecting = asyncio.create_task(fetch(early, ssa.address, timeout=20))
-                async with process("-m", "unimux.cli.main", "das-agent", str(path)) as running:
+                async with process("-m", "unimux", "das-agent", str(path)) as running:
                     assert running.stdout is not None
                     assert await running.stdout.readline() == b"agent for the prefixes (none yet)\n"
                     await until(lambda: len(agents.das.needs) == 1)
