@@ -205,6 +205,6 @@ MUTATIONS = (
         "a connection survives the end of its address's valid lifetime",
         ("UM-ADDR-11",),
         ("tests/unit/tcp", "tests/unit/unimux/test_node.py", "tests/unit/udp", "tests/unit/um"),
-        (Edit("tapstack.tcp.layer:Tcp._address_moved", "for user in list(entry.users):", "for user in ():"),),
+        (Edit("tapstack.tcp.layer:Tcp._address_gone", "for user in list(entry.users):", "for user in ():"),),
     ),
 )
