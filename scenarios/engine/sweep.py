@@ -12,6 +12,7 @@ import importlib
 import itertools
 import json
 import multiprocessing
+import multiprocessing.connection
 import os
 import signal
 import threading
@@ -19,8 +20,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from unimux.errors import UnimuxError
 
@@ -194,13 +196,24 @@ def processes(count: int) -> Iterator[Executor]:
     try:
         yield executor
     finally:
+        # A `shutdown` that waits must not be interrupted: Python 3.11 takes the executor's thread for ended then, and closes
+        # what it still reads from.
+        executor.shutdown(wait=False, cancel_futures=True)
+        at_work = multiprocessing.active_children()
         try:
-            executor.shutdown(wait=True, cancel_futures=True)
+            _await_end(at_work)
         except KeyboardInterrupt:
-            for process in multiprocessing.active_children():
+            for process in at_work:
                 process.terminate()
             with unheard():
-                executor.shutdown(wait=True)
+                _await_end(at_work)
+
+
+def _await_end(processes: Sequence[BaseProcess]) -> None:
+    """Wait until all have ended, without taking their statuses from whoever else waits."""
+    left = {process.sentinel for process in processes}
+    while left:
+        left.difference_update(cast(list[int], multiprocessing.connection.wait(left)))
 
 
 @contextmanager
