@@ -33,7 +33,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from scenarios.witness.pcapng import CaptureError, file_comment
-from scenarios.witness.tshark import TsharkError, quiet_profile
+from scenarios.witness.tshark import OTHER_ZERO, TsharkError, quiet_profile
 
 from .causes import Segment, beyond_windows, cause, in_order, unacknowledged
 
@@ -93,8 +93,6 @@ _FACTS = re.compile(
 """Expert remarks that object to nothing; among the notes that come with `tcp.analysis` they would be counted too."""
 _GRAVE = re.compile(r"[Cc]hecksum|[Mm]alformed")
 _CHECKSUM = re.compile(r"[Cc]hecksum")
-_OTHER_ZERO = re.compile(r"TCP Checksum 0xffff instead of 0x0000")
-"""Both are zero in ones' complement; Linux writes this one where it computes a checksum without the device's help."""
 _ELSEWHERE = re.compile(r"made by the test elsewhere: (\S+) and (\S+)")
 """Stands in the comment of a file: the test made segments between these two addresses, at another place than this capture's."""
 
@@ -343,7 +341,7 @@ class _File:
             return "made by the test"
         if row.quotes:
             return "said of the packet that this error quotes"
-        if _OTHER_ZERO.search(message):
+        if OTHER_ZERO.search(message):
             return "zero in its other form, as kernels write it"
         if _GRAVE.search(message):
             left = row.is_tcp and _CHECKSUM.search(message)

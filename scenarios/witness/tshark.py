@@ -62,6 +62,8 @@ _TIMEOUT = 600.0
 _FLOW_CONTROL = re.compile(
     r"[Ww]indow (is|specified by the receiver is now) (completely )?full|ZeroWindow|TCP [Zz]ero ?[Ww]indow"
 )
+OTHER_ZERO = re.compile(r"TCP Checksum 0xffff instead of 0x0000")
+"""Both are zero in ones' complement; Linux writes this one where it computes a checksum without the device's help."""
 _CHECKSUM = re.compile(r"[Bb]ad checksum|Checksum.*incorrect|checksum is bad|Bad \[should be")
 _ANALYSIS = re.compile(
     r"wasn't captured|not captured|[Oo]ut-[Oo]f-[Oo]rder|ACKed segment|[Rr]etransmission|Connection finish|D-SACK"
@@ -201,7 +203,7 @@ def _remark(line: str) -> Remark:
         else tuple(
             (int(t, 0), g) for t, g in zip(types.split(_BETWEEN), groups.split(_BETWEEN), strict=False) if t and g
         ),
-        (icmp or tcp or udp) == "0",
+        (icmp or tcp or udp) == "0" and not any(map(OTHER_ZERO.search, grave)),
         quotes,
     )
 
@@ -268,6 +270,8 @@ class _Excuses:
         pair = frozenset((remark.src, remark.dst))
         if remark.quotes:
             return "said of the packet that an ICMPv6 error quotes"
+        if OTHER_ZERO.search(message):
+            return "zero in its other form, as kernels write it"
         if _CHECKSUM.search(message) and not capture.offload_free:
             return "checksum left to the offload of this link"
         if _FLOW_CONTROL.search(message):

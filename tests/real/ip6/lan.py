@@ -125,9 +125,7 @@ def lan(*, offload: bool = False, snooping: bool = False, by_hand: bool = True, 
         stack = AsyncExitStack()
         legacy = stack.enter_context(kernel.namespace("ip6-legacy"))
         middle = stack.enter_context(kernel.namespace("ip6-lan"))
-        if (
-            not snooping
-        ):  # a switch is no host, whose kernel would learn of each router in a flood of them
+        if not snooping:  # a switch is no host, whose kernel would learn of each router in a flood of them
             kernel.set_sysctl(middle, "ipv6/conf/default/disable_ipv6", 1)
         bridge = stack.enter_context(kernel.bridge(middle, "br-ip6", multicast_snooping=snooping))
         macs = KERNEL_MAC, KERNEL_MAC[:5] + b"\x02"

@@ -45,6 +45,21 @@ def test_a_wrong_checksum_is_unexplained_without_offload_and_explained_with_it(t
     assert "left to the offload" in excused.sentence
 
 
+def with_zero_in_its_other_form(packet) -> None:  # type: ignore[no-untyped-def]
+    segment = packet["TCP"]
+    del segment.chksum
+    segment.urgptr = IPv6(bytes(packet[IPv6]))["TCP"].chksum  # which makes the sum zero, and says nothing without URG
+    segment.chksum = 0xFFFF
+
+
+def test_zero_in_its_other_form_is_no_wrong_checksum(tmp_path: Path) -> None:
+    lan, far = good()
+    findings = opinions(tmp_path, lan.changed("request:ea", with_zero_in_its_other_form), far)
+    assert findings["second-opinion"].verdict is Verdict.PASSED, findings["second-opinion"]
+    assert "zero in its other form" in findings["second-opinion"].sentence
+    assert findings["dissectors-agree"].verdict is Verdict.PASSED
+
+
 def test_a_segment_never_captured_is_unexplained(tmp_path: Path) -> None:
     lan, far = good()
     finding = opinions(tmp_path, lan.without("reply0:ea"), far)["second-opinion"]
