@@ -43,15 +43,16 @@ def run_node(settings: NodeSettings, work: Callable[[Node], Awaitable[None]]) ->
 
     0 where the work was done, 128 and the signal's number where that came first: a status for a command that has work to end.
     """
-    status = 0
+    status, done = 0, False
 
     async def main() -> None:
+        nonlocal done
         task = asyncio.current_task()
         assert task is not None
 
         def end(number: signal.Signals) -> None:
             nonlocal status
-            status = 128 + number
+            status = 0 if done else 128 + number
             task.cancel()
 
         loop = asyncio.get_running_loop()
@@ -62,6 +63,7 @@ def run_node(settings: NodeSettings, work: Callable[[Node], Awaitable[None]]) ->
                 watching = group.create_task(node.failed())
                 with settled():
                     await work(node)
+                    done = True
                 watching.cancel()
 
     try:

@@ -400,23 +400,36 @@ async def obtain(
 
 
 class _Answer:
-    """The `Done` of one want.  The future is made when there is something to wait for, which is rare."""
+    """The `Done` of one want.  The future is made when there is something to wait for, which is rare.
 
-    __slots__ = ("_addresses", "future")
+    What comes before that, as from a `DasRequired.on_need` that gives up at once, is kept for it.
+    """
+
+    __slots__ = ("_addresses", "_early", "_future")
 
     def __init__(self, addresses: AddressTable) -> None:
         self._addresses = addresses
-        self.future: asyncio.Future[AddressEntry] | None = None
+        self._future: asyncio.Future[AddressEntry] | None = None
+        self._early: tuple[Outcome, float] | None = None
+
+    def wait(self) -> asyncio.Future[AddressEntry]:
+        """What to wait for; to be called once."""
+        future: asyncio.Future[AddressEntry] = asyncio.get_running_loop().create_future()
+        self._future = future
+        if self._early is not None:
+            self(*self._early)
+        return future
 
     def __call__(self, outcome: Outcome, at: float) -> None:
-        assert self.future is not None, "a policy answers later, not from within `ask`"
-        if self.future.done():
+        if self._future is None:
+            self._early = outcome, at
+        elif self._future.done():
             if isinstance(outcome, AddressEntry):
                 self.give_back(outcome, at)
         elif isinstance(outcome, AddressEntry):
-            self.future.set_result(outcome)
+            self._future.set_result(outcome)
         else:
-            self.future.set_exception(outcome)
+            self._future.set_exception(outcome)
 
     def give_back(self, entry: AddressEntry, at: float) -> None:
         """Nobody waits for the entry any more."""
@@ -431,8 +444,7 @@ async def _obtain_once(
     begun = policy.ask(want, now(), answer)
     if isinstance(begun, AddressEntry):
         return begun
-    future: asyncio.Future[AddressEntry] = asyncio.get_running_loop().create_future()
-    answer.future = future
+    future = answer.wait()
     kick()
     try:
         return await future

@@ -270,29 +270,29 @@ class Node:
         deadline = clock() + timeout
         failure: Exception | None = None
         remotes = await self.resolve(host, timeout=timeout)
-        for index, remote in enumerate(remotes):
-            now = clock()
-            until = now + max((deadline - now) / (len(remotes) - index), 0.0)
-            again = True
-            while again:
-                again = False
-                try:
-                    entry = await self._address_for(remote, max(until - clock(), 0.0), session, das, purpose)
-                    return await self._connect_from(
-                        entry, str(host), remote, port, options, until, timeout, established
-                    )
-                except errors.AddressNotCarried as error:  # another address may be (UM-ADDR-12)
-                    failure = error
-                    again = session is None and clock() < until
-                except errors.ConnectTimeout as error:
-                    failure = failure if isinstance(failure, errors.AddressNotCarried) else error
-                except errors.ConnectError as error:
-                    failure = error
-        assert failure is not None
         try:
+            for index, remote in enumerate(remotes):
+                now = clock()
+                until = now + max((deadline - now) / (len(remotes) - index), 0.0)
+                again = True
+                while again:
+                    again = False
+                    try:
+                        entry = await self._address_for(remote, max(until - clock(), 0.0), session, das, purpose)
+                        return await self._connect_from(
+                            entry, str(host), remote, port, options, until, timeout, established
+                        )
+                    except errors.AddressNotCarried as error:  # another address may be (UM-ADDR-12)
+                        failure = error
+                        again = session is None and clock() < until
+                    except errors.ConnectTimeout as error:
+                        failure = failure if isinstance(failure, errors.AddressNotCarried) else error
+                    except errors.ConnectError as error:
+                        failure = error
+            assert failure is not None
             raise failure
         finally:
-            failure = None  # or its traceback and this frame would keep each other, and the connection that failed
+            failure = None  # or its traceback and this frame would keep each other, and the connections
 
     def _not_carried(self, entry: AddressEntry, now: float) -> None:
         """The link refuses an address in use: whoever has heard nothing on it gives it up."""

@@ -114,6 +114,7 @@ class Server:
                 f"A lease needs mode L2: {self._listener.options.mode} cannot tell a client's sessions apart."
             )
         node = self._node
+        answer: asyncio.Future[ServiceAddress] = asyncio.get_running_loop().create_future()
 
         def issued(outcome: ServiceAddress | UnimuxError, at: float) -> None:
             if isinstance(outcome, ServiceAddress):
@@ -139,7 +140,6 @@ class Server:
         node.driver.kick()
         if isinstance(begun, ServiceAddress):
             return begun
-        answer: asyncio.Future[ServiceAddress] = asyncio.get_running_loop().create_future()
         try:
             return await answer
         except asyncio.CancelledError:

@@ -149,6 +149,9 @@ os.register_at_fork(after_in_child=_forked)  # each address asks, and the system
 
 
 def refuse_fork(process: int) -> None:
-    """Raise `StateError` in a process that is not the one with this id: it has been forked off."""
+    """Raise `StateError` in a process that is not the one with this id: Python has forked it off.
+
+    A fork by other means, as by a library in C that does not tell Python of it, is not noticed.
+    """
     if _process != process:
         raise StateError("a forked process cannot go on with its parent's addresses; open a state of its own")

@@ -169,11 +169,12 @@ class SessionTransport(asyncio.Transport):
     def _on_signals(self, bits: int) -> None:
         if self._lost:
             return
+        protocol = self._protocol
         try:
             self._tell(bits)
         except Exception as error:  # the protocol's: it is nobody else's affair
             report = {"message": "Fatal error: a protocol failed.", "exception": error, "transport": self}
-            self._loop.call_exception_handler({**report, "protocol": self._protocol})
+            self._loop.call_exception_handler({**report, "protocol": protocol})
             self._force_close(error)
 
     def _tell(self, bits: int) -> None:
@@ -233,9 +234,11 @@ class SessionTransport(asyncio.Transport):
             self._deliver_all()
         self._lost = True
         self._connection.owner = None
-        protocol, self._protocol = self._protocol, None
-        if protocol is not None:
-            protocol.connection_lost(None if self._closing and not told else error)
+        try:
+            if self._protocol is not None:
+                self._protocol.connection_lost(None if self._closing and not told else error)
+        finally:
+            self._protocol = None
         self._connection.receiver.read()  # nobody will: megabytes should not wait for the garbage collector
 
 

@@ -192,15 +192,16 @@ def processes(count: int) -> Iterator[Executor]:
     At the end what they are at is waited for; who interrupts that ends them.
     """
     context = multiprocessing.get_context("forkserver")
+    strangers = multiprocessing.active_children()
     executor = ProcessPoolExecutor(count, mp_context=context, initializer=_deaf)
     try:
         yield executor
     finally:
         # A `shutdown` that waits must not be interrupted: Python 3.11 takes the executor's thread for ended then, and closes
         # what it still reads from.
-        executor.shutdown(wait=False, cancel_futures=True)
-        at_work = multiprocessing.active_children()
+        at_work = [process for process in multiprocessing.active_children() if process not in strangers]
         try:
+            executor.shutdown(wait=False, cancel_futures=True)
             _await_end(at_work)
         except KeyboardInterrupt:
             for process in at_work:

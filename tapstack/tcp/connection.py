@@ -245,7 +245,9 @@ class Connection(Output):
         self.tcp.mark_dirty(self)
 
     def give_handshake(self, seconds: float, now: float) -> None:
-        """Fail with a time-out `seconds` from now unless the connection is established by then."""
+        """Fail with a time-out `seconds` from now unless the connection is established by then, or has ended."""
+        if self.state is TcpState.CLOSED:
+            return
         timers = self.timers
         self.handshake_timeout = min(self.handshake_timeout, max(seconds, 0.0) + (now - timers.waiting_since))
         timers.wait_for_handshake(now)

@@ -123,6 +123,7 @@ class Tcp:
                 self.demux.add(connection.key, connection)
                 break
             except errors.ConflictingSocket:
+                connection.fall_apart()
                 if not attempts:
                     self.host.addresses.drop(entry, connection, now, "conflicting socket")
                     raise
@@ -305,6 +306,8 @@ class Tcp:
     def _address_gone(self, entry: AddressEntry, old: AddressState, trigger: Trigger, now: float) -> None:
         """The valid lifetime of an address is over, or an optimistic one is another's: whatever stood on it ends (UM-ADDR-11)."""
         for user in list(entry.users):
+            if user not in entry.users:
+                continue  # a handshake, which went with the armed address that it stood on
             if isinstance(user, Connection):
                 user.delete(
                     TcpTrigger.DELETE, now, "address expired", errors.AddressGone("the address's lifetime is over")

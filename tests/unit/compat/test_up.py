@@ -17,7 +17,7 @@ from compat.attachment import NodeSettings
 from compat.publisher import Backend
 from compat.publishsettings import PublishSettings
 from compat.speaker import Speaker
-from compat.up import tell_events
+from compat.up import run_node, tell_events
 from tapstack.ipv6.addresses import AddressKind
 from tests.unit.unimux.lan import lan
 from tests.unit.unimux.test_failing_applications import handled
@@ -153,3 +153,27 @@ def test_a_signal_before_there_is_a_node_ends_a_command_with_its_number(
     monkeypatch.setattr("compat.up.attached_node", never)
     assert main.run(command) == 128 + number
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_signal_while_what_was_done_is_being_undone_changes_no_status(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Sound:
+        async def failed(self) -> None:
+            await asyncio.Event().wait()
+
+    undone: list[bool] = []
+
+    @asynccontextmanager
+    async def slow_to_go(settings: NodeSettings) -> AsyncIterator[Sound]:
+        yield Sound()
+        os.kill(os.getpid(), signal.SIGINT)
+        try:
+            await asyncio.sleep(1)
+        finally:
+            undone.append(True)
+
+    async def work(node: Node) -> None:
+        pass
+
+    monkeypatch.setattr("compat.up.attached_node", slow_to_go)
+    assert run_node(NodeSettings(), work) == 0
+    assert undone

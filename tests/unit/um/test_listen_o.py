@@ -463,3 +463,45 @@ def test_a_named_client_is_served_and_others_meet_silence_beside_life(rng: Rando
             await made.quiet()
 
     virtual(main())
+
+
+@pytest.mark.proves("UM-ADDR-11", "UM-REL-1")
+def test_a_prefix_that_goes_takes_half_open_handshakes_with_their_ssas(rng: Random) -> None:
+    """The armed address ends its handshakes; they are users of the same address, and end once."""
+
+    async def main() -> None:
+        async with bed(rng, dedicated=False, pool=POOL) as made:
+            one, two = made.nodes
+            server = start_server(two, lambda reader, writer: writer.close())
+            ssa = await server.issue()
+            entry = await one.take_address(AddressKind.EPHEMERAL, None, timeout=5)
+            caller = one.stack.tcp.connect(entry, ssa.address.packed, 80, one.now(), SocketOptions())
+            one.driver.kick()
+            while not any(armed.half_open for armed in server.listener.armed.values()):
+                await asyncio.sleep(0.0001)
+            host = two.stack.host
+            [prefix] = [prefix for prefix in host.prefix_list if prefix.autonomous]
+            host.prefix_list.remove(prefix, two.now())
+            assert [entry for entry in host.addresses if entry.address in prefix] == []
+            two.pool.check()
+            two.stack.check()
+            caller.abort(one.now())
+            one.driver.kick()
+            await made.quiet()
+
+    virtual(main())
+
+
+@pytest.mark.proves("UM-DAS-3")
+def test_an_agent_that_gives_up_within_the_asking_is_the_sockets_error(rng: Random) -> None:
+    async def main() -> None:
+        async with bed(rng, pool=POOL) as made:
+            one = made.nodes[0]
+            das = DasRequired(one.pool, one.events)
+            das.on_need = lambda need: das.give_up(need.number, AddressNotSet(0.0, "the agent is off duty"), one.now())
+            with pytest.raises(AddressNotSet, match="off duty"):
+                await one.connect(made.ordinary(made.nodes[1]), 80, das=das, timeout=5)
+            with pytest.raises(AddressNotSet, match="off duty"):
+                await one.listen(asyncio.Protocol, das=das).issue(timeout=5)
+
+    virtual(main())

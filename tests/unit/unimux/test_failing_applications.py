@@ -219,3 +219,35 @@ def test_a_callback_that_raises_does_not_end_what_keeps_addresses_armed() -> Non
             server.close()
 
     virtual(main())
+
+
+@pytest.mark.parametrize("faulty", [(), ("connection_lost",)])
+def test_a_transport_keeps_its_protocol_until_that_was_told_of_the_end(faulty: tuple[str, ...]) -> None:
+    seen: list[asyncio.BaseProtocol | None] = []
+
+    class Curious(Quiet):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            assert isinstance(transport, asyncio.Transport)
+            self.transport = transport
+
+        def connection_lost(self, exc: BaseException | None) -> None:
+            seen.append(self.transport.get_protocol())
+            super().connection_lost(exc)
+
+    async def main() -> None:
+        async with lan() as net:
+            alice, bob = await two_nodes(net)
+            told = handled()
+            server = bob.listen(lambda: Quiet())
+            ssa = await server.issue()
+            transport, protocol = await alice.create_connection(lambda: Curious(*faulty), ssa.address, None)
+            await asyncio.sleep(1)
+            for pcb in bob.stack.tcp.demux:
+                pcb.abort(bob.now())  # type: ignore[union-attr]
+            bob.driver.kick()
+            await asyncio.sleep(1)
+            assert seen == [protocol]
+            assert [context["protocol"] for context in told] == [protocol] * len(faulty)
+            assert transport.get_protocol() is None  # as of asyncio's own transports
+
+    virtual(main())

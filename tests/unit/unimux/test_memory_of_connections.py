@@ -85,6 +85,30 @@ def test_nothing_of_a_connection_waits_for_the_garbage_collector(end: str | byte
     virtual(main())
 
 
+@pytest.mark.parametrize("dead", [0, 1, 2])
+def test_nothing_of_a_name_with_dead_addresses_waits_for_the_garbage_collector(dead: int) -> None:
+    async def main() -> None:
+        async with lan(latency=0.001) as net:
+            server = await net.node()
+            service = server.listen(Talker)
+            ssa = await service.issue()
+            names = {"name": [*(f"2001:db8:1::dead:{number}" for number in range(dead)), str(ssa.address)]}
+            client = await net.node(names=names)
+            await client.ready()
+            with collected_by_hand():
+                with suppress(errors.ConnectError):
+                    transport, talker = await client.create_connection(Talker, "name", None, timeout=10.0)
+                    assert isinstance(talker, Talker)
+                    transport.abort()
+                    await talker.ended
+                    del transport, talker
+                await asyncio.sleep(10)
+                assert remains() == []
+                assert client.stack.counters.frames_out > 2 * dead
+
+    virtual(main())
+
+
 @pytest.mark.parametrize("patience", [1.0, 10.0])
 def test_nothing_of_a_connect_that_fails_waits_for_the_garbage_collector(patience: float) -> None:
     async def main() -> None:
