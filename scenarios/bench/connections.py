@@ -139,8 +139,9 @@ async def released(node: Node) -> None:
 async def kernels(net: Rig, count: int, parallel: int, *, to_the_end: bool = False) -> dict[str, object]:
     """The same between the two kernels."""
     more = ["--to-the-end"] if to_the_end else []
-    async with net.helper(net.peer, "echo", VETH_ADDRESS, PORT):
-        facts = await net.ask(net.twin, "requests", VETH_ADDRESS, PORT, "--count", count, "--parallel", parallel, *more)
+    port = next(net.ports)
+    async with net.helper(net.peer, "echo", VETH_ADDRESS, port):
+        facts = await net.ask(net.twin, "requests", VETH_ADDRESS, port, "--count", count, "--parallel", parallel, *more)
     if facts["failed"]:
         raise ProgramFailed(f"{facts['failed']} of {count} connections between the kernels failed: {facts['why']}.")
     return facts

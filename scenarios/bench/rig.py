@@ -17,7 +17,8 @@ import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from itertools import count
 from pathlib import Path
 from random import SystemRandom
 from typing import Any
@@ -97,6 +98,9 @@ class Rig:
     peer: kernel.Namespace
     twin: kernel.Namespace
     cable: tuple[kernel.Interface, kernel.Interface]
+    ports: Iterator[int] = field(default_factory=lambda: count(PORT + 1))
+    """A port for each series of connections between the kernels: TIME-WAIT keeps the client's 28,000 ports towards one for a
+    minute, and where most are taken looking for a free one takes longer than connecting."""
 
     @asynccontextmanager
     async def helper(self, where: kernel.Namespace, role: str, host: str, *more: object) -> AsyncIterator[Helper]:
