@@ -56,6 +56,7 @@ class Discovery:
         self._routes = routes
         self._carriage = carriage
         self.handlers = dict.fromkeys(nd.MESSAGES, self.input)
+        self._own_address = b"" if interface.mac is None else nd.TargetLinkLayer(interface.mac).pack()
 
     def input(self, packet: Packet, message: icmpv6.Icmpv6, now: float) -> None:
         """One ND message whose checksum is right; raises `WireError` for a malformed body."""
@@ -148,9 +149,7 @@ class Discovery:
             interface.counters.drop(DropReason.ADDRESS_TENTATIVE)
             return
         solicited = not is_multicast(dst)
-        message = nd.NeighborAdvertisement(
-            entry.address, solicited=solicited, override=override, options=(nd.TargetLinkLayer(interface.mac),)
-        )
+        body = nd.pack_advertisement(entry.address, False, solicited, override, self._own_address)
         kind = icmpv6.Type.NEIGHBOR_ADVERTISEMENT
         if link_header is None and solicited:
             neighbor = self._neighbors.find(dst, now)
@@ -158,10 +157,10 @@ class Discovery:
                 return
             link_header = self._neighbors.use(neighbor, now)
             if link_header is None:
-                packet = interface.icmp_packet(src, dst, kind, 0, message.pack())
+                packet = interface.icmp_packet(src, dst, kind, 0, body)
                 self._neighbors.enqueue(neighbor, packet, b"", now)
                 return
-        interface.send_icmp(link_header or interface.multicast_header(dst), src, dst, kind, 0, message.pack())
+        interface.send_icmp(link_header or interface.multicast_header(dst), src, dst, kind, 0, body)
 
     def announce(self, entry: AddressEntry) -> None:
         """Tell the routers of an address that came into use, once, without overriding anything (RFC 9131 §6.1.2,

@@ -30,6 +30,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import NamedTuple
 
 from ..types import Buffer
 from . import checksum, ipv6
@@ -95,8 +96,7 @@ class ParameterProblemCode(IntEnum):
 _EXTENSIBLE = (Type.DESTINATION_UNREACHABLE, Type.TIME_EXCEEDED)
 
 
-@dataclass(frozen=True, slots=True)
-class Icmpv6:
+class Icmpv6(NamedTuple):
     """A message; `type` compares equal to its `Type` member, `body` is what follows the checksum."""
 
     type: int

@@ -95,6 +95,7 @@ __all__ = [
     "TargetLinkLayer",
     "find",
     "find_all",
+    "pack_advertisement",
     "pack_options",
     "parse",
     "parse_options",
@@ -192,6 +193,11 @@ class NeighborSolicitation:
         return bytes(4) + self.target + pack_options(self.options)
 
 
+def pack_advertisement(target: bytes, router: bool, solicited: bool, override: bool, options: bytes) -> bytes:
+    """The body of a Neighbor Advertisement around options that are packed already."""
+    return bytes((router << 7 | solicited << 6 | override << 5, 0, 0, 0)) + target + options
+
+
 @dataclass(frozen=True, slots=True)
 class NeighborAdvertisement:
     """A node says that it has `target`, 16 bytes (RFC 4861 §4.4); router, solicited, override: the R, S and O flags."""
@@ -215,8 +221,8 @@ class NeighborAdvertisement:
 
     def pack(self) -> bytes:
         """The body."""
-        flags = self.router << 7 | self.solicited << 6 | self.override << 5
-        return bytes((flags, 0, 0, 0)) + self.target + pack_options(self.options)
+        options = pack_options(self.options)
+        return pack_advertisement(self.target, self.router, self.solicited, self.override, options)
 
 
 @dataclass(frozen=True, slots=True)

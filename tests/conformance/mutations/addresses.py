@@ -73,7 +73,7 @@ MUTATIONS = (
         "the defence NA has S=1",
         ("UM-ADDR-5",),
         (f"{_UNCERTAIN}::test_the_defence_is_multicast_overriding_and_from_the_link_local_address",),
-        (Edit(f"{_DISCOVERY}.advertise", "solicited=solicited", "solicited=True"),),
+        (Edit(f"{_DISCOVERY}.advertise", "False, solicited, override", "False, True, override"),),
     ),
     Mutation(
         "foreign-na-ignored",

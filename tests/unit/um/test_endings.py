@@ -9,8 +9,11 @@ from random import Random
 
 import pytest
 
+from tapstack.ipv6.addresses import AddressKind
 from tapstack.tcp.connection import Connection
+from tapstack.tcp.options import SocketOptions
 from tests.unit.unimux.lan import virtual
+from unimux.aio import start_server
 from unimux.poolstate import PoolConfig
 
 from .bed import Bed, Witness, bed
@@ -123,3 +126,30 @@ def test_ten_thousand_mixed_endings_leave_nothing(dedicated: bool, count: int, r
     virtual(main())
     assert sum(happened.values()) == count
     assert set(happened) == set(ENDINGS)
+
+
+@pytest.mark.proves("UM-ADDR-11", "UM-REL-1")
+def test_a_prefix_that_goes_takes_half_open_handshakes_with_their_ssas(rng: Random) -> None:
+    """The armed address ends its handshakes; they are users of the same address, and end once."""
+
+    async def main() -> None:
+        async with bed(rng, dedicated=False, pool=POOL) as made:
+            one, two = made.nodes
+            server = start_server(two, lambda reader, writer: writer.close())
+            ssa = await server.issue()
+            entry = await one.take_address(AddressKind.EPHEMERAL, None, timeout=5)
+            caller = one.stack.tcp.connect(entry, ssa.address.packed, 80, one.now(), SocketOptions())
+            one.driver.kick()
+            while not any(armed.half_open for armed in server.listener.armed.values()):
+                await asyncio.sleep(0.0001)
+            host = two.stack.host
+            [prefix] = [prefix for prefix in host.prefix_list if prefix.autonomous]
+            host.prefix_list.remove(prefix, two.now())
+            assert [entry for entry in host.addresses if entry.address in prefix] == []
+            two.pool.check()
+            two.stack.check()
+            caller.abort(one.now())
+            one.driver.kick()
+            await made.quiet()
+
+    virtual(main())

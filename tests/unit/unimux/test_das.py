@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 
 import pytest
@@ -10,6 +11,7 @@ from tapstack.ipv6.addresses import AddressEntry, AddressKind, AddressState
 from tapstack.ipv6.config import HostConfig
 from tapstack.types import address, address_text
 from tests.unit.ipv6.bench import User, advertisement
+from tests.unit.unimux.lan import lan, virtual
 from tests.unit.unimux.needs import GOOD, Verdict, filled, required, want
 from tests.unit.unimux.poolbench import EA, Answer
 from unimux.das import (
@@ -268,3 +270,19 @@ def test_an_address_the_node_does_not_have_cannot_be_chosen() -> None:
     bench.host.addresses.add(address("2001:db8:1::6"), AddressKind.STABLE, bench.now)
     with pytest.raises(AddressUnavailable, match="TENTATIVE still"):
         ChosenAddress(bench.host.addresses, address("2001:db8:1::6")).ask(want(bench), bench.now, Answer())
+
+
+@pytest.mark.proves("UM-DAS-3")
+def test_an_agent_that_gives_up_within_the_asking_is_the_sockets_error() -> None:
+    async def main() -> None:
+        async with lan() as net:
+            one = await net.node()
+            await one.ready()
+            das = DasRequired(one.pool, one.events)
+            das.on_need = lambda need: das.give_up(need.number, AddressNotSet(0.0, "the agent is off duty"), one.now())
+            with pytest.raises(AddressNotSet, match="off duty"):
+                await one.connect("2001:db8:1::1", 80, das=das, timeout=5)
+            with pytest.raises(AddressNotSet, match="off duty"):
+                await one.listen(asyncio.Protocol, das=das).issue(timeout=5)
+
+    virtual(main())
