@@ -166,7 +166,9 @@ class Driver:
 
     def _read(self, now: float) -> int:
         """Take in at most a batch of frames; how many: fewer than a batch where the link is empty now."""
-        return self.stack.take_in(self.link.receive, BATCH, now)
+        taken = self.stack.take_in(self.link.receive, BATCH, now)
+        self.link.handled()
+        return taken
 
     def _take_in_for(self, connection: Connection) -> bool:
         """Take in at most a batch of frames, no more once there is news of `connection`; whether there were any."""
@@ -179,6 +181,7 @@ class Driver:
                     break
                 taken += 1
                 take(frame, now)
+            self.link.handled()
         except LinkLost as error:
             self._lose(error)
         return taken > 0

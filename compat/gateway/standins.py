@@ -98,6 +98,9 @@ class _AdmittingLink(Link):
             self._stand_ins.admit(bytes(frame[at + 24 : at + 40]), self._now())
         return frame
 
+    def handled(self) -> None:
+        self._inner.handled()
+
     def send(self, frame: Frame) -> bool:
         return self._inner.send(frame)
 

@@ -64,6 +64,10 @@ class PortTranslator(Link):
             self.lost += 1
         return None
 
+    def handled(self) -> None:
+        """Of the link below."""
+        self._link.handled()
+
     def send(self, frame: Frame) -> bool:
         """Send a frame, its source port translated."""
         whole = b"".join(frame)

@@ -53,6 +53,9 @@ class Link(ABC):
     def receive(self) -> Buffer | None:
         """The next waiting frame; None when there is none.  The caller may keep and slice it."""
 
+    def handled(self) -> None:  # noqa: B027 - nothing is a fair answer
+        """What the last `receive` gave has been handled; what happens from now on does not come of it."""
+
     @abstractmethod
     def send(self, frame: Frame) -> bool:
         """Send one frame given in pieces; False when it was dropped.  The pieces are not kept after the call."""

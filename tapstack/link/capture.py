@@ -2,7 +2,8 @@
 
 What is said belongs to a frame by when it is said:
 
-- A received frame is held back until the next `receive`, `send` or `flush`; everything remarked in between is its comment.
+- A received frame is held back until it has been `handled`, or the next `receive`, `send` or `flush`; everything remarked in
+  between is its comment.
 - Otherwise a remark waits for the next sent frame, the one that it explains.
 - If a frame is received first, the waiting remarks (a timer did something that sent nothing) go to that one, marked "before".
 
@@ -49,8 +50,8 @@ class CaptureLink(Link):
         comment: str = "",
         snaplen: int = 262_144,
     ) -> None:
-        self.error: OSError | None = None
-        """Why the capture ended early; None while it goes on."""
+        self.error: OSError | ValueError | None = None
+        """Why the capture ended early, a full disk or a file that somebody closed; None while it goes on."""
         self._link = link
         self._properties = link.properties
         self._clock = clock
@@ -110,6 +111,10 @@ class CaptureLink(Link):
                 self._counters.last_drop = None
         return frame
 
+    def handled(self) -> None:
+        """What is remarked from now on is not about the frame received last."""
+        self._write_held()
+
     def send(self, frame: Frame) -> bool:
         """Send through the link below, and write the frame."""
         self._write_held()
@@ -135,9 +140,11 @@ class CaptureLink(Link):
         self._closed = True
         if self._unsubscribe is not None:
             self._unsubscribe()
-        self._link.close()
-        if self._own is not None:
-            self._guarded(self._own.close)
+        try:
+            if self._own is not None:
+                self._guarded(self._own.close)
+        finally:
+            self._link.close()
 
     @property
     def _recording(self) -> bool:
@@ -164,7 +171,7 @@ class CaptureLink(Link):
     def _guarded(self, work: Callable[[], None]) -> None:
         try:
             work()
-        except OSError as error:
+        except (OSError, ValueError) as error:
             self.error = error
 
 

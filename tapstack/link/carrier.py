@@ -35,10 +35,17 @@ class CarrierWatch:
     """Tells of one device, from when it is opened."""
 
     def __init__(self, name: str) -> None:
-        """`name` of a device of the calling thread's namespace.  Raises `OSError`."""
+        """`name` of a device of the calling thread's namespace, of which is told only as long as it stays there.
+
+        Raises `OSError`.
+        """
         self._index = socket.if_nametoindex(name)
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE)
-        self._socket.bind((0, _RTMGRP_LINK))
+        try:
+            self._socket.bind((0, _RTMGRP_LINK))
+        except BaseException:
+            self._socket.close()
+            raise
         self._up = True
         self._loop: asyncio.AbstractEventLoop | None = None
 

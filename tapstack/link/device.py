@@ -115,6 +115,11 @@ def _unavailable(name: str, error: OSError) -> LinkUnavailable:
             Unavailable.NO_PRIVILEGE,
             "Creating a TUN/TAP device needs privilege: run as root or with CAP_NET_ADMIN, or use a memory link.",
         )
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return LinkUnavailable(
+            Unavailable.REFUSED,
+            f"There is no file descriptor left for the TUN/TAP device {name!r}: raise the limit (ulimit -n), or close some.",
+        )
     if error.errno == errno.EBUSY or _exists(name):
         return LinkUnavailable(
             Unavailable.NAME_TAKEN, f"A network device named {name!r} exists already: choose another name or delete it."
@@ -137,7 +142,7 @@ class DeviceLink(Link):
     """A link over the file descriptor of a TUN or TAP device."""
 
     def __init__(self, device: pytun.TunTapDevice, properties: LinkProperties) -> None:
-        """Takes over `device`, which `open_device` made in the namespace of the calling thread."""
+        """Takes over `device`, which `open_device` made in the namespace of the calling thread.  Raises `LinkUnavailable`."""
         self.name: str = device.name
         self.counters = LinkCounters()
         self._device = device
@@ -147,7 +152,11 @@ class DeviceLink(Link):
             LARGEST_FRAME if properties.vnet_header else properties.mtu + (18 if properties.mac is not None else 0)
         )
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._carrier = CarrierWatch(device.name)
+        try:
+            self._carrier = CarrierWatch(device.name)
+        except OSError as error:
+            device.close()
+            raise _unavailable(self.name, error) from error
 
     @property
     def properties(self) -> LinkProperties:

@@ -2,14 +2,15 @@
 
 Model, for each direction separately, in the order a frame meets it:
 
-1. *bottleneck*: frames pass one after another at `rate` bits per second; those that would have to wait behind more than
-   `queue_limit` bytes are dropped (drop-tail).  What counts is the frame without its virtio header.
+1. *bottleneck*: frames pass one after another at `rate` bits per second; one that would make more than `queue_limit` bytes
+   wait, itself and what is being sent included, is dropped (drop-tail), unless it finds the bottleneck free.  What counts is
+   the frame without its virtio header.
 2. *loss*: each frame is lost with probability `loss`, independently of all others.
 3. *corruption*: with probability `corrupt` one bit is flipped, each bit behind the Ethernet header being equally likely.
 4. *duplication*: with probability `duplicate` a frame arrives twice, the copy right behind the original.
 5. *delay*: `delay` seconds for every frame, and on top of it `jitter`: drawn uniformly from [0, jitter) or from the exponential
    distribution of mean jitter.  Jitter alone never reorders: a frame that would overtake waits for the one before
-   it, as in a queue.
+   it, as in a queue, so that where frames follow each other closely the mean delay is more than the mean of the draws.
 6. *reordering*: with probability `reorder` a frame is held back `reorder_delay` seconds more, so that those sent in that time
    overtake it.
 
@@ -59,7 +60,8 @@ class Impairment:
 
     loss, duplicate, reorder, corrupt: probabilities per frame, 0 to 1.
     delay, jitter, reorder_delay: seconds.
-    rate: bits per second, None for no limit; queue_limit: bytes that may wait for it, None for no limit.
+    rate: bits per second, None for no limit; queue_limit: bytes that may wait for it, those being sent included, None for no
+    limit.
     """
 
     loss: float = 0.0
@@ -92,7 +94,11 @@ NONE = Impairment()
 
 @dataclass(slots=True)
 class PathCounters:
-    """What happened to the frames of one direction; `lost`, `queue_drops` and `overflow` never arrived."""
+    """What happened to the frames of one direction.
+
+    `lost`, `queue_drops` and `overflow` never arrived, nor did those that were still on the path when the link was closed:
+    `abandoned`.
+    """
 
     entered: int = 0
     lost: int = 0
@@ -101,6 +107,7 @@ class PathCounters:
     corrupted: int = 0
     duplicated: int = 0
     held_back: int = 0
+    abandoned: int = 0
 
     def as_dict(self) -> dict[str, int]:
         """All counts by name."""
@@ -170,7 +177,8 @@ class _Path:
         rate = self.what.rate
         if rate is None:
             return now
-        ahead = max(self._free_at - now, 0.0) * rate / 8  # bytes, those being sent included
+        # Bytes, those being sent included; rounded, since what is left of a difference of two times must not decide.
+        ahead = round(max(self._free_at - now, 0.0) * rate / 8)
         limit = self.what.queue_limit
         if limit is not None and ahead > 0 and ahead + length > limit:
             return None
@@ -206,6 +214,7 @@ class _Path:
     def close(self) -> None:
         """Forget what is in flight."""
         if self._queue is not None:
+            self.counters.abandoned += len(self._queue)
             self._queue.clear()
 
 
@@ -319,8 +328,12 @@ class ImpairedLink(Link):
         self._out.enter(self._loop or asyncio.get_running_loop(), b"".join(frame))
         return True
 
+    def handled(self) -> None:
+        """Of the link below."""
+        self._link.handled()
+
     def close(self) -> None:
-        """Forget what is on the path, and close the link below."""
+        """Forget what is on the path, a stack's goodbye perhaps, and close the link below."""
         self._closed = True
         self._wake = None
         self._out.close()

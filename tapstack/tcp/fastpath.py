@@ -100,7 +100,7 @@ def receive(connection: Connection, frame: Buffer, at: int, length: int, trusted
         return False  # a duplicate acknowledgement or a window update
     if not (trusted or _intact(memoryview(frame)[at : tcp + length], length)):
         return False
-    if not size and connection.tcp.reading and len(sender.in_flight) > _MUCH and not flags & FIN:
+    if not size and connection.tcp.reading and len(sender.in_flight) > _MUCH and not (flags & FIN or sender.fin_sent):
         if held is None:
             connection.tcp.held.append(connection)
         connection.held = (value, echo, ack, window)

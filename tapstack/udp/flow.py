@@ -87,7 +87,7 @@ class UdpFlow:
     def send(self, data: Buffer, now: float, remote: bytes | None = None, remote_port: int | None = None) -> None:
         """Send one datagram to the peer, or to the one named by a flow without a fixed one.
 
-        Raises `FlowClosed`, `NoRouteError`, and ValueError for a datagram that is too long or without a destination.
+        Raises `FlowClosed`, `NoRouteError`, and ValueError for a datagram that is too long, or whose destination is none.
         """
         if self.closed:
             raise FlowClosed(f"the flow on {address_text(self.entry.address)} is closed")
@@ -97,6 +97,8 @@ class UdpFlow:
             remote, remote_port = self.remote, self.remote_port
         if remote is None or remote_port is None:
             raise ValueError("a datagram needs a destination address and port")
+        if not 0 <= remote_port <= 0xFFFF:
+            raise ValueError(f"{remote_port} is no port")
         if not isinstance(data, bytes):
             data = memoryview(data).tobytes()  # a view's length need not be that of its bytes
         if len(data) > MAXIMUM_DATA:

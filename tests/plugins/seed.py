@@ -2,6 +2,8 @@
 
 Every test has its own seed, drawn from the session's and the test's name, so that neither order nor selection changes it.
 The session's seed is printed at the top; `--seed N` sets it.  A failed test that took a seed shows it.
+
+Hypothesis draws from the session's seed, too, and no example has to be done within a time: a busy machine is no fault.
 """
 
 from __future__ import annotations
@@ -11,6 +13,10 @@ import random
 from collections.abc import Generator
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+settings.register_profile("seeded", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("seeded")
 
 DEFAULT_SEED = 1
 _USED = pytest.StashKey[int]()
@@ -18,6 +24,12 @@ _USED = pytest.StashKey[int]()
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--seed", type=int, default=DEFAULT_SEED, help=f"seed of the session (default: {DEFAULT_SEED})")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("hypothesis_seed") is None:
+        config.option.hypothesis_seed = config.getoption("--seed")
 
 
 def pytest_report_header(config: pytest.Config) -> str:

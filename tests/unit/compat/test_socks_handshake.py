@@ -166,7 +166,6 @@ def test_request_at_once_and_byte_by_byte(
         assert handshake.early_data() == b""
 
 
-@settings(deadline=None)
 @given(row=st.sampled_from(GOOD), cuts=st.lists(st.integers(0, 300)), early=st.binary(max_size=64))
 def test_how_the_network_cuts_the_bytes_does_not_matter(
     row: tuple[str, bytes, Authenticator | None, bytes, Request], cuts: list[int], early: bytes
@@ -335,7 +334,6 @@ def test_http_refusals_are_whole_responses(
     assert ("Allow: CONNECT" in top) == (status == "405")
 
 
-@settings(deadline=None)
 @given(st.lists(st.binary(max_size=200), max_size=12), st.booleans())
 def test_garbage_never_raises_and_is_never_hoarded(pieces: list[bytes], closed: bool) -> None:
     handshake = Handshake(USERS if closed else None)
@@ -345,7 +343,7 @@ def test_garbage_never_raises_and_is_never_hoarded(pieces: list[bytes], closed: 
             assert handshake.buffered <= MAX_HTTP_HEAD
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.sampled_from([b"\x05", b"\x04", b"C", b"\x05\x01\x00\x05", b"\x05\x01\x02\x01", b"CONNECT "]),
     st.binary(max_size=300),
@@ -402,7 +400,6 @@ def test_sessions_of_two_users_are_two_and_the_ttl_is_no_part_of_it() -> None:
 # -- datagrams ---------------------------------------------------------------------------------------
 
 
-@settings(deadline=None)
 @given(
     st.one_of(
         st.ip_addresses().map(str),
@@ -416,7 +413,6 @@ def test_datagram_header_round_trip(host: str, port: int, data: bytes) -> None:
     assert (datagram.fragment, datagram.host, datagram.port, bytes(datagram.data)) == (0, host, port, data)
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=40))
 def test_any_datagram_parses_or_is_malformed(packet: bytes) -> None:
     try:

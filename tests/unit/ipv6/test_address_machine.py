@@ -238,7 +238,7 @@ class Lives(RuleBasedStateMachine):
 
 
 TestLives = Lives.TestCase
-TestLives.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestLives.settings = settings(max_examples=60, stateful_step_count=40)
 
 
 def test_the_diagram_in_the_documentation_is_the_table_of_the_code() -> None:

@@ -208,7 +208,7 @@ def act(world: World, what: str) -> None:
         host.link_up(world.now)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.booleans(), st.lists(steps, min_size=5, max_size=60))
 def test_any_sequence_of_frames_calls_and_time(vnet: bool, sequence: list[tuple[str, object]]) -> None:
     world = World(vnet=vnet)
@@ -229,7 +229,7 @@ def test_any_sequence_of_frames_calls_and_time(vnet: bool, sequence: list[tuple[
         world.bounded()
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.binary(max_size=128), st.booleans())
 def test_any_bytes(data: bytes, vnet: bool) -> None:
     world = bench_of(vnet)
@@ -243,7 +243,7 @@ def bench_of(vnet: bool) -> World:
     return World(vnet=vnet)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.integers(0, 255), st.binary(max_size=96), st.sampled_from(["ours", "uncertain", "all nodes", "solicited"]))
 def test_any_next_header_and_content_behind_a_good_header(next_header: int, data: bytes, dst: str) -> None:
     world = bench_of(False)

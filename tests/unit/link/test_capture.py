@@ -261,7 +261,7 @@ def test_a_full_disk_ends_the_capture_and_not_the_traffic(below: Canned) -> None
     below.waiting = [b"x" * 100]
     assert link.send([b"y" * 100])
     assert link.error is not None
-    assert link.error.errno == errno.ENOSPC
+    assert isinstance(link.error, OSError) and link.error.errno == errno.ENOSPC
     assert link.receive() == b"x" * 100
     assert link.send([b"z"])
     assert below.sent == [b"y" * 100, b"z"]

@@ -139,7 +139,7 @@ def outcome(pair: Pair, client: Connection) -> tuple[object, ...]:
 
 
 @pytest.mark.proves("ST-TCP-12", "ST-TCP-2")
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(order=st.lists(st.integers(0, SEGMENTS + 10), min_size=1, max_size=24))
 def test_whatever_comes_between_acknowledgements_finds_what_it_would_have_found(order: list[int]) -> None:
     outcomes = []

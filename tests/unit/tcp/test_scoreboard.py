@@ -64,7 +64,7 @@ block = st.tuples(st.integers(0, LENGTH), st.integers(1, 60)).map(lambda b: (b[0
 
 @pytest.mark.proves("ST-TCP-3")
 @given(st.lists(st.tuples(st.integers(0, LENGTH), st.lists(block, max_size=3)), max_size=12), st.integers(20, 100))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_marks_are_the_union_of_what_was_reported(acks: list[tuple[int, list[tuple[int, int]]]], cut: int) -> None:
     sender = full_sender(cut)
     board = Scoreboard()
@@ -92,7 +92,7 @@ def test_marks_are_the_union_of_what_was_reported(acks: list[tuple[int, list[tup
 
 @pytest.mark.proves("ST-TCP-3")
 @given(st.lists(block, min_size=1, max_size=40), st.integers(0, 5))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_runs_hold_what_came_and_give_it_back_in_order(pieces: list[tuple[int, int]], shift: int) -> None:
     content = Random(3).randbytes(LENGTH)
     receiver = Receiver(1 << 20, 1 << 20)

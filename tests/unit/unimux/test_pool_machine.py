@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
@@ -110,14 +110,12 @@ class PoolMachine(RuleBasedStateMachine):
         assert self.bench.pool.ready >= 2
 
 
-PoolMachine.TestCase.settings = settings(
-    max_examples=12, stateful_step_count=20, deadline=None, suppress_health_check=[HealthCheck.too_slow]
-)
+PoolMachine.TestCase.settings = settings(max_examples=12, stateful_step_count=20)
 TestPoolMachine = pytest.mark.proves("UM-POOL-1", "UM-ADDR-6", "UM-ADDR-10")(PoolMachine.TestCase)
 
 
 @given(count=st.integers(1, 40))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 def test_parallel_requests_all_get_different_addresses(count: int) -> None:
     bench = filled(PoolConfig(low=2, high=4, limit=64))
     answers = [bench.ask(wait=30.0) for _ in range(count)]

@@ -227,7 +227,6 @@ def test_names_that_are_none_or_not_in_the_dns(host: str) -> None:
     run_virtual(body())
 
 
-@settings(deadline=None)
 @given(st.text(max_size=80))
 def test_any_text_is_a_name_or_none(text: str) -> None:
     try:
@@ -255,7 +254,6 @@ def test_cache_is_bounded_and_forgets_the_least_recently_used() -> None:
     assert cache.get("z", 1.0) is None
 
 
-@settings(deadline=None)
 @given(st.integers(0, 2**32 - 1))
 def test_ttl_is_capped(ttl: int) -> None:
     lookup = Lookup(host_name("www.example"), [S1], random.Random(1))
@@ -271,7 +269,7 @@ def test_ttl_is_capped(ttl: int) -> None:
     assert 0 <= outcome.ttl <= min(ttl, MAX_TTL)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.data())
 def test_whatever_the_servers_say_a_lookup_ends_and_nothing_raises(data: st.DataObject) -> None:
     lookup = Lookup(host_name("www.example"), [S1, S2], random.Random(data.draw(st.integers(0, 99))))
