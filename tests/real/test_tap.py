@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import socket
 import subprocess
 import sys
+from functools import partial
 from random import Random
 
 import pytest
@@ -15,6 +17,7 @@ from scapy.layers.inet6 import ICMPv6EchoReply, ICMPv6EchoRequest, IPv6
 from scapy.layers.l2 import Ether
 
 from compat.kernel import Interface, in_namespace, namespace
+from tapstack.link.carrier import CarrierWatch
 from tapstack.link.counters import LinkDrop
 from tapstack.link.errors import LinkLost, LinkUnavailable, Unavailable
 from tapstack.link.tap import open_queues, open_tap
@@ -228,6 +231,21 @@ def test_a_taken_name_is_refused_in_one_sentence() -> None:
         with pytest.raises(LinkUnavailable, match="'link-name' exists already"):
             open_tun("link-name")
         assert link.send([bytes(60)])  # the first owner is not disturbed
+
+
+def test_a_device_whose_carrier_cannot_be_watched_is_not_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(name: str) -> CarrierWatch:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with namespace("link") as space, in_namespace(space):
+        with monkeypatch.context() as broken:
+            broken.setattr("tapstack.link.device.CarrierWatch", refused)
+            for opening in (open_tap, partial(open_queues, count=2, byte=15)):
+                with pytest.raises(LinkUnavailable, match="no file descriptor left") as caught:
+                    opening("link-none", mac=Random(1))
+                assert caught.value.reason is Unavailable.REFUSED
+                assert "link-none" not in [name for _, name in socket.if_nameindex()]
+        open_tap("link-none", mac=Random(1)).close()
 
 
 def test_an_idle_device_of_somebody_else_is_not_taken_over() -> None:

@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import pytest
+from scapy.layers.inet import TCP
+from scapy.layers.inet6 import IPv6  # noqa: F401 - which Ether needs to read on
+from scapy.layers.l2 import Ether
 from scapy.utils import RawPcapNgReader
 
 from tapstack.clock import run_virtual, wall_clock
@@ -18,8 +21,12 @@ from tapstack.link.base import Link, LinkProperties
 from tapstack.link.capture import REMARKS_MAX, CaptureLink
 from tapstack.link.memory import MemoryWire
 from tapstack.link.pcapng import COMMENT_MAX, Direction, PcapngWriter
-from tapstack.types import Frame
+from tapstack.types import Frame, address
 from tapstack.wire import virtio
+from tests.unit.unimux.lan import OPTIONS, PREFIX, lan
+from unimux.aio import open_connection, start_server
+from unimux.node import Node, NodeConfig
+from unimux.poolstate import PoolConfig
 
 pytestmark = pytest.mark.proves("ST-LINK-4")
 
@@ -53,6 +60,7 @@ class Canned(Link):
         self.waiting: list[bytes] = []
         self.sent: list[bytes] = []
         self.taking = True
+        self.closed = False
         self._properties = properties
 
     @property
@@ -73,6 +81,7 @@ class Canned(Link):
         return self.taking
 
     def close(self) -> None:
+        self.closed = True
         self.waiting.clear()
 
 
@@ -147,6 +156,21 @@ def test_remarks_land_on_the_frame_they_are_about(below: Canned) -> None:
         ("last", ["why the last"]),
     ]
     assert [frame.nanoseconds for frame in read(file)] == [EPOCH + n for n in range(1, 8)]
+
+
+def test_what_is_remarked_of_a_frame_that_was_handled_is_about_the_next(below: Canned) -> None:
+    """What an application does after it heard the news, however long after, does not come of the frame that brought them."""
+    file = io.BytesIO()
+    link = CaptureLink(below, file, clock=Clock())
+    below.waiting = [b"in" + bytes(60)]
+    assert link.receive() is not None
+    link.remark("heard")
+    link.handled()
+    link.remark("said")
+    assert link.send([b"out" + bytes(60)])
+    link.handled()
+    link.close()
+    assert [each.comments for each in read(file)] == [["heard"], ["said"]]
 
 
 def test_flush_completes_the_file_for_a_reader(below: Canned, tmp_path: Path) -> None:
@@ -271,3 +295,47 @@ def test_a_full_disk_ends_the_capture_and_not_the_traffic(below: Canned) -> None
 def test_a_file_that_cannot_be_made_is_an_oserror(below: Canned, tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No such file"):
         CaptureLink(below, tmp_path / "missing" / "x.pcapng")
+
+
+def test_a_file_that_somebody_has_closed_ends_the_capture_and_not_the_traffic(below: Canned) -> None:
+    file = io.BytesIO()
+    link = CaptureLink(below, file, clock=Clock())
+    file.close()
+    assert link.send([b"y" * 100])
+    assert isinstance(link.error, ValueError)
+    link.close()
+    assert below.closed
+
+
+def test_a_node_that_closes_in_the_middle_of_acknowledgements_explains_each_frame_by_itself() -> None:
+    """The acknowledgement of a FIN tells of its state, and an abort is told with the reset that it sends."""
+    file = io.BytesIO()
+
+    async def main() -> None:
+        async with lan(latency=0.005) as net:
+            server = await net.node()
+            loop = asyncio.get_running_loop()
+            wire = net.switch.connect(b"\x02\0\0\0\0\x77")
+            link = CaptureLink(wire, file, clock=wall_clock(loop, EPOCH))
+            async with Node(link, NodeConfig(socket=OPTIONS, pool=PoolConfig(low=4, high=8)), seed=bytes(32)) as node:
+                link.annotate(node.stack.events, node.stack.counters)
+                node.stack.host.prefix_list.add_static(address(PREFIX), 64, autonomous=True, now=node.now())
+                node.pool.start(node.now())
+                node.driver.kick()
+                service = start_server(server, lambda reader, writer: None, options=OPTIONS)
+                ssa = await service.issue(sessions=2)
+                _, writer = await open_connection(node, ssa.address, None)
+                writer.write(bytes(60_000))
+                writer.close()
+                await asyncio.sleep(2)
+                _, writer = await open_connection(node, ssa.address, None)
+                writer.transport.abort()
+                await asyncio.sleep(2)
+
+    run_virtual(main())
+    told = [(each, text) for each in read(file) for text in each.comments]
+    [finished] = [each for each, text in told if "FIN-WAIT-1 → FIN-WAIT-2" in text]
+    [aborted] = [each for each, text in told if "ESTABLISHED → CLOSED" in text]
+    assert finished.direction == Direction.INBOUND and Ether(finished.data)[TCP].flags == "A"
+    assert aborted.direction == Direction.OUTBOUND and "R" in Ether(aborted.data)[TCP].flags
+    assert not [text for _, text in told if text.startswith("before: connection")]

@@ -198,6 +198,36 @@ def test_an_idle_bottleneck_costs_only_the_sending_time() -> None:
     assert [t for t, _ in arrivals] == [n * 2.0 + 1.0 for n in range(20)]
 
 
+@pytest.mark.parametrize("begin", [0.0, 17.3, 1234.567])
+@pytest.mark.parametrize(
+    ("limit", "size", "passed"), [(3000, 1500, 2), (6000, 1000, 6), (10_000, 1000, 10), (999, 1000, 1)]
+)
+def test_how_many_of_a_burst_find_room_does_not_depend_on_the_clock(
+    begin: float, limit: int, size: int, passed: int
+) -> None:
+    async def main() -> int:
+        await asyncio.sleep(begin)
+        wire = MemoryWire(*MACS)
+        impaired = ImpairedLink(wire.a, seed=1, outgoing=Impairment(rate=8e6, queue_limit=limit))
+        for number in range(20):
+            assert impaired.send([numbered(number, size)])
+        return 20 - impaired.outgoing.queue_drops
+
+    assert run_virtual(main()) == passed
+
+
+def test_what_is_on_the_path_when_the_link_closes_is_counted() -> None:
+    async def main() -> int:
+        impaired = ImpairedLink(MemoryWire(*MACS).a, seed=1, outgoing=Impairment(delay=0.1))
+        for number in range(3):
+            assert impaired.send([numbered(number)])
+        await asyncio.sleep(0.05)
+        impaired.close()
+        return impaired.outgoing.abandoned
+
+    assert run_virtual(main()) == 3
+
+
 def test_the_queue_limit_drops_the_tail() -> None:
     arrivals, impaired = run(Impairment(rate=8000.0, queue_limit=10_000), count=50, spacing=0, size=1000)
     assert [number_of(f) for _, f in arrivals] == list(range(10))

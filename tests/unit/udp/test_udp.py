@@ -236,6 +236,10 @@ def test_bad_calls_have_their_errors(world: World) -> None:
         flow.send(bytes(MAXIMUM_DATA + 1), world.now)
     with pytest.raises(ValueError, match="another peer"):
         flow.send(b"", world.now, address(STRANGER), 53)
+    anybody = world.udp.open(world.stable, world.now)
+    with pytest.raises(ValueError, match="65536 is no port"):
+        anybody.send(b"", world.now, address(STRANGER), 65536)
+    assert not anybody.serves(address(STRANGER)), "who cannot be sent to is no peer"
     world.run(1801)
     with pytest.raises(NoRouteError):
         flow.send(b"", world.now)
