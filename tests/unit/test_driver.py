@@ -6,6 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from ipaddress import IPv6Address
 
 import pytest
 
@@ -164,9 +165,9 @@ class Inline(Link):
 
 
 @asynccontextmanager
-async def inline() -> AsyncIterator[tuple[Node, Inline]]:
+async def inline(link: Inline | None = None) -> AsyncIterator[tuple[Node, Inline]]:
     """A node on a dedicated prefix, whose peer answers at once."""
-    link = Inline()
+    link = link or Inline()
     async with Node(link) as node:
         prefixes = node.stack.host.prefix_list
         prefixes.add_static(SERVER[:8] + bytes(8), 64, autonomous=False, now=node.now())
@@ -317,3 +318,38 @@ def test_a_timer_that_fails_stops_no_other() -> None:
             assert [type(each["exception"]) for each in told] == [KeyError, KeyError]
 
     virtual(main())
+
+
+def test_frames_are_handled_before_anybody_is_told_what_they_brought() -> None:
+    """What a program does of its own accord, within a connect() or when it is told, is not about the frame before (ST-LINK-4)."""
+    order: list[str] = []
+
+    class Watched(Inline):
+        def receive(self) -> bytes | None:
+            frame = super().receive()
+            if frame is not None:
+                order.append("frame")
+            return frame
+
+        def handled(self) -> None:
+            if order and order[-1] == "frame":
+                order.append("handled")
+
+    class Speaking(Told):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            order.append("connected")
+            super().connection_made(transport)
+            self.transport.write(b"x")
+
+        def data_received(self, data: bytes) -> None:
+            order.append("told")
+
+    async def main() -> None:
+        async with inline(Watched()) as (node, _):
+            order.clear()
+            await node.create_connection(lambda: Speaking([0]), IPv6Address(SERVER), 80)
+            await asyncio.sleep(1)
+
+    run_virtual(main())
+    assert order[:3] == ["frame", "handled", "connected"]
+    assert order[order.index("told") - 1] == "handled"
