@@ -91,6 +91,7 @@ def establish(connection: Connection, segment: Segment, ack: int, now: float) ->
         connection.rtt.sample(now - connection.syn_sent_at)
     else:
         connection.rtt.rto = 3.0  # RFC 6298 (5.7): a SYN was lost and there is no sample
+    connection.rtt.backoff = 0  # how often the SYN was lost says nothing of data
     sender.snd_una = ack
     connection.timers.retransmit.cancel()
     connection.set_segment_size()
@@ -283,7 +284,7 @@ def acknowledge(connection: Connection, segment: Segment, sequence: int, ack: in
     if ack > sender.snd_una or (options.sack and ack == sender.snd_una and connection.sack_permitted):
         new_data_acknowledged(connection, ack, options.timestamp, now, options.sack)
     elif ack == sender.snd_una and sender.in_flight:
-        unchanged = sender.snd_wnd == window
+        unchanged = sender.snd_wnd == window > 0  # with a closed window it is the answer to a probe
         if unchanged and not segment.payload and not segment.flags & FIN:
             sender.recovery.on_duplicate_ack(now)
     connection.ecn.ack_arrives(segment.flags, ack, sender, now)
@@ -329,7 +330,7 @@ def new_data_acknowledged(
         if news.rtt is not None:
             rtt.sample(news.rtt)
         else:
-            rtt.forget_back_off()
+            rtt.backoff = 0  # RFC 6298 §5: the time-out itself stays doubled until there is a sample
     news.srtt = rtt.srtt or rtt.rto
     news.minimum_rtt = rtt.minimum_rtt
     recovery.on_ack(now)

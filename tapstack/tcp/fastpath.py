@@ -168,11 +168,12 @@ def _take(
         arrives.new_data_acknowledged(connection, ack, (value, echo), now)
         if sender.fin_sent and connection.finished_sending():
             arrives.fin_acknowledged(connection, now)
-    sender.snd_wnd = window
-    sender.snd_wl1 = receiver.rcv_nxt
-    sender.snd_wl2 = ack
-    if window > sender.maximum_window:
-        sender.maximum_window = window
+    if sender.snd_wl1 <= receiver.rcv_nxt:  # else a newer one overtook it; SND.WL2 is never above SND.UNA
+        sender.snd_wnd = window
+        sender.snd_wl1 = receiver.rcv_nxt
+        sender.snd_wl2 = ack
+        if window > sender.maximum_window:
+            sender.maximum_window = window
     if text is not None:
         receiver.append(text)
         grow_receive(connection, now)

@@ -13,6 +13,9 @@ INITIAL = 1.0
 class RttEstimator:
     """SRTT, RTTVAR and RTO in seconds; `srtt` is None before the first sample.
 
+    backoff: time-outs since something was last acknowledged.  A doubled RTO outlives them: what was sent twice gives no
+    sample when it is acknowledged, and only a sample may say that less is enough (Karn's algorithm, RFC 6298 §3 and §5).
+
     >>> rtt = RttEstimator()
     >>> rtt.sample(0.1)
     >>> rtt.srtt, rtt.rttvar, round(rtt.rto, 3)
@@ -47,13 +50,6 @@ class RttEstimator:
         """Double the time-out after it fired (5.5)."""
         self.backoff += 1
         self.rto = min(self.rto * 2, MAXIMUM)
-
-    def forget_back_off(self) -> None:
-        """Recompute the time-out from the last estimate after new data was acknowledged (5.3, 5.7)."""
-        if self.backoff:
-            self.backoff = 0
-            srtt = self.srtt
-            self.rto = INITIAL if srtt is None else self._from_estimate(srtt)
 
     def _from_estimate(self, srtt: float) -> float:
         spread = 4 * self.rttvar

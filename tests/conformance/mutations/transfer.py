@@ -8,6 +8,8 @@ _REDUCTIONS = "tests/unit/tcp/test_reductions.py"
 _STREAMS = "tests/unit/tcp/test_streams.py"
 _FLOOD = "tests/unit/tcp/test_flood.py"
 _TIMEOUT = "tests/unit/tcp/test_user_timeout.py"
+_TIMERS = "tests/unit/tcp/test_timers.py"
+_WINDOWS = "tests/unit/tcp/test_rfc9293_windows.py"
 
 MUTATIONS = (
     Mutation(
@@ -83,6 +85,40 @@ MUTATIONS = (
         ("ST-TCP-2",),
         (_STREAMS,),
         (Edit("tapstack.tcp.fastpath:receive", "window <<= sender.scale", "pass"),),
+    ),
+    Mutation(
+        "old-window",
+        "the window of a segment that a newer one overtook is taken",
+        ("ST-TCP-1",),
+        (_WINDOWS,),
+        (Edit("tapstack.tcp.fastpath:_take", "if sender.snd_wl1 <= receiver.rcv_nxt:", "if True:"),),
+    ),
+    Mutation(
+        "answered-probe-is-loss",
+        "the answers to probes of a closed window count as duplicate acknowledgements",
+        ("ST-TCP-11",),
+        (_TIMERS,),
+        (Edit("tapstack.tcp.arrives:acknowledge", "sender.snd_wnd == window > 0", "sender.snd_wnd == window"),),
+    ),
+    Mutation(
+        "ambiguous-collapse",
+        "an acknowledgement that gives no sample takes back the doubling of the time-out",
+        ("ST-TCP-4", "MUST-18"),
+        (_TIMERS,),
+        (
+            Edit(
+                "tapstack.tcp.arrives:new_data_acknowledged",
+                "rtt.backoff = 0",
+                "rtt.rto = rtt._from_estimate(rtt.srtt or 1.0)",
+            ),
+        ),
+    ),
+    Mutation(
+        "lost-syn-counts-on",
+        "lost SYNs count among the time-outs in a row of data",
+        ("ST-TCP-4",),
+        (_TIMERS,),
+        (Edit("tapstack.tcp.arrives:establish", "connection.rtt.backoff = 0", "pass"),),
     ),
     Mutation(
         "patience-by-the-way",

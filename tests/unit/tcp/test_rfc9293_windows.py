@@ -61,6 +61,20 @@ def test_a_window_that_shrinks_stops_new_data_and_the_old_is_repeated() -> None:
     assert any(tcp.seq == una & 0xFFFFFFFF for tcp in again), "the oldest is repeated, it lies in the window"
 
 
+@pytest.mark.proves("ST-TCP-1")
+def test_data_that_a_newer_acknowledgement_overtook_brings_no_old_window() -> None:
+    pair = Pair()
+    client = plain(pair)
+    nxt = client.receiver.rcv_nxt
+    by_hand(pair, client, "A", seq=nxt + 100, window=50_000)
+    window = client.sender.snd_wnd
+    by_hand(pair, client, "A", seq=nxt, payload=b"x" * 100, window=500)  # was sent before
+    assert client.receiver.rcv_nxt == nxt + 100
+    assert client.sender.snd_wnd == window
+    by_hand(pair, client, "A", seq=nxt + 100, payload=b"x", window=600)
+    assert client.sender.snd_wnd == 600 << client.sender.scale, "what is newer counts"
+
+
 @pytest.mark.proves("SHLD-17")
 def test_data_beyond_a_window_that_shrank_to_nothing_does_not_end_the_connection() -> None:
     pair = Pair()

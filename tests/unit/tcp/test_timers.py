@@ -9,6 +9,7 @@ import pytest
 
 from tapstack.tcp.connection import Connection
 from tapstack.tcp.options import PortMode, SocketOptions, TimeWait
+from tapstack.tcp.recovery import Phase
 from tapstack.tcp.timewait import TimeWaitRecord
 
 from . import wire
@@ -75,6 +76,46 @@ def test_after_a_lost_syn_the_time_out_begins_with_three_seconds_and_one_segment
     client, _ = pair.connect()
     assert client.rtt.rto == 3.0
     assert client.sender.congestion.cwnd == client.sender.mss
+
+
+@pytest.mark.proves("ST-TCP-4")
+def test_how_often_a_syn_was_lost_says_nothing_of_the_path_for_data() -> None:
+    pair = Pair()
+    count = [0]
+
+    def three(end: object, packet: bytes) -> list[bytes | tuple[float, bytes]]:
+        count[0] += 1
+        return [packet] if count[0] > 3 else []
+
+    pair.meddle = three
+    client, server = pair.connect()
+    pair.run(1)
+    assert client.syn_retransmitted and client.rtt.backoff == 0
+    mss = client.sender.mss
+    Path(pair, lambda n: None if n <= 2 else 0.0)  # the segment and its probe
+    client.write(DATA[:1400])
+    assert collect(pair, server, 1400, 20) == DATA[:1400]
+    assert client.timers.timeouts == 1
+    assert client.sender.mss == mss, "one time-out is no black hole"
+
+
+@pytest.mark.proves("ST-TCP-4", "MUST-18")
+def test_a_doubled_time_out_stays_until_there_is_a_sample() -> None:
+    """Karn's algorithm: where the round trip has grown beyond the time-out, no other way leads to a sample without timestamps."""
+    pair = Pair()
+    client, server, _ = established(pair, timestamps=False, sack=False)
+    for _ in range(20):
+        client.write(b"x")
+        pair.run(1)
+    assert client.rtt.rto < 0.3
+    pair.delay = 0.4
+    for _ in range(5):
+        client.write(b"x")
+        pair.run(5)
+    assert client.sender.retransmissions <= 3, "only the first are sent again before they can have arrived"
+    assert client.rtt.srtt is not None and client.rtt.srtt > 0.3, "the new round trip is learned"
+    assert client.rtt.backoff == 0
+    assert len(read_all(server)) == 25
 
 
 @pytest.mark.proves("ST-TCP-4")
@@ -159,6 +200,19 @@ def test_probes_of_a_closed_window_double_and_never_end_while_they_are_answered(
     assert all(b == pytest.approx(min(2 * a, 60.0)) for a, b in pairwise(gaps))
     assert gaps[-1] == pytest.approx(60.0)
     assert collect(pair, server, 20_000, 70) == DATA[:20_000]
+
+
+@pytest.mark.proves("ST-TCP-5", "ST-TCP-11")
+@pytest.mark.parametrize("sack", [True, False])
+def test_the_answer_to_a_probe_of_a_closed_window_is_no_sign_of_loss(sack: bool) -> None:
+    pair = Pair()
+    client, _, _ = established(pair, sack=sack, receive_buffer=5000, receive_buffer_maximum=5000)
+    client.write(DATA[:20_000])
+    pair.run(60)
+    recovery = client.sender.recovery
+    assert client.sender.snd_wnd == 0 and client.sender.in_flight and client.sender.retransmissions > 3
+    assert (recovery.losses, recovery.phase) == (0, Phase.OPEN)
+    assert client.sender.congestion.ssthresh > 1 << 40, "the threshold stays"
 
 
 @pytest.mark.proves("ST-TCP-11")
