@@ -288,8 +288,6 @@ def acknowledge(connection: Connection, segment: Segment, sequence: int, ack: in
         if unchanged and not segment.payload and not segment.flags & FIN:
             sender.recovery.on_duplicate_ack(now)
     connection.ecn.ack_arrives(segment.flags, ack, sender, now)
-    if connection.ecn.announce:
-        sender.segment_limit = sender.mss
     if ack >= sender.snd_una:
         opened = sender.snd_wnd == 0 and window > 0
         _set_window(connection, segment, sequence, ack, window)

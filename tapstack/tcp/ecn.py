@@ -1,7 +1,8 @@
 """Explicit congestion notification of one connection (RFC 3168 §6.1).
 
 As receiver: a packet marked CE makes every acknowledgement carry ECE until the peer says CWR.  As sender: the first ECE of a
-window of data reduces cwnd as a loss would, and the next new data says CWR; data that is sent for the first time is ECT(0),
+window of data reduces cwnd as a loss would, unless one of that window has done it, and the next new data after any reduction says
+CWR; data that is sent for the first time is ECT(0),
 acknowledgements, repetitions and probes are not.
 """
 
@@ -61,11 +62,16 @@ class EcnState:
 
     def ack_arrives(self, flags: int, ack: int, sender: Sender, now: float) -> None:
         """An acknowledgement: ECE reduces cwnd once per window of data (§6.1.2)."""
-        if not self.usable or flags & (ECE | SYN) != ECE or ack <= self._point:
+        if not self.usable or flags & (ECE | SYN) != ECE:
             return
-        self._point = sender.snd_nxt
-        if sender.recovery.repairing:
-            return
-        sender.congestion.on_congestion(sender.snd_nxt - sender.snd_una, now)
-        self.reductions += 1
+        recovery = sender.recovery
+        if recovery.repairing:
+            recovery.confirm()  # it has reduced; should the echo go on after it, that is of another window
+        elif ack > self._point:
+            recovery.reduce(sender.snd_nxt - sender.snd_una, now)
+            self.reductions += 1
+
+    def reduced(self, snd_nxt: int) -> None:
+        """cwnd was reduced, for a mark or for a loss: no mark of what was sent until now reduces it again."""
+        self._point = snd_nxt
         self.announce = True

@@ -39,6 +39,9 @@ class Outlet(Protocol):
     def start_congestion(self) -> None:
         """Set the sender's `congestion` and `recovery`."""
 
+    def window_reduced(self) -> None:
+        """cwnd was reduced, for whatever reason."""
+
 
 class Sender(Flight):
     """State of the send sequence space (RFC 9293 §3.3.1); sequence numbers are unwrapped.
@@ -303,6 +306,10 @@ class Sender(Flight):
             return False
         self._send_new(size, now)
         return True
+
+    def tell_reduced(self) -> None:
+        """cwnd was reduced: the peer that echoes marks is to know (RFC 3168 §6.1.2)."""
+        self._outlet.window_reduced()
 
     # -- acknowledgements ------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from ..segments import SentSegment
 from .rto import RttEstimator
+from .spurious import Undo
 
 if TYPE_CHECKING:
     from ...timers import Timer
@@ -34,11 +35,26 @@ class Recovery(ABC):
     """Notices loss and repairs it, for one connection.
 
     window: bytes that may be in the network instead of cwnd; None where cwnd applies.
+    reduced: SND.NXT when cwnd was last reduced for a mark or a probe: what is lost before it is of a window of data that
+    has had its reduction.
     losses: segments marked lost so far.  undone: reductions that turned out to be mistaken.
     probes: tail loss probes sent.
     """
 
-    __slots__ = ("losses", "phase", "point", "probes", "rtt", "sender", "timer", "undone", "window")
+    __slots__ = (
+        "_timeout_una",
+        "_undo",
+        "losses",
+        "phase",
+        "point",
+        "probes",
+        "reduced",
+        "rtt",
+        "sender",
+        "timer",
+        "undone",
+        "window",
+    )
 
     def __init__(self, sender: Sender, rtt: RttEstimator, timer: Timer) -> None:
         self.sender = sender
@@ -50,6 +66,9 @@ class Recovery(ABC):
         self.losses = 0
         self.undone = 0
         self.probes = 0
+        self.reduced = sender.snd_una
+        self._undo = Undo()
+        self._timeout_una = 0
 
     def let_go(self) -> None:
         """See `Connection.fall_apart`; what was counted can still be read."""
@@ -59,6 +78,45 @@ class Recovery(ABC):
     def repairing(self) -> bool:
         """Whether losses are being repaired."""
         return self.phase is not Phase.OPEN
+
+    # -- reductions ------------------------------------------------------------------------------
+
+    def reduce(self, in_flight: int, now: float) -> None:
+        """Congestion without anything left to repair: a mark, or a loss that a probe repaired.  It is sure, and stands."""
+        sender = self.sender
+        self._undo.forget()
+        self.reduced = sender.snd_nxt
+        sender.congestion.on_congestion(in_flight, now)
+        sender.tell_reduced()
+
+    def confirm(self) -> None:
+        """While losses are being repaired the peer reports a mark: the reduction was due in any case."""
+        self._undo.forget()
+
+    def _reduce_for_loss(self, now: float) -> None:
+        """Recovery begins: once per window of data (RFC 3168 §6.1.2)."""
+        sender = self.sender
+        self._undo.begin(sender.congestion, sender.snd_una)
+        if sender.snd_una >= self.reduced:
+            sender.congestion.on_congestion(sender.snd_nxt - sender.snd_una, now)
+            sender.tell_reduced()
+
+    def _reduce_for_timeout(self, now: float) -> None:
+        """RFC 5681 §3.1: the threshold is held only where the timer has sent this very segment again before."""
+        sender = self.sender
+        una = sender.snd_una
+        flight = sender.snd_nxt - una
+        if self.phase is Phase.OPEN:
+            self._undo.begin(sender.congestion, una)
+            sender.congestion.on_timeout(flight, now)
+        elif self.phase is Phase.RECOVERY or una > self._timeout_una:
+            sender.congestion.on_timeout_in_recovery(flight)
+        else:
+            sender.congestion.on_repeated_timeout()
+        self._timeout_una = una
+        sender.tell_reduced()
+
+    # -- what is heard ---------------------------------------------------------------------------
 
     def read_sack(self, blocks: list[tuple[int, int]]) -> None:  # noqa: B027 - nothing is a fair answer
         """Mark what the peer reports; `blocks` are sequence numbers of the wire."""

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 from ..segments import LOST, SentSegment
 from .base import Phase, Recovery
 from .rto import RttEstimator
-from .spurious import Undo
 
 if TYPE_CHECKING:
     from ...timers import Timer
@@ -24,13 +23,12 @@ DUPLICATE_THRESHOLD = 3
 class NewRenoRecovery(Recovery):
     """Recovery for peers without SACK."""
 
-    __slots__ = ("_credit", "_duplicates", "_undo")
+    __slots__ = ("_credit", "_duplicates")
 
     def __init__(self, sender: Sender, rtt: RttEstimator, timer: Timer) -> None:
         super().__init__(sender, rtt, timer)
         self._duplicates = 0
         self._credit = 0
-        self._undo = Undo()
 
     def on_duplicate_ack(self, now: float) -> None:
         sender = self.sender
@@ -47,10 +45,9 @@ class NewRenoRecovery(Recovery):
 
     def _enter(self, now: float) -> None:
         sender = self.sender
-        self._undo.begin(sender.congestion, sender.snd_una)
+        self._reduce_for_loss(now)
         self.phase = Phase.RECOVERY
         self.point = sender.snd_nxt
-        sender.congestion.on_congestion(sender.snd_nxt - sender.snd_una, now)
         self._credit = DUPLICATE_THRESHOLD * sender.mss
         self.window = sender.congestion.cwnd + self._credit
         self._resend_first(now)
@@ -103,13 +100,7 @@ class NewRenoRecovery(Recovery):
 
     def on_timeout(self, now: float) -> None:
         sender = self.sender
-        if self.phase is Phase.LOSS:
-            sender.congestion.on_repeated_timeout()
-        elif self.phase is Phase.RECOVERY:
-            sender.congestion.on_timeout_in_recovery(sender.snd_nxt - sender.snd_una)
-        else:
-            self._undo.begin(sender.congestion, sender.snd_una)
-            sender.congestion.on_timeout(sender.snd_nxt - sender.snd_una, now)
+        self._reduce_for_timeout(now)
         self._open()
         self.phase = Phase.LOSS
         self.point = sender.snd_nxt

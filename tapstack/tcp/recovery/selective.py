@@ -17,7 +17,6 @@ from .prr import ProportionalRateReduction
 from .rack import Rack
 from .rto import RttEstimator
 from .scoreboard import Scoreboard
-from .spurious import Undo
 
 if TYPE_CHECKING:
     from ..sender import Sender
@@ -43,7 +42,6 @@ class SelectiveRecovery(Recovery):
         "_prr",
         "_scoreboard",
         "_timers",
-        "_undo",
         "rack",
     )
 
@@ -53,7 +51,6 @@ class SelectiveRecovery(Recovery):
         self._scoreboard = Scoreboard()
         self._prr = ProportionalRateReduction()
         self._frto = Frto()
-        self._undo = Undo()
         self._timers = timers
         self._probe_end: int | None = None
         self._probe_repeats = False
@@ -70,8 +67,9 @@ class SelectiveRecovery(Recovery):
         if duplicate is not None:
             news.duplicate_sack = True
             self._probe_reported(duplicate)
-            segments = -(-(duplicate[1] - duplicate[0]) // sender.mss)
-            if self._undo.duplicate_reported(duplicate[0], segments) and not self._more_to_repair():
+            start, end = duplicate
+            end = min(end, sender.snd_nxt - sender.fin_sent)  # some report the FIN, some do not
+            if self._undo.duplicate_reported(start, end, news.una) and not self._more_to_repair():
                 self._take_back()
 
     def on_ack(self, now: float) -> None:
@@ -141,17 +139,17 @@ class SelectiveRecovery(Recovery):
     def _enter(self, now: float) -> None:
         sender = self.sender
         flight = sender.snd_nxt - sender.snd_una
-        self._undo.begin(sender.congestion, sender.snd_una)
+        self._reduce_for_loss(now)
         self.phase = Phase.RECOVERY
         self.point = sender.snd_nxt
         self._probe_end = None
         self._stop_probe()
-        sender.congestion.on_congestion(flight, now)
         self._prr.begin(flight, sender.congestion.ssthresh, sender.mss, sender.snd_nxt + sender.retransmitted_bytes)
 
     def _leave(self) -> None:
         """Everything that was in flight when the loss was noticed has arrived."""
         congestion = self.sender.congestion
+        self._undo.over(self.sender.snd_nxt)
         if self.phase is Phase.RECOVERY and not congestion.sets_own_window:
             congestion.cwnd = max(congestion.ssthresh, 2 * self.sender.mss)
         self.phase = Phase.OPEN
@@ -184,13 +182,7 @@ class SelectiveRecovery(Recovery):
             self._scoreboard.clear()
             sender.forget_sacks()
         try_frto = self.phase is Phase.OPEN or self._frto.under_way
-        if self.phase is Phase.LOSS:
-            sender.congestion.on_repeated_timeout()
-        elif self.phase is Phase.RECOVERY:
-            sender.congestion.on_timeout_in_recovery(sender.snd_nxt - sender.snd_una)
-        else:
-            self._undo.begin(sender.congestion, sender.snd_una)
-            sender.congestion.on_timeout(sender.snd_nxt - sender.snd_una, now)
+        self._reduce_for_timeout(now)
         self.phase = Phase.LOSS
         self.point = sender.snd_nxt
         self.window = None
@@ -242,7 +234,7 @@ class SelectiveRecovery(Recovery):
         if self.phase is not Phase.OPEN:
             if segment.start == self.sender.snd_una:
                 self._timers.start_over(now)  # the oldest is on its way again: give it its time
-            self._undo.retransmitted(now, -(-(segment.end - segment.start) // self.sender.mss))
+            self._undo.retransmitted(now, segment.start, segment.end - segment.fin)
 
     def _arm_probe(self, now: float) -> None:
         """Start the probe timer over (§7.2)."""
@@ -308,6 +300,6 @@ class SelectiveRecovery(Recovery):
         elif sender.snd_una > end:
             self._probe_end = None
             if self.phase is Phase.OPEN:
-                sender.congestion.on_congestion(sender.snd_nxt - news.una, now)
+                self.reduce(sender.snd_nxt - news.una, now)
         elif not news.acked and not news.delivered:
             self._probe_end = None

@@ -8,6 +8,8 @@ _REDUCTIONS = "tests/unit/tcp/test_reductions.py"
 _STREAMS = "tests/unit/tcp/test_streams.py"
 _FLOOD = "tests/unit/tcp/test_flood.py"
 _TIMEOUT = "tests/unit/tcp/test_user_timeout.py"
+_ECN = "tests/unit/tcp/test_ecn.py"
+_UNDO = "tests/unit/tcp/test_undo.py"
 _TIMERS = "tests/unit/tcp/test_timers.py"
 _WINDOWS = "tests/unit/tcp/test_rfc9293_windows.py"
 
@@ -32,11 +34,71 @@ MUTATIONS = (
         (_REDUCTIONS,),
         (
             Edit(
-                "tapstack.tcp.recovery.selective:SelectiveRecovery.on_timeout",
-                "elif self.phase is Phase.RECOVERY:",
-                "elif False:",
+                "tapstack.tcp.recovery.base:Recovery._reduce_for_timeout",
+                "if self.phase is Phase.OPEN:",
+                "if self.phase is not Phase.LOSS:",
             ),
         ),
+    ),
+    Mutation(
+        "threshold-held-for-all",
+        "any time-out after the first holds the threshold, whatever was acknowledged between them",
+        ("ST-TCP-5",),
+        (_REDUCTIONS,),
+        (
+            Edit(
+                "tapstack.tcp.recovery.base:Recovery._reduce_for_timeout",
+                "self.phase is Phase.RECOVERY or una > self._timeout_una",
+                "self.phase is Phase.RECOVERY",
+            ),
+        ),
+    ),
+    Mutation(
+        "networks-duplicate",
+        "a duplicate that the network made proves that a loss was none",
+        ("ST-TCP-3",),
+        (_UNDO,),
+        (
+            Edit(
+                "tapstack.tcp.recovery.spurious:Undo.duplicate_reported",
+                "self._again = None",
+                "self._again = again = again[1:]; return not again",
+            ),
+        ),
+    ),
+    Mutation(
+        "mark-taken-back",
+        "a duplicate takes back the reduction for a mark",
+        ("ST-TCP-7",),
+        (_UNDO,),
+        (Edit("tapstack.tcp.recovery.base:Recovery.reduce", "self._undo.forget()", "pass"),),
+    ),
+    Mutation(
+        "proof-for-ever",
+        "a duplicate long after a recovery takes back its reduction",
+        ("ST-TCP-3",),
+        (_UNDO,),
+        (Edit("tapstack.tcp.recovery.spurious:Undo.over", "self._until = snd_nxt", "pass"),),
+    ),
+    Mutation(
+        "mark-and-loss",
+        "a loss reduces a window that a mark has reduced already",
+        ("ST-TCP-7",),
+        (_ECN,),
+        (
+            Edit(
+                "tapstack.tcp.recovery.base:Recovery._reduce_for_loss",
+                "if sender.snd_una >= self.reduced:",
+                "if True:",
+            ),
+        ),
+    ),
+    Mutation(
+        "loss-unannounced",
+        "a loss is repaired without CWR, and the echo of a mark of its window reduces once more",
+        ("ST-TCP-7",),
+        (_ECN,),
+        (Edit("tapstack.tcp.recovery.base:Recovery._reduce_for_loss", "sender.tell_reduced()", "pass"),),
     ),
     Mutation(
         "moment-counts",

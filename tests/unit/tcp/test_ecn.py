@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tapstack.tcp.congestion import CongestionControl
 from tapstack.tcp.connection import Connection
 from tapstack.tcp.options import Ecn, PortMode, SocketOptions
 
@@ -22,7 +23,7 @@ def flags(packet: bytes) -> str:
     return str(wire.read(packet).flags)
 
 
-def marking(pair: Pair, numbers: set[int]) -> None:
+def marking(pair: Pair, numbers: set[int]) -> Path:
     """A router that marks the data packets of these numbers instead of dropping them."""
     path = Path(pair)
 
@@ -31,10 +32,12 @@ def marking(pair: Pair, numbers: set[int]) -> None:
         out = path(end, packet)
         if data and path.sent in numbers:
             assert codepoint(packet) == 2, "only ECT packets may be marked"
-            return [packet[:1] + bytes([packet[1] | 0x30]) + packet[2:]]
+            marked = packet[:1] + bytes([packet[1] | 0x30]) + packet[2:]
+            return [(item[0] if isinstance(item, tuple) else 0.0, marked) for item in out]
         return out
 
     pair.meddle = meddle
+    return path
 
 
 @pytest.mark.parametrize(
@@ -124,3 +127,56 @@ def test_without_agreement_nothing_is_ect_and_marks_mean_nothing() -> None:
     client.write(DATA[:10])
     pair.run(1)
     assert not server.ecn.echo
+
+
+@pytest.mark.parametrize("congestion", ["newreno", "cubic"])
+@pytest.mark.parametrize("sack", [True, False])
+@pytest.mark.parametrize(("mark", "lost"), [(5, 20), (20, 5)], ids=["mark first", "loss first"])
+def test_a_mark_and_a_loss_in_one_window_reduce_it_once(
+    monkeypatch: pytest.MonkeyPatch, mark: int, lost: int, sack: bool, congestion: str
+) -> None:
+    """RFC 3168 §6.1.2: once per window of data, and CWR says so after a reduction for any reason."""
+    pair = Pair(delay=0.05)
+    client, server, _ = established(pair, ecn=Ecn.REQUEST, congestion=congestion, sack=sack)
+    transfer(pair, client, server, 600_000)
+    pair.run(0.15)
+    controller = client.sender.congestion
+    controller.cwnd = controller.ssthresh = 60 * client.sender.mss
+    reductions: list[float] = []
+    reduce = type(controller).on_congestion
+
+    def counted(self: CongestionControl, in_flight: int, now: float) -> None:
+        reductions.append(now)
+        reduce(self, in_flight, now)
+
+    monkeypatch.setattr(type(controller), "on_congestion", counted)
+    path = marking(pair, {mark})
+    path.gap = 0.0003
+    path.fate = lambda n: None if n == lost else 0.0
+    before = len(pair.packets)
+    client.write(DATA[: 60 * client.sender.mss])
+    pair.run(0.2)
+    client.write(DATA[: 60 * client.sender.mss])
+    pair.run(2)
+    assert len(reductions) == 1
+    sent = [wire.read(p) for _, who, p in pair.packets[before:] if who == "a"]
+    assert ["C" in str(tcp.flags) for tcp in sent if tcp.payload].count(True) == 1
+    assert not server.ecn.echo, "the peer has heard of it"
+    assert client.sender.retransmissions == 1
+
+
+@pytest.mark.parametrize("sack", [True, False])
+def test_after_a_time_out_new_data_says_cwr(sack: bool) -> None:
+    pair = Pair()
+    client, server, path = established(pair, ecn=Ecn.REQUEST, sack=sack)
+    transfer(pair, client, server, 100_000)
+    path.fate = lambda n: None
+    client.write(DATA[:1000])
+    pair.run(5, until=lambda: client.timers.timeouts > 0)
+    path.fate = lambda n: 0.0
+    pair.run(5)
+    before = len(pair.packets)
+    client.write(DATA[:10_000])
+    pair.run(1)
+    data = [wire.read(p) for _, who, p in pair.packets[before:] if who == "a"]
+    assert ["C" in str(tcp.flags) for tcp in data if tcp.payload] == [True] + [False] * (len(data) - 1)

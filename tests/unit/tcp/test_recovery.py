@@ -147,7 +147,7 @@ def test_a_delay_spike_is_recognised_as_spurious(timestamps: bool) -> None:
 def test_f_rto_alone_recognises_a_delay_spike(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the proofs that timestamps and D-SACK give, what is acknowledged after the time-out decides."""
     monkeypatch.setattr(Undo, "proven", lambda self, news: False)
-    monkeypatch.setattr(Undo, "duplicate_reported", lambda self, start, segments: False)
+    monkeypatch.setattr(Undo, "duplicate_reported", lambda self, start, end, una: False)
     pair = Pair()
     client, server, path = established(pair, timestamps=False)
     transfer(pair, client, server, 400_000)

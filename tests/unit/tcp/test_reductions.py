@@ -107,6 +107,32 @@ def test_a_time_out_while_losses_are_repaired_reduces_the_threshold_once(sack: b
 
 
 @pytest.mark.proves("ST-TCP-4", "ST-TCP-5")
+@pytest.mark.parametrize("sack", [True, False])
+def test_a_time_out_of_another_segment_reduces_the_threshold_again(sack: bool) -> None:
+    """RFC 5681 §3.1: it is held only for a segment that the timer has sent again before."""
+    pair = Pair(delay=0.05)
+    client, server, path = established(pair, congestion="newreno", sack=sack)
+    transfer(pair, client, server, 400_000)
+    pair.run(0.15)
+    sender, congestion = client.sender, client.sender.congestion
+    congestion.cwnd = congestion.ssthresh = 100 * MSS
+    path.fate = lambda n: None
+    client.write(DATA[: 200 * MSS])
+    pair.run(5, until=lambda: client.timers.timeouts == 2)
+    first = congestion.ssthresh
+    assert first == pytest.approx(50 * MSS, abs=2 * MSS), "the second time-out is of the same segment"
+    una = sender.snd_una
+    path.fate = lambda n: 0.0
+    pair.run(5, until=lambda: sender.snd_una >= una + 20 * MSS)
+    path.fate = lambda n: None
+    timeouts = client.timers.timeouts
+    pair.run(0.15)
+    assert sender.recovery.phase is Phase.LOSS and sender.snd_una > una, "not all of it is repaired"
+    pair.run(5, until=lambda: client.timers.timeouts > timeouts)
+    assert congestion.ssthresh <= max((sender.snd_nxt - sender.snd_una) // 2, 2 * MSS) < first
+
+
+@pytest.mark.proves("ST-TCP-4", "ST-TCP-5")
 @pytest.mark.parametrize(("name", "share"), [("newreno", 0.5), ("cubic", 0.7)])
 def test_the_threshold_is_never_above_equation_four(name: str, share: float) -> None:
     controller = create(name, MSS)

@@ -43,6 +43,9 @@ class _Nowhere:
     def start_congestion(self) -> None:
         raise AssertionError("the test brings its own")
 
+    def window_reduced(self) -> None:
+        """Nobody is told."""
+
 
 def full_sender(cut: int) -> Sender:
     sender = Sender(START, _Nowhere())

@@ -1,0 +1,175 @@
+"""What a peer's report of a duplicate proves, and what it does not (RFC 2883, RFC 3708)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tapstack.tcp.connection import Connection
+from tapstack.tcp.options import Ecn
+from tapstack.tcp.recovery import Phase
+from tapstack.tcp.recovery.spurious import Undo
+
+from .pair import End, Pair
+from .path import DATA, Path, established, transfer
+
+MSS = 1428
+
+
+def doubling(pair: Pair, path: Path, twice: int, marked: int = 0) -> None:
+    """The network delivers the data packet of number `twice` a second time, and marks the one of number `marked`."""
+
+    def meddle(end: End, packet: bytes) -> list[bytes | tuple[float, bytes]]:
+        before = path.sent
+        out = path(end, packet)
+        if end is pair.a and path.sent > before and path.sent in (twice, marked):
+            late, _ = out[0]
+            assert isinstance(late, float)
+            if path.sent == marked:
+                return [(late, packet[:1] + bytes([packet[1] | 0x30]) + packet[2:])]
+            return [*out, (late + 0.001, packet)]
+        return out
+
+    pair.meddle = meddle
+
+
+def reduced_by_a_loss(**options: Any) -> tuple[Pair, Connection, Connection, Path]:
+    """A connection whose window a loss has reduced, which is repaired."""
+    pair = Pair(delay=0.02)
+    client, server, path = established(pair, **options)
+    transfer(pair, client, server, 300_000)
+    lost = path.sent + 3
+    path.fate = lambda n: None if n == lost else 0.0
+    transfer(pair, client, server, 300_000)
+    assert client.sender.recovery.losses == 1
+    assert client.sender.recovery.phase is Phase.OPEN
+    assert client.sender.congestion.ssthresh < 1 << 40
+    return pair, client, server, path
+
+
+@pytest.mark.proves("ST-TCP-3", "ST-TCP-5")
+@pytest.mark.parametrize("timestamps", [True, False])
+@pytest.mark.parametrize("twice", [1, 6, 30])
+def test_a_duplicate_that_the_network_made_does_not_make_a_loss_undone(timestamps: bool, twice: int) -> None:
+    pair = Pair(delay=0.02)
+    client, server, path = established(pair, timestamps=timestamps)
+    transfer(pair, client, server, 200_000)
+    pair.run(0.1)
+    path.gap = 0.0002
+    lost = path.sent + 2
+    path.fate = lambda n: None if n == lost else 0.0
+    doubling(pair, path, path.sent + twice)
+    before = client.sender.congestion.cwnd
+    client.write(DATA[: 60 * MSS])
+    pair.run(1)
+    recovery = client.sender.recovery
+    assert (recovery.losses, recovery.undone) == (1, 0)
+    assert client.sender.congestion.ssthresh < before
+    assert server.receiver.queued == 60 * MSS
+
+
+@pytest.mark.proves("ST-TCP-3", "ST-TCP-5")
+@pytest.mark.parametrize("wait", [1.0, 600.0])
+def test_nor_does_one_of_a_later_time(wait: float) -> None:
+    pair, client, server, path = reduced_by_a_loss()
+    ssthresh = client.sender.congestion.ssthresh
+    pair.run(wait)
+    path.fate = lambda n: 0.0
+    doubling(pair, path, path.sent + 1)
+    transfer(pair, client, server, 3000)
+    pair.run(0.2)
+    assert client.sender.recovery.undone == 0
+    assert client.sender.congestion.ssthresh == ssthresh
+
+
+@pytest.mark.proves("ST-TCP-7", "ST-TCP-5")
+def test_nor_takes_it_back_the_reduction_for_a_mark() -> None:
+    pair, client, _, path = reduced_by_a_loss(ecn=Ecn.REQUEST)
+    path.fate = lambda n: 0.0
+    path.gap = 0.0003
+    doubling(pair, path, path.sent + 60, marked=path.sent + 2)
+    client.write(DATA[:150_000])
+    pair.run(1, until=lambda: client.ecn.reductions > 0)
+    ssthresh = client.sender.congestion.ssthresh
+    pair.run(0.15)
+    assert (client.ecn.reductions, client.sender.recovery.undone) == (1, 0)
+    assert client.sender.congestion.ssthresh == ssthresh
+
+
+@pytest.mark.proves("ST-TCP-7", "ST-TCP-5")
+def test_a_reduction_for_a_mark_ends_the_wait_for_proofs_about_the_one_before() -> None:
+    _, client, _, _ = reduced_by_a_loss(ecn=Ecn.REQUEST)
+    recovery, una = client.sender.recovery, client.sender.snd_una
+    recovery._undo.begin(client.sender.congestion, una)
+    recovery._undo.retransmitted(1.0, una, una + MSS)
+    recovery.reduce(10 * MSS, 1.0)
+    assert not recovery._undo.duplicate_reported(una, una + MSS, una)
+
+
+def undo() -> Undo:
+    """A reduction at 1000, after which 1000 to 3000 and 5000 to 6000 were sent again."""
+    made = Undo()
+    made.begin(_Congestion(), 1000)  # type: ignore[arg-type]
+    for start, end in ((1000, 2000), (2000, 3000), (5000, 6000)):
+        made.retransmitted(1.0, start, end)
+    return made
+
+
+class _Congestion:
+    def save(self) -> str:
+        return "what it knew"
+
+
+@pytest.mark.proves("ST-TCP-3")
+@pytest.mark.parametrize(
+    "reports",
+    [
+        [(1000, 2000), (2000, 3000), (5000, 6000)],
+        [(1000, 3000), (5000, 6000)],
+        [(5500, 6000), (2500, 3000), (1000, 2500), (5000, 5500)],
+    ],
+    ids=["one by one", "two in one", "parts"],
+)
+def test_all_that_was_sent_again_must_be_reported_however_it_is_cut(reports: list[tuple[int, int]]) -> None:
+    made = undo()
+    assert [made.duplicate_reported(start, end, 1000) for start, end in reports] == [False] * (len(reports) - 1) + [
+        True
+    ]
+
+
+@pytest.mark.proves("ST-TCP-3")
+def test_what_was_sent_again_twice_must_be_reported_twice() -> None:
+    made = undo()
+    made.retransmitted(2.0, 5000, 6000)
+    assert not made.duplicate_reported(1000, 3000, 1000)
+    assert not made.duplicate_reported(5000, 6000, 1000), "the second copy, where the first filled the hole"
+    assert made.duplicate_reported(5000, 6000, 1000)
+
+
+@pytest.mark.proves("ST-TCP-3")
+@pytest.mark.parametrize("stray", [(3000, 4000), (2500, 3500), (6000, 6001)])
+def test_a_duplicate_of_what_was_not_sent_again_ends_the_belief_in_all_others(stray: tuple[int, int]) -> None:
+    made = undo()
+    assert not made.duplicate_reported(*stray, 1000)
+    assert not any(made.duplicate_reported(*each, 1000) for each in ((1000, 3000), (5000, 6000)))
+
+
+@pytest.mark.proves("ST-TCP-3")
+def test_reports_come_until_what_was_sent_after_the_recovery_is_acknowledged() -> None:
+    made = undo()
+    made.over(8000)
+    assert not made.duplicate_reported(1000, 3000, 8000)
+    late, in_time = undo(), made
+    late.over(8000)
+    assert not late.duplicate_reported(1000, 3000, 8000)
+    assert in_time.duplicate_reported(5000, 6000, 8000)
+    assert not late.duplicate_reported(5000, 6000, 8001)
+
+
+@pytest.mark.proves("ST-TCP-3")
+def test_a_duplicate_of_an_earlier_repetition_says_nothing() -> None:
+    made = undo()
+    assert not made.duplicate_reported(400, 900, 1000)
+    assert not made.duplicate_reported(1000, 3000, 1000)
+    assert made.duplicate_reported(5000, 6000, 1000)
