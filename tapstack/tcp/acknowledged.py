@@ -88,13 +88,12 @@ class Acknowledged:
         self.ambiguous = True
         self.repeated_at = max(self.repeated_at, segment.sent_at)
 
-    def take(self, segment: SentSegment, size: int) -> None:
-        """`size` bytes of `segment` are newly delivered."""
-        self.delivered += size
+    def take(self, segment: SentSegment, end: int) -> None:
+        """`segment` is newly delivered, up to `end`: of a super-segment perhaps only the first packets."""
+        self.delivered += end - segment.start
         newest = self.newest
         if newest is None or segment.order >= newest.order:
             self.newest = segment
-        end = segment.end
         if not segment.retransmitted:
             self.original = end
             if end < self.fack:

@@ -246,7 +246,7 @@ class Connection(Output):
 
     def give_handshake(self, seconds: float, now: float) -> None:
         """Fail with a time-out `seconds` from now unless the connection is established by then, or has ended."""
-        if self.state is TcpState.CLOSED:
+        if self.state is not TcpState.SYN_SENT and self.state is not TcpState.SYN_RECEIVED:
             return
         timers = self.timers
         self.handshake_timeout = min(self.handshake_timeout, max(seconds, 0.0) + (now - timers.waiting_since))

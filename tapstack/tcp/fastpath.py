@@ -104,7 +104,7 @@ def receive(connection: Connection, frame: Buffer, at: int, length: int, trusted
         if held is None:
             connection.tcp.held.append(connection)
         connection.held = (value, echo, ack, window)
-        if connection.timestamps:
+        if connection.timestamps and receiver.rcv_nxt <= receiver.last_ack_sent:
             receiver.ts_recent = value  # what the next one is compared with
         return True
     text: Buffer | None = None

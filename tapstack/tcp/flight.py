@@ -65,7 +65,7 @@ class Flight(WriteQueue):
             if mark != SACKED:
                 if mark == IN_NETWORK:
                     self.pipe -= segment.end - segment.start
-                news.take(segment, segment.end - segment.start)
+                news.take(segment, segment.end)
                 if segment.retransmitted:
                     news.repeated(segment)
                 else:
@@ -92,7 +92,7 @@ class Flight(WriteQueue):
         if segment.mark != SACKED:
             if segment.mark == IN_NETWORK:
                 self.pipe -= gone
-            self.news.take(segment, gone)
+            self.news.take(segment, ack)
             if segment.retransmitted:
                 self.news.repeated(segment)
         segment.start = ack
@@ -148,14 +148,14 @@ class Flight(WriteQueue):
         while index < len(in_flight):
             segment = in_flight[index]
             if segment.end > end:
-                if segment.start >= end or end - segment.start >= segment.payload_length or not self._may_split():
+                if segment.start >= end or not self._may_split():
                     return
                 self.split(segment, end - segment.start)
             if segment.mark != SACKED:
                 if segment.mark == IN_NETWORK:
                     self.pipe -= segment.end - segment.start
                 segment.mark = SACKED
-                self.news.take(segment, segment.end - segment.start)
+                self.news.take(segment, segment.end)
                 self.news.sacked += 1
             index += 1
 

@@ -3,7 +3,8 @@
 Model.  `rcv_nxt` is the next byte expected.  Bytes before it stand in `_ready` until the application takes
 them; bytes after it, `beyond` of them, stand in *runs*, each a contiguous range with its pieces, sorted and disjoint, with a
 hole before each.  A SACK block is a run.  The advertised right edge `rcv_adv` never moves left (RFC 9293 SHLD-14), and moves
-right only in steps worth a segment (SWS avoidance, MUST-39).
+right only in steps worth a segment (SWS avoidance, MUST-39).  What the window field can say of it may lie less than one unit of
+the scale to the left, where saying more would promise more than there is (RFC 7323 §2.4); what `rcv_adv` allows is still taken.
 
 Payload is kept as views of the received frames; nothing is copied here but small pieces, which would pin a frame
 and an object each: those are gathered in buffers of up to `_GATHER` bytes, and what is new of a large frame that repeats the
@@ -283,15 +284,19 @@ class Receiver:
         for sequence in reversed(self._recent):
             index = bisect_right(runs, sequence, key=_run_start) - 1
             if len(blocks) < limit and index >= 0 and runs[index].end > sequence:
-                block = (runs[index].start, runs[index].end)
+                block = self._block(runs[index])
                 if block not in blocks[self.duplicate is not None :]:
                     blocks.append(block)
         for run in runs:
             if len(blocks) >= limit:
                 break
-            if (run.start, run.end) not in blocks:
-                blocks.append((run.start, run.end))
+            if self._block(run) not in blocks:
+                blocks.append(self._block(run))
         return blocks
+
+    def _block(self, run: Run) -> tuple[int, int]:
+        """What a SACK block says of a run: its last sequence number may be that of the FIN."""
+        return run.start, run.end + (run.end == self.fin)
 
     def read(self) -> list[Buffer]:
         """Everything that is in order, in pieces; the buffer is free afterwards."""

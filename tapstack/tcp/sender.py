@@ -223,8 +223,8 @@ class Sender(Flight):
         self.last_sent = now
         self._outlet.emit_run(start, run, size)
 
-    def _put(self, segment: SentSegment, flags: int, size: int, now: float) -> None:
-        """Put a segment on the link and into the books."""
+    def _put(self, segment: SentSegment, flags: int, size: int, now: float, probe: bool = False) -> None:
+        """Put a segment on the link and into the books; `probe`: into a closed window, so never ECT (RFC 3168 §6.1.6)."""
         if not self.pipe:
             self.first_sent_at = self.delivered_at = now
         segment.sent_at = now
@@ -237,7 +237,7 @@ class Sender(Flight):
         self.pipe += segment.end - segment.start
         self.by_time.append(segment)
         self.last_sent = now
-        self._outlet.emit_data(segment.start, flags, segment.pieces, size, segment.retransmitted)
+        self._outlet.emit_data(segment.start, flags, segment.pieces, size, probe or segment.retransmitted)
 
     def _retransmit_lost(self, now: float, rate: float | None) -> int:
         """Send again what is marked lost, oldest first, as far as the window allows."""
@@ -290,9 +290,10 @@ class Sender(Flight):
                 self.fin_sent = True
             else:
                 return
+            closed = self.snd_nxt >= self.snd_una + self.snd_wnd
             self.snd_nxt = segment.end
             self.in_flight.append(segment)
-            self._put(segment, ACK | (FIN if segment.fin else PSH), segment.payload_length, now)
+            self._put(segment, ACK | (FIN if segment.fin else PSH), segment.payload_length, now, closed)
             return
         first = self.in_flight[0]
         if first.payload_length > 1:

@@ -2,7 +2,8 @@
 
 Model.  After a reduction at window W_max the window follows a cubic curve of the *time* since, W(t) = C (t - K)³ + W_max:
 steep at first, flat around W_max, steep again beyond.  K is where the curve reaches W_max.  A second estimate, what Reno
-would have reached (`_estimate`), is a floor on short paths.  The curve counts in segments, here as floats.
+would have reached (`_estimate`), is a floor on short paths.  The curve counts in segments, here as floats.  Time in which the
+application was the limit moves the beginning of the curve (`_epoch`) on: from one acknowledgement (`_heard`) to the next.
 """
 
 from __future__ import annotations
@@ -25,7 +26,18 @@ class Cubic(CongestionControl):
 
     decrease: ClassVar[float] = BETA
 
-    __slots__ = ("_cwnd_prior", "_epoch", "_estimate", "_fraction", "_hystart", "_k", "_origin", "_w_max")
+    __slots__ = (
+        "_cwnd_prior",
+        "_epoch",
+        "_estimate",
+        "_fraction",
+        "_heard",
+        "_hystart",
+        "_idle",
+        "_k",
+        "_origin",
+        "_w_max",
+    )
 
     def __init__(self, mss: int, paced: bool = False) -> None:
         super().__init__(mss, paced)
@@ -37,6 +49,8 @@ class Cubic(CongestionControl):
         self._origin = 0.0
         self._estimate = 0.0
         self._fraction = 0.0
+        self._heard = 0.0
+        self._idle = 0.0
 
     @property
     def phase(self) -> str:
@@ -45,11 +59,14 @@ class Cubic(CongestionControl):
         return "conservative slow start" if self._hystart.active else "slow start"
 
     def on_ack(self, news: Acknowledged, now: float) -> None:
-        if not used_up(news, self.cwnd):
-            if self._epoch is not None:
-                self._epoch += min(
-                    news.srtt, now - self._epoch
-                )  # time in which the window was not tested does not count
+        since = now - self._heard
+        self._heard = now
+        used = used_up(news, self.cwnd)
+        if self._epoch is not None and (self._idle or not used):
+            # Time in which the window was not tested does not count (RFC 9438 §5.8).
+            self._epoch += since if not used or since < self._idle else self._idle
+        self._idle = 0.0
+        if not used:
             return
         if self.cwnd >= self.ssthresh:
             self._avoid(news, now)
@@ -115,8 +132,7 @@ class Cubic(CongestionControl):
 
     def on_idle(self, idle: float) -> None:
         super().on_idle(idle)
-        if self._epoch is not None:
-            self._epoch += idle
+        self._idle = idle  # so far: told again while nothing can be sent, and counted when something is acknowledged
 
     def save(self) -> Saved:
         return Saved(self.cwnd, self.ssthresh, (self._w_max, self._cwnd_prior, self._k, self._origin, self._estimate))

@@ -8,6 +8,9 @@ _REDUCTIONS = "tests/unit/tcp/test_reductions.py"
 _STREAMS = "tests/unit/tcp/test_streams.py"
 _FLOOD = "tests/unit/tcp/test_flood.py"
 _TIMEOUT = "tests/unit/tcp/test_user_timeout.py"
+_RECOVERY = "tests/unit/tcp/test_recovery.py"
+_CONGESTION = "tests/unit/tcp/test_congestion.py"
+_HELD = "tests/unit/tcp/test_held.py"
 _ECN = "tests/unit/tcp/test_ecn.py"
 _UNDO = "tests/unit/tcp/test_undo.py"
 _TIMERS = "tests/unit/tcp/test_timers.py"
@@ -181,6 +184,79 @@ MUTATIONS = (
         ("ST-TCP-4",),
         (_TIMERS,),
         (Edit("tapstack.tcp.arrives:establish", "connection.rtt.backoff = 0", "pass"),),
+    ),
+    Mutation(
+        "all-of-a-part",
+        "an acknowledgement of the first packets of a super-segment counts as one of all of it",
+        ("ST-TCP-6",),
+        (_RECOVERY,),
+        (
+            Edit(
+                "tapstack.tcp.flight:Flight._trim",
+                "self.news.take(segment, ack)",
+                "self.news.take(segment, segment.end)",
+            ),
+        ),
+    ),
+    Mutation(
+        "fin-unreported",
+        "a SACK block ends before the FIN",
+        ("ST-TCP-3",),
+        (_RECOVERY,),
+        (Edit("tapstack.tcp.receiver:Receiver._block", "run.end + (run.end == self.fin)", "run.end"),),
+    ),
+    Mutation(
+        "fin-unbelieved",
+        "data that was sent with a FIN is not believed to have arrived without it",
+        ("ST-TCP-3",),
+        (_RECOVERY,),
+        (
+            Edit(
+                "tapstack.tcp.flight:Flight.mark_sacked",
+                "segment.start >= end or",
+                "end - segment.start >= segment.payload_length or",
+            ),
+        ),
+    ),
+    Mutation(
+        "cubic-clock-per-ack",
+        "each acknowledgement of a limited time moves CUBIC's clock by a round trip",
+        ("ST-TCP-5",),
+        (_CONGESTION,),
+        (Edit("tapstack.tcp.congestion.cubic:Cubic.on_ack", "since = now - self._heard", "since = news.srtt"),),
+    ),
+    Mutation(
+        "cubic-idle-counts",
+        "CUBIC's clock goes on while nothing is sent",
+        ("ST-TCP-5",),
+        (_CONGESTION,),
+        (Edit("tapstack.tcp.congestion.cubic:Cubic.on_ack", "(self._idle or not used)", "not used"),),
+    ),
+    Mutation(
+        "probe-is-ect",
+        "the first probe of a closed window may be marked",
+        ("ST-TCP-7",),
+        (_ECN,),
+        (
+            Edit(
+                "tapstack.tcp.sender:Sender.probe_window",
+                "segment.payload_length, now, closed)",
+                "segment.payload_length, now)",
+            ),
+        ),
+    ),
+    Mutation(
+        "held-echo",
+        "an acknowledgement that waits moves TS.Recent past the last acknowledgement sent",
+        ("ST-TCP-2",),
+        (_HELD,),
+        (
+            Edit(
+                "tapstack.tcp.fastpath:receive",
+                "connection.timestamps and receiver.rcv_nxt <= receiver.last_ack_sent",
+                "connection.timestamps",
+            ),
+        ),
     ),
     Mutation(
         "patience-by-the-way",

@@ -92,6 +92,29 @@ def test_cubic_is_back_at_its_maximum_after_k() -> None:
 
 
 @pytest.mark.proves("ST-TCP-5")
+@pytest.mark.parametrize("pause", [0.1, 5.0])
+def test_cubics_clock_stands_still_while_the_application_is_the_limit(pause: float) -> None:
+    """RFC 9438 §5.8: however many acknowledgements come meanwhile, and however often nothing could be sent."""
+    steady, limited, idle = (create("cubic", MSS) for _ in range(3))
+    for controller in (steady, limited, idle):
+        controller.cwnd = 100 * MSS
+        controller.on_congestion(100 * MSS, 0.0)
+        now = rounds(controller, 80, 0.0, 0.1)
+    window = limited.cwnd
+    for n in range(1, 51):
+        limited.on_ack(news(MSS, MSS, 0.1), now - 0.001 + pause * n / 50)
+    assert limited.cwnd == window
+    for n in range(1, 21):
+        idle.on_idle(pause * n / 20)
+    idle.cwnd = window  # the restart is not the question
+    rounds(steady, 30, now, 0.1)
+    for controller in (limited, idle):
+        rounds(controller, 30, now + pause, 0.1)
+        assert controller.cwnd == pytest.approx(steady.cwnd, rel=0.01)
+    assert steady.cwnd > 1.5 * window
+
+
+@pytest.mark.proves("ST-TCP-5")
 def test_cubic_on_a_short_path_is_no_slower_than_reno() -> None:
     cubic, reno = create("cubic", MSS), create("newreno", MSS)
     for controller in (cubic, reno):

@@ -180,3 +180,23 @@ def test_after_a_time_out_new_data_says_cwr(sack: bool) -> None:
     pair.run(1)
     data = [wire.read(p) for _, who, p in pair.packets[before:] if who == "a"]
     assert ["C" in str(tcp.flags) for tcp in data if tcp.payload] == [True] + [False] * (len(data) - 1)
+
+
+def test_a_probe_of_a_closed_window_is_not_ect() -> None:
+    """RFC 3168 §6.1.6, the first of them as well."""
+    pair = Pair()
+    client, server, _ = established(pair, ecn=Ecn.REQUEST, receive_buffer=5000, receive_buffer_maximum=5000)
+    client.write(DATA[:5000])
+    pair.run(1)
+    if client.sender.snd_wnd:
+        client.write(DATA[: client.sender.snd_wnd])
+        pair.run(1)
+    assert not client.sender.snd_wnd and not client.sender.in_flight
+    before = len(pair.packets)
+    client.write(DATA[:1000])
+    pair.run(1)
+    probes = [p for _, who, p in pair.packets[before:] if who == "a"]
+    assert len(probes) > 1
+    assert [codepoint(p) for p in probes] == [0] * len(probes)
+    assert {len(wire.read(p).payload) for p in probes} == {1}
+    server.read()

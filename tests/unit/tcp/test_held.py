@@ -95,6 +95,30 @@ def test_a_broken_checksum_is_no_acknowledgement_among_many_either() -> None:
     assert client.sender.in_flight and len(client.sender.in_flight) == SEGMENTS - 5
 
 
+@pytest.mark.proves("ST-TCP-2")
+@pytest.mark.parametrize("together", [True, False])
+def test_what_waits_moves_no_timestamp_past_the_last_acknowledgement_sent(together: bool) -> None:
+    """RFC 7323 §4.3: the echo stays that of the first segment that is not acknowledged yet."""
+    pair, client, said = under_way()
+    receiver = client.receiver
+    recent = receiver.ts_recent
+    assert recent is not None
+    first = wire.read(said[0])
+
+    def made(seq: int, ack: int, stamp: int, payload: bytes = b"") -> bytes:
+        options = [("NOP", None), ("NOP", None), ("Timestamp", (stamp, dict(first.options)["Timestamp"][1]))]
+        return wire.segment(
+            "2001:db8:b::1", "2001:db8:a::1", first.sport, first.dport, "A",
+            seq=seq, ack=ack, payload=payload, window=first.window, options=options,
+        )  # fmt: skip
+
+    pair.a.input(made(first.seq, client.sender.snd_una, recent + 10, b"text"), pair.now)
+    assert receiver.rcv_nxt > receiver.last_ack_sent
+    put_in(pair, [made(first.seq + 4, first.ack, recent + 40)], together=together)
+    assert client.sender.snd_una & 0xFFFFFFFF == first.ack
+    assert receiver.ts_recent == recent + 10
+
+
 def others(client: Connection, said: list[bytes]) -> list[bytes]:
     """What may come between acknowledgements: text, FIN, a window, a SACK, an old and a wild acknowledgement, a reset."""
     first, last = wire.read(said[0]), wire.read(said[-1])

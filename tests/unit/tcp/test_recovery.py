@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from itertools import pairwise
 from random import Random
+from typing import Literal
 
 import pytest
 
 from tapstack.tcp.recovery import Phase, SelectiveRecovery
 from tapstack.tcp.recovery.spurious import Undo
+from tapstack.tcp.segments import IN_NETWORK, SACKED
 
 from . import wire
 from .pair import Pair
@@ -109,6 +111,55 @@ def test_reordering_does_not_collapse_the_window(seed: int) -> None:
     assert client.timers.timeouts == 0
     assert client.sender.retransmissions < 40, "RACK learns of reordering and waits"
     assert client.sender.congestion.cwnd > 100 * MSS
+
+
+@pytest.mark.proves("ST-TCP-6")
+@pytest.mark.parametrize("offload", [None, "cut"])
+def test_a_super_segment_of_which_a_part_is_acknowledged_shows_no_reordering(offload: Literal["cut"] | None) -> None:
+    for number in range(20, 25):
+        pair = Pair(delay=0.02, offload=offload)
+        client, server, path = established(pair)
+        transfer(pair, client, server, 300_000)
+        path.gap = 0.0002
+        path.fate = lose(path.sent + number)
+        transfer(pair, client, server, 300_000)
+        assert client.sender.recovery.losses
+        assert not selective(client).rack.reordering_seen, "one was lost, and none overtook another"
+
+
+@pytest.mark.proves("ST-TCP-3")
+def test_data_with_a_fin_is_reported_and_believed_like_any_other() -> None:
+    pair = Pair(delay=0.02)
+    client, server, path = established(pair)
+    transfer(pair, client, server, 200_000)
+    pair.run(0.05)
+    path.fate = lose(path.sent + 1)
+    written, before = pair.now, len(pair.packets)
+    client.write(DATA[: 4 * MSS])
+    client.shutdown(pair.now)
+    pair.run(3, until=lambda: client.sender.retransmissions > 0)
+    assert pair.now - written == pytest.approx(0.04), "three SACKed segments are evidence, one of them has the FIN"
+    assert client.sender.in_flight[-1].mark == SACKED
+    blocks = [dict(wire.read(p).options).get("SAck") for _, who, p in pair.packets[before:] if who == "b"]
+    assert max(block[1] for block in blocks if block) == client.sender.snd_nxt & 0xFFFFFFFF
+    pair.run(1)
+    assert client.sender.retransmissions == 1
+    assert server.receiver.fin_taken()
+
+
+@pytest.mark.proves("ST-TCP-3")
+def test_a_peer_that_reports_the_data_of_a_fins_segment_alone_is_believed() -> None:
+    pair = Pair()
+    client, _, _ = established(pair, lambda n: None)
+    client.write(DATA[: 2 * MSS])
+    client.shutdown(pair.now)
+    pair.flush()
+    last = client.sender.in_flight[-1]
+    assert last.fin
+    client.sender.mark_sacked(last.start, last.end - 1)
+    assert [segment.mark for segment in client.sender.in_flight] == [IN_NETWORK, SACKED, IN_NETWORK]
+    assert client.sender.in_flight[-1].fin and not client.sender.in_flight[-1].payload_length
+    client.sender.check()
 
 
 @pytest.mark.proves("ST-TCP-6")

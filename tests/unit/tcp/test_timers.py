@@ -62,6 +62,17 @@ def test_a_handshake_that_is_given_a_time_fails_at_that_moment() -> None:
 
 
 @pytest.mark.proves("ST-TCP-4")
+def test_a_connection_that_is_established_is_given_no_time_for_its_handshake() -> None:
+    pair = Pair()
+    client, server, _ = established(pair)
+    client.give_handshake(1.0, pair.now)
+    pair.run(5)
+    assert client.timers.timeouts == 0
+    client.write(b"text")
+    assert collect(pair, server, 4, 1) == b"text"
+
+
+@pytest.mark.proves("ST-TCP-4")
 def test_after_a_lost_syn_the_time_out_begins_with_three_seconds_and_one_segment() -> None:
     pair = Pair()
     lost: list[bytes] = []
