@@ -24,6 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import msgspec
+
 from .errors import refusal
 from .owner import Owner
 
@@ -112,16 +114,17 @@ def all_ledgers() -> Iterator[tuple[Owner, Path, list[Entry]]]:
 def _open_entries(path: Path) -> list[Entry]:
     entries: dict[int, Entry] = {}
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except FileNotFoundError:
         return []
     for line in lines:
         try:
-            row = json.loads(line)
-        except ValueError:
-            continue  # its writer died in the middle of the line, hence before the change
-        if "struck" in row:
-            entries.pop(row["struck"], None)
-        else:
-            entries[row["number"]] = Entry(**row)
+            row = msgspec.json.decode(line, type=dict[str, Any])
+            if "struck" in row:
+                entries.pop(msgspec.convert(row["struck"], int), None)
+            else:
+                entry = msgspec.convert(row, Entry)
+                entries[entry.number] = entry
+        except ValueError:  # no row of ours, or its writer died in the middle of it, hence before the change
+            continue
     return list(entries.values())

@@ -95,7 +95,10 @@ def _undo_changes() -> tuple[str, ...]:
         for entry in reversed(known):
             with _find(entry.inode) or Namespace.current() as where:
                 if where.inode == entry.inode:  # else the namespace has gone, and the change with it
-                    UNDO[entry.kind](where, entry.facts)
+                    try:
+                        UNDO[entry.kind](where, entry.facts)
+                    except KeyError:  # a fact is missing: no change of ours
+                        continue
                     undone.append(_text(entry))
         if known == entries:
             path.unlink(missing_ok=True)  # else another version knows how to undo the rest

@@ -1,0 +1,56 @@
+"""What the ledgers of others say, and what is no ledger's: a file in /run/unimux that nobody of ours wrote stops nobody."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from compat.kernel import clean_leftovers, ledger, leftovers
+from compat.kernel.ledger import Entry, all_ledgers
+
+DEAD = "4194305-1"
+"""A tag whose process there cannot be: ids end at 2**22."""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The ledgers of a machine, in place of its own."""
+    monkeypatch.setattr(ledger, "RUN_DIR", tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        b"5",
+        b"null",
+        b"[]",
+        b"{}",
+        b'{"number": 1}',
+        b'{"number": "1", "kind": "link", "inode": 2, "facts": {}}',
+        b'{"number": 1, "kind": "link", "inode": 2, "facts": []}',
+        b'{"struck": [1]}',
+        b'{"number": 1, "kin',
+        b"\xff\xfe",
+    ],
+)
+def test_a_row_that_is_none_hides_no_other(folder: Path, row: bytes) -> None:
+    good = {"number": 7, "kind": "link", "inode": 3, "facts": {"name": "um0"}}
+    (folder / f"{DEAD}.jsonl").write_bytes(row + b"\n" + json.dumps(good).encode() + b"\n")
+    ((_, _, entries),) = all_ledgers()
+    assert entries == [Entry(7, "link", 3, {"name": "um0"})]
+
+
+def test_a_ledger_of_rows_that_are_none_is_removed_and_stops_no_start(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leftovers, "_end_processes", lambda: ())
+    monkeypatch.setattr(leftovers, "_remove_namespaces", lambda: ())
+    path = folder / f"{DEAD}.jsonl"
+    here = Path("/proc/thread-self/ns/net").stat().st_ino
+    strange = {"number": 1, "kind": "link", "inode": here, "facts": {}}
+    path.write_text("5\n" + json.dumps(strange) + "\n")
+    assert clean_leftovers().changes == ()
+    assert not path.exists()
