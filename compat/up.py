@@ -32,6 +32,9 @@ StateOption = Annotated[
 ]
 EventsOption = Annotated[str | None, typer.Option(help="File to write events to as JSON lines.", show_default=False)]
 
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""The signals that end a node in order; SIGHUP is that its terminal has gone."""
+
 
 def node_settings(**flags: Any) -> NodeSettings:
     """The effective settings of the node, flags first."""
@@ -39,7 +42,7 @@ def node_settings(**flags: Any) -> NodeSettings:
 
 
 def run_node(settings: NodeSettings, work: Callable[[Node], Awaitable[None]]) -> int:
-    """Attach a node, do `work` with it, and undo everything; SIGINT and SIGTERM end it in order.
+    """Attach a node, do `work` with it, and undo everything; SIGINT, SIGTERM and SIGHUP end it in order.
 
     0 where the work was done, 128 and the signal's number where that came first: a status for a command that has work to end.
     """
@@ -56,8 +59,9 @@ def run_node(settings: NodeSettings, work: Callable[[Node], Awaitable[None]]) ->
             task.cancel()
 
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, end, number)
+        for number in ENDING:
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # which nohup ignores
+                loop.add_signal_handler(number, end, number)
         with suppress(asyncio.CancelledError):
             async with attached_node(settings) as node, asyncio.TaskGroup() as group:
                 watching = group.create_task(node.failed())

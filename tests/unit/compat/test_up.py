@@ -140,7 +140,7 @@ class NoSocket:
     [["run", "--", "true"], ["connect", "2001:db8::1", "80"], ["listen", "files"]],
     ids=lambda command: command[0],
 )
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_before_there_is_a_node_ends_a_command_with_its_number(
     command: list[str], number: signal.Signals, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -153,6 +153,29 @@ def test_a_signal_before_there_is_a_node_ends_a_command_with_its_number(
     monkeypatch.setattr("compat.up.attached_node", never)
     assert main.run(command) == 128 + number
     assert capfd.readouterr() == ("", "")
+
+
+def test_who_has_the_hangup_ignored_keeps_the_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `nohup unimux up` does."""
+
+    class Sound:
+        async def failed(self) -> None:
+            await asyncio.Event().wait()
+
+    @asynccontextmanager
+    async def attached(settings: NodeSettings) -> AsyncIterator[Sound]:
+        yield Sound()
+
+    async def work(node: Node) -> None:
+        os.kill(os.getpid(), signal.SIGHUP)
+        await asyncio.sleep(0.01)
+
+    monkeypatch.setattr("compat.up.attached_node", attached)
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert run_node(NodeSettings(), work) == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_signal_while_what_was_done_is_being_undone_changes_no_status(monkeypatch: pytest.MonkeyPatch) -> None:
