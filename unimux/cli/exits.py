@@ -5,7 +5,7 @@
 | 0      | done                                                                                                         |
 | 1      | it ran, and the answer is no: a verdict failed, a transfer stayed incomplete, a program stopped              |
 | 2      | the command line or the configuration is wrong                                                               |
-| 3      | this machine lacks something: root, a device, a kernel feature, a program, a part of unimux                  |
+| 3      | this machine lacks something: root, a device, a kernel feature, a program, room on a disk, a part of unimux  |
 | 4      | the network: refused, unreachable, no answer in time, no such name, no address ready                         |
 | 70     | a fault of unimux itself; `--debug` shows where                                                              |
 | 130    | interrupted from the keyboard before the work was done; 128 + N by signal N                                  |
@@ -16,11 +16,15 @@ it is; a type may name its own status in a class attribute `exit_code`.  Anythin
 
 from __future__ import annotations
 
+import errno
 from enum import IntEnum
 
 from unimux.errors import ConnectError, NameNotResolved, PoolExhausted, SetupError
 
 OWN_PACKAGES = ("tapstack", "unimux", "compat", "scenarios")
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+"""Why what is written finds no place; the error of what is open already, as standard output is, names no file."""
 
 
 class ExitCode(IntEnum):
@@ -62,7 +66,7 @@ def status(error: BaseException) -> int:
     if is_ours(error):
         return ExitCode.NO
     # An operating system's "no" about a file; about anything else somebody should have turned it into a sentence.
-    if isinstance(error, OSError) and error.filename is not None:
+    if isinstance(error, OSError) and (error.filename is not None or error.errno in NO_ROOM):
         return ExitCode.MACHINE
     return ExitCode.BUG
 
@@ -83,5 +87,5 @@ def sentence(error: BaseException) -> str:
         return f"This is a fault of unimux ({said}): please report it with what `unimux --debug …` prints."
     if isinstance(error, OSError) and not is_ours(error):
         reason = (error.strerror or type(error).__name__).lower()
-        return f"{error.filename}: {reason}."
+        return f"{error.filename or 'Standard output, or a file, cannot be written'}: {reason}."
     return " ".join(str(error).split())

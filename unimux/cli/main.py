@@ -7,8 +7,10 @@ Sub-commands come from `unimux.cli.plugins`; exit statuses are listed in `unimux
 from __future__ import annotations
 
 import os
+import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -63,13 +65,16 @@ def top(
 def tell(error: BaseException) -> int:
     """Say on standard error what went wrong; the exit status."""
     if os.environ.get(DEBUG_VARIABLE, "") not in ("", "0"):
-        traceback.print_exception(error)
+        with suppress(OSError):
+            traceback.print_exception(error)
     _complain(sentence(error))
     return status(error)
 
 
 def _complain(text: str) -> None:
-    typer.echo(f"{typer.style('unimux:', fg='red', bold=True)} {text}", err=True)
+    """Say it on standard error; where that cannot be written, the status has to do."""
+    with suppress(OSError):
+        typer.echo(f"{typer.style('unimux:', fg='red', bold=True)} {text}", err=True)
 
 
 def _usage(error: typer.TyperException) -> str:
@@ -85,6 +90,9 @@ def run(arguments: Sequence[str]) -> int:
     """Run one command line; the exit status."""
     try:
         result = app(args=list(arguments), prog_name="unimux", standalone_mode=False)
+        sys.stdout.flush()  # what it cannot take is an error like another
+    except BrokenPipeError:
+        return ExitCode.NO  # nobody reads, and nobody need be told
     except typer.TyperException as error:
         if error.format_message().strip():  # empty where help was wanted and has been printed
             _complain(_usage(error))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -205,6 +206,8 @@ def test_who_interrupts_while_the_command_line_is_loading_sees_no_traceback(
         (errors.PoolExhausted(2.0), ExitCode.NETWORK),
         (errors.UnimuxError("No."), ExitCode.NO),
         (PermissionError(13, "Permission denied", "/etc/shadow"), ExitCode.MACHINE),
+        (OSError(28, "No space left on device"), ExitCode.MACHINE),
+        (OSError(122, "Disk quota exceeded"), ExitCode.MACHINE),
         (ConnectionResetError(104, "Connection reset by peer"), ExitCode.BUG),
         (KeyError("x"), ExitCode.BUG),
         (KeyboardInterrupt(), ExitCode.INTERRUPTED),
@@ -215,6 +218,63 @@ def test_status_and_sentence_of_each_kind_of_error(error: BaseException, code: E
     told = sentence(error)
     assert told.endswith(".")
     assert "\n" not in told
+
+
+def in_a_shell(line: str) -> subprocess.CompletedProcess[str]:
+    """A command line with its redirections, where `unimux` is this interpreter's."""
+    script = f'unimux() {{ "{sys.executable}" -m unimux "$@"; }}; {line}'
+    return subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.mark.parametrize("command", ["--help", "--version", "config show", "config show --json"])
+def test_a_full_disk_under_standard_output_is_one_sentence(command: str) -> None:
+    done = in_a_shell(f"unimux {command} >/dev/full")
+    assert done.stderr == "unimux: Standard output, or a file, cannot be written: no space left on device.\n"
+    assert done.returncode == ExitCode.MACHINE
+
+
+@pytest.mark.parametrize(
+    ("line", "code"),
+    [
+        ("unimux bogus 2>/dev/full", ExitCode.USAGE),
+        ("unimux --debug --config /none.toml config show 2>/dev/full", ExitCode.USAGE),
+        ("unimux config show >/dev/full 2>&1", ExitCode.MACHINE),
+    ],
+)
+def test_the_status_is_the_same_where_nothing_can_be_told(line: str, code: ExitCode) -> None:
+    done = in_a_shell(line)
+    assert (done.returncode, done.stderr) == (code, "")
+
+
+def test_a_pipe_that_nobody_reads_ends_it_in_silence() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "wb") as pipe:
+        done = subprocess.run(
+            [sys.executable, "-m", "unimux", "config", "show", "--json"],
+            stdout=pipe,
+            stderr=subprocess.PIPE,
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (ExitCode.NO, b"")
+
+
+@pytest.mark.parametrize("closed", [">&-", "<&- >&- 2>&-"])
+def test_a_closed_stream_is_as_dev_null(closed: str) -> None:
+    assert in_a_shell(f"unimux config show --json {closed}").returncode == ExitCode.DONE
+
+
+def test_what_is_opened_next_is_no_standard_stream() -> None:
+    code = "import os, sys; sys.argv[1:] = ['--version']; import unimux.__main__ as m; m._open_closed_streams()"
+    code += "; where = [os.readlink(f'/proc/self/fd/{n}') for n in range(3)]; end = sys.stdin.read()"
+    code += "; os.write(9, repr((where, end, [os.get_inheritable(n) for n in range(3)])).encode())"
+    done = subprocess.run(
+        ["bash", "-c", f'exec 9>&1; "{sys.executable}" -c "{code}" <&- >&- 2>&-'],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == repr((["/dev/null"] * 3, "", [True] * 3))
 
 
 def test_completion_offers_registered_commands(register: Register) -> None:
