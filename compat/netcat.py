@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json as json_format
+import math
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from ipaddress import IPv6Network
+from ipaddress import IPv6Address, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,9 +18,10 @@ import typer
 
 from compat.standard import CHUNK, Standard
 from compat.up import BridgeOption, EventsOption, NetnsOption, PrefixOption, StateOption, node_settings, run_node
+from tapstack.tcp.layer import valid_peer
 from unimux.control import check_name
 from unimux.endpoint import endpoint_text, parse_endpoint
-from unimux.errors import SetupError, UnimuxError
+from unimux.errors import HostUnreachable, SetupError, UnimuxError, WrongUsage
 from unimux.node import CONNECT_TIMEOUT, Node
 from unimux.purpose import Purpose
 from unimux.server import Server
@@ -58,8 +61,19 @@ class Target:
         >>> Target.parse("www.example", 80, 0.0).host
         'www.example'
 
-        Raises `TokenError` for a token that is over, `SetupError` where there is nothing to connect to.
+        Raises `TokenError` for a token that is over, `WrongUsage` where there is nothing to connect to.
         """
+        target = cls._parse(text, port, wall)
+        try:
+            address = IPv6Address(target.host)
+        except ValueError:  # a name
+            return target
+        if not valid_peer(address.packed):
+            raise WrongUsage(f"{text!r} names no place to connect to: {address} cannot be the address of a peer.")
+        return target
+
+    @classmethod
+    def _parse(cls, text: str, port: int | None, wall: float) -> Target:
         if "://" in text:
             token = Token.parse(text)
             if token.expired(wall):
@@ -72,7 +86,7 @@ class Target:
             if found is not None:
                 return cls(*found)
             if port is None or not text or ":" in text:
-                raise SetupError(
+                raise WrongUsage(
                     f"{text!r} names no place to connect to: give a token, [ADDRESS]:PORT or HOST PORT."
                 ) from None
             return cls(text, port)
@@ -156,6 +170,14 @@ def _tell(report: Report, json: bool, verbose: bool) -> None:
 # -- commands --------------------------------------------------------------------------------------------
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one object about the session on standard error.")]
+
+
+def _seconds(value: float) -> float:
+    if not 0 < value < math.inf:
+        raise typer.BadParameter(f"{value:g} is no time to wait: give seconds, more than 0.")
+    return value
+
+
 VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Say on standard error what happens.")]
 
 
@@ -166,7 +188,7 @@ def connect(
     port: Annotated[
         int | None, typer.Argument(min=1, max=65535, help="Port; an SSA does not look at it.", show_default=False)
     ] = None,
-    timeout: Annotated[float, typer.Option(help="Seconds to connect.")] = CONNECT_TIMEOUT,
+    timeout: Annotated[float, typer.Option(callback=_seconds, help="Seconds to connect.")] = CONNECT_TIMEOUT,
     secret_file: Annotated[
         Path | None,
         typer.Option(help="Secret shared with the server; needs --server-prefix and --state.", show_default=False),
@@ -200,19 +222,29 @@ def connect(
             transport = await _by_secret(node, *shared, protocol, port, timeout)
         else:
             assert where is not None
-            mode = None if where.token is None else where.token.mode
-            transport, _ = await node.create_connection(
-                lambda: protocol,
-                where.host,
-                where.port,
-                mode=mode,
-                timeout=timeout,
-                purpose=Purpose(front_end="connect", service=None if where.token is None else where.token.service),
-            )
+            transport = await _to_place(node, where, protocol, timeout)
         writer = asyncio.StreamWriter(transport, protocol, reader, asyncio.get_running_loop())
         _tell(await converse(reader, writer, Standard(), node.now), json, verbose)
 
     return run_node(attachment, work)
+
+
+async def _to_place(node: Node, where: Target, protocol: asyncio.BaseProtocol, timeout: float) -> asyncio.Transport:
+    token = where.token
+    try:
+        transport, _ = await node.create_connection(
+            lambda: protocol,
+            where.host,
+            where.port,
+            mode=None if token is None else token.mode,
+            timeout=timeout,
+            purpose=Purpose(front_end="connect", service=None if token is None else token.service),
+        )
+    except OSError as error:
+        if error.errno != errno.EADDRNOTAVAIL or isinstance(error, UnimuxError):
+            raise
+        raise HostUnreachable(where.host, where.port or 0, f"{error.strerror}") from error  # such as localhost
+    return transport
 
 
 def _shared(
@@ -254,7 +286,9 @@ def listen(
     client: Annotated[
         str | None, typer.Option(help="Address or prefix of the only client.", show_default="anybody")
     ] = None,
-    lifetime: Annotated[float, typer.Option(help="Seconds to wait for the client.")] = DEFAULT_LIFETIME,
+    lifetime: Annotated[
+        float, typer.Option(callback=_seconds, help="Seconds to wait for the client.")
+    ] = DEFAULT_LIFETIME,
     verbose: VerboseOption = False,
     bridge: BridgeOption = None,
     prefix: PrefixOption = None,

@@ -22,6 +22,12 @@ class SetupError(UnimuxError):
     """The configuration or the machine is not as it has to be; the message says what is missing and how to get it."""
 
 
+class WrongUsage(SetupError):
+    """What the caller wrote is no name, place or number of the kind that is wanted."""
+
+    exit_code = 2  # `unimux.cli.exits`: the command line is wrong
+
+
 class ConnectError(UnimuxError, OSError):
     """A connection to `host` and `port` did not come about.  Subclasses name the cause."""
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from compat.netcat import Interrupted, Target, converse
+from compat.netcat import Interrupted, Target, _to_place, converse
 from compat.publishsettings import PublishSettings
 from compat.standard import Standard
 from tapstack.tcp.options import SocketOptions
@@ -20,7 +20,7 @@ from tests.unit.unimux.lan import lan
 from unimux.aio import open_connection, start_server
 from unimux.cli.exits import ExitCode
 from unimux.cli.main import run
-from unimux.errors import SetupError
+from unimux.errors import HostUnreachable, SetupError
 from unimux.node import CLOSE_TIMEOUT
 from unimux.ssa.token import TokenError
 
@@ -42,10 +42,44 @@ def test_every_way_to_name_a_place(text: str, port: int | None, host: str, wante
     assert (target.host, target.port) == (host, wanted)
 
 
-@pytest.mark.parametrize("text", ["", "www.example", "a:b:c", "[2001:db8::1", "www.example:http", "www.example:99999"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "www.example",
+        "a:b:c",
+        "[2001:db8::1",
+        "www.example:http",
+        "www.example:99999",
+        "[::1]:80",
+        "::1",
+        "[::]:80",
+        "[ff02::1]:80",
+        "unimux://[::1]:80/",
+    ],
+)
 def test_what_names_no_place_is_a_sentence(text: str) -> None:
     with pytest.raises(SetupError, match="names no place"):
         Target.parse(text, None, 0.0)
+
+
+@pytest.mark.parametrize("seconds", ["nan", "inf", "-1", "0"])
+@pytest.mark.parametrize("command", [["connect", "[2001:db8::1]:80", "--timeout"], ["listen", "x", "--lifetime"]])
+def test_what_is_no_time_to_wait_is_wrong_usage(
+    command: list[str], seconds: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run([*command, seconds, "--bridge", "no-such"]) == ExitCode.USAGE
+    assert "is no time to wait" in capsys.readouterr().err
+
+
+def test_a_name_of_the_machine_itself_is_a_sentence() -> None:
+    async def main() -> None:
+        async with lan(latency=0.0001) as net:
+            node = await net.node(dedicated="2001:db8:a::")
+            with pytest.raises(HostUnreachable, match="cannot be the address of a peer"):
+                await _to_place(node, Target("::1", 80), asyncio.Protocol(), 5)
+
+    asyncio.run(main())
 
 
 def test_a_token_that_is_over_is_not_tried() -> None:
