@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json as json_format
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack, suppress
@@ -238,11 +239,14 @@ def _publish(service: str, backend: Backend, settings: PublishSettings, attachme
             each = "one client" if settings.sessions is None else f"{settings.sessions} session(s)"
             tell("begin", {"service": service}, f"{service} at {backend}; each address serves {each}; Ctrl-C ends it.")
             try:
-                await serve_publication(node, publisher, settings, attachment, tell)
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(speaker.failed())  # addresses that nobody can read are none
+                    group.create_task(serve_publication(node, publisher, settings, attachment, tell))
             finally:
                 counts = publisher.counters
                 moved = f"{counts.bytes_in} bytes in, {counts.bytes_out} out"
                 text = f"{counts.issued} addresses issued, {counts.sessions} sessions, {moved}."
-                tell("end", counts.as_dict(), text)
+                with suppress(OSError):
+                    tell("end", counts.as_dict(), text)
 
     run_node(attachment, work)

@@ -73,7 +73,10 @@ def run_node(settings: NodeSettings, work: Callable[[Node], Awaitable[None]]) ->
     try:
         asyncio.run(main())
     except* Exception as failed:  # of the link as of the work: a sentence is told for what went wrong first
-        raise failed.exceptions[0] from failed.exceptions[0].__cause__
+        first: BaseException = failed
+        while isinstance(first, BaseExceptionGroup):
+            first = first.exceptions[0]
+        raise first from first.__cause__
     return status
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 import threading
@@ -125,6 +126,27 @@ def test_a_publisher_whose_addresses_nobody_reads_goes_on(monkeypatch: pytest.Mo
     publish._publish("shop", Backend("::1", 9), PublishSettings(lifetime=0.1), attachment, json=False)
     assert held.said[0].startswith("unimux: shop at [::1]:9")
     assert any(line.startswith("unimux://[2001:db8:a:") for line in held.said)
+
+
+def test_a_publisher_whose_addresses_cannot_be_written_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a full disk there is nobody who could use what it issues; the next address may be long in coming."""
+
+    def full(text: str, err: bool = False) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    @asynccontextmanager
+    async def attached(settings: NodeSettings) -> AsyncIterator[Node]:
+        async with lan(latency=0.0002) as net, asyncio.timeout(10) as bound:
+            bounds.append(bound)
+            yield await net.node(dedicated="2001:db8:a::")
+
+    bounds: list[asyncio.Timeout] = []
+    monkeypatch.setattr(typer, "echo", full)
+    monkeypatch.setattr("compat.up.attached_node", attached)
+    monkeypatch.setattr(publish, "control_server", lambda publisher: NoSocket())
+    with pytest.raises(OSError, match="No space left"):
+        publish._publish("shop", Backend("::1", 9), PublishSettings(), NodeSettings(), json=False)
+    assert not bounds[0].expired()
 
 
 class NoSocket:
