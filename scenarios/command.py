@@ -159,7 +159,7 @@ def run(
     out: OutOption = None,
     json: Json = False,
 ) -> None:
-    """Run scenarios and judge them; exit status 0 only if everything that must hold does.
+    """Run scenarios and judge them; exit status 0 only if everything that must hold does, 130 where ^C ended it.
 
     With --sweep or --repeat: a table of all runs (CSV, Parquet) and figures with confidence intervals.
     """
@@ -187,9 +187,9 @@ def run(
         if sweep or repeat > 1 or cluster:
             plan = _plan(found, on, values, sweep or [], repeat, seed, folder if captures else None)
             results.append(run_many(plan, folder, console, jobs, cluster))
-            continue
-        label = f"{place}/{len(chosen)} {found.name}" if len(chosen) > 1 else ""
-        results.append(run_one(Order(found.source, values, seed, on, folder), console, connection, label))
+        else:
+            label = f"{place}/{len(chosen)} {found.name}" if len(chosen) > 1 else ""
+            results.append(run_one(Order(found.source, values, seed, on, folder), console, connection, label))
         if results[-1]["interrupted"]:
             break
     raise _finish(results, console, json)
@@ -215,13 +215,17 @@ def _finish(results: list[dict[str, Any]], console: Console, json: bool) -> type
         typer.echo(json_module.dumps(results if len(results) != 1 else results[0], ensure_ascii=False))
     elif len(results) > 1:
         print_results(results, console)
+    if any(result["interrupted"] for result in results):
+        return typer.Exit(ExitCode.INTERRUPTED)
     return typer.Exit(ExitCode.DONE if results and all(result["passed"] for result in results) else ExitCode.NO)
 
 
 def _chosen(names: list[str], every: bool, backend: str | None) -> list[Scenario]:
-    from scenarios.engine.definition import catalogue, load
+    from scenarios.engine.definition import catalogue, known_backend, load
     from scenarios.engine.errors import ScenarioError
 
+    if backend is not None:
+        known_backend(backend)
     if every and names:
         raise ScenarioError("--all runs every scenario: name none, or leave --all out.")
     if every:

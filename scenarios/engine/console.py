@@ -30,7 +30,7 @@ from .errors import ScenarioError, written_to
 from .execute import SIMULATED, Order, Outcome, execute
 from .folder import conclude, summary_text
 from .measure import Summary
-from .sweep import Plan, Row, Sweep, cluster, cores, processes, run_sweep, unheard
+from .sweep import INTERRUPTED, Plan, Row, Sweep, cluster, cores, processes, run_sweep, unheard
 from .sweep_page import write_sweep_page
 from .tables import write_tables
 from .verdicts import Verdicts
@@ -119,6 +119,9 @@ def run_many(plan: Plan, folder: Path, console: Console, jobs: int | None, where
     began = time.monotonic()
     with written_to(folder):
         sweep = _swept(plan, folder, console, jobs, where)
+    interrupted = sweep.stopped == INTERRUPTED
+    if interrupted and not sweep.rows:
+        raise KeyboardInterrupt
     if not sweep.rows:
         raise ScenarioError(f"{sweep.stopped} before any run was done.")
     with written_to(folder), unheard() if sweep.stopped else nullcontext():
@@ -144,6 +147,7 @@ def run_many(plan: Plan, folder: Path, console: Console, jobs: int | None, where
         "of": sweep.total,
         "failed": len(failed),
         "stopped": sweep.stopped,
+        "interrupted": interrupted,
         "passed": sweep.passed,
         "seconds": round(elapsed, 2),
         "folder": str(folder),

@@ -53,8 +53,7 @@ class Scenario:
         for each in self.backends:
             if wanted is None or each == wanted:
                 return each
-        if wanted not in BACKENDS:
-            raise BackendCannot(f"There is no backend {wanted!r}: choose {' or '.join(BACKENDS)}.")
+        known_backend(wanted)
         needs = "a real kernel" if self.backends == ("netns",) else "virtual time"
         raise BackendCannot(
             f"{self.name} needs {needs}, which {wanted} has not: run it with --backend {self.backends[0]}."
@@ -63,6 +62,12 @@ class Scenario:
     def values(self, given: Mapping[str, Value], *, quick: bool = False) -> dict[str, Value]:
         """All its parameters: those given, else those of a quick run, else the defaults."""
         return complete(self.parameters, {**(self.quick if quick else {}), **given})
+
+
+def known_backend(name: str | None) -> None:
+    """Raise `BackendCannot` for a backend that there is not."""
+    if name not in BACKENDS:
+        raise BackendCannot(f"There is no backend {name!r}: choose {' or '.join(BACKENDS)}.")
 
 
 def scenario(

@@ -34,6 +34,7 @@ from .parameters import Value
 WINDOW = 3
 """Orders handed out ahead, per worker: few enough that an interrupt is felt soon, enough that nobody waits."""
 
+INTERRUPTED = "Interrupted"
 ENDED = "A process that ran the scenario was ended from outside (killed, or out of memory)"
 
 
@@ -174,7 +175,7 @@ def run_sweep(
                     told(len(sweep.rows), sweep.total, row)
                 file.flush()
         except KeyboardInterrupt:
-            sweep.stopped = "Interrupted"
+            sweep.stopped = INTERRUPTED
             for future in running:
                 future.cancel()
         except BrokenExecutor:

@@ -118,6 +118,7 @@ def test_the_answers_of_many_runs_make_a_page(tmp_path: Path) -> None:
         (["run", "hello", "--connection", "9"], "There is no connection 9: there are 1"),
         (["run", "hello", "--repeat", "2", "--connection", "1"], "draws: name one scenario"),
         (["run", "hello.toml"], "There is no scenario 'hello.toml'"),
+        (["run", "--all", "--backend", "nosuch"], "There is no backend 'nosuch': choose sim or netns."),
         (["run", ".."], "There is no scenario '..'"),
         (["run", "./text"], "./text is no scenario: its file is called NAME.py"),
         (["run", "raises.py"], "raises.py cannot be imported: line 3: NameError: name 'nothing' is not defined."),
@@ -210,7 +211,7 @@ def test_an_interrupted_run_keeps_what_it_has_measured(tmp_path: Path) -> None:
         assert process.poll() is None
     process.send_signal(signal.SIGINT)
     said, _ = process.communicate(timeout=60)
-    assert process.returncode == 1, said
+    assert process.returncode == 130, said
     kept = folder / "endless"
     assert [metric["name"] for metric in json.loads((kept / "metrics.json").read_text())["metrics"]] == ["reached"]
     assert "interrupted after" in (kept / "report.html").read_text()
@@ -273,20 +274,22 @@ def test_an_interrupt_keeps_what_is_done(tmp_path: Path) -> None:
         "scenario",
         "run",
         "hello",
+        "churn",
         "--repeat",
         "5000",
         "--out",
         str(folder),
     ]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)
-    journal = folder / "journal.jsonl"
+    journal = folder / "hello" / "journal.jsonl"
     deadline = time.monotonic() + 60
     while not (journal.exists() and journal.stat().st_size) and time.monotonic() < deadline:
         assert process.poll() is None, process.communicate()
         os.sched_yield()
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=60)
-    assert process.returncode == 1
-    kept = rows(folder / "results.csv")
+    assert process.returncode == 130
+    kept = rows(folder / "hello" / "results.csv")
     assert 0 < len(kept) < 5000
-    assert "Interrupted" in (folder / "report.html").read_text()
+    assert "Interrupted" in (folder / "hello" / "report.html").read_text()
+    assert not (folder / "churn").exists()  # what would have come after it was not begun

@@ -123,6 +123,6 @@ def test_who_interrupts_twice_need_not_wait_for_a_run_and_keeps_the_rows(tmp_pat
         _, said = process.communicate(timeout=30)
     finally:
         os.killpg(process.pid, signal.SIGKILL) if process.poll() is None else process.wait()
-    assert process.returncode == 1, said
+    assert process.returncode == 130, said
     assert [row["x"] for row in results(tmp_path / "out")] == ["1"]
     assert b"Traceback" not in said, said
