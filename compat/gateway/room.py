@@ -7,14 +7,13 @@ of the machine is changed.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from compat.gateway.inside import Inside
-from compat.kernel import Interface, Namespace, address, in_namespace, namespace, route, set_sysctl
+from compat.kernel import Interface, Namespace, address, in_namespace, namespace, route, scratch_folder, set_sysctl
 from tapstack.link.tun import TunLink, open_tun
 
 DEVICE = "unimux0"
@@ -48,7 +47,7 @@ def room(*, mtu: int = 1500, offload: bool = True) -> Iterator[Room]:
         device = Interface(where, DEVICE)
         stack.enter_context(address(device, f"{inside.program}/64"))
         stack.enter_context(route(where, "::/0", dev=device))
-        files = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="unimux-run-")))
+        files = stack.enter_context(scratch_folder("run"))
         files.chmod(0o755)
         (files / "resolv.conf").write_text(f"nameserver {inside.resolver}\n")
         if (switch := _name_switch(Path("/etc/nsswitch.conf"))) is not None:

@@ -13,6 +13,7 @@ from .links import address, bridge, forget_neighbors, membership, offloads, rout
 from .namespaces import NETNS_DIR, Namespace, in_namespace, namespace, unnamed_namespace
 from .owner import Owner
 from .probe import Capabilities, capabilities
+from .scratch import scratch_folder
 from .sysctls import get_sysctl, set_sysctl
 from .taps import bridged_tap, tap
 
@@ -39,6 +40,7 @@ __all__ = [
     "namespace",
     "offloads",
     "route",
+    "scratch_folder",
     "set_sysctl",
     "sysctl",
     "tap",

@@ -1,9 +1,9 @@
 """Removing what owners that were killed have left behind.
 
-A dead owner can leave three things: programs that it ran (programs.py makes them die with it, but a program may fork),
-namespaces under /run/netns, and open ledger entries about namespaces shared with others.  The living are recognised
-by process id and start time and are never touched.  A process of another PID namespace, say in a container, is left alone: its
-owner's id means nothing here.
+A dead owner can leave four things: programs that it ran (programs.py makes them die with it, but a program may fork),
+namespaces under /run/netns, folders for its files (scratch.py), and open ledger entries about namespaces shared with others.
+The living are recognised by process id and start time and are never touched.  A process of another PID namespace, say in a
+container, is left alone: its owner's id means nothing here.
 """
 
 from __future__ import annotations
@@ -18,19 +18,21 @@ from .errors import KernelError, KernelRefused
 from .ledger import Entry, all_ledgers, exclusive
 from .namespaces import NETNS_DIR, Namespace, remove_namespace
 from .owner import OWNER_VARIABLE, Owner
+from .scratch import remove_scratch
 from .undo import UNDO
 
 
 @dataclass(frozen=True, slots=True)
 class Leftovers:
-    """What `clean_leftovers` has removed: namespaces by name, processes by id, changes as "kind: facts"."""
+    """What `clean_leftovers` has removed: namespaces by name, processes by id, changes as "kind: facts", folders by path."""
 
     namespaces: tuple[str, ...] = ()
     processes: tuple[int, ...] = ()
     changes: tuple[str, ...] = ()
+    folders: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
-        return bool(self.namespaces or self.processes or self.changes)
+        return bool(self.namespaces or self.processes or self.changes or self.folders)
 
 
 def clean_leftovers() -> Leftovers:
@@ -39,7 +41,7 @@ def clean_leftovers() -> Leftovers:
         with exclusive():
             processes = _end_processes()
             changes = _undo_changes()
-            return Leftovers(_remove_namespaces(), processes, changes)
+            return Leftovers(_remove_namespaces(), processes, changes, remove_scratch())
     except KernelError:
         if os.geteuid() == 0:
             raise

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import signal
 import socket
-import tempfile
 from asyncio.subprocess import Process
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from ipaddress import IPv6Address
 from pathlib import Path
 
-from ..kernel import Namespace
+from ..kernel import Namespace, scratch_folder
 from .process import is_bound, require_port, run_in, until
 
 
@@ -44,10 +43,10 @@ async def name_server(
     hosts: name → IPv6 addresses.  Any other name does not exist (NXDOMAIN), nothing is forwarded.  ttl in seconds.
     """
     require_port(where, "dnsmasq", socket.SOCK_DGRAM, port)
-    with tempfile.TemporaryDirectory(prefix="dnsmasq-") as folder:
-        file = Path(folder) / "hosts"
+    with scratch_folder("dnsmasq") as folder:
+        file = folder / "hosts"
         file.write_text(_lines(hosts))
-        log = Path(folder) / "dnsmasq.log"
+        log = folder / "dnsmasq.log"
         argv = (
             "dnsmasq",
             "--keep-in-foreground",

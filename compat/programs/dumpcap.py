@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import re
 import signal
-import tempfile
 from asyncio.subprocess import Process
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from ..kernel import Interface, KernelError
+from ..kernel import Interface, KernelError, scratch_folder
 from . import barrier
 from .barrier import Barrier
 from .errors import ProgramFailed
@@ -110,8 +109,8 @@ async def dumpcap(
     if full_filter:
         argv += ["-f", full_filter]
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="dumpcap-") as folder:
-        log = Path(folder) / "dumpcap.log"
+    with scratch_folder("dumpcap") as folder:
+        log = folder / "dumpcap.log"
         # To its standard output dumpcap writes without delay; a file it names itself it flushes twice a second.
         with path.open("wb") as output, log.open("wb") as errors:
             async with run_in(interface.namespace, argv, stdout=output, stderr=errors) as process:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import socket
-import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..kernel import Namespace
+from ..kernel import Namespace, scratch_folder
 from .process import is_bound, require_port, run_in, until
 
 _GRACE = 0.3  # seconds; it can miss a SIGTERM that arrives while it starts, and has nothing to save
@@ -60,12 +59,11 @@ async def web_server(where: Namespace, folder: Path, *, port: int = 80) -> Async
     Raises `ProgramMissing`, or `ProgramFailed` when the port is taken.
     """
     require_port(where, "nginx", socket.SOCK_STREAM, port)
-    with tempfile.TemporaryDirectory(prefix="nginx-") as name:
-        prefix = Path(name)
+    with scratch_folder("nginx") as prefix:
         (prefix / "www").symlink_to(Path.cwd() / folder)  # its name never enters the configuration's syntax
         (prefix / "nginx.conf").write_text(_CONFIGURATION.format(port=port))
         log = prefix / "nginx.log"
-        argv = ("nginx", "-p", name, "-c", "nginx.conf", "-e", "stderr")
+        argv = ("nginx", "-p", str(prefix), "-c", "nginx.conf", "-e", "stderr")
         with log.open("wb") as errors:
             async with run_in(where, argv, stderr=errors, grace=_GRACE) as process:
                 await until(process, lambda: is_bound(process, "tcp6", port), log)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from ipaddress import IPv6Address, IPv6Network
-from pathlib import Path
 
-from ..kernel import Interface, Namespace
+from ..kernel import Interface, Namespace, scratch_folder
 from .process import run_in, until
 
 _POLLING = b"polling for"  # in radvd's log once it has its configuration and its socket
@@ -79,8 +77,7 @@ async def router_advertiser(where: Namespace, *advertisements: Advertisement) ->
     Solicitations are answered after a random delay of up to half a second (RFC 4861 §6.2.6).  At the end a last
     advertisement takes the default router back (router lifetime 0).
     """
-    with tempfile.TemporaryDirectory(prefix="radvd-") as name:
-        folder = Path(name)
+    with scratch_folder("radvd") as folder:
         configuration = folder / "radvd.conf"
         configuration.write_text("".join(each.configuration() for each in advertisements))
         log = folder / "radvd.log"

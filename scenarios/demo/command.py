@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json as json_module
+import signal
 import sys
 import time
 from importlib.metadata import version
@@ -82,7 +83,28 @@ def _require_kernel() -> None:
 def _tell_real(outcome: Any, live: Any, say: Any, seed: int | None) -> None:
     from . import real
 
-    asyncio.run(real.tell(outcome, say, live.watch, seed))
+    ended: signal.Signals | None = None
+
+    async def story() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+
+        def end(number: signal.Signals) -> None:
+            nonlocal ended
+            ended = number
+            task.cancel()
+
+        for number in (signal.SIGTERM, signal.SIGHUP):  # SIGINT is asyncio's
+            if signal.getsignal(number) != signal.SIG_IGN:
+                asyncio.get_running_loop().add_signal_handler(number, end, number)
+        await real.tell(outcome, say, live.watch, seed)
+
+    try:
+        asyncio.run(story())
+    except asyncio.CancelledError:
+        if ended is None:
+            raise
+        raise typer.Exit(128 + ended) from None
 
 
 def _conclude(outcome: Any, console: Any, began: float, *, memory: bool, json: bool) -> int:

@@ -17,7 +17,6 @@ import asyncio
 import hashlib
 import os
 import socket
-import tempfile
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -69,8 +68,7 @@ class Story:
 
     async def tell(self) -> None:
         """Everything, in order; every namespace, link and program is gone when this returns, whatever happens."""
-        with tempfile.TemporaryDirectory(prefix="unimux-demo-") as folder:
-            files = Path(folder)
+        with kernel.scratch_folder("demo") as files:
             digests = await asyncio.to_thread(self._write_files, files)
             with demo_topology() as top:
                 async with AsyncExitStack() as stack:
