@@ -59,6 +59,8 @@ def conformance(
     if mutations:
         from .mutations import run as run_mutations
 
+        if last or specs or ids or junit is not None or report is not None:
+            raise typer.BadParameter("--mutations runs all of them, and takes no other option than --json.")
         checkouts.require_tools()
         raise typer.Exit(run_mutations(checkout, json=json))
     if last:

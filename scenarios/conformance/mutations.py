@@ -6,13 +6,18 @@ score.  A defect that no test notices is a survivor, and is listed.
 
 from __future__ import annotations
 
+import ctypes
+import os
+import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import msgspec
 import typer
 
+from compat.programs.launch import PR_SET_PDEATHSIG
 from unimux.errors import SetupError
 
 from .session import FOLDER
@@ -75,7 +80,13 @@ def run(checkout: Path, *, json: bool) -> int:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.unlink(missing_ok=True)
     command = [sys.executable, "-m", "tests.conformance.mutate", "--json", str(path)]
-    status = subprocess.run(command, cwd=checkout, check=False, stdout=sys.stderr).returncode
+    status = subprocess.run(
+        command,
+        cwd=checkout,
+        check=False,
+        stdout=sys.stderr,
+        preexec_fn=partial(end_with, os.getpid(), ctypes.CDLL(None), signal.SIGTERM),
+    ).returncode
     score = latest(checkout)
     if score is None:
         raise SetupError(f"The negative controls stopped with status {status}; their messages stand above.")
@@ -84,6 +95,13 @@ def run(checkout: Path, *, json: bool) -> int:
     else:
         _print(score)
     return 1 if score.survivors else 0
+
+
+def end_with(parent: int, libc: ctypes.CDLL, number: signal.Signals) -> None:
+    """Have the kernel send this process a signal when its parent ends, however that comes: nobody waits for its work then."""
+    libc.prctl(PR_SET_PDEATHSIG, number, 0, 0, 0)
+    if os.getppid() != parent:  # it died before the line above
+        os.kill(os.getpid(), number)
 
 
 def _print(score: Score) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import ast
 import contextlib
+import ctypes
 import importlib
 import json
 import os
@@ -30,6 +31,7 @@ from pathlib import Path
 
 import pytest
 
+from scenarios.conformance.mutations import end_with
 from tests.conformance.mutant import Mutation, StaleMutation, load
 
 ROOT = Path(__file__).parents[2]
@@ -95,6 +97,7 @@ def fork(work: Callable[[Path], dict[str, object]], patience: float) -> Child:
     """Run `work(scratch folder)` in a process of its own; its answer comes through a pipe."""
     reading, writing = os.pipe()
     begun = time.monotonic()
+    parent = os.getpid()
     pid = os.fork()
     if pid:
         os.close(writing)
@@ -102,6 +105,7 @@ def fork(work: Callable[[Path], dict[str, object]], patience: float) -> Child:
     status = 1
     try:
         os.setpgid(0, 0)
+        end_with(parent, ctypes.CDLL(None), signal.SIGKILL)
         os.close(reading)
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
         with tempfile.TemporaryDirectory(prefix="mutant-") as name:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from compat.kernel import Owner
 from scenarios.conformance import checkout as checkouts
 from scenarios.conformance.page import page_name, prose
 from scenarios.conformance.rows import (
@@ -114,6 +118,9 @@ def test_for_people_it_prints_a_table_for_each_specification(
         (("--id", "UM-X-2"), 2, "there is no requirement 'UM-X-2'; did you mean 'UM-X-1'?"),
         (("--last", "--junit", "x.xml"), 2, "--junit needs a run"),
         (("--last",), 3, "no test has run here yet"),
+        (("--mutations", "--last"), 2, "takes no other option than --json"),
+        (("--mutations", "--id", "UM-X-1"), 2, "takes no other option than --json"),
+        (("--mutations", "--junit", "x.xml"), 2, "takes no other option than --json"),
     ],
 )
 def test_errors_are_one_sentence(
@@ -123,6 +130,39 @@ def test_errors_are_one_sentence(
     said = capsys.readouterr().err
     assert sentence in " ".join(said.split())
     assert "Traceback" not in said
+
+
+STANDS = """
+import os, time
+from pathlib import Path
+Path("begun").write_text(str(os.getpid()))
+time.sleep(120)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_the_negative_controls_end_with_who_started_them(tmp_path: Path, number: signal.Signals) -> None:
+    module = tmp_path / "tests" / "conformance" / "mutate.py"
+    module.parent.mkdir(parents=True)
+    module.write_text(STANDS)
+    code = f"from pathlib import Path; from scenarios.conformance.mutations import run; run(Path({str(tmp_path)!r}), json=True)"
+    caller = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    begun = tmp_path / "begun"
+    while not (begun.exists() and begun.read_text()):
+        assert caller.poll() is None and time.monotonic() < deadline
+        os.sched_yield()
+    child = Owner.of_pid(int(begun.read_text()))
+    assert child is not None
+    caller.send_signal(number)
+    assert caller.wait(60) == -number
+    try:
+        while child.alive():
+            assert time.monotonic() < deadline, "it goes on"
+            os.sched_yield()
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(child.pid, signal.SIGKILL)
 
 
 def test_a_damaged_table_is_one_sentence(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
