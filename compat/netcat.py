@@ -21,7 +21,7 @@ from compat.up import BridgeOption, EventsOption, NetnsOption, PrefixOption, Sta
 from tapstack.tcp.layer import valid_peer
 from unimux.control import check_name
 from unimux.endpoint import endpoint_text, parse_endpoint
-from unimux.errors import HostUnreachable, SetupError, UnimuxError, WrongUsage
+from unimux.errors import HostUnreachable, UnimuxError, WrongUsage
 from unimux.node import CONNECT_TIMEOUT, Node
 from unimux.purpose import Purpose
 from unimux.server import Server
@@ -29,7 +29,7 @@ from unimux.ssa.counters import CounterFile, counter_file_name
 from unimux.ssa.issue import DEFAULT_LIFETIME
 from unimux.ssa.secret import SecretClient, SharedSecret
 from unimux.ssa.secretfile import read_secret
-from unimux.ssa.token import Token, TokenError
+from unimux.ssa.token import Token, TokenError, TokenExpired
 
 
 class Interrupted(UnimuxError):
@@ -61,7 +61,7 @@ class Target:
         >>> Target.parse("www.example", 80, 0.0).host
         'www.example'
 
-        Raises `TokenError` for a token that is over, `WrongUsage` where there is nothing to connect to.
+        Raises `TokenExpired` for a token that is over, `WrongUsage` where there is nothing to connect to.
         """
         target = cls._parse(text, port, wall)
         try:
@@ -77,7 +77,7 @@ class Target:
         if "://" in text:
             token = Token.parse(text)
             if token.expired(wall):
-                raise TokenError(f"The token's time was over at {token.until}: ask for a new one.")
+                raise TokenExpired(f"The token's time was over at {token.until}: ask for a new one.")
             return cls(str(token.address), token.port if port is None else port, token)
         try:
             bare = Token.parse(text)
@@ -250,15 +250,15 @@ async def _to_place(node: Node, where: Target, protocol: asyncio.BaseProtocol, t
 def _shared(
     file: Path, service: str, client: str, server_prefix: str | None, state: str | None
 ) -> tuple[SharedSecret, IPv6Network, Path]:
-    """What a connect by shared secret needs; raises `SetupError`."""
+    """What a connect by shared secret needs; raises `SetupError`, `WrongUsage` for what is missing on the command line."""
     if server_prefix is None or state is None:
-        raise SetupError(
+        raise WrongUsage(
             "A shared secret needs to know where the server is and where to keep count: --server-prefix, --state."
         )
     try:
         network = IPv6Network(server_prefix)
     except ValueError as error:
-        raise SetupError(f"--server-prefix: {server_prefix!r} is not an IPv6 prefix: {error}.") from None
+        raise WrongUsage(f"--server-prefix: {server_prefix!r} is not an IPv6 prefix: {error}.") from None
     secret = read_secret(file)
     shared = SharedSecret(secret, check_name(service), check_name(client))
     return shared, network, Path(state) / counter_file_name(secret, "client", service, client)

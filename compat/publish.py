@@ -34,7 +34,7 @@ from tapstack.tcp.options import PortMode
 from unimux.cli.settings import Configuration
 from unimux.control import check_name, control_server
 from unimux.diskstate import DiskState
-from unimux.errors import SetupError, UnimuxError
+from unimux.errors import UnimuxError, WrongUsage
 from unimux.node import Node
 from unimux.ssa.counters import CounterFile, counter_file_name
 from unimux.ssa.dnsresponder import Asker, Responder
@@ -94,7 +94,7 @@ def _windows(
     assert settings.secret_file is not None
     secret = read_secret(Path(settings.secret_file))
     if attachment.state is None:
-        raise SetupError("With a shared secret the counters must last: name a folder for them with --state DIR.")
+        raise WrongUsage("With a shared secret the counters must last: name a folder for them with --state DIR.")
     only = client_network(settings.client)
     state = node.source.state
     made = []
@@ -152,7 +152,7 @@ def _dns(node: Node, publisher: Publisher, settings: PublishSettings) -> DnsServ
     try:
         where = IPv6Address(str(settings.dns_address))
     except ValueError:
-        raise SetupError(f"--dns-address: {settings.dns_address!r} is no IPv6 address.") from None
+        raise WrongUsage(f"--dns-address: {settings.dns_address!r} is no IPv6 address.") from None
     minter = _Minter(publisher, settings)
     return DnsServer(node, Responder(settings.dns_policy(), minter.mint, node.now, minter.free), where)
 

@@ -30,7 +30,7 @@ from tapstack.tcp.options import PortMode
 from unimux.control import Offer, check_name
 from unimux.das import AddressNotSet
 from unimux.endpoint import endpoint_text, parse_endpoint
-from unimux.errors import PoolExhausted, SetupError, UnimuxError
+from unimux.errors import PoolExhausted, SetupError, UnimuxError, WrongUsage
 from unimux.node import Node
 from unimux.poolstate import NoPrefix
 from unimux.purpose import Purpose
@@ -99,10 +99,10 @@ class Backend:
 
     @classmethod
     def parse(cls, text: str) -> Backend:
-        """Read HOST:PORT; raises `SetupError`."""
+        """Read HOST:PORT; raises `WrongUsage`."""
         found = parse_endpoint(text)
         if found is None:
-            raise SetupError(f"{text!r} is not HOST:PORT: write for instance 127.0.0.1:8080 or [::1]:8080.")
+            raise WrongUsage(f"{text!r} is not HOST:PORT: write for instance 127.0.0.1:8080 or [::1]:8080.")
         return cls(*found)
 
 

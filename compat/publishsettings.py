@@ -9,7 +9,7 @@ import typer
 
 from compat.publisher import PublishLimits
 from compat.relay import IDLE_TIMEOUT
-from unimux.errors import SetupError
+from unimux.errors import WrongUsage
 from unimux.ssa.dnsresponder import DnsPolicy, NameFor, networks
 from unimux.ssa.issue import DEFAULT_LIFETIME
 from unimux.ssa.secretfile import read_key
@@ -110,12 +110,12 @@ class PublishSettings(msgspec.Struct, frozen=True, kw_only=True):
     def dns_policy(self) -> DnsPolicy:
         """What the responder answers; raises `SetupError`."""
         if self.dns is None or self.dns_address is None:
-            raise SetupError("DNS delivery needs a zone and an address of the node: --dns ZONE --dns-address ADDRESS.")
+            raise WrongUsage("DNS delivery needs a zone and an address of the node: --dns ZONE --dns-address ADDRESS.")
         keys = {}
         for entry in self.dns_keys:
             name, colon, file = entry.partition(":")
             if not (name and colon and file):
-                raise SetupError(f"{entry!r} is not a TSIG key: write NAME:FILE.")
+                raise WrongUsage(f"{entry!r} is not a TSIG key: write NAME:FILE.")
             keys[name] = read_key(file)
         return DnsPolicy(
             zone=self.dns,

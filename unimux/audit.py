@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from .diskstate import Stored, Surroundings, read_claims, read_stored
+from .errors import WrongUsage
 from .journal import JournalPolicy, Row, SessionJournal, Whois, read_rows
 from .source import AddressSource
 from .state import Epoch, StateError
@@ -126,11 +127,11 @@ class Audit:
         self.holder = lock_holder(directory)
 
     def whois(self, address: str) -> Whois:
-        """Everything on record about an address; raises `StateError` for text that is no IPv6 address."""
+        """Everything on record about an address; raises `WrongUsage` for text that is no IPv6 address."""
         try:
             wanted = IPv6Address(address.strip().strip("[]"))
         except ValueError:
-            raise StateError(f"{address!r} is no IPv6 address.") from None
+            raise WrongUsage(f"{address!r} is no IPv6 address.") from None
         return self._journal.whois(wanted.packed)
 
 

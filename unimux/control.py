@@ -21,7 +21,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from .errors import SetupError, UnimuxError
+from .errors import UnimuxError, WrongUsage
 from .localsocket import LocalServer, Message, Peer, ask_local, runtime_folder
 
 SERVICE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
@@ -50,9 +50,9 @@ class Issuing(Protocol):
 
 
 def check_name(service: str) -> str:
-    """The name of a service; raises `SetupError` for one that no socket file, token and label could carry."""
+    """The name of a service; raises `WrongUsage` for one that no socket file, token and label could carry."""
     if not SERVICE_NAME.fullmatch(service):
-        raise SetupError(
+        raise WrongUsage(
             f"{service!r} cannot be the name of a service: use up to 63 letters, digits, dots, dashes, underscores."
         )
     return service

@@ -11,6 +11,8 @@ from unimux.errors import SetupError, UnimuxError
 class KernelError(UnimuxError):
     """The kernel did not do what it was asked; the message says what, in one sentence."""
 
+    exit_code = 3  # the machine lacks the bridge, namespace or right that was named
+
 
 class KernelUnavailable(KernelError, SetupError):
     """This machine, or this user, cannot do it at all; the message says what is missing and how to mend it."""

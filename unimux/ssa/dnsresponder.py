@@ -44,7 +44,7 @@ import dns.rrset
 import dns.tsig
 import dns.tsigkeyring
 
-from ..errors import SetupError, UnimuxError
+from ..errors import UnimuxError, WrongUsage
 
 UDP_PAYLOAD = 1232
 HEADER_LENGTH = 12
@@ -93,17 +93,17 @@ class DnsPolicy:
 
     def __post_init__(self) -> None:
         if self.rate <= 0 or self.burst < 1 or self.retry_window < 0 or self.negative_ttl < 0:
-            raise SetupError("Rate and burst of the DNS delivery are more than 0, its times not less than 0.")
+            raise WrongUsage("Rate and burst of the DNS delivery are more than 0, its times not less than 0.")
         if self.require_key and not self.keys:
-            raise SetupError("The DNS delivery requires a TSIG key and has none: give it one.")
+            raise WrongUsage("The DNS delivery requires a TSIG key and has none: give it one.")
 
 
 def networks(texts: list[str]) -> tuple[Network, ...]:
-    """Prefixes as the policy takes them; raises `SetupError`."""
+    """Prefixes as the policy takes them; raises `WrongUsage`."""
     try:
         return tuple(ip_network(text) for text in texts)
     except ValueError as error:
-        raise SetupError(f"This is no prefix: {error}.") from None
+        raise WrongUsage(f"This is no prefix: {error}.") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +135,7 @@ class Responder:
     """Answers queries under a policy.
 
     now: a clock in seconds.  free: whether a new client could still connect to an SSA.  counters: answers by what they were.
-    Raises `SetupError` for a policy that is not usable.
+    Raises `WrongUsage` for a policy that is not usable.
     """
 
     def __init__(
@@ -154,7 +154,7 @@ class Responder:
             self.zone = dns.name.from_text(policy.zone).canonicalize()
             self._minting = {dns.name.from_text(name, self.zone).canonicalize() for name in policy.names}
         except (dns.exception.DNSException, UnicodeError) as error:
-            raise SetupError(f"{policy.zone!r} with the names {', '.join(policy.names)} is no zone: {error}.") from None
+            raise WrongUsage(f"{policy.zone!r} with the names {', '.join(policy.names)} is no zone: {error}.") from None
         self._server_name = dns.name.from_text("ns", self.zone)
         self._keyring = {
             dns.name.from_text(name): dns.tsig.Key(dns.name.from_text(name), secret, dns.tsig.HMAC_SHA256)

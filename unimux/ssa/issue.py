@@ -37,6 +37,8 @@ MAX_LIFETIME = 10 * 365 * 86_400.0
 class IssueError(UnimuxError):
     """An SSA cannot be issued as asked; the message says what to change."""
 
+    exit_code = 2  # wrong usage
+
 
 class Arming(Protocol):
     """What an issuer needs of a listener; `tapstack.tcp.listener.Listener` is one."""

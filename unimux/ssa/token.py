@@ -31,6 +31,14 @@ _AUTHORITY = re.compile(r"\[(?P<address>[^\]]*)\](?::(?P<port>[0-9]+))?")
 class TokenError(UnimuxError, ValueError):
     """A text is not a token; the message says what is wrong with it."""
 
+    exit_code = 2  # wrong usage
+
+
+class TokenExpired(TokenError):
+    """A token's time is over."""
+
+    exit_code = 1  # nothing is wrong with how it was written
+
 
 @dataclass(frozen=True, slots=True)
 class Token:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 from collections.abc import Callable
 from contextlib import suppress
@@ -12,16 +13,18 @@ from typing import Any
 
 import pytest
 
+from compat.kernel.errors import refusal
 from compat.netcat import Interrupted, Target, _to_place, converse
 from compat.publishsettings import PublishSettings
 from compat.standard import Standard
 from tapstack.tcp.options import SocketOptions
 from tests.unit.unimux.lan import lan
 from unimux.aio import open_connection, start_server
-from unimux.cli.exits import ExitCode
+from unimux.cli.exits import ExitCode, status
 from unimux.cli.main import run
 from unimux.errors import HostUnreachable, SetupError
 from unimux.node import CLOSE_TIMEOUT
+from unimux.ssa.issue import IssueError
 from unimux.ssa.token import TokenError
 
 
@@ -202,17 +205,27 @@ def test_a_reset_is_an_error_that_says_how_much_came(tmp_path: Path) -> None:
         (["publish", "web", "--to", "[::1]:80", "--bridge", "lan", "--dns", "x.example"], "--dns-address"),
         (["connect", "web", "--bridge", "lan", "--secret-file", "/dev/null"], "--server-prefix"),
         (["connect", "nowhere", "--bridge", "lan"], "names no place"),
-        (["ssa", "new", "no-such-service"], "No service 'no-such-service' runs"),
+        (["connect", "", "--bridge", "lan"], "names no place"),
+        (["connect", "http://[2001:db8::1]/", "--bridge", "lan"], "is not a token"),
+        (["listen", "a/b", "--bridge", "lan"], "cannot be the name"),
         (["ssa", "list", "../x"], "cannot be the name"),
     ],
 )
 def test_a_wrong_command_line_is_one_sentence_before_anything_is_set_up(
     argv: list[str], why: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(argv) in (ExitCode.MACHINE, ExitCode.USAGE, ExitCode.NO)
+    assert run(argv) == ExitCode.USAGE
     said = capsys.readouterr().err
     assert why in said
     assert "fault of unimux" not in said
+
+
+def test_what_is_written_well_and_is_not_there_is_no_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["ssa", "new", "no-such-service"]) == ExitCode.MACHINE
+    assert "No service 'no-such-service' runs" in capsys.readouterr().err
+    assert run(["connect", "unimux://[2001:db8::1]?until=2020-01-01T00:00:00Z", "--bridge", "lan"]) == ExitCode.NO
+    assert status(refusal("find the interface lan", errno.ENODEV)) == ExitCode.MACHINE
+    assert status(IssueError("0 sessions")) == ExitCode.USAGE
 
 
 def test_one_address_is_kept_unless_another_delivery_tells_clients() -> None:
