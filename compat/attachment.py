@@ -50,6 +50,8 @@ def complain(text: str) -> None:
 KERNEL_END = "fe80::1"
 """The kernel's address on a routed node's TAP: its default router."""
 LINK_LOCAL_TIMEOUT = 10.0
+_NO_ADDRESSES = tuple(map(IPv6Network, ("::/127", "fe80::/10", "ff00::/8")))
+"""What no prefix of one-time addresses has in it: the default route neither, which would take all of the machine's traffic."""
 
 
 _POOL = PoolConfig()
@@ -128,6 +130,10 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
                 network = IPv6Network(self.prefix)
             except ValueError as error:
                 raise SettingsError(f"{self.prefix!r} is not an IPv6 prefix: {error}.") from None
+            if any(network.overlaps(other) for other in _NO_ADDRESSES):
+                raise SettingsError(
+                    f"{network} cannot be routed to a node: link-local addresses, groups and the loopback are in it."
+                )
             if network.prefixlen > 112:
                 raise SettingsError(f"{network} is too small for one-time addresses: give a prefix of /112 or shorter.")
 

@@ -157,6 +157,14 @@ class NoSocket:
     async def __aexit__(self, *_: object) -> None: ...
 
 
+@pytest.mark.parametrize("prefix", ["ff00::/8", "ff02::/64", "fe80::/64", "fe00::/7", "::/0", "::/64"])
+def test_a_prefix_that_no_node_can_have_is_wrong_usage(prefix: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.run(["up", "--prefix", prefix]) == 2
+    assert f"{prefix} cannot be routed to a node" in capsys.readouterr().err
+    for usable in ("2001:db8::/64", "fd00::/48", "64:ff9b:1::/64"):
+        NodeSettings(prefix=usable).check()
+
+
 @pytest.mark.parametrize(
     "command",
     [["run", "--", "true"], ["connect", "2001:db8::1", "80"], ["listen", "files"]],
