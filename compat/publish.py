@@ -196,8 +196,9 @@ def publish(
     settings = Configuration.here().table("publish", PublishSettings, flags).value
     attachment = node_settings(bridge=bridge, prefix=prefix, netns=netns, state=state, events=events)
     backend = Backend.parse(to)
-    if settings.dns is not None:
-        settings.dns_policy()  # what is wrong with it is told before anything is set up
+    settings.check()
+    if secret_client is not None and settings.secret_file is None:
+        raise WrongUsage("A client that shares a secret needs the secret: --secret-file FILE.")
     check_name(service)
     _publish(service, backend, settings, attachment, json)
 

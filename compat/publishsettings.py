@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import msgspec
@@ -9,10 +10,11 @@ import typer
 
 from compat.publisher import PublishLimits
 from compat.relay import IDLE_TIMEOUT
+from unimux.control import check_name
 from unimux.errors import WrongUsage
 from unimux.ssa.dnsresponder import DnsPolicy, NameFor, networks
-from unimux.ssa.issue import DEFAULT_LIFETIME
-from unimux.ssa.secretfile import read_key
+from unimux.ssa.issue import DEFAULT_LIFETIME, check_terms, client_network
+from unimux.ssa.secretfile import read_key, read_secret
 
 SessionsOption = Annotated[
     int | None, typer.Option(help="Sessions that one address serves.", show_default="a lease for its first client")
@@ -55,7 +57,9 @@ _DEFAULT = PublishLimits()
 class PublishSettings(msgspec.Struct, frozen=True, kw_only=True):
     """How a service is put behind one-time addresses; times in seconds.  See `unimux.cli.settings`."""
 
-    count: Annotated[int | None, msgspec.Meta(description="addresses to keep armed and print")] = None
+    count: Annotated[
+        Annotated[int, msgspec.Meta(ge=0)] | None, msgspec.Meta(description="addresses to keep armed and print")
+    ] = None
     sessions: Annotated[
         int | None, msgspec.Meta(description="sessions of one address; without, its first client leases it")
     ] = None
@@ -104,8 +108,23 @@ class PublishSettings(msgspec.Struct, frozen=True, kw_only=True):
     def kept(self) -> int:
         """Addresses to keep armed and print: one, or none where another delivery tells clients."""
         if self.count is not None:
-            return max(0, self.count)
+            return self.count
         return 0 if self.secret_file is not None or self.dns is not None else 1
+
+    def check(self) -> None:
+        """Raise what is wrong with them, before anything is set up: `WrongUsage`, `IssueError`, `SetupError`."""
+        client_network(self.client)
+        check_terms(1 if self.sessions is None else self.sessions, self.lifetime)
+        if self.secret_file is not None:
+            read_secret(Path(self.secret_file))
+            for name in self.secret_clients:
+                check_name(name)
+                if self.secret_clients.count(name) > 1:
+                    raise WrongUsage(f"The client {name!r} is named twice: each has a sequence of its own.")
+        if self.dns is not None:
+            self.dns_policy()
+        elif self.dns_address is not None:
+            raise WrongUsage("An address for DNS needs a zone that is answered there: --dns ZONE.")
 
     def dns_policy(self) -> DnsPolicy:
         """What the responder answers; raises `SetupError`."""

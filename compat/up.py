@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Annotated, Any
 
+import msgspec
 import typer
 
 from tapstack.events import Event
@@ -37,8 +38,14 @@ ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def node_settings(**flags: Any) -> NodeSettings:
-    """The effective settings of the node, flags first."""
-    return Configuration.here().table("node", NodeSettings, flags).value
+    """The effective settings of the node, flags first; a flag for one of bridge and prefix takes the other's place."""
+    value = Configuration.here().table("node", NodeSettings, flags).value
+    given = [name for name in ("bridge", "prefix") if flags.get(name) is not None]
+    if given == ["bridge"]:
+        return msgspec.structs.replace(value, prefix=None)
+    if given == ["prefix"]:
+        return msgspec.structs.replace(value, bridge=None)
+    return value
 
 
 def run_node(settings: NodeSettings, work: Callable[[Node], Awaitable[None]]) -> int:

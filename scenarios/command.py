@@ -172,12 +172,15 @@ def run(
 
     console = Console(stderr=True, quiet=True) if json else Console()
     if again is not None:
-        if names or every or set_ or sweep:
+        varied = set_ or sweep or repeat > 1 or seed != 1 or backend or quick or captures or jobs or cluster
+        if names or every or varied:
             raise ScenarioError("--again repeats a run as it was: name no scenario and set nothing.")
         raise _finish([_repeated(again, out, console, connection)], console, json)
     named = names or []
     if connection is not None and (every or sweep or repeat > 1 or len(named) > 1):
         raise ScenarioError("--connection chooses what the report of one run draws: name one scenario, and no --sweep.")
+    if (jobs or captures) and not (sweep or repeat > 1 or cluster):
+        raise ScenarioError("--jobs and --captures are for many runs of a scenario: add --sweep or --repeat.")
     results: list[dict[str, Any]] = []
     chosen = _chosen(named, every, backend)
     for place, found in enumerate(chosen, 1):

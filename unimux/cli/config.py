@@ -9,6 +9,9 @@ import typer
 
 from unimux.cli import settings
 
+PIPE_WIDTH = 1000
+"""Columns where no terminal says how many there are."""
+
 app = typer.Typer()
 
 
@@ -44,6 +47,8 @@ def show(
         origin = f"[dim]{s.origin}[/dim]" if s.origin == settings.DEFAULT else escape(s.origin)
         table.add_row(f"{s.table}.{s.key}", escape(_text(s.shown)), origin, escape(s.meaning))
     console = Console()
+    if not console.is_terminal:  # a program that looks for a name wants it in one line
+        console = Console(width=PIPE_WIDTH)
     console.print(table)
     console.print(f"file: {configuration.path or 'none'}", style="dim", markup=False)
 

@@ -246,6 +246,11 @@ def test_the_status_is_the_same_where_nothing_can_be_told(line: str, code: ExitC
     assert (done.returncode, done.stderr) == (code, "")
 
 
+def test_the_settings_are_a_line_each_in_a_pipe() -> None:
+    done = in_a_shell("unimux config show | grep -c '^publish.secret_clients *client *default *names of the clients'")
+    assert done.stdout == "1\n"
+
+
 def test_a_pipe_that_nobody_reads_ends_it_in_silence() -> None:
     reading, writing = os.pipe()
     os.close(reading)

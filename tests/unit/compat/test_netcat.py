@@ -17,6 +17,7 @@ from compat.kernel.errors import refusal
 from compat.netcat import Interrupted, Target, _to_place, converse
 from compat.publishsettings import PublishSettings
 from compat.standard import Standard
+from compat.up import node_settings
 from tapstack.tcp.options import SocketOptions
 from tests.unit.unimux.lan import lan
 from unimux.aio import open_connection, start_server
@@ -64,6 +65,9 @@ def test_every_way_to_name_a_place(text: str, port: int | None, host: str, wante
 def test_what_names_no_place_is_a_sentence(text: str) -> None:
     with pytest.raises(SetupError, match="names no place"):
         Target.parse(text, None, 0.0)
+
+
+PUBLISH = ["publish", "web", "--to", "[::1]:80", "--bridge", "lan"]
 
 
 @pytest.mark.parametrize("seconds", ["nan", "inf", "-1", "0"])
@@ -209,6 +213,12 @@ def test_a_reset_is_an_error_that_says_how_much_came(tmp_path: Path) -> None:
         (["connect", "http://[2001:db8::1]/", "--bridge", "lan"], "is not a token"),
         (["listen", "a/b", "--bridge", "lan"], "cannot be the name"),
         (["ssa", "list", "../x"], "cannot be the name"),
+        ([*PUBLISH, "--sessions", "0"], "at least 1 session"),
+        ([*PUBLISH, "--lifetime", "-1"], "--lifetime is not usable"),
+        ([*PUBLISH, "--count", "-5"], "--count is not usable"),
+        ([*PUBLISH, "--client", "nobody"], "is no client"),
+        ([*PUBLISH, "--dns-address", "2001:db8::53"], "--dns ZONE"),
+        ([*PUBLISH, "--secret-client", "a"], "--secret-file"),
     ],
 )
 def test_a_wrong_command_line_is_one_sentence_before_anything_is_set_up(
@@ -218,6 +228,28 @@ def test_a_wrong_command_line_is_one_sentence_before_anything_is_set_up(
     said = capsys.readouterr().err
     assert why in said
     assert "fault of unimux" not in said
+
+
+def test_a_secret_that_is_not_there_and_a_client_named_twice_are_told_before_anything_is_set_up(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "secret"
+    assert run([*PUBLISH, "--secret-file", str(file)]) == ExitCode.MACHINE
+    assert run(["ssa", "keygen", str(file)]) == ExitCode.DONE
+    capsys.readouterr()
+    twice = ["--secret-client", "a", "--secret-client", "a", "--state", str(tmp_path / "state")]
+    assert run([*PUBLISH, "--secret-file", str(file), *twice]) == ExitCode.USAGE
+    assert "'a' is named twice" in capsys.readouterr().err
+
+
+def test_a_flag_takes_the_place_of_what_the_file_says_of_the_other_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UNIMUX_NODE_PREFIX", "2001:db8::/64")
+    settings = node_settings(bridge="lan", prefix=None)
+    assert (settings.bridge, settings.prefix) == ("lan", None)
+    monkeypatch.delenv("UNIMUX_NODE_PREFIX")
+    monkeypatch.setenv("UNIMUX_NODE_BRIDGE", "lan")
+    settings = node_settings(bridge=None, prefix="2001:db8::/64")
+    assert (settings.bridge, settings.prefix) == (None, "2001:db8::/64")
 
 
 def test_what_is_written_well_and_is_not_there_is_no_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
