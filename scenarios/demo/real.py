@@ -31,7 +31,7 @@ from compat.programs.nginx import WebServer, web_server
 from compat.programs.radvd import Advertisement, router_advertiser
 from compat.socks.command import serve_socks
 from scenarios.engine.probes import dad_probe, inject, knocks, ping, resolution
-from scenarios.witness.setup import TOLD_LATE, CaptureFile, Explanation, Setup, UnifiedNode
+from scenarios.witness.setup import CaptureFile, Setup, UnifiedNode
 from tapstack.types import address_text
 from unimux.events import EventFile
 from unimux.node import Node, NodeConfig
@@ -270,18 +270,8 @@ class Story:
             second_fetch=(self.ssa,),
             connections=SMALL_FILES + 3,
             port_changes=1,
-            claim_tolerance=TOLD_LATE,
-            explanations=EXPLANATIONS,
+            real_time=True,
         )
-
-
-EXPLANATIONS = (
-    Explanation(
-        "Previous segment|out-of-order",
-        "with offload two CPUs hand super-segments to the capture, which may record neighbours in exchanged order",
-        "client-bulk",
-    ),
-)
 
 
 async def tell(outcome: Outcome, say: Say, watch: Watch, seed: int | None = None) -> None:

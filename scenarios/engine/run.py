@@ -17,7 +17,7 @@ from typing import Any, TypeAlias, TypeGuard
 
 from scenarios.engine.router import NeighborLimits
 from scenarios.witness.judge import TITLES
-from scenarios.witness.setup import TOLD_LATE, Explanation, Setup, UnifiedNode
+from scenarios.witness.setup import Explanation, Setup, UnifiedNode
 from tapstack.events import AddressChanged, Event
 from tapstack.ipv6.config import HostConfig
 from tapstack.link.base import Link
@@ -121,7 +121,7 @@ class Run:
         self._network = Network()
         self._members: dict[str, _Member] = {}
         self._ordinary: list[tuple[Lan, str]] = []
-        self._witness: dict[str, Any] = {} if backend.simulated else {"claim_tolerance": TOLD_LATE}
+        self._witness: dict[str, Any] = {"real_time": not backend.simulated}
         self._cases: dict[str, _Cases] = {}
         self._left_out: list[str] = []
 

@@ -68,6 +68,8 @@ _CHECKSUM = re.compile(r"[Bb]ad checksum|Checksum.*incorrect|checksum is bad|Bad
 _ANALYSIS = re.compile(
     r"wasn't captured|not captured|[Oo]ut-[Oo]f-[Oo]rder|ACKed segment|[Rr]etransmission|Connection finish|D-SACK"
 )
+_OUT_OF_ORDER = re.compile(r"out-of-order", re.IGNORECASE)
+_EXCHANGED = re.compile(r"Previous segment\(?s?\)? not captured|out-of-order", re.IGNORECASE)
 _DUPLICATE = re.compile(r"D-SACK")
 _NO_ECHO = re.compile(r"No response seen to ICMPv6 request")
 _RESET = re.compile(r"Connection reset")
@@ -260,7 +262,9 @@ class _Excuses:
         self._ports_change = {frozenset(c.pair) for c in connections if c.changes}
         # Pairs whose capture shows bytes or a FIN sent again: what a D-SACK then reports is a fact.
         self._sent_twice = {frozenset(c.pair) for c in connections if c.client.repeated or c.server.repeated}
-        self._odd: dict[str, frozenset[tuple[str, int]]] = {}
+        self._one_time = {address for story in evidence.stories for address in story.lifetimes}
+        self._pairs = {frozenset(c.pair) for c in connections}
+        self._places: dict[str, _Places] = {}
 
     def explain(self, capture: CaptureFile, remark: Remark, message: str) -> str | None:
         """Why a remark is no fault; None when nothing explains it."""
@@ -276,8 +280,13 @@ class _Excuses:
             return "checksum left to the offload of this link"
         if _FLOW_CONTROL.search(message):
             return "flow control at work"
-        if _ANALYSIS.search(message) and pair in self._ports_change and not self._is_odd(capture, remark):
+        frame = capture.path.name, remark.number
+        if _ANALYSIS.search(message) and pair in self._ports_change and frame not in self._places_of(capture).odd:
             return "tshark follows ports, which change here in mid-stream"
+        if _OUT_OF_ORDER.search(message) and frame in self._places_of(capture).repeats:
+            return "sent again, as the capture shows; tshark takes it for late since newer data went out just before"
+        if _EXCHANGED.search(message) and self._evidence.setup.real_time and remark.src not in self._one_time:
+            return "a kernel's order: what two CPUs send at once may be exchanged"
         if _DUPLICATE.search(message) and pair in self._sent_twice:
             return "a report of bytes that the capture shows twice (RFC 2883)"
         if _NO_ECHO.search(message) and self._evidence.lifetime(remark.dst) is not None:
@@ -286,16 +295,30 @@ class _Excuses:
             return "a connection broken on purpose"
         return None
 
-    def _is_odd(self, capture: CaptureFile, remark: Remark) -> bool:
-        """Whether the frame is out of order in its connection itself, whatever its ports: that is no matter of ports."""
-        found = self._odd.get(capture.where)
+    def _places_of(self, capture: CaptureFile) -> _Places:
+        """Where the frames of connections stand in them, whatever their ports."""
+        found = self._places.get(capture.where)
         if found is None:
             frames = self._evidence.points[capture.where].frames
-            tracker = track(frames, lambda src, dst: frozenset((src, dst)) in self._ports_change)
+            tracker = track(frames, lambda src, dst: frozenset((src, dst)) in self._pairs)
             sides = [side for c in tracker.connections for side in (c.client, c.server)]
             odd = [*tracker.strays, *(f for side in sides for f in (*side.gaps, *side.again, *side.foreseen))]
-            found = self._odd[capture.where] = frozenset((frame.file, frame.number) for frame in odd)
-        return (capture.path.name, remark.number) in found
+            repeats = (f for side in sides if not side.gaps for f in side.again)
+            found = self._places[capture.where] = _Places(_numbers(odd), _numbers(repeats))
+        return found
+
+
+class _Places(NamedTuple):
+    """Frames of one capture, by file and number."""
+
+    odd: frozenset[tuple[str, int]]
+    """out of order in their connection itself, which is no matter of ports"""
+    repeats: frozenset[tuple[str, int]]
+    """with bytes that the same capture shows before, where it shows every byte"""
+
+
+def _numbers(frames: Iterable[Frame]) -> frozenset[tuple[str, int]]:
+    return frozenset((frame.file, frame.number) for frame in frames)
 
 
 def _fits(explanation: Explanation, capture: CaptureFile, message: str) -> bool:

@@ -28,9 +28,12 @@ def namespaces() -> set[str]:
 
 def finish(process: subprocess.Popen[str]) -> dict[str, object]:
     out, err = process.communicate(timeout=90)
-    assert process.returncode == 0, err or out
+    assert out, err
     result = json.loads(out)
     assert isinstance(result, dict)
+    not_passed = [finding for finding in result["findings"] if finding["verdict"] != "passed"]
+    assert not not_passed, err
+    assert process.returncode == 0, err
     return result
 
 

@@ -11,7 +11,6 @@ import pytest
 
 from compat.kernel import topology
 from scenarios.witness import CaptureFile, Setup, UnifiedNode, Verdict, judge
-from scenarios.witness.setup import TOLD_LATE
 from tapstack.ipv6.addresses import AddressKind
 from tapstack.tcp.options import PortMode
 from unimux.aio import open_connection, start_server
@@ -74,7 +73,7 @@ def test_fifty_service_and_fifty_ephemeral_addresses_at_once(artefacts: Path, rn
     setup = Setup(
         nodes=(UnifiedNode("newcomer", "lan", (mac,), (topology.SERVER_PREFIX,), stable),),
         connections=100,
-        claim_tolerance=TOLD_LATE,
+        real_time=True,
         rules=RULES,
     )
     judgement = judge([CaptureFile(capture, "lan", offload_free=True)], setup, [events], consult_tshark=False)

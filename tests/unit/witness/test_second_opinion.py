@@ -80,6 +80,32 @@ def test_an_unexpected_reset_is_unexplained_unless_the_scenario_explains_it(tmp_
     assert not [line for line in broken_on_purpose.details if "reset" in line.lower() and "#" in line]
 
 
+def overtaken(lan: Wire) -> Wire:
+    """The request once more, just after newer data."""
+    newer = tcp(EA, SERVER, "PA", 1101, 2**32 - 49, b"n" * 50, ports=(1024, 80), macs=(NODE_MAC, ROUTER_MAC))
+    return lan.after("request:ea", newer, lan.packet("request:ea"))
+
+
+def test_what_is_sent_again_is_no_wrong_order_where_the_capture_shows_it_twice(tmp_path: Path) -> None:
+    lan, far = good()
+    finding = opinions(tmp_path, overtaken(lan), far)["second-opinion"]
+    assert finding.verdict is Verdict.PASSED, finding
+    assert "sent again, as the capture shows" in finding.sentence
+    for real_time in (False, True):
+        once = opinions(tmp_path, overtaken(lan).without("request:ea"), far, setup=replace(ONLY, real_time=real_time))
+        assert once["second-opinion"].verdict is Verdict.FAILED, "sent once and late, by a unified node"
+        assert any("out-of-order" in line for line in once["second-opinion"].details)
+
+
+def test_the_order_of_a_kernel_is_its_own_matter_in_real_time(tmp_path: Path) -> None:
+    lan, far = good()
+    exchanged = lan.without("reply1:ea").after("request:ea", lan.packet("reply1:ea"))
+    assert opinions(tmp_path, exchanged, far)["second-opinion"].verdict is Verdict.FAILED, "nobody has two CPUs here"
+    finding = opinions(tmp_path, exchanged, far, setup=replace(ONLY, real_time=True))["second-opinion"]
+    assert not [line for line in finding.details if "#" in line and ("out-of-order" in line or "Previous" in line)]
+    assert "2 × a kernel's order: what two CPUs send at once may be exchanged" in finding.details
+
+
 def quoting(lan: Wire) -> Wire:
     """A router's error that quotes a segment whose checksum no longer fits, as of a segment that was cut."""
     segment = lan.packet("request:ea").copy()
