@@ -29,7 +29,7 @@ from .capture import Point
 from .evidence import Evidence
 from .finding import MOST_DETAILS, Finding, Verdict, Witness, count
 from .flows import track
-from .frames import Advertisement, Checksum, Frame, ListenerReport, Solicitation
+from .frames import RST, Advertisement, Checksum, Frame, ListenerReport, Solicitation
 from .setup import CaptureFile, Explanation, packed
 
 KEPT = frozenset(
@@ -291,6 +291,8 @@ class _Excuses:
             return "a report of bytes that the capture shows twice (RFC 2883)"
         if _NO_ECHO.search(message) and self._evidence.lifetime(remark.dst) is not None:
             return "an echo request that a one-time address must not answer"
+        if _RESET.search(message) and frame in self._places_of(capture).forgotten:
+            return "a reset from a peer that had closed, which no longer knew a connection that was over"
         if _RESET.search(message) and pair & self._aborted:
             return "a connection broken on purpose"
         return None
@@ -304,7 +306,14 @@ class _Excuses:
             sides = [side for c in tracker.connections for side in (c.client, c.server)]
             odd = [*tracker.strays, *(f for side in sides for f in (*side.gaps, *side.again, *side.foreseen))]
             repeats = (f for side in sides if not side.gaps for f in side.again)
-            found = self._places[capture.where] = _Places(_numbers(odd), _numbers(repeats))
+            forgotten = (
+                f
+                for c in tracker.connections
+                if c.closed is not None
+                for f in c.frames
+                if f.flags & RST and f.order > c.closed.order and f.src not in self._one_time
+            )
+            found = self._places[capture.where] = _Places(_numbers(odd), _numbers(repeats), _numbers(forgotten))
         return found
 
 
@@ -315,6 +324,8 @@ class _Places(NamedTuple):
     """out of order in their connection itself, which is no matter of ports"""
     repeats: frozenset[tuple[str, int]]
     """with bytes that the same capture shows before, where it shows every byte"""
+    forgotten: frozenset[tuple[str, int]]
+    """resets by others than unified nodes, after both FINs were acknowledged: a FIN that was sent twice is acknowledged twice"""
 
 
 def _numbers(frames: Iterable[Frame]) -> frozenset[tuple[str, int]]:

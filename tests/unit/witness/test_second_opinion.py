@@ -14,6 +14,7 @@ from scenarios.witness.tshark import Opinion, Remark, dissectors_agree
 from .story import EA, EA0, SERVER, SETUP, SSA0, examine, good
 from .wire import NODE_MAC, OTHER_MAC, ROUTER_LL, ROUTER_MAC, Wire, tcp, unreachable
 
+OUT = (NODE_MAC, ROUTER_MAC)
 ONLY = replace(SETUP, rules=("second-opinion", "dissectors-agree"))
 
 
@@ -82,7 +83,7 @@ def test_an_unexpected_reset_is_unexplained_unless_the_scenario_explains_it(tmp_
 
 def overtaken(lan: Wire) -> Wire:
     """The request once more, just after newer data."""
-    newer = tcp(EA, SERVER, "PA", 1101, 2**32 - 49, b"n" * 50, ports=(1024, 80), macs=(NODE_MAC, ROUTER_MAC))
+    newer = tcp(EA, SERVER, "PA", 1101, 2**32 - 49, b"n" * 50, ports=(1024, 80), macs=OUT)
     return lan.after("request:ea", newer, lan.packet("request:ea"))
 
 
@@ -104,6 +105,26 @@ def test_the_order_of_a_kernel_is_its_own_matter_in_real_time(tmp_path: Path) ->
     finding = opinions(tmp_path, exchanged, far, setup=replace(ONLY, real_time=True))["second-opinion"]
     assert not [line for line in finding.details if "#" in line and ("out-of-order" in line or "Previous" in line)]
     assert "2 × a kernel's order: what two CPUs send at once may be exchanged" in finding.details
+
+
+def reset_at(lan: Wire, tag: str, source: str) -> Wire:
+    """A reset after the frame `tag` of EA's connection to SERVER, by one of them."""
+    there, ports, macs = (SERVER, (80, 1024), (ROUTER_MAC, NODE_MAC)) if source == SERVER else (EA, (1024, 80), OUT)
+    to = EA if source == SERVER else SERVER
+    at = 2**32 - 50 + 1002 if source == SERVER else 1102
+    return lan.after(tag, tcp(there, to, "R", at % 2**32, ports=ports, macs=macs))
+
+
+def test_a_peer_may_forget_a_connection_that_is_over(tmp_path: Path) -> None:
+    """The second acknowledgement of a FIN that was sent twice meets a kernel without that connection."""
+    lan, far = good()
+    finding = opinions(tmp_path, reset_at(lan, "last-ack:ea", SERVER), far)["second-opinion"]
+    assert finding.verdict is Verdict.PASSED, finding
+    assert "a connection that was over" in finding.sentence
+    early = opinions(tmp_path, reset_at(lan, "fin-client:ea", SERVER), far)["second-opinion"]
+    assert early.verdict is Verdict.FAILED, "one FIN was not acknowledged yet"
+    own = opinions(tmp_path, reset_at(lan, "last-ack:ea", EA), far)["second-opinion"]
+    assert own.verdict is Verdict.FAILED, "a unified node is silent"
 
 
 def quoting(lan: Wire) -> Wire:
