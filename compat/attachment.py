@@ -50,7 +50,7 @@ def complain(text: str) -> None:
 KERNEL_END = "fe80::1"
 """The kernel's address on a routed node's TAP: its default router."""
 LINK_LOCAL_TIMEOUT = 10.0
-_NO_ADDRESSES = tuple(map(IPv6Network, ("::/127", "fe80::/10", "ff00::/8")))
+_NO_ADDRESSES = tuple(map(IPv6Network, ("::/127", "::ffff:0:0/96", "fe80::/10", "ff00::/8")))
 """What no prefix of one-time addresses has in it: the default route neither, which would take all of the machine's traffic."""
 
 

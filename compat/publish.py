@@ -93,8 +93,7 @@ def _windows(
     """A window for each client that shares the secret."""
     assert settings.secret_file is not None
     secret = read_secret(Path(settings.secret_file))
-    if attachment.state is None:
-        raise WrongUsage("With a shared secret the counters must last: name a folder for them with --state DIR.")
+    assert attachment.state is not None
     only = client_network(settings.client)
     state = node.source.state
     made = []
@@ -149,12 +148,9 @@ class _Minter:
 
 
 def _dns(node: Node, publisher: Publisher, settings: PublishSettings) -> DnsServer:
-    try:
-        where = IPv6Address(str(settings.dns_address))
-    except ValueError:
-        raise WrongUsage(f"--dns-address: {settings.dns_address!r} is no IPv6 address.") from None
     minter = _Minter(publisher, settings)
-    return DnsServer(node, Responder(settings.dns_policy(), minter.mint, node.now, minter.free), where)
+    responder = Responder(settings.dns_policy(), minter.mint, node.now, minter.free)
+    return DnsServer(node, responder, IPv6Address(str(settings.dns_address)))
 
 
 def publish(
@@ -199,6 +195,10 @@ def publish(
     settings.check()
     if secret_client is not None and settings.secret_file is None:
         raise WrongUsage("A client that shares a secret needs the secret: --secret-file FILE.")
+    if settings.secret_file is not None and attachment.state is None:
+        raise WrongUsage("With a shared secret the counters must last: name a folder for them with --state DIR.")
+    if dns_address is not None and settings.dns is None:
+        raise WrongUsage("An address for DNS needs a zone that is answered there: --dns ZONE.")
     check_name(service)
     _publish(service, backend, settings, attachment, json)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ipaddress import IPv6Address
 from pathlib import Path
 from typing import Annotated
 
@@ -123,13 +124,15 @@ class PublishSettings(msgspec.Struct, frozen=True, kw_only=True):
                     raise WrongUsage(f"The client {name!r} is named twice: each has a sequence of its own.")
         if self.dns is not None:
             self.dns_policy()
-        elif self.dns_address is not None:
-            raise WrongUsage("An address for DNS needs a zone that is answered there: --dns ZONE.")
 
     def dns_policy(self) -> DnsPolicy:
         """What the responder answers; raises `SetupError`."""
         if self.dns is None or self.dns_address is None:
             raise WrongUsage("DNS delivery needs a zone and an address of the node: --dns ZONE --dns-address ADDRESS.")
+        try:
+            IPv6Address(self.dns_address)
+        except ValueError:
+            raise WrongUsage(f"--dns-address: {self.dns_address!r} is no IPv6 address.") from None
         keys = {}
         for entry in self.dns_keys:
             name, colon, file = entry.partition(":")

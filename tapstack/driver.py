@@ -64,6 +64,7 @@ class Driver:
         self._telling = False
         self._closed = False
         self._look_again = stack.look_again
+        self._leaving = stack.host.dad.leaving
         self.now = self._loop.time
         """`now() -> float`: the stack's clock, seconds."""
 
@@ -234,6 +235,8 @@ class Driver:
                 counters.bytes_out += sum(map(len, frame))
                 if not send(frame):
                     counters.drop(DropReason.LINK_SEND_FAILED)
+            if self._leaving:
+                self.stack.host.dad.departed(self.now())
         if self.stack.has_signals():
             self.kick()
 

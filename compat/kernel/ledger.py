@@ -107,7 +107,7 @@ def all_ledgers() -> Iterator[tuple[Owner, Path, list[Entry]]]:
     """Every owner with its open entries, in the order they were made."""
     for path in sorted(RUN_DIR.glob("*.jsonl")):
         owner = Owner.of_tag(path.stem)
-        if owner is not None:
+        if owner is not None and path.is_file():
             yield owner, path, _open_entries(path)
 
 

@@ -99,7 +99,7 @@ def _undo_changes() -> tuple[str, ...]:
                 if where.inode == entry.inode:  # else the namespace has gone, and the change with it
                     try:
                         UNDO[entry.kind](where, entry.facts)
-                    except KeyError:  # a fact is missing: no change of ours
+                    except (KeyError, TypeError, ValueError):  # a fact is missing or of another type: no change of ours
                         continue
                     undone.append(_text(entry))
         if known == entries:

@@ -6,6 +6,7 @@ together are never reused.  Whatever is visible to the whole machine carries its
     namespaces   unimux-<pid>-<start>-<role>            under /run/netns
     links        um<pid><start><role>                   15 characters at most: base 36, start time modulo 36**3
     ledgers      /run/unimux/<pid>-<start>.jsonl        see ledger.py
+    folders      unimux-<pid>-<start>-<role>-<random>   under /tmp or what stands in for it, see scratch.py
 
 Invariant: a name belongs to exactly one owner for as long as the machine runs.
 """

@@ -14,25 +14,46 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from .errors import KernelUnavailable
 from .owner import PREFIX, Owner
 
 
 @contextmanager
 def scratch_folder(role: str) -> Iterator[Path]:
-    """A folder for the length of the block, that only we may read."""
-    with tempfile.TemporaryDirectory(prefix=f"{Owner.current().namespace_name(role)}-") as name:
-        held = os.open(name, os.O_RDONLY | os.O_DIRECTORY)
+    """A folder for the length of the block, that only we may read; raises `KernelUnavailable` where none can be made."""
+    path, held = _make(role)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+        os.close(held)
+
+
+def _make(role: str) -> tuple[Path, int]:
+    """A new folder, and the file descriptor by which it is held."""
+    while True:
         try:
-            fcntl.flock(held, fcntl.LOCK_EX)
-            yield Path(name)
-        finally:
-            os.close(held)
+            path = Path(tempfile.mkdtemp(prefix=f"{Owner.current().namespace_name(role)}-"))
+        except FileNotFoundError as error:
+            raise KernelUnavailable(f"No folder for temporary files can be written: {error.strerror}.") from error
+        try:
+            held = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        except FileNotFoundError:  # swept away from another PID namespace before it was held
+            continue
+        fcntl.flock(held, fcntl.LOCK_EX)
+        if path.exists():
+            return path, held
+        os.close(held)
 
 
 def remove_scratch() -> tuple[str, ...]:
     """Remove the folders of the dead; only our user's own, since anybody may make one of that name."""
     removed: list[str] = []
-    for path in sorted(Path(tempfile.gettempdir()).glob(f"{PREFIX}-*")):
+    try:
+        folder = Path(tempfile.gettempdir())
+    except OSError:  # there is none that can be written, so there is nothing of ours to remove
+        return ()
+    for path in sorted(folder.glob(f"{PREFIX}-*")):
         owner = Owner.of_namespace(path.name)
         if owner is None or owner.alive():
             continue

@@ -7,6 +7,7 @@ import json as json_format
 import resource
 import socket
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Annotated
 
 import typer
@@ -85,7 +86,8 @@ def socks(
             try:
                 await asyncio.Event().wait()
             finally:
-                _tell_end(server, json)
+                with suppress(OSError):  # the terminal may be gone
+                    _tell_end(server, json)
 
     run_node(attachment, serve)
 

@@ -28,8 +28,8 @@ from typing import NamedTuple
 from .capture import Point
 from .evidence import Evidence
 from .finding import MOST_DETAILS, Finding, Verdict, Witness, count
-from .flows import track
-from .frames import RST, Advertisement, Checksum, Frame, ListenerReport, Solicitation
+from .frames import Advertisement, Checksum, Frame, ListenerReport, Solicitation
+from .places import Places, places
 from .setup import CaptureFile, Explanation, packed
 
 KEPT = frozenset(
@@ -264,7 +264,7 @@ class _Excuses:
         self._sent_twice = {frozenset(c.pair) for c in connections if c.client.repeated or c.server.repeated}
         self._one_time = {address for story in evidence.stories for address in story.lifetimes}
         self._pairs = {frozenset(c.pair) for c in connections}
-        self._places: dict[str, _Places] = {}
+        self._places: dict[str, Places] = {}
 
     def explain(self, capture: CaptureFile, remark: Remark, message: str) -> str | None:
         """Why a remark is no fault; None when nothing explains it."""
@@ -285,7 +285,8 @@ class _Excuses:
             return "tshark follows ports, which change here in mid-stream"
         if _OUT_OF_ORDER.search(message) and frame in self._places_of(capture).repeats:
             return "sent again, as the capture shows; tshark takes it for late since newer data went out just before"
-        if _EXCHANGED.search(message) and self._evidence.setup.real_time and remark.src not in self._one_time:
+        real_time = self._evidence.setup.real_time
+        if _EXCHANGED.search(message) and real_time and frame in self._places_of(capture).exchanged:
             return "a kernel's order: what two CPUs send at once may be exchanged"
         if _DUPLICATE.search(message) and pair in self._sent_twice:
             return "a report of bytes that the capture shows twice (RFC 2883)"
@@ -297,39 +298,17 @@ class _Excuses:
             return "a connection broken on purpose"
         return None
 
-    def _places_of(self, capture: CaptureFile) -> _Places:
-        """Where the frames of connections stand in them, whatever their ports."""
+    def _places_of(self, capture: CaptureFile) -> Places:
         found = self._places.get(capture.where)
         if found is None:
             frames = self._evidence.points[capture.where].frames
-            tracker = track(frames, lambda src, dst: frozenset((src, dst)) in self._pairs)
-            sides = [side for c in tracker.connections for side in (c.client, c.server)]
-            odd = [*tracker.strays, *(f for side in sides for f in (*side.gaps, *side.again, *side.foreseen))]
-            repeats = (f for side in sides if not side.gaps for f in side.again)
-            forgotten = (
-                f
-                for c in tracker.connections
-                if c.closed is not None
-                for f in c.frames
-                if f.flags & RST and f.order > c.closed.order and f.src not in self._one_time
-            )
-            found = self._places[capture.where] = _Places(_numbers(odd), _numbers(repeats), _numbers(forgotten))
+            found = self._places[capture.where] = places(frames, self._pairs, self._by_node)
         return found
 
-
-class _Places(NamedTuple):
-    """Frames of one capture, by file and number."""
-
-    odd: frozenset[tuple[str, int]]
-    """out of order in their connection itself, which is no matter of ports"""
-    repeats: frozenset[tuple[str, int]]
-    """with bytes that the same capture shows before, where it shows every byte"""
-    forgotten: frozenset[tuple[str, int]]
-    """resets by others than unified nodes, after both FINs were acknowledged: a FIN that was sent twice is acknowledged twice"""
-
-
-def _numbers(frames: Iterable[Frame]) -> frozenset[tuple[str, int]]:
-    return frozenset((frame.file, frame.number) for frame in frames)
+    def _by_node(self, frame: Frame) -> bool:
+        return frame.src in self._one_time or any(
+            story.node.where == frame.where and story.member.sent(frame) for story in self._evidence.stories
+        )
 
 
 def _fits(explanation: Explanation, capture: CaptureFile, message: str) -> bool:

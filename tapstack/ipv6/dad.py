@@ -2,7 +2,8 @@
 
 An address that becomes TENTATIVE (or OPTIMISTIC) is queued; tests start at least `dad_pace` apart, and at most
 `dad_concurrent` run at a time.  A test sends `dad_transmits` probes RetransTimer apart and passes RetransTimer after
-the last.  It fails when somebody advertises the address, or probes for it with a nonce that is not ours.
+the last, counted from when the probe left (`departed`), which on a busy machine is later than when it was made.  It fails when
+somebody advertises the address, or probes for it with a nonce that is not ours.
 
 A probe of ours that comes back is not a conflict: the link loops, which is reported, and the test goes on with another
 round of three probes.  Nonces are remembered for a while after the test, so that a probe that comes back late is known
@@ -53,6 +54,7 @@ class _Test:
 class DuplicateAddressDetection:
     """Tests addresses one after another and tells the address table the outcome.
 
+    leaving: tests whose probe was made and may not have left yet: who writes frames calls `departed` while there are any.
     failures: in a row, so far.  held_until: when testing goes on after a fault; None when it is not held.
     on_conflict(entry, cause, now): another node has an address that is assigned here.
     """
@@ -62,6 +64,7 @@ class DuplicateAddressDetection:
         self._waiting: OrderedDict[bytes, AddressEntry] = OrderedDict()
         self._tests: dict[bytes, _Test] = {}
         self._nonces: OrderedDict[bytes, None] = OrderedDict()
+        self.leaving: dict[bytes, _Test] = {}
         self._pace = interface.timers.timer(self._start_next)
         self._next_start = -math.inf
         self._pause = interface.config.dad_backoff
@@ -76,9 +79,7 @@ class DuplicateAddressDetection:
 
     def begin(self, entry: AddressEntry, now: float) -> None:
         """Queue an address for its test; one that is under test begins anew."""
-        test = self._tests.pop(entry.address, None)
-        if test is not None:
-            test.timer.cancel()
+        self._end_test(entry)
         self._waiting[entry.address] = entry
         if entry.state is AddressState.OPTIMISTIC:
             self._waiting.move_to_end(entry.address, last=False)
@@ -91,11 +92,14 @@ class DuplicateAddressDetection:
     def forget(self, entry: AddressEntry, now: float) -> None:
         """The address is gone; its test ends without a verdict."""
         waited = self._waiting.pop(entry.address, None)
-        test = self._tests.pop(entry.address, None)
-        if test is not None:
-            test.timer.cancel()
-        if test is not None or waited is not None:
+        if self._end_test(entry) or waited is not None:
             self._schedule(now)
+
+    def departed(self, now: float) -> None:
+        """What was made so far has left: the wait for an answer begins now."""
+        for test in self.leaving.values():
+            test.timer.set(now + self._interface.retrans_timer)
+        self.leaving.clear()
 
     def reset(self, now: float) -> None:
         """The link came up: past faults count no more (UM-ADDR-10)."""
@@ -120,9 +124,7 @@ class DuplicateAddressDetection:
     def fail(self, entry: AddressEntry, now: float, cause: str) -> None:
         """Another node has, or wants, the address."""
         self._waiting.pop(entry.address, None)
-        test = self._tests.pop(entry.address, None)
-        if test is not None:
-            test.timer.cancel()
+        self._end_test(entry)
         self.failures += 1
         if self.failures >= self._interface.config.dad_fault_threshold and self.held_until is None:
             self._hold(now)
@@ -177,11 +179,20 @@ class DuplicateAddressDetection:
         if test.remaining:
             self._probe(test, now)
             return
-        del self._tests[test.entry.address]
+        self._end_test(test.entry)
         self.failures = 0
         self._pause = config.dad_backoff
         self._pass(test.entry, now)
         self._schedule(now)
+
+    def _end_test(self, entry: AddressEntry) -> bool:
+        """No more of the test of an address; whether there was one."""
+        test = self._tests.pop(entry.address, None)
+        if test is None:
+            return False
+        test.timer.cancel()
+        self.leaving.pop(entry.address, None)
+        return True
 
     def _pass(self, entry: AddressEntry, now: float) -> None:
         if entry.state in _UNPROVEN:
@@ -206,3 +217,4 @@ class DuplicateAddressDetection:
         )
         test.remaining -= 1
         test.timer.set(now + interface.retrans_timer)
+        self.leaving[target] = test

@@ -101,6 +101,43 @@ def test_a_link_that_is_never_empty_does_not_stop_the_timers() -> None:
     assert order_of_events(None) == ["frame"] * (PATIENCE + 1) * BATCH + ["timer"]
 
 
+@pytest.mark.proves("ST-IP6-4")
+def test_the_wait_of_dad_is_counted_from_when_the_probe_left() -> None:
+    """A process that is stopped between making a probe and writing it hears the answer later, and waits for it."""
+
+    async def main() -> None:
+        async with lan() as net:
+            node = await net.node()
+            await asyncio.sleep(30)
+            late = 0.0
+            clock, send = node.driver.now, node.link.send
+            node.driver.now = lambda: clock() + late
+            probes: list[float] = []
+
+            def slow(frame: Frame) -> bool:
+                nonlocal late
+                if b"".join(frame)[54:55] == b"\x87":  # NEIGHBOR SOLICITATION
+                    late += 0.3
+                    probes.append(node.driver.now())
+                return send(frame)
+
+            vars(node.link)["send"] = slow
+            passed: list[float] = []
+            node.watch(lambda event: passed.append(node.driver.now()) if "PREFERRED" in event.text() else None)
+            dad = node.stack.host.dad
+            for last in (1, 2):
+                node.stack.host.addresses.add(
+                    address(f"2001:db8:1::{last}"), AddressKind.STABLE, node.driver.now(), cause="test"
+                )
+            node.driver.kick()
+            await asyncio.sleep(5)
+            assert len(probes) == len(passed) == 2
+            assert all(end - begin >= 1.0 for begin, end in zip(probes, passed, strict=True)), (probes, passed)
+            assert not dad.leaving
+
+    virtual(main())
+
+
 HOST = HostConfig(stable_addresses=False, solicit_routers=False, dad_transmits=0, dad_initial_delay=0.0)
 SERVER = address("2001:db8:1::80")
 DEDICATED = address("2001:db8:2::")

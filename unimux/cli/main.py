@@ -11,6 +11,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
+from errno import EPIPE
 from pathlib import Path
 from typing import Annotated
 
@@ -91,8 +92,8 @@ def run(arguments: Sequence[str]) -> int:
     try:
         result = app(args=list(arguments), prog_name="unimux", standalone_mode=False)
         sys.stdout.flush()  # what it cannot take is an error like another
-    except BrokenPipeError:
-        return ExitCode.NO  # nobody reads, and nobody need be told
+    except BrokenPipeError as error:
+        return ExitCode.NO if error.errno == EPIPE else tell(error)  # nobody reads, and nobody need be told
     except typer.TyperException as error:
         if error.format_message().strip():  # empty where help was wanted and has been printed
             _complain(_usage(error))

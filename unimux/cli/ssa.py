@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from unimux.cli.settings import Configuration
-from unimux.errors import SetupError
+from unimux.errors import WrongUsage
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -77,7 +77,7 @@ def _folder(flag: Path | None) -> Path:
     kind: type[msgspec.Struct] | None = registered().get("node")
     named = None if kind is None else getattr(Configuration.here().table("node", kind).value, "state", None)
     if named is None:
-        raise SetupError(
+        raise WrongUsage(
             "Name the node's state folder: --state DIR, or `state` in the table [node] of the configuration."
         )
     return Path(named)

@@ -105,6 +105,13 @@ def test_registered_typer_becomes_a_group(register: Register, capsys: pytest.Cap
     assert capsys.readouterr().out == "reaped\n"
 
 
+def test_a_broken_pipe_of_the_network_s_is_told(register: Register, capsys: pytest.CaptureFixture[str]) -> None:
+    """Only where nobody reads standard output is there nobody to tell."""
+    register("greet", "def command() -> None:\n    raise BrokenPipeError('the peer has ended the session')\n")
+    assert run(["greet"]) != ExitCode.NO
+    assert "the peer has ended the session" in capsys.readouterr().err
+
+
 def test_help_shows_the_first_line_of_a_module_without_importing_it(
     register: Register, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -50,7 +50,8 @@ def test_a_ledger_of_rows_that_are_none_is_removed_and_stops_no_start(
     monkeypatch.setattr(leftovers, "_remove_namespaces", lambda: ())
     path = folder / f"{DEAD}.jsonl"
     here = Path("/proc/thread-self/ns/net").stat().st_ino
-    strange = {"number": 1, "kind": "link", "inode": here, "facts": {}}
-    path.write_text("5\n" + json.dumps(strange) + "\n")
+    none, other = ({"number": n, "kind": "link", "inode": here, "facts": f} for n, f in ((1, {}), (2, {"name": 5})))
+    path.write_text(f"5\n{json.dumps(none)}\n{json.dumps(other)}\n")
+    (folder / f"{DEAD.replace('-1', '-2')}.jsonl").mkdir()
     assert clean_leftovers().changes == ()
     assert not path.exists()

@@ -218,7 +218,9 @@ def test_a_reset_is_an_error_that_says_how_much_came(tmp_path: Path) -> None:
         ([*PUBLISH, "--count", "-5"], "--count is not usable"),
         ([*PUBLISH, "--client", "nobody"], "is no client"),
         ([*PUBLISH, "--dns-address", "2001:db8::53"], "--dns ZONE"),
+        ([*PUBLISH, "--dns", "x.example", "--dns-address", "foo"], "'foo' is no IPv6 address"),
         ([*PUBLISH, "--secret-client", "a"], "--secret-file"),
+        (["ssa", "whois", "2001:db8::1"], "--state DIR"),
     ],
 )
 def test_a_wrong_command_line_is_one_sentence_before_anything_is_set_up(
@@ -240,6 +242,16 @@ def test_a_secret_that_is_not_there_and_a_client_named_twice_are_told_before_any
     twice = ["--secret-client", "a", "--secret-client", "a", "--state", str(tmp_path / "state")]
     assert run([*PUBLISH, "--secret-file", str(file), *twice]) == ExitCode.USAGE
     assert "'a' is named twice" in capsys.readouterr().err
+    assert run([*PUBLISH, "--secret-file", str(file), *twice[:2]]) == ExitCode.USAGE
+    assert "--state DIR" in capsys.readouterr().err
+
+
+def test_an_address_for_dns_in_the_configuration_waits_for_a_zone(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("UNIMUX_PUBLISH_DNS_ADDRESS", "2001:db8::53")
+    assert run([*PUBLISH, "--client", "nobody"]) == ExitCode.USAGE
+    assert "is no client" in capsys.readouterr().err, "and not about DNS"
 
 
 def test_a_flag_takes_the_place_of_what_the_file_says_of_the_other_way(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import tempfile
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from compat.kernel import Owner, scratch_folder
+from compat.kernel import KernelUnavailable, Owner, scratch_folder
 from compat.kernel.scratch import remove_scratch
 
 DEAD = "unimux-4194305-1-demo-x"
@@ -56,3 +57,42 @@ def test_a_stranger_s_folder_is_left_alone(place: Path, monkeypatch: pytest.Monk
     (place / DEAD).mkdir()
     monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
     assert remove_scratch() == ()
+
+
+def test_where_no_folder_can_be_written_a_start_goes_on_and_who_needs_one_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def nowhere() -> str:
+        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found")
+
+    monkeypatch.setattr(tempfile, "gettempdir", nowhere)
+    assert remove_scratch() == ()
+    with pytest.raises(KernelUnavailable, match="No folder for temporary files can be written"), scratch_folder("demo"):
+        pass
+
+
+def test_a_folder_that_is_swept_before_it_is_held_is_made_again(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    swept: list[str] = []
+    make = tempfile.mkdtemp
+
+    def first_goes(prefix: str) -> str:
+        name = make(prefix=prefix)
+        if len(swept) < 2:
+            swept.append(name)
+            if len(swept) == 1:
+                os.rmdir(name)
+        return name
+
+    lock = fcntl.flock
+
+    def sweep_second(held: int, how: int) -> None:
+        if len(swept) == 2 and os.path.exists(swept[1]) and os.fstat(held).st_ino == os.stat(swept[1]).st_ino:
+            os.rmdir(swept[1])
+        lock(held, how)
+
+    monkeypatch.setattr(tempfile, "mkdtemp", first_goes)
+    monkeypatch.setattr(fcntl, "flock", sweep_second)
+    with scratch_folder("demo") as folder:
+        assert folder.is_dir()
+        assert str(folder) not in swept
+    assert not list(place.iterdir())

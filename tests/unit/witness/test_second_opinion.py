@@ -81,21 +81,28 @@ def test_an_unexpected_reset_is_unexplained_unless_the_scenario_explains_it(tmp_
     assert not [line for line in broken_on_purpose.details if "reset" in line.lower() and "#" in line]
 
 
-def overtaken(lan: Wire) -> Wire:
-    """The request once more, just after newer data."""
+def overtaken(lan: Wire, after: float) -> Wire:
+    """The request once more, `after` seconds later and just after newer data."""
     newer = tcp(EA, SERVER, "PA", 1101, 2**32 - 49, b"n" * 50, ports=(1024, 80), macs=OUT)
-    return lan.after("request:ea", newer, lan.packet("request:ea"))
+    bent = lan.after("request:ea", newer, lan.packet("request:ea"))
+    at = bent.number("request:ea") - 1
+    for sent in bent.frames[at + 1 :]:
+        sent.time = round(sent.time + after, 6)
+    return bent
 
 
 def test_what_is_sent_again_is_no_wrong_order_where_the_capture_shows_it_twice(tmp_path: Path) -> None:
     lan, far = good()
-    finding = opinions(tmp_path, overtaken(lan), far)["second-opinion"]
+    finding = opinions(tmp_path, overtaken(lan, 0.01), far)["second-opinion"]
     assert finding.verdict is Verdict.PASSED, finding
     assert "sent again, as the capture shows" in finding.sentence
     for real_time in (False, True):
-        once = opinions(tmp_path, overtaken(lan).without("request:ea"), far, setup=replace(ONLY, real_time=real_time))
-        assert once["second-opinion"].verdict is Verdict.FAILED, "sent once and late, by a unified node"
-        assert any("out-of-order" in line for line in once["second-opinion"].details)
+        setup = replace(ONLY, real_time=real_time)
+        at_once = opinions(tmp_path, overtaken(lan, 0.0), far, setup=setup)["second-opinion"]
+        assert at_once.verdict is Verdict.FAILED, "nobody can know yet that it is missing"
+        once = opinions(tmp_path, overtaken(lan, 0.01).without("request:ea"), far, setup=setup)["second-opinion"]
+        assert once.verdict is Verdict.FAILED, "sent once and late, by a unified node"
+        assert any("out-of-order" in line for line in once.details)
 
 
 def test_the_order_of_a_kernel_is_its_own_matter_in_real_time(tmp_path: Path) -> None:
@@ -105,6 +112,8 @@ def test_the_order_of_a_kernel_is_its_own_matter_in_real_time(tmp_path: Path) ->
     finding = opinions(tmp_path, exchanged, far, setup=replace(ONLY, real_time=True))["second-opinion"]
     assert not [line for line in finding.details if "#" in line and ("out-of-order" in line or "Previous" in line)]
     assert "2 × a kernel's order: what two CPUs send at once may be exchanged" in finding.details
+    never = opinions(tmp_path, lan.without("reply0:ea"), far, setup=replace(ONLY, real_time=True))["second-opinion"]
+    assert any("Previous segment" in line for line in never.details if "#" in line), "what never comes is not late"
 
 
 def reset_at(lan: Wire, tag: str, source: str) -> Wire:
