@@ -79,8 +79,8 @@ def run_node(settings: NodeSettings, work: Callable[[Node], Awaitable[None]]) ->
 
     try:
         asyncio.run(main())
-    except* Exception as failed:  # of the link as of the work: a sentence is told for what went wrong first
-        first: BaseException = failed
+    except BaseExceptionGroup as failed:  # of the link as of the work: a sentence is told for what went wrong first
+        first: BaseException = failed  # not `except*`, which wraps what it raises in a group again before Python 3.11.4
         while isinstance(first, BaseExceptionGroup):
             first = first.exceptions[0]
         raise first from first.__cause__

@@ -30,6 +30,8 @@ _QUEUE = 4096
 """Connections that may wait in the kernel: with a short queue a burst costs honest clients a SYN retransmission of 1 s."""
 
 _DRAIN_POLL = 0.02
+_LOOPBACK = ("127.0.0.1", "::1")
+"""What `localhost` is, also where no hosts file says so (RFC 6761 §6.3)."""
 _SPARE_FILES = 64 + _ACCEPTS
 """File descriptors left for everything else: what the loop accepts in one go, and the rest of the process."""
 
@@ -72,7 +74,8 @@ class SocksServer:
             raise RuntimeError("this front end has been started already")
         if sock is not None:
             host, port = sock.getsockname()[:2]
-        hosts = [host] if isinstance(host, str) else list(host)
+        named = [host] if isinstance(host, str) else list(host)
+        hosts = [each for name in named for each in (_LOOPBACK if name == "localhost" else (name,))]
         loop = asyncio.get_running_loop()
         if self.services.authenticator is None:
             await _refuse_strangers(hosts, port)

@@ -178,7 +178,7 @@ def judge_cell(cell: Cell, path: Path, requests: list[bytes]) -> str:
     assert sorted(session.request for session in found) == sorted(requests), "the wire says another request"
     for session in found:
         assert session.answer == answer_to(session.request), f"another answer after {session.syn}"
-        assert not session.resets, f"a reset: {session.resets[0]}"
+        assert not session.resets(), f"a reset: {session.resets()[0]}"
         assert session.established is not None and session.ended is not None, f"not complete: {session.syn}"
     established = max(session.established or 0.0 for session in found)
     assert established < min(session.ended or 0.0 for session in found), "the sessions were not parallel"

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import dpkt
 
+from compat.kernel.topology import SERVER_ADDRESS
 from scenarios.witness import CaptureFile, Setup, Verdict, judge
 
 FIN, SYN, RST, ACK = 1, 2, 4, 16
@@ -134,9 +135,29 @@ class Session:
         return None if None in fins else min(fin for fin in fins if fin is not None)
 
     @property
-    def resets(self) -> list[Segment]:
-        """RSTs of either side."""
-        return [s for s in (*self.sent, *self.answered) if s.flags & RST]
+    def over(self) -> int | None:
+        """The segment with which both FINs were acknowledged, by number."""
+        last = 0
+        for side, other in ((self.sent, self.answered), (self.answered, self.sent)):
+            fin = next((s for s in side if s.flags & FIN), None)
+            if fin is None:
+                return None
+            end = (fin.seq + len(fin.data) + 1) % _WRAP
+            seen = next((s.number for s in other if s.flags & ACK and s.ack == end and s.number > fin.number), None)
+            if seen is None:
+                return None
+            last = max(last, seen)
+        return last
+
+    def resets(self, kernel: str = SERVER_ADDRESS) -> list[Segment]:
+        """RSTs of either side; but not those of `kernel` after the end.
+
+        A FIN that was sent twice, since its receiver was late, is acknowledged twice: the second acknowledgement meets a kernel
+        that has forgotten the session.
+        """
+        found = [s for s in (*self.sent, *self.answered) if s.flags & RST]
+        over = self.over
+        return [s for s in found if over is None or s.number < over or s.src != kernel]
 
 
 def stream(sent: Iterable[Segment], isn: int) -> bytes:

@@ -144,7 +144,7 @@ def test_modes_mix_on_one_node(net: Room, artefacts: Path, rng: Random) -> None:
     sound(capture)
     found = [each for each in sessions(segments(capture), by_ports=True) if each.request]
     assert sorted(each.request for each in found) == sorted(requests)
-    assert all(each.answer == answer_to(each.request) and each.ended and not each.resets for each in found)
+    assert all(each.answer == answer_to(each.request) and each.ended and not each.resets() for each in found)
     assert len({frozenset((each.client, each.server)) for each in found}) == 80, "an address pair each"
 
 

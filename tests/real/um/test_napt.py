@@ -152,7 +152,7 @@ def judge_session(inside: Path, outside: Path, target: str, chunks: list[bytes])
     heard = b"".join((chunks[1], chunks[3], chunks[4], chunks[6], chunks[7]))
     (within,) = (s for s in sessions(segments(inside), by_ports=True) if s.server == target)
     assert (within.request, within.answer) == (said, heard)
-    assert not within.resets
+    assert not within.resets()
     assert within.ended is not None
     (without,) = (s for s in sessions(segments(outside), by_ports=False) if s.server == target)
     assert without.answer == heard
