@@ -289,9 +289,9 @@ def acknowledge(connection: Connection, segment: Segment, sequence: int, ack: in
             sender.recovery.on_duplicate_ack(now)
     connection.ecn.ack_arrives(segment.flags, ack, sender, now)
     if ack >= sender.snd_una:
-        opened = sender.snd_wnd == 0 and window > 0
+        closed = sender.snd_wnd == 0
         _set_window(connection, segment, sequence, ack, window)
-        if opened and sender.in_flight and connection.timers.persisting:
+        if closed and sender.snd_wnd and sender.in_flight and connection.timers.persisting:
             sender.mark_all_lost()
             connection.timers.restart_retransmit(now)
 
@@ -346,9 +346,13 @@ def new_data_acknowledged(
 
 
 def _set_window(connection: Connection, segment: Segment, sequence: int, ack: int, window: int) -> None:
-    """SND.WND from the segment that is newest (RFC 9293 §3.10.7.4)."""
+    """SND.WND from the segment that is newest (RFC 9293 §3.10.7.4); `ack` is not below SND.UNA, nor SND.WL2 above it.
+
+    The RFC's order, by SEG.SEQ and then SEG.ACK, takes a repetition of lost data for old.  But what acknowledges something new was
+    sent after all that acknowledged less; and were its window refused, what SND.WND grants would move on with SND.UNA.
+    """
     sender = connection.sender
-    if sender.snd_wl1 < sequence or (sender.snd_wl1 == sequence and sender.snd_wl2 <= ack) or not sender.maximum_window:
+    if sender.snd_wl2 < ack or sender.snd_wl1 <= sequence:
         sender.snd_wnd = window
         sender.snd_wl1 = sequence
         sender.snd_wl2 = ack

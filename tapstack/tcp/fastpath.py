@@ -168,7 +168,7 @@ def _take(
         arrives.new_data_acknowledged(connection, ack, (value, echo), now)
         if sender.fin_sent and connection.finished_sending():
             arrives.fin_acknowledged(connection, now)
-    if sender.snd_wl1 <= receiver.rcv_nxt:  # else a newer one overtook it; SND.WL2 is never above SND.UNA
+    if sender.snd_wl1 <= receiver.rcv_nxt or sender.snd_wl2 < ack:  # else a newer one overtook it: see `arrives`
         sender.snd_wnd = window
         sender.snd_wl1 = receiver.rcv_nxt
         sender.snd_wl2 = ack

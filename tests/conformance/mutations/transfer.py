@@ -156,7 +156,7 @@ MUTATIONS = (
         "the window of a segment that a newer one overtook is taken",
         ("ST-TCP-1",),
         (_WINDOWS,),
-        (Edit("tapstack.tcp.fastpath:_take", "if sender.snd_wl1 <= receiver.rcv_nxt:", "if True:"),),
+        (Edit("tapstack.tcp.fastpath:_take", "if sender.snd_wl1 <= receiver.rcv_nxt or sender.snd_wl2 < ack:", "if True:"),),
     ),
     Mutation(
         "answered-probe-is-loss",

@@ -75,6 +75,25 @@ def test_data_that_a_newer_acknowledgement_overtook_brings_no_old_window() -> No
     assert client.sender.snd_wnd == 600 << client.sender.scale, "what is newer counts"
 
 
+@pytest.mark.proves("ST-TCP-1")
+@pytest.mark.parametrize("beyond", [b"", b"text beyond the hole"], ids=["fast path", "slow path"])
+def test_a_repetition_that_acknowledges_something_new_brings_its_window(beyond: bytes) -> None:
+    """Its sequence number is old, and what it says of our data is new: the right edge stays where the peer put it."""
+    pair = Pair()
+    client = plain(pair)
+    sender, nxt, una, room = client.sender, client.receiver.rcv_nxt, client.sender.snd_una, 20_480
+    by_hand(pair, client, "A", seq=nxt + 3000, payload=beyond, window=room >> sender.scale)  # 3000 bytes are lost on the way
+    client.write(DATA[:60_000])
+    pair.flush()
+    for at in range(0, 3000, 1000):
+        taken = min(sender.snd_nxt - una, room)
+        window = (room - taken) >> sender.scale
+        by_hand(pair, client, "A", seq=nxt + at, ack=una + taken, payload=b"x" * 1000, window=window)
+        assert sender.snd_una + sender.snd_wnd == una + taken + (window << sender.scale)
+        assert sender.snd_nxt <= una + room
+    assert sender.snd_nxt > una + room - MSS, "what was granted is used"
+
+
 @pytest.mark.proves("SHLD-17")
 def test_data_beyond_a_window_that_shrank_to_nothing_does_not_end_the_connection() -> None:
     pair = Pair()

@@ -13,6 +13,7 @@ from tapstack.tcp.recovery import Phase
 from tapstack.tcp.timewait import TimeWaitRecord
 
 from . import wire
+from .handmade import by_hand, plain
 from .pair import Pair, read_all
 from .path import DATA, Path, collect, established
 
@@ -224,6 +225,21 @@ def test_the_answer_to_a_probe_of_a_closed_window_is_no_sign_of_loss(sack: bool)
     assert client.sender.snd_wnd == 0 and client.sender.in_flight and client.sender.retransmissions > 3
     assert (recovery.losses, recovery.phase) == (0, Phase.OPEN)
     assert client.sender.congestion.ssthresh > 1 << 40, "the threshold stays"
+
+
+@pytest.mark.proves("ST-TCP-11")
+def test_an_old_window_does_not_open_one_that_is_closed() -> None:
+    pair = Pair()
+    client = plain(pair)
+    nxt, una = client.receiver.rcv_nxt, client.sender.snd_una
+    client.write(DATA[:10_000])
+    pair.flush()
+    by_hand(pair, client, "A", seq=nxt + 100, ack=una, window=0)
+    pair.run(3)
+    doublings = client.timers.persist_backoff
+    assert doublings > 1
+    assert not by_hand(pair, client, "A", seq=nxt, ack=una, payload=b"x" * 100, window=500), "it was sent before"
+    assert client.timers.persist_backoff == doublings and not client.sender.lost
 
 
 @pytest.mark.proves("ST-TCP-11")
