@@ -1,9 +1,8 @@
 """Explicit congestion notification of one connection (RFC 3168 §6.1).
 
 As receiver: a packet marked CE makes every acknowledgement carry ECE until the peer says CWR.  As sender: the first ECE of a
-window of data reduces cwnd as a loss would, unless one of that window has done it, and the next new data after any reduction says
-CWR; data that is sent for the first time is ECT(0),
-acknowledgements, repetitions and probes are not.
+window of data reduces cwnd as a loss would, unless one of that window has done it (`Recovery.reduced`), and the next new data
+after any reduction says CWR; data that is sent for the first time is ECT(0), acknowledgements, repetitions and probes are not.
 """
 
 from __future__ import annotations
@@ -26,14 +25,13 @@ class EcnState:
     usable: both sides agreed.  echo: acknowledgements carry ECE.  announce: the next new data carries CWR.
     """
 
-    __slots__ = ("_point", "announce", "echo", "reductions", "usable")
+    __slots__ = ("announce", "echo", "reductions", "usable")
 
     def __init__(self) -> None:
         self.usable = False
         self.echo = False
         self.announce = False
         self.reductions = 0
-        self._point = 0
 
     def agree(self, flags: int, wanted: Ecn) -> None:
         """Take the flags of the peer's SYN or SYN-ACK (§6.1.1)."""
@@ -67,11 +65,6 @@ class EcnState:
         recovery = sender.recovery
         if recovery.repairing:
             recovery.confirm()  # it has reduced; should the echo go on after it, that is of another window
-        elif ack > self._point:
+        elif ack > recovery.reduced:
             recovery.reduce(sender.snd_nxt - sender.snd_una, now)
             self.reductions += 1
-
-    def reduced(self, snd_nxt: int) -> None:
-        """cwnd was reduced, for a mark or for a loss: no mark of what was sent until now reduces it again."""
-        self._point = snd_nxt
-        self.announce = True

@@ -134,9 +134,8 @@ class Output:
     def window_reduced(self) -> None:
         """The sender's: the next new data says CWR, in a segment of its own (RFC 3168 §6.1.2)."""
         if self.ecn.usable:
-            sender = self.sender
-            self.ecn.reduced(sender.snd_nxt)
-            sender.segment_limit = sender.mss
+            self.ecn.announce = True
+            self.sender.segment_limit = self.sender.mss
 
     def emit_run(self, sequence: int, run: list[Frame], size: int) -> None:
         """`emit_data` for new segments of `size` bytes in a row, whose headers differ in the sequence number alone."""

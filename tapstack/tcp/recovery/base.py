@@ -35,8 +35,8 @@ class Recovery(ABC):
     """Notices loss and repairs it, for one connection.
 
     window: bytes that may be in the network instead of cwnd; None where cwnd applies.
-    reduced: SND.NXT when cwnd was last reduced for a mark or a probe: what is lost before it is of a window of data that
-    has had its reduction.
+    reduced: SND.NXT when cwnd was last reduced: what is lost or marked before it is of a window of data that has had its
+    reduction (RFC 3168 §6.1.2), what is after it is of another (RFC 5681 §4.3).
     losses: segments marked lost so far.  undone: reductions that turned out to be mistaken.
     probes: tail loss probes sent.
     """
@@ -83,23 +83,25 @@ class Recovery(ABC):
 
     def reduce(self, in_flight: int, now: float) -> None:
         """Congestion without anything left to repair: a mark, or a loss that a probe repaired.  It is sure, and stands."""
-        sender = self.sender
         self._undo.forget()
-        self.reduced = sender.snd_nxt
-        sender.congestion.on_congestion(in_flight, now)
-        sender.tell_reduced()
+        self.sender.congestion.on_congestion(in_flight, now)
+        self._note_reduction()
 
     def confirm(self) -> None:
         """While losses are being repaired the peer reports a mark: the reduction was due in any case."""
         self._undo.forget()
 
-    def _reduce_for_loss(self, now: float) -> None:
-        """Recovery begins: once per window of data (RFC 3168 §6.1.2)."""
+    def _reduce_for_loss(self, start: int, now: float) -> bool:
+        """What begins at `start` is lost, as recovery begins or later: False where its window has had a reduction."""
+        if start < self.reduced:
+            return False
         sender = self.sender
-        self._undo.begin(sender.congestion, sender.snd_una)
-        if sender.snd_una >= self.reduced:
-            sender.congestion.on_congestion(sender.snd_nxt - sender.snd_una, now)
-            sender.tell_reduced()
+        flight = sender.snd_nxt - sender.snd_una
+        if self.phase is Phase.RECOVERY:
+            flight = min(flight, sender.congestion.cwnd)  # the rest has arrived, behind a hole
+        sender.congestion.on_congestion(flight, now)
+        self._note_reduction()
+        return True
 
     def _reduce_for_timeout(self, now: float) -> None:
         """RFC 5681 §3.1: the threshold is held only where the timer has sent this very segment again before."""
@@ -107,14 +109,31 @@ class Recovery(ABC):
         una = sender.snd_una
         flight = sender.snd_nxt - una
         if self.phase is Phase.OPEN:
-            self._undo.begin(sender.congestion, una)
+            self._begin_undo()
             sender.congestion.on_timeout(flight, now)
         elif self.phase is Phase.RECOVERY or una > self._timeout_una:
             sender.congestion.on_timeout_in_recovery(flight)
         else:
             sender.congestion.on_repeated_timeout()
         self._timeout_una = una
-        sender.tell_reduced()
+        self._note_reduction()
+
+    def _note_reduction(self) -> None:
+        """cwnd was reduced, for whatever reason."""
+        self.reduced = self.sender.snd_nxt
+        self.sender.tell_reduced()
+
+    def _begin_undo(self) -> None:
+        """Repairing begins, and with it the wait for proofs that there is nothing to repair."""
+        self._undo.begin(self.sender.congestion, self.sender.snd_una, self.reduced)
+
+    def _take_back(self) -> None:
+        """The reduction was a mistake: nothing was lost but time.  One that a mark has confirmed stands all the same."""
+        before = self._undo.take_back(self.sender.congestion)
+        if before is not None:
+            self.reduced = before  # what was marked meanwhile has no reduction any more
+            self.undone += 1
+        self.sender.unmark_lost()
 
     # -- what is heard ---------------------------------------------------------------------------
 

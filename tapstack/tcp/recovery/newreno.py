@@ -45,7 +45,8 @@ class NewRenoRecovery(Recovery):
 
     def _enter(self, now: float) -> None:
         sender = self.sender
-        self._reduce_for_loss(now)
+        self._begin_undo()
+        self._reduce_for_loss(sender.snd_una, now)
         self.phase = Phase.RECOVERY
         self.point = sender.snd_nxt
         self._credit = DUPLICATE_THRESHOLD * sender.mss
@@ -77,6 +78,7 @@ class NewRenoRecovery(Recovery):
                 congestion.cwnd = min(congestion.ssthresh, max(sender.pipe, sender.mss) + sender.mss)
             self._open()
         elif self.phase is Phase.RECOVERY:
+            self._reduce_for_loss(sender.snd_una, now)
             self._credit = max(0, self._credit - news.acked + sender.mss)
             self.window = sender.congestion.cwnd + self._credit
             first = sender.in_flight[0]
@@ -89,10 +91,7 @@ class NewRenoRecovery(Recovery):
         self._credit = 0
 
     def _take_back(self) -> None:
-        sender = self.sender
-        self._undo.take_back(sender.congestion)
-        self.undone += 1
-        sender.unmark_lost()
+        super()._take_back()
         self._open()
 
     def on_retransmission(self, segment: SentSegment, now: float) -> None:

@@ -15,12 +15,13 @@ needless retransmission, at most SRTT.
 from __future__ import annotations
 
 from ..acknowledged import Acknowledged
-from ..segments import ACKED, IN_NETWORK
+from ..segments import ACKED, IN_NETWORK, SACKED
 from ..sender import Sender
 from .rto import RttEstimator
 
 DUPLICATE_THRESHOLD = 3
 _PERSIST = 16
+_DELIVERED = (ACKED, SACKED)
 
 
 class Rack:
@@ -68,8 +69,10 @@ class Rack:
                     return
                 rtt = max(rtt, self.rtt)
         self.rtt = rtt
-        if (newest.order, newest.end) > self.latest:
-            self.latest = (newest.order, newest.end)
+        # Of a super-segment perhaps only the first packets have arrived: the rest is still in flight, and overtaken by nothing.
+        latest = (newest.order, newest.end if newest.mark in _DELIVERED else news.acknowledged)
+        if latest > self.latest:
+            self.latest = latest
 
     def adapt(self, sender: Sender, duplicate: bool) -> None:
         """Step 4: a D-SACK widens the window, once per round trip."""

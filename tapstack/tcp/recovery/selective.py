@@ -38,7 +38,7 @@ class SelectiveRecovery(Recovery):
         "_probe_due",
         "_probe_end",
         "_probe_needs_sample",
-        "_probe_repeats",
+        "_probe_start",
         "_prr",
         "_scoreboard",
         "_timers",
@@ -53,7 +53,7 @@ class SelectiveRecovery(Recovery):
         self._frto = Frto()
         self._timers = timers
         self._probe_end: int | None = None
-        self._probe_repeats = False
+        self._probe_start: int | None = None  # of what it sends again; None where it is new data
         self._probe_due = False
         self._probe_needs_sample = False
 
@@ -124,8 +124,8 @@ class SelectiveRecovery(Recovery):
         sender = self.sender
         losses = self.losses
         again = self.rack.detect(sender, now, self.phase is not Phase.OPEN)
-        if self.phase is Phase.OPEN and sender.lost and self.losses > losses:
-            self._enter(now)
+        if self.losses > losses:
+            self._notice(now)
         if self.phase is Phase.RECOVERY and not sender.congestion.sets_own_window:
             sent = sender.snd_nxt + sender.retransmitted_bytes
             fresh = progress and self.losses == losses
@@ -136,15 +136,29 @@ class SelectiveRecovery(Recovery):
         elif not self._probe_due:
             self.timer.when = None
 
-    def _enter(self, now: float) -> None:
+    def _notice(self, now: float) -> None:
+        """Something is newly lost: recovery begins, or goes on with what may be of another window of data."""
         sender = self.sender
-        flight = sender.snd_nxt - sender.snd_una
-        self._reduce_for_loss(now)
-        self.phase = Phase.RECOVERY
-        self.point = sender.snd_nxt
-        self._probe_end = None
-        self._stop_probe()
+        newest = next(segment.start for segment in reversed(sender.lost) if segment.mark == LOST)
+        if self.phase is Phase.OPEN:
+            flight = sender.snd_nxt - sender.snd_una
+            self._begin_undo()
+            self._reduce_for_loss(newest, now)
+            self.phase = Phase.RECOVERY
+            self.point = sender.snd_nxt
+            self._probe_end = None
+            self._stop_probe()
+        elif self.phase is Phase.RECOVERY and self._reduce_for_loss(newest, now):
+            flight = sender.pipe
+        else:
+            return
         self._prr.begin(flight, sender.congestion.ssthresh, sender.mss, sender.snd_nxt + sender.retransmitted_bytes)
+
+    def _begin_undo(self) -> None:
+        super()._begin_undo()
+        if self._probe_end is not None and self._probe_start is not None:
+            # A probe on its way is to be reported as well, but was no repetition since (`Undo.proven`).
+            self._undo.expect(self._probe_start, min(self._probe_end, self.sender.snd_nxt - self.sender.fin_sent))
 
     def _leave(self) -> None:
         """Everything that was in flight when the loss was noticed has arrived."""
@@ -162,11 +176,7 @@ class SelectiveRecovery(Recovery):
         return self.phase is Phase.RECOVERY and any(segment.mark == LOST for segment in self.sender.lost)
 
     def _take_back(self) -> None:
-        """The reduction was a mistake: nothing was lost but time."""
-        sender = self.sender
-        self._undo.take_back(sender.congestion)
-        self.undone += 1
-        sender.unmark_lost()
+        super()._take_back()
         if self.phase is not Phase.OPEN:
             self.phase = Phase.OPEN
             self.window = None
@@ -273,19 +283,20 @@ class SelectiveRecovery(Recovery):
             return False
         if self._probe_end is None and not self._probe_needs_sample:
             self._probe_needs_sample = True
-            self._probe_repeats = not sender.send_one(now)
-            if self._probe_repeats:
+            self._probe_start = None
+            if not sender.send_one(now):
                 last = sender.in_flight[-1]
                 if last.payload_length > sender.mss:
                     last = sender.split(last, (last.payload_length - 1) // sender.mss * sender.mss)
                 sender.resend(last, now)
+                self._probe_start = last.start
             self._probe_end = sender.snd_nxt
             self.probes += 1
         return True
 
     def _probe_reported(self, duplicate: tuple[int, int]) -> None:
         """The peer had the repeated segment already: nothing was lost (§7.4.2)."""
-        if self._probe_end is not None and self._probe_repeats and duplicate[1] >= self._probe_end:
+        if self._probe_end is not None and self._probe_start is not None and duplicate[1] >= self._probe_end:
             self._probe_end = None
 
     def _probe_acknowledged(self, now: float) -> None:
@@ -295,11 +306,11 @@ class SelectiveRecovery(Recovery):
         if end is None or sender.snd_una < end:
             return
         news = sender.news
-        if not self._probe_repeats or news.duplicate_sack:
+        if self._probe_start is None or news.duplicate_sack:
             self._probe_end = None
         elif sender.snd_una > end:
             self._probe_end = None
-            if self.phase is Phase.OPEN:
+            if self.phase is Phase.OPEN and self._probe_start >= self.reduced:
                 self.reduce(sender.snd_nxt - news.una, now)
         elif not news.acked and not news.delivered:
             self._probe_end = None

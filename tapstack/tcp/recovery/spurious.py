@@ -4,10 +4,12 @@ Two proofs count.  Eifel: the acknowledgement of something sent twice echoes a t
 time, so it was the first copy that arrived.  D-SACK: the peer reports as duplicate everything that was sent twice, each as
 often as it was sent again.
 
-Both are about what was sent again since the reduction.  A repetition of the time before it may still be on its way: it was
-beyond the end of the recovery that sent it, and its acknowledgement proves nothing about this one.  A D-SACK for what was not
-sent again shows that the network makes duplicates of its own: from then on no D-SACK proves anything (RFC 3708).  The same
-holds when what was sent after the recovery has been acknowledged: the reports of its repetitions would have come before.
+Both are about what was sent again since the reduction; a tail loss probe that was on its way then must be reported as well.  Any
+other repetition of the time before may still be on its way, too: it was beyond the end of the recovery that sent it, and its
+acknowledgement proves nothing about this one.  A D-SACK for what was not sent again shows that the network makes duplicates of
+its own: no D-SACK proves anything any more until the next reduction (RFC 3708).  Nor does one that comes when what was sent
+after the recovery has been acknowledged: the reports of its repetitions have mostly come before, and where an original is later
+still, the reduction stands, which is the safe side.
 """
 
 from __future__ import annotations
@@ -19,26 +21,31 @@ from ..acknowledged import Acknowledged
 if TYPE_CHECKING:
     from ..congestion import CongestionControl, Saved
 
+_MOST_AGAIN = 256
+"""Transmissions whose reports are waited for.  Who repeats more has lost something, or Eifel's proof serves."""
+
 
 class Undo:
     """What is needed to take back the latest reduction.
 
     _again: the ranges that were sent again since and are not reported as duplicates yet, an entry for each transmission;
-    None when D-SACKs prove nothing.  _until: SND.NXT when the recovery was over.
+    None when D-SACKs prove nothing.  _reduced: `Recovery.reduced` before.  _until: SND.NXT when the recovery was over.
     """
 
-    __slots__ = ("_again", "_first_at", "_saved", "_una", "_until")
+    __slots__ = ("_again", "_first_at", "_reduced", "_saved", "_una", "_until")
 
     def __init__(self) -> None:
         self._saved: Saved | None = None
+        self._reduced = 0
         self._una = 0
         self._again: list[tuple[int, int]] | None = None
         self._first_at: int | None = None
         self._until: int | None = None
 
-    def begin(self, congestion: CongestionControl, una: int) -> None:
-        """A reduction is about to happen; everything before `una` is acknowledged."""
+    def begin(self, congestion: CongestionControl, una: int, reduced: int) -> None:
+        """A reduction is about to happen; everything before `una` is acknowledged, `reduced` was SND.NXT at the last one."""
         self._saved = congestion.save()
+        self._reduced = reduced
         self._una = una
         self._again = []
         self._first_at = None
@@ -50,10 +57,17 @@ class Undo:
 
     def retransmitted(self, now: float, start: int = 0, end: int = 0) -> None:
         """Payload from `start` to `end` was sent again; for a peer that reports no duplicates it does not matter which."""
-        if end > start and self._again is not None:
-            self._again.append((start, end))
+        self.expect(start, end)
         if self._first_at is None:
             self._first_at = int(now * 1000)
+
+    def expect(self, start: int, end: int) -> None:
+        """A report that `start` to `end` came twice is part of the proof."""
+        if end > start and self._again is not None:
+            if len(self._again) < _MOST_AGAIN:
+                self._again.append((start, end))
+            else:
+                self._again = None
 
     def proven(self, news: Acknowledged) -> bool:
         """Whether this acknowledgement proves the reduction wrong by its timestamp."""
@@ -87,11 +101,14 @@ class Undo:
             start = stop
         return not again
 
-    def take_back(self, congestion: CongestionControl) -> None:
-        """Restore what the controller knew before."""
-        if self._saved is not None:
-            congestion.restore(self._saved)
+    def take_back(self, congestion: CongestionControl) -> int | None:
+        """Restore what the controller knew before; returns SND.NXT at the reduction before, None where this one stands."""
+        saved = self._saved
         self.forget()
+        if saved is None:
+            return None
+        congestion.restore(saved)
+        return self._reduced
 
     def forget(self) -> None:
         """The reduction stands."""

@@ -115,6 +115,24 @@ def test_cubics_clock_stands_still_while_the_application_is_the_limit(pause: flo
 
 
 @pytest.mark.proves("ST-TCP-5")
+@pytest.mark.parametrize(("heard", "stood"), [(0.0, 5.0), (3.0, 2.1)], ids=["silence", "acknowledged meanwhile"])
+def test_a_pause_is_left_out_once_however_it_is_told(heard: float, stood: float) -> None:
+    """`on_idle` counts from the last transmission, acknowledgements from one to the next: the shorter is the pause."""
+    controller = create("cubic", MSS)
+    assert isinstance(controller, Cubic)
+    controller.cwnd = 100 * MSS
+    controller.on_congestion(100 * MSS, 0.0)
+    now = rounds(controller, 10, 0.0, 0.1)
+    begun = controller._epoch
+    assert begun is not None
+    controller.on_ack(news(MSS, controller.cwnd, 0.1), now + heard)
+    controller.on_idle(5.0)
+    controller.cwnd = 60 * MSS
+    controller.on_ack(news(MSS, controller.cwnd, 0.1), now + 5.1)
+    assert controller._epoch == pytest.approx(begun + stood)
+
+
+@pytest.mark.proves("ST-TCP-5")
 def test_cubic_on_a_short_path_is_no_slower_than_reno() -> None:
     cubic, reno = create("cubic", MSS), create("newreno", MSS)
     for controller in (cubic, reno):

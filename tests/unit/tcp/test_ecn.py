@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from tapstack.tcp.congestion import CongestionControl
+from tapstack.tcp.congestion.cubic import Cubic
+from tapstack.tcp.congestion.newreno import NewReno
 from tapstack.tcp.connection import Connection
 from tapstack.tcp.options import Ecn, PortMode, SocketOptions
 
 from . import wire
+from .handmade import by_hand, plain
 from .pair import End, Pair
-from .path import DATA, Path, established, transfer
+from .path import DATA, Path, established, lose, transfer
 
 pytestmark = pytest.mark.proves("ST-TCP-7")
 
@@ -129,30 +134,45 @@ def test_without_agreement_nothing_is_ect_and_marks_mean_nothing() -> None:
     assert not server.ecn.echo
 
 
-@pytest.mark.parametrize("congestion", ["newreno", "cubic"])
-@pytest.mark.parametrize("sack", [True, False])
-@pytest.mark.parametrize(("mark", "lost"), [(5, 20), (20, 5)], ids=["mark first", "loss first"])
-def test_a_mark_and_a_loss_in_one_window_reduce_it_once(
-    monkeypatch: pytest.MonkeyPatch, mark: int, lost: int, sack: bool, congestion: str
-) -> None:
-    """RFC 3168 §6.1.2: once per window of data, and CWR says so after a reduction for any reason."""
-    pair = Pair(delay=0.05)
-    client, server, _ = established(pair, ecn=Ecn.REQUEST, congestion=congestion, sack=sack)
+def sixty(pair: Pair, **options: Any) -> tuple[Connection, Connection]:
+    """A connection with a window of sixty segments, none of which is in use."""
+    client, server, _ = established(pair, ecn=Ecn.REQUEST, **options)
     transfer(pair, client, server, 600_000)
     pair.run(0.15)
     controller = client.sender.congestion
     controller.cwnd = controller.ssthresh = 60 * client.sender.mss
-    reductions: list[float] = []
-    reduce = type(controller).on_congestion
+    return client, server
 
-    def counted(self: CongestionControl, in_flight: int, now: float) -> None:
-        reductions.append(now)
-        reduce(self, in_flight, now)
 
-    monkeypatch.setattr(type(controller), "on_congestion", counted)
+@pytest.fixture
+def reductions(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Of the window, by any controller but the rate-based: what was in flight each time."""
+    noted: list[int] = []
+    for controller in (Cubic, NewReno):
+
+        def counted(
+            self: CongestionControl, in_flight: int, now: float, reduce: Any = controller.on_congestion
+        ) -> None:
+            noted.append(in_flight)
+            reduce(self, in_flight, now)
+
+        monkeypatch.setattr(controller, "on_congestion", counted)
+    return noted
+
+
+@pytest.mark.parametrize("congestion", ["newreno", "cubic"])
+@pytest.mark.parametrize("sack", [True, False])
+@pytest.mark.parametrize(("mark", "lost"), [(5, 20), (20, 5)], ids=["mark first", "loss first"])
+def test_a_mark_and_a_loss_in_one_window_reduce_it_once(
+    reductions: list[int], mark: int, lost: int, sack: bool, congestion: str
+) -> None:
+    """RFC 3168 §6.1.2: once per window of data, and CWR says so after a reduction for any reason."""
+    pair = Pair(delay=0.05)
+    client, server = sixty(pair, congestion=congestion, sack=sack)
     path = marking(pair, {mark})
     path.gap = 0.0003
-    path.fate = lambda n: None if n == lost else 0.0
+    path.fate = lose(lost)
+    reductions.clear()
     before = len(pair.packets)
     client.write(DATA[: 60 * client.sender.mss])
     pair.run(0.2)
@@ -163,6 +183,99 @@ def test_a_mark_and_a_loss_in_one_window_reduce_it_once(
     assert ["C" in str(tcp.flags) for tcp in sent if tcp.payload].count(True) == 1
     assert not server.ecn.echo, "the peer has heard of it"
     assert client.sender.retransmissions == 1
+
+
+@pytest.mark.parametrize("mark", [0, 5])
+def test_a_mark_and_a_tail_that_a_probe_repairs_reduce_the_window_once(reductions: list[int], mark: int) -> None:
+    """The loss alone does it as well, and CWR says so."""
+    pair = Pair(delay=0.05)
+    client, _ = sixty(pair)
+    path = marking(pair, {mark})
+    path.fate = lose(60)
+    reductions.clear()
+    before = len(pair.packets)
+    client.write(DATA[: 60 * client.sender.mss])
+    pair.run(1)
+    assert client.sender.recovery.probes == client.sender.retransmissions == 1
+    client.write(DATA[: 60 * client.sender.mss])
+    pair.run(1)
+    assert client.ecn.reductions == bool(mark)
+    sent = [wire.read(p) for _, who, p in pair.packets[before:] if who == "a"]
+    assert ["C" in str(tcp.flags) for tcp in sent if tcp.payload].count(True) == 1
+    assert len(reductions) == 1
+
+
+@pytest.mark.parametrize("congestion", ["newreno", "cubic"])
+@pytest.mark.parametrize("sack", [True, False])
+@pytest.mark.parametrize("lost", [(75,), (55, 75)])
+def test_a_loss_of_the_next_window_reduces_it_again(
+    reductions: list[int], lost: tuple[int, ...], sack: bool, congestion: str
+) -> None:
+    """RFC 5681 §4.3; also where it is noticed while a loss of the window with the mark is still being repaired."""
+    pair = Pair(delay=0.05)
+    client, _ = sixty(pair, congestion=congestion, sack=sack)
+    path = marking(pair, {3})  # 61 and what follows are sent when its reduction is done
+    path.gap = 0.0003
+    path.fate = lose(*lost)
+    reductions.clear()
+    client.write(DATA[: 120 * client.sender.mss])
+    pair.run(2)
+    assert (client.ecn.reductions, client.sender.retransmissions, client.timers.timeouts) == (1, len(lost), 0)
+    assert len(reductions) == 2
+    assert client.sender.congestion.ssthresh <= reductions[0] * client.sender.congestion.decrease**2 + 2 * client.sender.mss
+
+
+def test_so_does_one_that_is_noticed_while_a_loss_is_repaired(reductions: list[int]) -> None:
+    """Without marks: a repetition is lost as well, so that recovery lasts until the next window shows a loss of its own."""
+    pair = Pair(delay=0.05)
+    client, _ = sixty(pair)
+    path = marking(pair, set())
+    path.gap = 0.0003
+    again = [0]
+
+    def fate(n: int) -> float | None:
+        if client.sender.retransmissions > again[0]:
+            again[0] = client.sender.retransmissions
+            return None if again[0] == 1 else 0.0
+        return None if n in (5, 75) else 0.0
+
+    path.fate = fate
+    reductions.clear()
+    client.write(DATA[: 120 * client.sender.mss])
+    pair.run(2)
+    assert (client.sender.recovery.losses, client.sender.retransmissions, client.timers.timeouts) == (3, 3, 0)
+    assert len(reductions) == 2
+
+
+@pytest.mark.parametrize("sack", [True, False])
+@pytest.mark.parametrize("spurious", ["loss", "time-out"])
+def test_a_mark_counts_where_the_reduction_of_its_window_was_a_mistake(sack: bool, spurious: str) -> None:
+    pair = Pair(delay=0.05)
+    client, server = sixty(pair, sack=sack)
+    path = marking(pair, {40})
+    path.gap = 0.0003
+    spike = pair.now + 1.0
+    path.fate = (lambda n: 0.002 * (n == 5)) if spurious == "loss" else lambda n: max(0.0, spike - pair.now)
+    client.write(DATA[: 120 * client.sender.mss])
+    pair.run(2)
+    assert client.sender.recovery.undone == 1
+    assert client.ecn.reductions == 1
+    assert client.sender.congestion.ssthresh < 60 * client.sender.mss
+    assert not server.ecn.echo
+
+
+def test_a_reduction_that_a_mark_confirms_is_not_taken_back(reductions: list[int]) -> None:
+    pair = Pair(delay=0.05)
+    client, _ = sixty(pair)
+    path = marking(pair, {20})
+    path.gap = 0.0003
+    path.fate = lambda n: 0.01 * (n == 5)  # it is taken for lost; the echo comes before the proof that it was late
+    reductions.clear()
+    client.write(DATA[: 60 * client.sender.mss])
+    pair.run(2)
+    recovery = client.sender.recovery
+    assert (recovery.losses, recovery.undone, len(reductions)) == (1, 0, 1)
+    assert client.sender.congestion.ssthresh < 60 * client.sender.mss
 
 
 @pytest.mark.parametrize("sack", [True, False])
@@ -180,6 +293,33 @@ def test_after_a_time_out_new_data_says_cwr(sack: bool) -> None:
     pair.run(1)
     data = [wire.read(p) for _, who, p in pair.packets[before:] if who == "a"]
     assert ["C" in str(tcp.flags) for tcp in data if tcp.payload] == [True] + [False] * (len(data) - 1)
+
+
+def test_cwr_goes_in_a_segment_of_its_own_where_the_link_cuts() -> None:
+    """RFC 3168 §6.1.2 asks for one packet; a device may write it into all that it makes of a super-segment."""
+    pair = Pair(delay=0.05, offload="whole")
+    client, _ = sixty(pair)
+    client.sender.recovery.reduce(60 * client.sender.mss, pair.now)
+    before = len(pair.packets)
+    for _ in range(2):
+        client.write(DATA[: 30 * client.sender.mss])
+        pair.run(1)
+    sent = [wire.read(p) for _, who, p in pair.packets[before:] if who == "a"]
+    assert [len(tcp.payload) for tcp in sent if "C" in str(tcp.flags)] == [client.sender.mss]
+    assert max(len(tcp.payload) for tcp in sent) > 10 * client.sender.mss, "super-segments go on"
+
+
+def test_what_fits_into_a_small_window_is_ect() -> None:
+    """The time-out of SWS avoidance sends it like a probe, but the window is open."""
+    pair = Pair()
+    client = plain(pair, ecn=Ecn.REQUEST)
+    by_hand(pair, client, "A", window=200 >> client.sender.scale or 1)
+    room = client.sender.snd_wnd
+    client.write(DATA[:1000])
+    before = len(pair.packets)
+    pair.run(client.rtt.rto * 1.5)
+    packet = next(p for _, who, p in pair.packets[before:] if who == "a")
+    assert (len(wire.read(packet).payload), codepoint(packet)) == (room, 2)
 
 
 def test_a_probe_of_a_closed_window_is_not_ect() -> None:

@@ -127,6 +127,22 @@ def test_a_super_segment_of_which_a_part_is_acknowledged_shows_no_reordering(off
         assert not selective(client).rack.reordering_seen, "one was lost, and none overtook another"
 
 
+@pytest.mark.proves("ST-TCP-6")
+def test_nor_is_the_rest_of_it_overtaken_when_a_probe_repeats_its_end() -> None:
+    pair = Pair(delay=0.02, offload="cut")
+    client, server, path = established(pair)
+    transfer(pair, client, server, 300_000)
+    pair.run(0.3)
+    client.sender.congestion.cwnd = client.sender.congestion.ssthresh = 60 * MSS
+    sent = path.sent
+    path.fate = lambda n: 0.0 if n <= sent + 14 else 0.11 if n <= sent + 16 else 0.16
+    client.write(DATA[: 20 * MSS])
+    pair.run(0.5)
+    assert selective(client).probes == 1
+    assert (selective(client).losses, client.sender.retransmissions) == (0, 1)
+    assert server.receiver.queued == 20 * MSS
+
+
 @pytest.mark.proves("ST-TCP-3")
 def test_data_with_a_fin_is_reported_and_believed_like_any_other() -> None:
     pair = Pair(delay=0.02)

@@ -197,6 +197,21 @@ def test_a_lone_segment_is_acknowledged_after_forty_milliseconds_and_every_secon
     assert answered == pytest.approx(heard + pair.delay)
 
 
+@pytest.mark.proves("ST-TCP-4")
+def test_an_acknowledgement_without_a_sample_begins_a_new_count_of_time_outs() -> None:
+    """What was sent twice is no sample, and the time-out stays doubled; but the path is alive (R1 counts what is in a row)."""
+    pair = Pair()
+    client, _, path = established(pair, timestamps=False)
+    path.fate = lambda n: None
+    client.write(DATA[:100])
+    pair.run(10, until=lambda: client.rtt.backoff == 2)
+    path.fate = lambda n: 0.0
+    doubled = client.rtt.rto
+    pair.run(10, until=lambda: not client.sender.in_flight)
+    assert client.rtt.rto >= doubled > 0.7
+    assert client.rtt.backoff == 0
+
+
 @pytest.mark.proves("ST-TCP-11")
 def test_probes_of_a_closed_window_double_and_never_end_while_they_are_answered() -> None:
     pair = Pair()

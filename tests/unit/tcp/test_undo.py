@@ -11,14 +11,15 @@ from tapstack.tcp.options import Ecn
 from tapstack.tcp.recovery import Phase
 from tapstack.tcp.recovery.spurious import Undo
 
+from .handmade import by_hand, plain, sent
 from .pair import End, Pair
-from .path import DATA, Path, established, transfer
+from .path import DATA, Path, established, lose, transfer
 
 MSS = 1428
 
 
-def doubling(pair: Pair, path: Path, twice: int, marked: int = 0) -> None:
-    """The network delivers the data packet of number `twice` a second time, and marks the one of number `marked`."""
+def doubling(pair: Pair, path: Path, twice: int, marked: int = 0, after: float = 0.001) -> None:
+    """The network delivers the data packet of number `twice` a second time, `after` so long, and marks that of number `marked`."""
 
     def meddle(end: End, packet: bytes) -> list[bytes | tuple[float, bytes]]:
         before = path.sent
@@ -28,7 +29,7 @@ def doubling(pair: Pair, path: Path, twice: int, marked: int = 0) -> None:
             assert isinstance(late, float)
             if path.sent == marked:
                 return [(late, packet[:1] + bytes([packet[1] | 0x30]) + packet[2:])]
-            return [*out, (late + 0.001, packet)]
+            return [*out, (late + after, packet)]
         return out
 
     pair.meddle = meddle
@@ -83,6 +84,72 @@ def test_nor_does_one_of_a_later_time(wait: float) -> None:
     assert client.sender.congestion.ssthresh == ssthresh
 
 
+@pytest.mark.proves("ST-TCP-3", "ST-TCP-5")
+def test_nor_does_a_late_one_of_the_repetition_itself() -> None:
+    """Only until what was sent after the recovery is acknowledged: then it is the network that made it."""
+    pair = Pair(delay=0.02)
+    client, server, path = established(pair, timestamps=False)
+    transfer(pair, client, server, 200_000)
+    pair.run(0.1)
+    path.fate = lose(path.sent + 2)
+    doubling(pair, path, path.sent + 21, after=1.0)
+    client.write(DATA[: 20 * MSS])
+    pair.run(0.1)
+    assert (client.sender.retransmissions, client.sender.recovery.phase) == (1, Phase.OPEN)
+    ssthresh = client.sender.congestion.ssthresh
+    client.write(DATA[:MSS])
+    before = len(pair.packets)
+    pair.run(2)
+    assert any(dict(tcp.options).get("SAck") for tcp in sent(pair, "b", before)), "it is reported"
+    assert client.sender.recovery.undone == 0
+    assert client.sender.congestion.ssthresh == ssthresh < 1 << 40
+
+
+@pytest.mark.proves("ST-TCP-3", "ST-TCP-4", "ST-TCP-6")
+@pytest.mark.parametrize("count", [1, 2, 5])
+@pytest.mark.parametrize("fate", ["late", "lost"])
+def test_the_report_of_a_probes_segment_is_none_of_a_duplicate_of_the_network(count: int, fate: str) -> None:
+    """Without timestamps, and without new data for F-RTO: the time-out is taken back when all copies are reported, the probe's too."""
+    pair = Pair(delay=0.05)
+    client, server, path = established(pair, timestamps=False)
+    transfer(pair, client, server, 600_000)
+    pair.run(0.3)
+    controller = client.sender.congestion
+    controller.cwnd = controller.ssthresh = 60 * MSS
+    first = path.sent + 1
+
+    def late(n: int) -> float | None:
+        if n < first + count:
+            return 1.0
+        return 0.6 if n > first + count or fate == "late" else None  # the probe comes first
+
+    path.fate = late
+    client.write(DATA[: count * MSS])
+    pair.run(6)
+    assert (client.sender.recovery.probes, client.timers.timeouts) == (1, 1)
+    assert client.sender.recovery.undone == (fate == "late")
+    assert (controller.ssthresh == 60 * MSS) is (fate == "late")
+
+
+@pytest.mark.proves("ST-TCP-3")
+@pytest.mark.parametrize("reported", [0, 1], ids=["without the FIN", "with the FIN"])
+def test_some_peers_report_a_fin_twice_and_some_do_not(reported: int) -> None:
+    pair = Pair()
+    client = plain(pair, sack=True)
+    client.write(DATA[:1000])
+    client.shutdown(pair.now)
+    pair.run(5, until=lambda: client.timers.timeouts > 0)
+    sender, controller = client.sender, client.sender.congestion
+    assert (sender.recovery.probes, sender.retransmissions) == (1, 2)
+    assert controller.cwnd == sender.mss
+    left, right = (number & 0xFFFFFFFF for number in (sender.snd_una, sender.snd_una + 1000 + reported))
+    for _ in range(2):
+        assert not sender.recovery.undone
+        by_hand(pair, client, "A", ack=sender.snd_nxt, options=[("NOP", None), ("NOP", None), ("SAck", (left, right))])
+    assert sender.recovery.undone == 1
+    assert controller.cwnd > sender.mss
+
+
 @pytest.mark.proves("ST-TCP-7", "ST-TCP-5")
 def test_nor_takes_it_back_the_reduction_for_a_mark() -> None:
     pair, client, _, path = reduced_by_a_loss(ecn=Ecn.REQUEST)
@@ -101,7 +168,7 @@ def test_nor_takes_it_back_the_reduction_for_a_mark() -> None:
 def test_a_reduction_for_a_mark_ends_the_wait_for_proofs_about_the_one_before() -> None:
     _, client, _, _ = reduced_by_a_loss(ecn=Ecn.REQUEST)
     recovery, una = client.sender.recovery, client.sender.snd_una
-    recovery._undo.begin(client.sender.congestion, una)
+    recovery._undo.begin(client.sender.congestion, una, una)
     recovery._undo.retransmitted(1.0, una, una + MSS)
     recovery.reduce(10 * MSS, 1.0)
     assert not recovery._undo.duplicate_reported(una, una + MSS, una)
@@ -110,7 +177,7 @@ def test_a_reduction_for_a_mark_ends_the_wait_for_proofs_about_the_one_before() 
 def undo() -> Undo:
     """A reduction at 1000, after which 1000 to 3000 and 5000 to 6000 were sent again."""
     made = Undo()
-    made.begin(_Congestion(), 1000)  # type: ignore[arg-type]
+    made.begin(_Congestion(), 1000, 700)  # type: ignore[arg-type]
     for start, end in ((1000, 2000), (2000, 3000), (5000, 6000)):
         made.retransmitted(1.0, start, end)
     return made
@@ -119,6 +186,9 @@ def undo() -> Undo:
 class _Congestion:
     def save(self) -> str:
         return "what it knew"
+
+    def restore(self, saved: str) -> None:
+        assert saved == "what it knew"
 
 
 @pytest.mark.proves("ST-TCP-3")
@@ -173,3 +243,24 @@ def test_a_duplicate_of_an_earlier_repetition_says_nothing() -> None:
     assert not made.duplicate_reported(400, 900, 1000)
     assert not made.duplicate_reported(1000, 3000, 1000)
     assert made.duplicate_reported(5000, 6000, 1000)
+
+
+@pytest.mark.proves("ST-TCP-3")
+def test_what_is_waited_for_is_bounded() -> None:
+    made, few = undo(), undo()
+    for number in range(10_000):
+        made.retransmitted(2.0, 10_000 + 1000 * number, 11_000 + 1000 * number)
+    for number in range(200):
+        few.retransmitted(2.0, 10_000 + 1000 * number, 11_000 + 1000 * number)
+    assert made._again is None, "no report proves anything any more, and nothing is kept"
+    assert not few.duplicate_reported(1000, 3000, 1000) and not few.duplicate_reported(5000, 6000, 1000)
+    assert few.duplicate_reported(10_000, 210_000, 1000)
+
+
+@pytest.mark.proves("ST-TCP-3")
+def test_what_is_taken_back_once_or_was_confirmed_is_not_taken_back_again() -> None:
+    made, confirmed = undo(), undo()
+    assert made.take_back(_Congestion()) == 700, "what was reduced before"  # type: ignore[arg-type]
+    confirmed.forget()
+    for each in (made, confirmed):
+        assert each.take_back(_Congestion()) is None  # type: ignore[arg-type]
