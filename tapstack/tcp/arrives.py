@@ -348,8 +348,8 @@ def new_data_acknowledged(
 def _set_window(connection: Connection, segment: Segment, sequence: int, ack: int, window: int) -> None:
     """SND.WND from the segment that is newest (RFC 9293 §3.10.7.4); `ack` is not below SND.UNA, nor SND.WL2 above it.
 
-    The RFC's order, by SEG.SEQ and then SEG.ACK, takes a repetition of lost data for old.  But what acknowledges something new was
-    sent after all that acknowledged less; and were its window refused, what SND.WND grants would move on with SND.UNA.
+    The RFC's order, by SEG.SEQ and then SEG.ACK, takes a repetition of lost data for old.  But what acknowledges something new
+    was sent after all that acknowledged less; and were its window refused, what SND.WND grants would move on with SND.UNA.
     """
     sender = connection.sender
     if sender.snd_wl2 < ack or sender.snd_wl1 <= sequence:

@@ -91,8 +91,8 @@ MUTATIONS = (
         (
             Edit(
                 "tapstack.tcp.recovery.base:Recovery._reduce_for_loss",
-                "if sender.snd_una >= self.reduced:",
-                "if True:",
+                "if start < self.reduced:",
+                "if False:",
             ),
         ),
     ),
@@ -101,7 +101,40 @@ MUTATIONS = (
         "a loss is repaired without CWR, and the echo of a mark of its window reduces once more",
         ("ST-TCP-7",),
         (_ECN,),
-        (Edit("tapstack.tcp.recovery.base:Recovery._reduce_for_loss", "sender.tell_reduced()", "pass"),),
+        (Edit("tapstack.tcp.recovery.base:Recovery._reduce_for_loss", "self._note_reduction()", "pass"),),
+    ),
+    Mutation(
+        "mark-swallowed",
+        "a mark does not count where the reduction of its window has been taken back",
+        ("ST-TCP-7",),
+        (_ECN,),
+        (Edit("tapstack.tcp.recovery.base:Recovery._take_back", "self.reduced = before", "pass"),),
+    ),
+    Mutation(
+        "next-window-free",
+        "while a loss is being repaired, those of the next window cost nothing",
+        ("ST-TCP-7",),
+        (_ECN,),
+        (
+            Edit(
+                "tapstack.tcp.recovery.selective:SelectiveRecovery._notice",
+                "self.phase is Phase.RECOVERY and self._reduce_for_loss(newest, now)",
+                "False",
+            ),
+        ),
+    ),
+    Mutation(
+        "probe-unexpected",
+        "that the segment of a probe came twice passes for a duplicate of the network",
+        ("ST-TCP-3",),
+        (_UNDO,),
+        (
+            Edit(
+                "tapstack.tcp.recovery.selective:SelectiveRecovery._begin_undo",
+                "self._probe_end is not None",
+                "False",
+            ),
+        ),
     ),
     Mutation(
         "moment-counts",
@@ -156,7 +189,21 @@ MUTATIONS = (
         "the window of a segment that a newer one overtook is taken",
         ("ST-TCP-1",),
         (_WINDOWS,),
-        (Edit("tapstack.tcp.fastpath:_take", "if sender.snd_wl1 <= receiver.rcv_nxt or sender.snd_wl2 < ack:", "if True:"),),
+        (Edit("tapstack.tcp.fastpath:_take", "sender.snd_wl1 <= receiver.rcv_nxt or sender.snd_wl2 < ack", "True"),),
+    ),
+    Mutation(
+        "window-runs-away",
+        "the window of a repetition that acknowledges something new is refused, and the old one moves on with SND.UNA",
+        ("ST-TCP-1",),
+        (_WINDOWS,),
+        (Edit("tapstack.tcp.fastpath:_take", " or sender.snd_wl2 < ack", ""),),
+    ),
+    Mutation(
+        "old-window-opens",
+        "a window that is refused as old opens a closed one all the same",
+        ("ST-TCP-11",),
+        (_TIMERS,),
+        (Edit("tapstack.tcp.arrives:acknowledge", "closed and sender.snd_wnd", "closed and window"),),
     ),
     Mutation(
         "answered-probe-is-loss",

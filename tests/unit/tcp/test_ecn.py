@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from tapstack.tcp.congestion.cubic import Cubic
 from tapstack.tcp.congestion.newreno import NewReno
 from tapstack.tcp.connection import Connection
 from tapstack.tcp.options import Ecn, PortMode, SocketOptions
+from tapstack.tcp.recovery import Phase
 
 from . import wire
 from .handmade import by_hand, plain
@@ -144,6 +146,12 @@ def sixty(pair: Pair, **options: Any) -> tuple[Connection, Connection]:
     return client, server
 
 
+def spike(pair: Pair) -> Callable[[int], float]:
+    """For a second nothing arrives, then one after the other."""
+    end = pair.now + 1.0
+    return lambda n: max(0.0, end + 0.0003 * n - pair.now)
+
+
 @pytest.fixture
 def reductions(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Of the window, by any controller but the rate-based: what was in flight each time."""
@@ -222,7 +230,23 @@ def test_a_loss_of_the_next_window_reduces_it_again(
     pair.run(2)
     assert (client.ecn.reductions, client.sender.retransmissions, client.timers.timeouts) == (1, len(lost), 0)
     assert len(reductions) == 2
-    assert client.sender.congestion.ssthresh <= reductions[0] * client.sender.congestion.decrease**2 + 2 * client.sender.mss
+    controller = client.sender.congestion
+    assert controller.ssthresh <= reductions[0] * controller.decrease**2 + 2 * client.sender.mss
+
+
+def test_losses_of_both_windows_that_one_acknowledgement_shows_reduce_it_again(reductions: list[int]) -> None:
+    pair = Pair(delay=0.05)
+    client, _ = sixty(pair)
+    path = marking(pair, {3})
+    path.gap = 0.0003
+    path.fate = lose(55, 75)
+    begun = pair.now
+    path.ack_fate = lambda n: None if 0.0665 < pair.now - begun < 0.164 else 0.0  # none of the first loss alone
+    reductions.clear()
+    client.write(DATA[: 120 * client.sender.mss])
+    pair.run(2)
+    assert (client.ecn.reductions, client.sender.retransmissions, client.timers.timeouts) == (1, 2, 0)
+    assert len(reductions) == 2
 
 
 def test_so_does_one_that_is_noticed_while_a_loss_is_repaired(reductions: list[int]) -> None:
@@ -241,7 +265,13 @@ def test_so_does_one_that_is_noticed_while_a_loss_is_repaired(reductions: list[i
 
     path.fate = fate
     reductions.clear()
-    client.write(DATA[: 120 * client.sender.mss])
+    client.write(DATA[: 160 * client.sender.mss])
+    pair.run(2, until=lambda: len(reductions) == 2)
+    pipe = 0
+    while client.sender.recovery.phase is Phase.RECOVERY:
+        pipe = client.sender.pipe
+        assert pair.step(pair.now + 1)
+    assert 0 < pipe < 1.2 * client.sender.congestion.ssthresh, "it glides to the new threshold"
     pair.run(2)
     assert (client.sender.recovery.losses, client.sender.retransmissions, client.timers.timeouts) == (3, 3, 0)
     assert len(reductions) == 2
@@ -253,9 +283,11 @@ def test_a_mark_counts_where_the_reduction_of_its_window_was_a_mistake(sack: boo
     pair = Pair(delay=0.05)
     client, server = sixty(pair, sack=sack)
     path = marking(pair, {40})
-    path.gap = 0.0003
-    spike = pair.now + 1.0
-    path.fate = (lambda n: 0.002 * (n == 5)) if spurious == "loss" else lambda n: max(0.0, spike - pair.now)
+    if spurious == "loss":
+        path.gap = 0.0003
+        path.fate = lambda n: 0.002 * (n == 5)
+    else:
+        path.fate = spike(pair)
     client.write(DATA[: 120 * client.sender.mss])
     pair.run(2)
     assert client.sender.recovery.undone == 1
@@ -275,6 +307,20 @@ def test_a_reduction_that_a_mark_confirms_is_not_taken_back(reductions: list[int
     pair.run(2)
     recovery = client.sender.recovery
     assert (recovery.losses, recovery.undone, len(reductions)) == (1, 0, 1)
+    assert client.sender.congestion.ssthresh < 60 * client.sender.mss
+
+
+def test_nor_is_a_confirmed_one_counted_when_f_rto_finds_the_time_out_spurious(reductions: list[int]) -> None:
+    pair = Pair(delay=0.05)
+    client, _ = sixty(pair, timestamps=False)
+    path = marking(pair, {1})
+    path.fate = spike(pair)
+    reductions.clear()
+    client.write(DATA[: 120 * client.sender.mss])
+    pair.run(2)
+    assert client.timers.timeouts == 1
+    assert client.sender.retransmissions <= 2, "the first and a probe: what else was in flight has arrived"
+    assert (client.sender.recovery.undone, len(reductions)) == (0, 1)
     assert client.sender.congestion.ssthresh < 60 * client.sender.mss
 
 

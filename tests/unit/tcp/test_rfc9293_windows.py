@@ -82,7 +82,8 @@ def test_a_repetition_that_acknowledges_something_new_brings_its_window(beyond: 
     pair = Pair()
     client = plain(pair)
     sender, nxt, una, room = client.sender, client.receiver.rcv_nxt, client.sender.snd_una, 20_480
-    by_hand(pair, client, "A", seq=nxt + 3000, payload=beyond, window=room >> sender.scale)  # 3000 bytes are lost on the way
+    # The 3000 bytes before it are lost on the way.
+    by_hand(pair, client, "A", seq=nxt + 3000, payload=beyond, window=room >> sender.scale)
     client.write(DATA[:60_000])
     pair.flush()
     for at in range(0, 3000, 1000):

@@ -19,7 +19,7 @@ MSS = 1428
 
 
 def doubling(pair: Pair, path: Path, twice: int, marked: int = 0, after: float = 0.001) -> None:
-    """The network delivers the data packet of number `twice` a second time, `after` so long, and marks that of number `marked`."""
+    """The network delivers the data packet of number `twice` once more, `after` so long, and marks that of number `marked`."""
 
     def meddle(end: End, packet: bytes) -> list[bytes | tuple[float, bytes]]:
         before = path.sent
@@ -92,8 +92,9 @@ def test_nor_does_a_late_one_of_the_repetition_itself() -> None:
     transfer(pair, client, server, 200_000)
     pair.run(0.1)
     path.fate = lose(path.sent + 2)
-    doubling(pair, path, path.sent + 21, after=1.0)
-    client.write(DATA[: 20 * MSS])
+    client.sender.congestion.cwnd = 60 * MSS
+    doubling(pair, path, path.sent + 21, after=1.0)  # all twenty leave at once, then the repetition
+    client.write(DATA[: 20 * client.sender.mss])
     pair.run(0.1)
     assert (client.sender.retransmissions, client.sender.recovery.phase) == (1, Phase.OPEN)
     ssthresh = client.sender.congestion.ssthresh
@@ -109,7 +110,7 @@ def test_nor_does_a_late_one_of_the_repetition_itself() -> None:
 @pytest.mark.parametrize("count", [1, 2, 5])
 @pytest.mark.parametrize("fate", ["late", "lost"])
 def test_the_report_of_a_probes_segment_is_none_of_a_duplicate_of_the_network(count: int, fate: str) -> None:
-    """Without timestamps, and without new data for F-RTO: the time-out is taken back when all copies are reported, the probe's too."""
+    """No timestamps, nor new data for F-RTO: a time-out is taken back when all copies are reported, that of the probe, too."""
     pair = Pair(delay=0.05)
     client, server, path = established(pair, timestamps=False)
     transfer(pair, client, server, 600_000)
