@@ -125,14 +125,14 @@ MUTATIONS = (
     ),
     Mutation(
         "probe-unexpected",
-        "that the segment of a probe came twice passes for a duplicate of the network",
+        "a probe that repeats is taken for new data, and that it came twice for a duplicate of the network",
         ("ST-TCP-3",),
         (_UNDO,),
         (
             Edit(
-                "tapstack.tcp.recovery.selective:SelectiveRecovery._begin_undo",
-                "self._probe_end is not None",
-                "False",
+                "tapstack.tcp.recovery.selective:SelectiveRecovery.on_timer",
+                "self._probe_start = last.start",
+                "pass",
             ),
         ),
     ),
