@@ -96,7 +96,7 @@ class SelectiveRecovery(Recovery):
             self._judge_timeout(now)
         if self.repairing and una >= self.point:
             self._leave()
-        self._detect(now, news.acked > 0)
+        self._detect(now, news.acked > 0, news.delivered)
         if self.phase is Phase.OPEN and news.acked and not self._scoreboard:
             self._arm_probe(now)
 
@@ -113,13 +113,13 @@ class SelectiveRecovery(Recovery):
         rack.adapt(sender, False)
         by_time = sender.by_time
         if by_time and by_time[0].order <= rack.latest[0]:
-            self._detect(now, news.acked > 0)  # something that was sent later has arrived
+            self._detect(now, news.acked > 0, news.delivered)  # something that was sent later has arrived
         elif not self._probe_due:
             self.timer.when = None
         if news.acked and self.phase is _OPEN:
             self._arm_probe(now)
 
-    def _detect(self, now: float, progress: bool) -> None:
+    def _detect(self, now: float, progress: bool, delivered: int) -> None:
         """Mark what is lost, begin recovery if that is news, and meter it."""
         sender = self.sender
         losses = self.losses
@@ -129,7 +129,9 @@ class SelectiveRecovery(Recovery):
         if self.phase is Phase.RECOVERY and not sender.congestion.sets_own_window:
             sent = sender.snd_nxt + sender.retransmitted_bytes
             fresh = progress and self.losses == losses
-            self.window = self._prr.window(sender.news.delivered, sender.pipe, sent, fresh)
+            if not delivered and self.losses > losses:
+                delivered = sender.mss  # no acknowledgement will clock out what the timer has found
+            self.window = self._prr.window(delivered, sender.pipe, sent, fresh)
         if again is not None:
             self.timer.set(again)
             self._probe_due = False
@@ -275,7 +277,7 @@ class SelectiveRecovery(Recovery):
 
     def on_timer(self, now: float) -> bool:
         if not self._probe_due:
-            self._detect(now, False)
+            self._detect(now, False, 0)
             return False
         self._probe_due = False
         sender = self.sender

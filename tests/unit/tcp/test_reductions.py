@@ -8,7 +8,8 @@ import pytest
 
 from tapstack.tcp.congestion import create
 from tapstack.tcp.congestion.cubic import Cubic
-from tapstack.tcp.recovery import Phase
+from tapstack.tcp.recovery import Phase, Recovery
+from tapstack.tcp.recovery.prr import ProportionalRateReduction
 
 from .pair import End, Pair
 from .path import DATA, established, transfer
@@ -181,3 +182,34 @@ def test_slow_start_doubles_however_the_acknowledgements_come(every: float) -> N
         window = client.sender.congestion.cwnd // client.sender.mss
         assert window >= 1.9 * last
         last = window
+
+
+@pytest.mark.proves("ST-TCP-6")
+@pytest.mark.parametrize("seed", range(6))
+def test_an_acknowledgement_clocks_out_what_it_delivered_once(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """RFC 9937 §6.2: what the reordering timer finds lost is no news of what has been delivered."""
+    counted: list[int] = []
+    by_timer: list[int] = []
+    prr = ProportionalRateReduction.window
+    pair = Pair(delay=0.0001)
+    client, server, _ = established(pair)
+    recovery = client.sender.recovery
+    on_timer = type(recovery).on_timer
+
+    def window(self: ProportionalRateReduction, delivered: int, pipe: int, sent: int, progress: bool) -> int:
+        counted.append(delivered)
+        return prr(self, delivered, pipe, sent, progress)
+
+    def timer(self: Recovery, now: float) -> bool:
+        before = len(counted)
+        probe = on_timer(self, now)
+        by_timer.extend(counted[before:])
+        return probe
+
+    monkeypatch.setattr(ProportionalRateReduction, "window", window)
+    monkeypatch.setattr(type(recovery), "on_timer", timer)
+    reordering_bottleneck(pair, Random(seed), 250_000)
+    transfer(pair, client, server, 1_000_000)
+    assert len(by_timer) > 5
+    assert max(by_timer) <= MSS
+    assert sum(counted) - sum(by_timer) <= 1_000_000
