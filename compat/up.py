@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from typing import Annotated, Any
 
@@ -48,6 +48,20 @@ def node_settings(**flags: Any) -> NodeSettings:
     return value
 
 
+def cancel_on(
+    numbers: Iterable[signal.Signals], task: asyncio.Task[None], note: Callable[[signal.Signals], None]
+) -> None:
+    """Let each of the signals cancel `task`, after `note`; SIGHUP not where it is ignored, as by nohup."""
+
+    def end(number: signal.Signals) -> None:
+        note(number)
+        task.cancel()
+
+    for number in numbers:
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+            asyncio.get_running_loop().add_signal_handler(number, end, number)
+
+
 def run_node(settings: NodeSettings, work: Callable[[Node], Awaitable[None]]) -> int:
     """Attach a node, do `work` with it, and undo everything; SIGINT, SIGTERM and SIGHUP end it in order.
 
@@ -60,15 +74,11 @@ def run_node(settings: NodeSettings, work: Callable[[Node], Awaitable[None]]) ->
         task = asyncio.current_task()
         assert task is not None
 
-        def end(number: signal.Signals) -> None:
+        def note(number: signal.Signals) -> None:
             nonlocal status
             status = 0 if done else 128 + number
-            task.cancel()
 
-        loop = asyncio.get_running_loop()
-        for number in ENDING:
-            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # which nohup ignores
-                loop.add_signal_handler(number, end, number)
+        cancel_on(ENDING, task, note)
         with suppress(asyncio.CancelledError):
             async with attached_node(settings) as node, asyncio.TaskGroup() as group:
                 watching = group.create_task(node.failed())

@@ -39,9 +39,7 @@ def main(arguments: list[str]) -> None:
         own_files(libc, files)
     if user:
         become(user)
-    libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:  # it died before the line above
-        os.kill(os.getpid(), signal.SIGKILL)
+    end_with(parent, libc, signal.SIGKILL)
     for ignored in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them, and exec would hand that on
         signal.signal(ignored, signal.SIG_DFL)
     try:
@@ -49,6 +47,13 @@ def main(arguments: list[str]) -> None:
     except OSError as error:
         print(f"cannot run {program[0]}: {error.strerror}", file=sys.stderr)
         sys.exit(CANNOT_START)
+
+
+def end_with(parent: int, libc: ctypes.CDLL, number: signal.Signals) -> None:
+    """Have the kernel send this process a signal when its parent ends, however that comes."""
+    libc.prctl(PR_SET_PDEATHSIG, number, 0, 0, 0)
+    if os.getppid() != parent:  # it died before the line above
+        os.kill(os.getpid(), number)
 
 
 def own_files(libc: ctypes.CDLL, folder: str) -> None:

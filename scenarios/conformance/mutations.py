@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 import typer
 
-from compat.programs.launch import PR_SET_PDEATHSIG
+from compat.programs.launch import end_with
 from unimux.errors import SetupError
 
 from .session import FOLDER
@@ -95,13 +95,6 @@ def run(checkout: Path, *, json: bool) -> int:
     else:
         _print(score)
     return 1 if score.survivors else 0
-
-
-def end_with(parent: int, libc: ctypes.CDLL, number: signal.Signals) -> None:
-    """Have the kernel send this process a signal when its parent ends, however that comes: nobody waits for its work then."""
-    libc.prctl(PR_SET_PDEATHSIG, number, 0, 0, 0)
-    if os.getppid() != parent:  # it died before the line above
-        os.kill(os.getpid(), number)
 
 
 def _print(score: Score) -> None:

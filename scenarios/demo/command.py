@@ -81,6 +81,8 @@ def _require_kernel() -> None:
 
 
 def _tell_real(outcome: Any, live: Any, say: Any, seed: int | None) -> None:
+    from compat.up import cancel_on
+
     from . import real
 
     ended: signal.Signals | None = None
@@ -89,14 +91,11 @@ def _tell_real(outcome: Any, live: Any, say: Any, seed: int | None) -> None:
         task = asyncio.current_task()
         assert task is not None
 
-        def end(number: signal.Signals) -> None:
+        def note(number: signal.Signals) -> None:
             nonlocal ended
             ended = number
-            task.cancel()
 
-        for number in (signal.SIGTERM, signal.SIGHUP):  # SIGINT is asyncio's
-            if signal.getsignal(number) != signal.SIG_IGN:
-                asyncio.get_running_loop().add_signal_handler(number, end, number)
+        cancel_on((signal.SIGTERM, signal.SIGHUP), task, note)  # SIGINT is asyncio's
         await real.tell(outcome, say, live.watch, seed)
 
     try:

@@ -78,14 +78,12 @@ def _not_at_once(connection: Connection, side: Side) -> Iterator[Frame]:
 def _holes(connection: Connection, side: Side) -> list[tuple[int, int]]:
     """What of the side's sequence space the capture never shows, as (begin, end) counted from its SYN."""
     holes: list[tuple[int, int]] = []
-    top = 0
+    top = 1  # the SYN is number 0
     for frame in connection.frames:
         if frame.src != side.address or frame.flags & (SYN | RST):
             continue
         begin = side.relative(frame.seq, top)
         end = begin + frame.payload + bool(frame.flags & FIN)
-        if top == 0:
-            top = min(begin, 1)
         if begin > top:
             holes.append((top, begin))
         elif begin < end:

@@ -81,7 +81,7 @@ class Setup:
     dad_transmits: int = 1
     """RFC 4862 DupAddrDetectTransmits of the nodes"""
     dad_tolerance: float = 0.1
-    """seconds by which the wire may shorten the DAD wait (a probe that left late)"""
+    """seconds by which the wire may shorten the DAD wait (what lies between two clocks, and between a write and the capture)"""
     answer_within: float = 1.0
     """seconds in which a permitted probe must be answered"""
     real_time: bool = False

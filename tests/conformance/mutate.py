@@ -31,7 +31,7 @@ from pathlib import Path
 
 import pytest
 
-from scenarios.conformance.mutations import end_with
+from compat.programs.launch import end_with
 from tests.conformance.mutant import Mutation, StaleMutation, load
 
 ROOT = Path(__file__).parents[2]

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, cast
 
 import pytest
 from scapy.layers.inet import TCP
-from scapy.layers.inet6 import IPv6  # noqa: F401 - which Ether needs to read on
+from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
 from scapy.utils import RawPcapNgReader
 
@@ -336,6 +336,6 @@ def test_a_node_that_closes_in_the_middle_of_acknowledgements_explains_each_fram
     told = [(each, text) for each in read(file) for text in each.comments]
     [finished] = [each for each, text in told if "FIN-WAIT-1 → FIN-WAIT-2" in text]
     [aborted] = [each for each, text in told if "ESTABLISHED → CLOSED" in text]
-    assert finished.direction == Direction.INBOUND and Ether(finished.data)[TCP].flags == "A"
-    assert aborted.direction == Direction.OUTBOUND and "R" in Ether(aborted.data)[TCP].flags
+    assert finished.direction == Direction.INBOUND and Ether(finished.data)[IPv6][TCP].flags == "A"
+    assert aborted.direction == Direction.OUTBOUND and "R" in Ether(aborted.data)[IPv6][TCP].flags
     assert not [text for _, text in told if text.startswith("before: connection")]

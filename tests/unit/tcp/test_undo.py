@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tapstack.tcp.congestion import create
 from tapstack.tcp.connection import Connection
 from tapstack.tcp.options import Ecn
 from tapstack.tcp.recovery import Phase
@@ -178,18 +179,10 @@ def test_a_reduction_for_a_mark_ends_the_wait_for_proofs_about_the_one_before() 
 def undo() -> Undo:
     """A reduction at 1000, after which 1000 to 3000 and 5000 to 6000 were sent again."""
     made = Undo()
-    made.begin(_Congestion(), 1000, 700)  # type: ignore[arg-type]
+    made.begin(create("newreno", 1000), 1000, 700)
     for start, end in ((1000, 2000), (2000, 3000), (5000, 6000)):
         made.retransmitted(1.0, start, end)
     return made
-
-
-class _Congestion:
-    def save(self) -> str:
-        return "what it knew"
-
-    def restore(self, saved: str) -> None:
-        assert saved == "what it knew"
 
 
 @pytest.mark.proves("ST-TCP-3")
@@ -261,7 +254,7 @@ def test_what_is_waited_for_is_bounded() -> None:
 @pytest.mark.proves("ST-TCP-3")
 def test_what_is_taken_back_once_or_was_confirmed_is_not_taken_back_again() -> None:
     made, confirmed = undo(), undo()
-    assert made.take_back(_Congestion()) == 700, "what was reduced before"  # type: ignore[arg-type]
+    assert made.take_back(create("newreno", 1000)) == 700, "what was reduced before"
     confirmed.forget()
     for each in (made, confirmed):
-        assert each.take_back(_Congestion()) is None  # type: ignore[arg-type]
+        assert each.take_back(create("newreno", 1000)) is None
