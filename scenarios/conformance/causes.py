@@ -18,6 +18,8 @@ such cause is the sender's fault.
                  SYN, a probe, an acknowledgement that is out of range
     twice        a D-SACK reports bytes that the capture shows twice; no oftener than they came again, it is also why an
                  acknowledgement says nothing new, however late its sender read them
+    late         it, or the copy before, left long after it was made, as the clock in its sender's timestamps shows (RFC 7323):
+                 time counts from when it was made
     overtaken    on a link with offload, bytes that nobody had captured before come moments after later ones: two processors
                  hand such a link its segments
     filled       a gap: its bytes were lost before this point, which their being sent again later shows
@@ -29,7 +31,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 SOONEST = 0.002
@@ -40,6 +42,10 @@ OVERTAKING = 0.001
 """Seconds that a segment may come behind those that overtook it."""
 CLOSE_ENOUGH = 0.9
 """Two intervals of a timer count as equal down to this ratio: a clock of 4 ms, a busy machine."""
+TICK = 0.001
+"""Seconds that one step of a timestamp clock takes at least (RFC 7323 §5.4), and takes in this stack and in Linux."""
+LATE = 0.02
+"""Seconds behind its own clock from which a segment left late: what is less may be the clock's steps, or the link."""
 LONGEST_INTERVAL = 60.0
 """Seconds after which a timer need not back off any more (RFC 6298 §2.5)."""
 _AGAIN = re.compile(r"[Rr]etransmission|[Oo]ut-[Oo]f-[Oo]rder")
@@ -67,6 +73,8 @@ class Segment:
     """the wire lost it behind the point of capture"""
     window: int | None = None
     """bytes that its sender takes beyond the acknowledgement; None where the scale is not known"""
+    clock: int | None = None
+    """the value of its timestamp; None without the option"""
 
     @property
     def end(self) -> int:
@@ -166,9 +174,11 @@ def _why_again(talk: Sequence[Segment], at: int, error: bool, resolved: float | 
     ]
     answers = [s for s in talk[:at] if s.sender != sender and not s.lost]
     trip = round_trip(talk[:at])
+    earlier = [s for s in talk[:at] if s.sender == sender]
+    made = _made(earlier[: earlier.index(before[0])] if before else earlier)
     for answer in reversed(answers):
         if answer.acknowledges(end):
-            if segment.time - answer.time <= trip:
+            if made(segment) - answer.time <= trip:
                 return "it crosses its acknowledgement"
             return ""
     if any(s.sender != sender and s.lost and s.acknowledges(end) for s in talk[:at]):
@@ -185,7 +195,7 @@ def _why_again(talk: Sequence[Segment], at: int, error: bool, resolved: float | 
     news = [s for s in answers if since is None or s.time >= since]
     if any(_after(right, end) > 0 for s in news for _, right in s.sacks) or _said_twice(news):
         return "the peer reports a hole"
-    return _why_unanswered(before, segment, trip)
+    return _why_unanswered([made(s) for s in (*before, segment)], trip)
 
 
 def _overtaken(talk: Sequence[Segment], at: int) -> bool:
@@ -197,12 +207,24 @@ def _overtaken(talk: Sequence[Segment], at: int) -> bool:
     return new and bool(beyond) and this.time - beyond[0].time <= OVERTAKING
 
 
-def _why_unanswered(before: Sequence[Segment], segment: Segment, trip: float) -> str:
-    if not before:
-        return ""
-    times = [s.time for s in before] + [segment.time]
+def _made(earlier: Sequence[Segment]) -> Callable[[Segment], float]:
+    """When a segment was made: as much before it was captured as its clock is behind those of its sender's `earlier` ones."""
+    clocks = [(s.time, s.clock) for s in earlier if s.clock is not None]
+
+    def made(segment: Segment) -> float:
+        late = 0.0
+        if segment.clock is not None:
+            steps = ((segment.time - time, _after(segment.clock, clock) * TICK) for time, clock in clocks)
+            late = max((passed - counted for passed, counted in steps), default=0.0)
+        return segment.time - (late if late >= LATE else 0.0)
+
+    return made
+
+
+def _why_unanswered(times: Sequence[float], trip: float) -> str:
+    """`times`: when each copy was made, this one last."""
     waits = [later - earlier for earlier, later in itertools.pairwise(times)]
-    if waits[-1] < max(SOONEST, trip):
+    if not waits or waits[-1] < max(SOONEST, trip):
         return ""
     if len(waits) >= 2 and waits[-1] < CLOSE_ENOUGH * min(max(waits[:-1]), LONGEST_INTERVAL):
         return ""

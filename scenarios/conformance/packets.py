@@ -67,6 +67,7 @@ _FIELDS = (
     "tcp.window_size_scalefactor",
     "tcp.options.sack_le",
     "tcp.options.sack_re",
+    "tcp.options.timestamp.tsval",
     "tcp.analysis.flags",
     "_ws.expert.severity",
     "_ws.expert.message",
@@ -251,6 +252,7 @@ def _segment(named: dict[str, str], sender: str, lost: bool) -> Segment | None:
             sacks=tuple(zip(*edges, strict=False)),
             lost=lost,
             window=None if named["tcp.window_size_scalefactor"] == _UNKNOWN else int(named["tcp.window_size"]),
+            clock=int(clock) if (clock := named["tcp.options.timestamp.tsval"].split("\x1f")[0]) else None,
         )
     except ValueError:
         return None

@@ -180,6 +180,12 @@ def answer(ack: int, *sack: int) -> tuple[str, bytes]:
     return "b", bytes(segment(B, A, "A", 901, ack, window=65535, options=options))
 
 
+def stamped(seq: int, text: bytes, clock: float | None) -> tuple[str, bytes]:
+    """Bytes, or an acknowledgement, with a timestamp that says `clock` seconds."""
+    options = [] if clock is None else [("Timestamp", ((2**32 - 1100 + int(clock * 1000)) % 2**32, 0))]
+    return "a", bytes(segment(A, B, "PA" if text else "A", seq, 901, text, window=65535, options=options))
+
+
 OPENING = [(who, bytes(packet)) for who, packet in TALK[:3]]
 AT = (0.0, 0.1, 0.2)
 
@@ -250,6 +256,45 @@ def test_a_segment_is_right_where_the_capture_shows_why(
     remarks = [remark for packet in listing.packets for remark in packet.remarks]
     assert remarks, "tshark says nothing: the case shows nothing"
     assert bool(listing.unexplained) != right, remarks
+
+
+@pytest.mark.parametrize(
+    ("clocks", "times", "right"),
+    [
+        ((1.0, 1.3), (1.3, 1.305), True),
+        ((None, None), (1.3, 1.305), False),
+        ((1.3, 1.305), (1.3, 1.305), False),
+        ((1.29, 1.3), (1.3, 1.305), False),
+        ((1.3, 1.6), (1.3, 1.305), False),
+        ((1.0, 1.3, 1.31), (1.3, 1.305, 1.31), False),
+    ],
+    ids=[
+        "made long before",
+        "no clock says so",
+        "made then",
+        "hardly late",
+        "a clock that leaps",
+        "and then the timer speeds up",
+    ],
+)
+def test_a_timer_counts_from_when_a_segment_was_made_which_its_clock_tells(
+    reader: Reader, tmp_path: Path, clocks: tuple[float | None, ...], times: tuple[float, ...], right: bool
+) -> None:
+    known = None if clocks[0] is None else AT[2]
+    more = [stamped(101, b"", known), *(stamped(101, b"hello", clock) for clock in clocks)]
+    listing = reader.read(capture(tmp_path / "x.pcapng", OPENING[:2] + more, times=AT + times))
+    assert [packet.number for packet in listing.packets if packet.remarks] == list(range(5, 4 + len(clocks)))
+    assert bool(listing.unexplained) != right, listing.packets[-1]
+
+
+@pytest.mark.parametrize(("clock", "right"), [(1.05, True), (1.35, False)], ids=["made before", "made after"])
+def test_what_was_made_before_its_acknowledgement_crosses_it_however_late_it_leaves(
+    reader: Reader, tmp_path: Path, clock: float, right: bool
+) -> None:
+    more = [stamped(101, b"", AT[2]), stamped(101, b"hello", 1.0), answer(106), stamped(101, b"hello", clock)]
+    listing = reader.read(capture(tmp_path / "x.pcapng", OPENING[:2] + more, times=(*AT, 1.0, 1.1, 1.4)))
+    assert [packet.number for packet in listing.packets if packet.remarks] == [6]
+    assert bool(listing.unexplained) != right, listing.packets[-1]
 
 
 @pytest.mark.parametrize(
