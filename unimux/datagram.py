@@ -205,10 +205,16 @@ class EphemeralFlow:
 
 
 class Datagrams:
-    """The UDP flows of a node."""
+    """The UDP flows of a node, and the sockets that are open."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
+        self.sockets: set[DatagramSocket] = set()
+
+    def close(self, error: Exception | None) -> None:
+        """End every socket, and let its protocol know why; None where the node was closed."""
+        for socket in list(self.sockets):
+            socket.close(error)
 
     def flow(
         self,
@@ -295,6 +301,7 @@ class DatagramSocket(asyncio.DatagramTransport):
         self._purpose = purpose
         self._flows: OrderedDict[tuple[bytes, int], EphemeralFlow] = OrderedDict()
         self._closing = False
+        node.datagrams.sockets.add(self)
 
     @property
     def flows(self) -> list[EphemeralFlow]:
@@ -337,14 +344,15 @@ class DatagramSocket(asyncio.DatagramTransport):
             purpose=self._purpose,
         )
 
-    def close(self) -> None:
-        """End all flows; harmless when called again."""
+    def close(self, error: Exception | None = None) -> None:
+        """End all flows; harmless when called again.  error: what the protocol is told."""
         if self._closing:
             return
         self._closing = True
+        self._node.datagrams.sockets.discard(self)
         while self._flows:
             self._flows.popitem()[1].close()
-        asyncio.get_running_loop().call_soon(self._protocol.connection_lost, None)
+        asyncio.get_running_loop().call_soon(self._protocol.connection_lost, error)
 
     def abort(self) -> None:
         """As `close`: there is nothing to wait for."""

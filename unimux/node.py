@@ -157,6 +157,7 @@ class Node:
     def _give_up(self) -> None:
         """Nothing more will come: whoever waits hears of it now, since no timer of the stack runs any more."""
         self.resolver.cancel()
+        self.datagrams.close(self.failure)
         self.sticky.close(self.now())
         self.pool.close(self.now())
 

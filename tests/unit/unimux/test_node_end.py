@@ -75,6 +75,38 @@ def test_whoever_waits_for_an_address_is_told(ask: Callable[[Node], Awaitable[ob
     virtual(main())
 
 
+@pytest.mark.proves("UM-DAS-6")
+@pytest.mark.parametrize("why", [None, LinkLost("the device is gone")], ids=["closed", "link lost"])
+def test_a_datagram_socket_hears_of_the_end(why: LinkLost | None) -> None:
+    ends: list[tuple[str, Exception | None]] = []
+
+    class Told(asyncio.DatagramProtocol):
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            ends.append((self.name, exc))
+
+    async def main() -> None:
+        async with lan() as net:
+            node = await net.node()
+            early, _ = await node.create_datagram_endpoint(lambda: Told("early"))
+            open_, _ = await node.create_datagram_endpoint(lambda: Told("open"), PEER, 5)
+            open_.sendto(b"?")
+            early.close()
+            await asyncio.sleep(1)
+            assert ends == [("early", None)]
+            if why is None:
+                await node.close()
+            else:
+                node.driver._lose(why)
+            await asyncio.sleep(0)
+            assert ends == [("early", None), ("open", why)]
+            assert open_.is_closing() and not open_.flows and not node.datagrams.sockets
+
+    virtual(main())
+
+
 @pytest.mark.parametrize("ask", WAYS)
 def test_nothing_begins_on_a_node_that_has_stopped(ask: Callable[[Node], Awaitable[object]]) -> None:
     async def main() -> None:
