@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.conformance.mutant import Edit, Mutation
 
-_TCP = "tests/unit/tcp"
+_NUMBERS = "tests/unit/tcp/test_rfc9293.py::test_initial_sequence_numbers_are_a_clock_plus_a_keyed_hash"
 _MODES = "tests/unit/tcp/test_modes.py"
 _INTEGRITY = "tests/unit/tcp/test_integrity.py"
 _RECOVERY = "tests/unit/tcp/test_recovery.py"
@@ -19,14 +19,14 @@ MUTATIONS = (
         "sequence-unchecked",
         "a segment outside the window is accepted",
         ("ST-TCP-1", "UM-PORT-10"),
-        (_TCP,),
+        (_INTEGRITY,),
         (Edit(f"{_ARRIVES}:_check_sequence", "if acceptable:", "if True:"),),
     ),
     Mutation(
         "rst-anywhere",
         "an RST anywhere in the window ends the connection",
         ("ST-TCP-8", "UM-PORT-10"),
-        (_TCP,),
+        ("tests/unit/tcp/test_table.py",),
         (Edit(f"{_ARRIVES}:_check_rst", "sequence != connection.receiver.rcv_nxt", "False"),),
     ),
     Mutation(
@@ -47,7 +47,7 @@ MUTATIONS = (
         "ack-of-the-future",
         "an acknowledgement of what was not sent is accepted",
         ("ST-TCP-8", "UM-PORT-10"),
-        (_TCP,),
+        (_HOSTILE,),
         (
             Edit(
                 f"{_ARRIVES}:_check_ack",
@@ -60,7 +60,7 @@ MUTATIONS = (
         "challenges-unlimited",
         "challenge ACKs have no limit",
         ("ST-TCP-8",),
-        (_TCP,),
+        ("tests/unit/tcp/test_flood.py",),
         (
             Edit(
                 "tapstack.tcp.connection:Connection.challenge",
@@ -73,21 +73,21 @@ MUTATIONS = (
         "paws-off",
         "an old segment with an old timestamp is accepted",
         ("ST-TCP-2", "UM-PORT-3"),
-        (_TCP,),
+        ("tests/unit/tcp/test_rfc7323.py",),
         (Edit(f"{_ARRIVES}:_check_sequence", "unwrap(stamp[0], recent) < recent", "False"),),
     ),
     Mutation(
         "timestamp-from-anywhere",
         "TS.Recent follows segments beyond the last acknowledgement",
         ("ST-TCP-2",),
-        (_TCP,),
+        (_RECOVERY,),
         (Edit(f"{_ARRIVES}:_update_timestamp", "and sequence <= receiver.last_ack_sent", ""),),
     ),
     Mutation(
         "isn-predictable",
         "initial sequence numbers are the clock alone",
         ("ST-TCP-9", "UM-GEN-7", "UM-PORT-10"),
-        (_TCP, "tests/unit/unimux/test_node.py"),
+        (_NUMBERS,),
         (
             Edit(
                 "tapstack.tcp.isn:session_numbers",
@@ -100,21 +100,21 @@ MUTATIONS = (
         "isn-without-clock",
         "initial sequence numbers do not move with time",
         ("ST-TCP-9",),
-        (_TCP,),
+        (_NUMBERS,),
         (Edit("tapstack.tcp.isn:session_numbers", "+ int(now * 250_000)", ""),),
     ),
     Mutation(
         "linkable-timestamps",
         "all connections have the same timestamp offset",
         ("UM-GEN-7",),
-        (_TCP, "tests/unit/unimux", "tests/unit/um"),
+        ("tests/unit/um/test_unlinkable.py::test_sessions_of_one_node_share_no_number",),
         (Edit("tapstack.tcp.isn:session_numbers", 'int.from_bytes(digest[4:8], "big")', "0"),),
     ),
     Mutation(
         "linkable-flow-labels",
         "all connections have the same flow label",
         ("UM-GEN-7",),
-        (_TCP, "tests/unit/unimux", "tests/unit/um"),
+        ("tests/unit/um/test_unlinkable.py::test_sessions_of_one_node_share_no_number",),
         (Edit("tapstack.tcp.isn:session_numbers", 'int.from_bytes(digest[8:11], "big") & 0xFFFFF', "1"),),
     ),
     Mutation(
