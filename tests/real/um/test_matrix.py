@@ -7,6 +7,8 @@ import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
+from itertools import zip_longest
+from math import inf
 from pathlib import Path
 from random import Random
 
@@ -205,8 +207,9 @@ def judge_refused(capture: Path, target: str, requests: tuple[bytes, bytes]) -> 
     assert not others[0].answered, f"the second attempt was answered at its own port: {others[0].answered[0]}"
     assert not [segment for segment in found if segment.flags & RST], "somebody reset"
     said = len(requests[0])
-    for attempt in attempts:
-        after = [s for s in first.answered if 0 <= s.time - attempt.time < 0.3 and not s.data]
+    for attempt, following in zip_longest(attempts, attempts[1:]):
+        until = following.time if following else inf
+        after = [s for s in first.answered if attempt.time <= s.time < until and not s.data]
         assert after, f"no challenge ACK after {attempt}"
         challenge = after[0]
         assert challenge.flags == ACK
