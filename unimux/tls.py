@@ -7,6 +7,7 @@ server = node.listen(tls_factory(Server, context))
 from __future__ import annotations
 
 import asyncio
+import errno
 import ssl
 from collections.abc import Callable
 from typing import Any, cast
@@ -75,7 +76,8 @@ async def _start_tls(
         server_hostname=server_hostname,
         ssl_handshake_timeout=timeout,
     )
-    assert tls is not None  # None is for a transport that closed meanwhile, which is raised as an error
+    if tls is None:  # it ended between the handshake's end and now
+        raise ConnectionResetError(errno.ECONNRESET, "the connection ended as its TLS handshake did")
     return tls
 
 

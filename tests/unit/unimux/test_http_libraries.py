@@ -27,7 +27,7 @@ from tests.unit.unimux.test_failing_applications import Quiet, handled
 from unimux.aio import open_connection
 from unimux.node import Node
 from unimux.server import Server
-from unimux.tls import connect_tls, tls_factory
+from unimux.tls import _start_tls, connect_tls, tls_factory
 
 NAME = "www.example"
 BODY = random.Random(3).randbytes(400_000)
@@ -293,3 +293,17 @@ def test_a_clients_protocol_that_fails_behind_the_handshake_leaves_no_connection
             assert not list(alice.stack.tcp.demux) and not alice.pool.held
 
     virtual(main())
+
+
+def test_a_connection_that_ends_as_its_handshake_does_was_reset(monkeypatch: pytest.MonkeyPatch) -> None:
+    """asyncio gives None then: the handshake was done, and the connection lost before the task went on."""
+
+    async def ended(*given: object, **more: object) -> None:
+        return None
+
+    async def main() -> None:
+        monkeypatch.setattr(asyncio.get_running_loop(), "start_tls", ended)
+        with pytest.raises(ConnectionResetError):
+            await _start_tls(asyncio.Transport(), asyncio.Protocol(), ssl.create_default_context(), 1.0)
+
+    asyncio.run(main())
