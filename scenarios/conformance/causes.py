@@ -167,14 +167,10 @@ def _why_again(talk: Sequence[Segment], at: int, error: bool, resolved: float | 
     seq, end, sender = segment.seq, segment.end, segment.sender
     if end == seq:
         return ""
-    before = [
-        s
-        for s in talk[:at]
-        if s.sender == sender and s.end != s.seq and _after(s.end, seq) > 0 and _after(end, s.seq) > 0
-    ]
+    earlier = [s for s in talk[:at] if s.sender == sender]
+    before = [s for s in earlier if s.end != s.seq and _after(s.end, seq) > 0 and _after(end, s.seq) > 0]
     answers = [s for s in talk[:at] if s.sender != sender and not s.lost]
     trip = round_trip(talk[:at])
-    earlier = [s for s in talk[:at] if s.sender == sender]
     made = _made(earlier[: earlier.index(before[0])] if before else earlier)
     for answer in reversed(answers):
         if answer.acknowledges(end):
