@@ -15,7 +15,7 @@ from ..wire.tcp import ACK, FIN, RST, SYN, URG
 from . import errors
 from .buffers import grow_receive, grow_send
 from .connection import Connection
-from .options import PortMode
+from .options import Ecn, PortMode
 from .recovery import Phase
 from .sequence import unwrap
 from .states import TcpState, TcpTrigger
@@ -74,7 +74,10 @@ def take_syn(connection: Connection, segment: Segment, now: float) -> None:
     receiver = connection.receiver
     receiver.start(segment.sequence)
     connection.negotiate(segment.options)
-    connection.ecn.agree(segment.flags, connection.options.ecn)
+    ecn, wanted = connection.ecn, connection.options.ecn
+    refused = connection.state is TcpState.SYN_RECEIVED and not ecn.usable  # our answer in a simultaneous open
+    bare = connection.armed is None and (connection.syn_retransmitted or refused or wanted is not Ecn.REQUEST)
+    ecn.agree(segment.flags, wanted, bare)
     if segment.options.timestamp is not None:
         receiver.ts_recent = segment.options.timestamp[0]
         receiver.ts_recent_at = now
@@ -192,6 +195,7 @@ def _check_sequence(connection: Connection, segment: Segment, sequence: int, now
         return False
     repeated_syn = segment.flags & (SYN | ACK | FIN) == SYN and end == left and not segment.payload
     if repeated_syn and connection.state is TcpState.SYN_RECEIVED and connection.timers.retransmit.armed:
+        connection.ecn.syn_again(segment.flags)
         connection.send_syn(now)  # our answer was lost
         return False
     if segment.payload and (end <= left or window == 0):

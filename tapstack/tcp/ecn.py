@@ -22,24 +22,32 @@ CE = 3
 class EcnState:
     """Whether ECN is used, what is to be echoed, what was answered.
 
-    usable: both sides agreed.  echo: acknowledgements carry ECE.  announce: the next new data carries CWR.
+    usable: both sides asked for it or agreed, so marks are echoed.  marks: new data is ECT(0); never so where either side
+    also sent a SYN that asked for nothing.  echo: acknowledgements carry ECE.  announce: the next new data carries CWR.
     """
 
-    __slots__ = ("announce", "echo", "reductions", "usable")
+    __slots__ = ("announce", "echo", "marks", "reductions", "usable")
 
     def __init__(self) -> None:
         self.usable = False
+        self.marks = False
         self.echo = False
         self.announce = False
         self.reductions = 0
 
-    def agree(self, flags: int, wanted: Ecn) -> None:
-        """Take the flags of the peer's SYN or SYN-ACK (§6.1.1)."""
+    def agree(self, flags: int, wanted: Ecn, bare: bool) -> None:
+        """Take the flags of the peer's SYN or SYN-ACK (§6.1.1).  `bare`: a SYN of ours went without asking or agreeing."""
         bits = flags & (ECE | CWR)
         if flags & ACK:
             self.usable = wanted is Ecn.REQUEST and bits == ECE
         else:
             self.usable = wanted is not Ecn.OFF and bits == ECE | CWR
+        self.marks = self.usable and not bare
+
+    def syn_again(self, flags: int) -> None:
+        """The peer repeats its SYN: if it no longer asks, nothing that we send is marked."""
+        if flags & (ECE | CWR) != ECE | CWR:
+            self.marks = False
 
     def syn_flags(self, answering: bool, wanted: Ecn, repeated: bool) -> int:
         """The bits for our SYN or SYN-ACK; a repeated SYN asks for nothing, since the bits may be why it was lost."""
@@ -60,7 +68,7 @@ class EcnState:
 
     def ack_arrives(self, flags: int, ack: int, sender: Sender, now: float) -> None:
         """An acknowledgement: ECE reduces cwnd once per window of data (§6.1.2)."""
-        if not self.usable or flags & (ECE | SYN) != ECE:
+        if not self.marks or flags & (ECE | SYN) != ECE:
             return
         recovery = sender.recovery
         if recovery.repairing:

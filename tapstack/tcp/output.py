@@ -119,7 +119,7 @@ class Output:
         ect = False
         ecn = self.ecn
         if ecn.usable:
-            ect = not again and length > 0
+            ect = ecn.marks and not again and length > 0
             if ecn.echo:
                 flags |= ECE
             if ecn.announce and ect:
@@ -133,7 +133,7 @@ class Output:
 
     def window_reduced(self) -> None:
         """The sender's: the next new data says CWR, in a segment of its own (RFC 3168 §6.1.2)."""
-        if self.ecn.usable:
+        if self.ecn.marks:
             self.ecn.announce = True
             self.sender.segment_limit = self.sender.mss
 
@@ -151,7 +151,7 @@ class Output:
         self._acknowledged()
         self.emitter.emit_run(
             self.local_port, self.remote_port, sequence, self.receiver.rcv_nxt, ACK | ECE if ecn.usable and ecn.echo else ACK,
-            window, self.timestamp(now), run, size, sender.mss, now, ecn.usable,
+            window, self.timestamp(now), run, size, sender.mss, now, ecn.marks,
         )  # fmt: skip
 
     def _acknowledged(self) -> None:

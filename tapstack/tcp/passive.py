@@ -80,7 +80,7 @@ class PassiveOpens:
         connection.syn_sent_at = None
         connection.receiver.start(peer_isn)
         connection.negotiate(cookie.options)
-        connection.ecn.usable = cookie.ecn
+        connection.ecn.usable = connection.ecn.marks = cookie.ecn
         if cookie.options.timestamp is not None:
             connection.receiver.ts_recent = cookie.options.timestamp[0]
             connection.receiver.ts_recent_at = now

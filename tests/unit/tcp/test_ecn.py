@@ -80,6 +80,50 @@ def test_a_repeated_syn_does_not_ask_again() -> None:
     assert [flags(p) for _, _, p in pair.packets] == ["SEC", "S", "S"]
 
 
+@pytest.mark.parametrize("lost", ["SYN", "SYN-ACK"])
+def test_after_a_syn_that_does_not_ask_nothing_is_marked_and_marks_are_echoed(lost: str) -> None:
+    """RFC 3168 §6.1.1: such a SYN forbids ECT to its sender and its receiver; marks are processed if they agreed."""
+    pair = Pair()
+    options = SocketOptions(ecn=Ecn.REQUEST, mode=PortMode.L1)
+    listener = pair.b.tcp.listen(options, pair.now)
+    listener.arm(pair.b.entry(pair.now), pair.now)
+    fate = iter([False] if lost == "SYN" else [True, False])
+
+    def meddle(end: End, packet: bytes) -> list[bytes | tuple[float, bytes]]:
+        return [packet] if next(fate, True) else []
+
+    pair.meddle = meddle
+    client = pair.a.tcp.connect(pair.a.entry(pair.now), pair.b.address, 80, pair.now, options)
+    pair.run(5, until=lambda: bool(listener._accepted))
+    server = listener.accept()
+    assert isinstance(server, Connection)
+    opening = [flags(p) for _, _, p in pair.packets]
+    assert opening[:3] == (["SEC", "S", "SA"] if lost == "SYN" else ["SEC", "SAE", "S"])
+    agreed = lost == "SYN-ACK"
+    assert (client.ecn.usable, server.ecn.usable) == (agreed, agreed)
+    for one, other in ((client, server), (server, client)):
+        transfer(pair, one, other, 100_000)
+    assert not any(codepoint(p) for _, _, p in pair.packets)
+    pair.meddle = lambda end, packet: [packet[:1] + bytes([packet[1] | 0x30]) + packet[2:]]
+    for one, other in ((client, server), (server, client)):
+        one.write(DATA[:10])
+        pair.run(1)
+        assert other.ecn.echo is agreed
+        assert one.ecn.reductions == 0, "an echo means nothing to one who does not mark"
+
+
+def test_in_a_simultaneous_open_nothing_is_marked_where_one_did_not_ask() -> None:
+    pair = Pair()
+    asks, accepts = (SocketOptions(ecn=ecn, mode=PortMode.L1) for ecn in (Ecn.REQUEST, Ecn.ACCEPT))
+    one = pair.a.tcp.connect(pair.a.entry(pair.now), pair.b.address, 80, pair.now, asks)
+    other = pair.b.tcp.connect(pair.b.entry(pair.now), pair.a.address, 80, pair.now, accepts)
+    pair.run(1)
+    transfer(pair, other, one, 50_000)
+    transfer(pair, one, other, 50_000)
+    assert [flags(p) for _, _, p in pair.packets[:4]] == ["SEC", "S", "SA", "SAE"]
+    assert not any(codepoint(p) for _, _, p in pair.packets)
+
+
 def test_a_mark_is_echoed_until_the_sender_says_that_it_has_reduced() -> None:
     pair = Pair()
     client, server, _ = established(pair, ecn=Ecn.REQUEST)
