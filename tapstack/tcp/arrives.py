@@ -188,6 +188,8 @@ def _check_sequence(connection: Connection, segment: Segment, sequence: int, now
             acceptable = True  # the acknowledgements of a peer that has filled the window come from its right edge
     else:
         acceptable = window > 0 and sequence < left + window and end > left
+        if sequence == left and length == 1 and segment.flags & FIN:
+            acceptable = True  # it takes no room, and peers send it into a closed window
     if acceptable:
         return True
     counters.drop(DropReason.TCP_SEQUENCE)
@@ -390,7 +392,7 @@ def _text_and_fin(connection: Connection, segment: Segment, sequence: int, now: 
         return  # the peer sent its FIN before: nothing can follow it
     if payload and connection.ecn.data_arrives(segment.flags, segment.traffic_class):
         receiver.ack_now = True
-    if payload and connection.detached:
+    if payload and connection.detached and sequence + len(payload) > receiver.rcv_nxt:
         # Nobody will ever read it: say so (RFC 1122 §4.2.2.13).
         connection.abort(now, "data after close")
         return

@@ -107,7 +107,7 @@ class Output:
         return (int(now * 1000) + self.timestamp_offset) & MASK, self.receiver.ts_recent or 0
 
     def emit_data(self, sequence: int, flags: int, pieces: Frame, length: int, again: bool) -> None:
-        """The sender's way out; every data segment acknowledges.  `again`: it is a repetition or a probe."""
+        """The sender's way out; every data segment acknowledges.  `again`: it is a repetition."""
         sender = self.sender
         now = sender.last_sent
         window = self.receiver.advertise(sender.mss)
@@ -212,8 +212,8 @@ class Output:
             None, [], 0, DEFAULT_MSS, now, options.pack(),
         )  # fmt: skip
 
-    def send_keep_alive(self, now: float) -> None:
-        """An old sequence number that the peer must acknowledge (RFC 9293 §3.8.4)."""
+    def send_probe(self, now: float) -> None:
+        """An old sequence number that the peer must acknowledge: keep-alive (RFC 9293 §3.8.4), or a window that is closed."""
         self.emit(ACK, self.sender.snd_nxt - 1, now)
 
     def challenge(self, now: float) -> bool:

@@ -31,10 +31,13 @@ class Outlet(Protocol):
     """What a sender needs of its connection."""
 
     def emit_data(self, sequence: int, flags: int, pieces: Frame, length: int, again: bool) -> None:
-        """Put one segment on the link; `again`: it is a repetition or a probe."""
+        """Put one segment on the link; `again`: it is a repetition."""
 
     def emit_run(self, sequence: int, run: list[Frame], size: int) -> None:
         """Put many new segments of `size` bytes each on the link, one after the other."""
+
+    def send_probe(self, now: float) -> None:
+        """Put a segment on the link that the peer must answer with its window."""
 
     def start_congestion(self) -> None:
         """Set the sender's `congestion` and `recovery`."""
@@ -175,7 +178,7 @@ class Sender(Flight):
     def _worth_sending(self, size: int) -> bool:
         """Sender's silly window avoidance and Nagle (RFC 9293 §3.8.6.2.1, §3.7.4)."""
         if not self.unsent:
-            return size >= 0  # a FIN alone needs no window (it may exceed it by one)
+            return size >= 0 and self.snd_nxt < self.snd_una + self.snd_wnd
         if size <= 0:
             return False
         if size >= self.mss:
@@ -187,7 +190,7 @@ class Sender(Flight):
     def _send_new(self, size: int, now: float) -> None:
         pieces = self.take(size)
         last = not self.unsent
-        fin = last and self.fin_queued
+        fin = last and self.fin_queued and self.snd_nxt + size < self.snd_una + self.snd_wnd
         segment = SentSegment(self.snd_nxt, self.snd_nxt + size + fin, pieces, fin)
         self.snd_nxt = segment.end
         self.in_flight.append(segment)
@@ -223,8 +226,8 @@ class Sender(Flight):
         self.last_sent = now
         self._outlet.emit_run(start, run, size)
 
-    def _put(self, segment: SentSegment, flags: int, size: int, now: float, probe: bool = False) -> None:
-        """Put a segment on the link and into the books; `probe`: into a closed window, so never ECT (RFC 3168 §6.1.6)."""
+    def _put(self, segment: SentSegment, flags: int, size: int, now: float) -> None:
+        """Put a segment on the link and into the books."""
         if not self.pipe:
             self.first_sent_at = self.delivered_at = now
         segment.sent_at = now
@@ -237,7 +240,7 @@ class Sender(Flight):
         self.pipe += segment.end - segment.start
         self.by_time.append(segment)
         self.last_sent = now
-        self._outlet.emit_data(segment.start, flags, segment.pieces, size, probe or segment.retransmitted)
+        self._outlet.emit_data(segment.start, flags, segment.pieces, size, segment.retransmitted)
 
     def _retransmit_lost(self, now: float, rate: float | None) -> int:
         """Send again what is marked lost, oldest first, as far as the window allows."""
@@ -277,23 +280,15 @@ class Sender(Flight):
         self._put(segment, ACK | (PSH if size else 0) | (FIN if segment.fin else 0), size, now)
 
     def probe_window(self, now: float) -> None:
-        """Send one byte into a closed window (RFC 9293 §3.8.6.1): the oldest in flight, or the next that waits.
+        """Ask for the window that is closed (RFC 9293 §3.8.6.1): by one byte of what is in flight if anything is.
 
-        Where the window is open but too small for its own good, what fits goes: the time-out of SWS avoidance (§3.8.6.2.1).
+        Nothing is sent beyond the window for it, as kernels do: with SND.NXT past its edge the peer would take none of our
+        acknowledgements, and what it sends would come to a stop.  Where the window is open but too small for its own good,
+        what fits goes: the time-out of SWS avoidance (§3.8.6.2.1).
         """
         if not self.in_flight:
-            if self.unsent:
-                size = max(1, min(self.unsent, self.mss, self.snd_una + self.snd_wnd - self.snd_nxt))
-                segment = SentSegment(self.snd_nxt, self.snd_nxt + size, self.take(size), False)
-            elif self.fin_queued and not self.fin_sent:
-                segment = SentSegment(self.snd_nxt, self.snd_nxt + 1, [], True)
-                self.fin_sent = True
-            else:
-                return
-            closed = self.snd_nxt >= self.snd_una + self.snd_wnd
-            self.snd_nxt = segment.end
-            self.in_flight.append(segment)
-            self._put(segment, ACK | (FIN if segment.fin else PSH), segment.payload_length, now, closed)
+            if not self.send_one(now):
+                self._outlet.send_probe(now)
             return
         first = self.in_flight[0]
         if first.payload_length > 1:

@@ -258,5 +258,5 @@ class ConnectionTimers:
             connection.fail(errors.timed_out(), now, "keep-alive time-out")
         else:
             self.keep_alive_probes += 1
-            connection.send_keep_alive(now)
+            connection.send_probe(now)
             self.slow.set(now + KEEP_ALIVE_INTERVAL)

@@ -280,17 +280,25 @@ MUTATIONS = (
         (Edit("tapstack.tcp.congestion.cubic:Cubic.on_ack", "(self._idle or not used)", "not used"),),
     ),
     Mutation(
-        "probe-is-ect",
-        "the first probe of a closed window may be marked",
-        ("ST-TCP-7",),
-        (_ECN,),
-        (
-            Edit(
-                "tapstack.tcp.sender:Sender.probe_window",
-                "segment.payload_length, now, closed)",
-                "segment.payload_length, now)",
-            ),
-        ),
+        "probe-beyond-window",
+        "the probe of a closed window takes a byte along, and SND.NXT past the edge",
+        ("ST-TCP-11",),
+        (f"{_WINDOWS}::test_a_closed_window_does_not_stop_the_other_direction",),
+        (Edit("tapstack.tcp.sender:Sender.send_one", "self.snd_una + self", "self.snd_una + 1 + self"),),
+    ),
+    Mutation(
+        "fin-beyond-window",
+        "a FIN goes beyond a window that is full",
+        ("ST-TCP-11",),
+        (f"{_WINDOWS}::test_a_fin_waits_for_the_window",),
+        (Edit("tapstack.tcp.sender:Sender._send_new", "< self.snd_una + self", "<= self.snd_una + self"),),
+    ),
+    Mutation(
+        "fin-kept-out",
+        "a closed window keeps a FIN out",
+        ("ST-TCP-11",),
+        (f"{_WINDOWS}::test_a_fin_into_a_closed_window_is_taken",),
+        (Edit("tapstack.tcp.arrives:_check_sequence", "length == 1 and segment.flags & FIN", "False"),),
     ),
     Mutation(
         "held-echo",

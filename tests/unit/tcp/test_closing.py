@@ -11,6 +11,7 @@ from tapstack.tcp.connection import Connection
 from tapstack.tcp.options import PortMode, SocketOptions, TimeWait
 
 from . import wire
+from .handmade import by_hand, plain
 from .pair import End, Pair, read_all
 from .path import DATA, collect, established
 
@@ -174,6 +175,23 @@ def test_data_after_close_resets() -> None:
     client.write(b"too late")
     pair.run(1)
     assert isinstance(client.error, ConnectionResetError)
+
+
+@pytest.mark.proves("SHLD-3")
+def test_old_data_after_close_does_not() -> None:
+    """A kernel whose text was acknowledged in vain repeats it with its FIN in one segment."""
+    pair = Pair()
+    client = plain(pair)
+    by_hand(pair, client, "A", payload=b"d" * 100)
+    assert read_all(client) == b"d" * 100
+    client.write(DATA[:600])
+    client.close(pair.now)
+    pair.flush()
+    una, nxt = client.sender.snd_una, client.receiver.rcv_nxt
+    (answer,) = by_hand(pair, client, "FA", seq=nxt - 100, ack=una, payload=b"d" * 100)
+    assert (str(answer.flags), answer.ack) == ("A", (nxt + 1) & 0xFFFFFFFF)
+    assert client.sender.buffered, "what was written before close() is still to be delivered"
+    assert client.state.value == "CLOSING"
 
 
 @pytest.mark.parametrize("state", ["ESTABLISHED", "FIN-WAIT-1", "FIN-WAIT-2", "CLOSE-WAIT", "CLOSING", "LAST-ACK"])

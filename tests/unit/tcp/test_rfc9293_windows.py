@@ -8,11 +8,12 @@ from random import Random
 import pytest
 
 from tapstack.tcp.connection import Connection, Signal
+from tapstack.tcp.options import PortMode
 from tests.unit.tcp.handmade import MSS, by_hand, plain, sent
 
 from . import wire
 from .pair import Pair, read_all
-from .path import DATA, established, transfer
+from .path import DATA, collect, established, transfer
 
 # -- PUSH ----------------------------------------------------------------------------------------------
 
@@ -140,7 +141,66 @@ def test_the_first_probe_of_a_closed_window_comes_after_one_time_out() -> None:
     pair.run(client.rtt.rto * 1.5)
     (when, _, probe), *_ = pair.packets[before:]
     assert when - begun == pytest.approx(client.rtt.rto)
-    assert len(wire.read(probe).payload) == 1
+    assert not wire.read(probe).payload, "SND.NXT stays within the window"
+
+
+@pytest.mark.proves("ST-TCP-11", "MUST-36")
+@pytest.mark.parametrize("mode", [PortMode.L1, PortMode.L2])
+def test_a_closed_window_does_not_stop_the_other_direction(mode: PortMode) -> None:
+    """Acknowledgements come from SND.NXT: were it past the edge by a probe's byte, the peer would take none of them."""
+    pair = Pair()
+    client, server, _ = established(pair, mode=mode)
+    client.write(DATA[:4_000_000])
+    pair.run(30)
+    assert client.timers.persisting
+    assert client.sender.snd_nxt == client.sender.snd_una + client.sender.snd_wnd
+    assert transfer(pair, server, client, 1_000_000) < 2
+    assert server.timers.timeouts == 0
+
+
+@pytest.mark.proves("ST-TCP-11", "MUST-36")
+def test_of_two_closed_windows_the_one_that_opens_is_heard() -> None:
+    pair = Pair()
+    client, server, _ = established(pair, receive_buffer=5000, receive_buffer_maximum=5000)
+    for end in (client, server):
+        end.write(DATA[:20_000])
+    pair.run(100)
+    assert client.timers.persisting and server.timers.persisting
+    assert collect(pair, server, 20_000, 2) == DATA[:20_000], "the update itself, no probe"
+    assert collect(pair, client, 20_000, 2) == DATA[:20_000]
+
+
+@pytest.mark.proves("ST-TCP-11")
+@pytest.mark.parametrize("size", [4999, 5000, 5001])
+def test_a_fin_waits_for_the_window(size: int) -> None:
+    pair = Pair()
+    client, server, _ = established(pair, receive_buffer=5000, receive_buffer_maximum=5000)
+    edge = client.sender.snd_una + client.sender.snd_wnd
+    client.write(DATA[:size])
+    client.shutdown(pair.now)
+    pair.run(20)
+    assert client.sender.snd_nxt == min(edge, client.sender.iss + 1 + size + 1)
+    assert transfer(pair, server, client, 1_000_000) < 20, "what comes is acknowledged all the while"
+    assert collect(pair, server, size, 60) == DATA[:size]
+    pair.run(60, until=server.receiver.fin_taken)
+    assert server.receiver.fin_taken()
+
+
+@pytest.mark.proves("ST-TCP-11")
+@pytest.mark.parametrize("mode", [PortMode.L1, PortMode.L2])
+def test_a_fin_into_a_closed_window_is_taken(mode: PortMode) -> None:
+    """Some peers let it exceed the window by one, and all their acknowledgements come from beyond it then."""
+    pair = Pair()
+    client = plain(pair, mode=mode, receive_buffer=5000, receive_buffer_maximum=5000)
+    by_hand(pair, client, "A", payload=DATA[:5000])
+    assert client.receiver.window() == 0
+    (answer,) = by_hand(pair, client, "FA")
+    assert answer.ack == client.receiver.rcv_nxt & 0xFFFFFFFF and client.receiver.fin_taken()
+    client.write(b"goes on")
+    pair.flush()
+    by_hand(pair, client, "A")
+    assert client.sender.everything_acknowledged
+    assert read_all(client) == DATA[:5000]
 
 
 @pytest.mark.proves("MUST-66")
