@@ -297,3 +297,28 @@ def test_a_half_closed_connection_and_a_window_that_was_closed() -> None:
             assert program.received == much
 
     asyncio.run(main())
+
+
+@pytest.mark.proves("ST-TCP-11")
+def test_a_kernel_whose_program_does_not_read_is_acknowledged_all_the_while() -> None:
+    async def main() -> None:
+        async with site() as made:
+            program, kernel = await made.opened("node", options())
+            with kernel:
+                connection = program.connection
+                connection.write(DATA * 40)
+                made.driver.kick()
+                async with asyncio.timeout(PATIENCE):
+                    while not (connection.timers.persisting and connection.timers.persist_backoff):
+                        await asyncio.sleep(0.005)
+                before = made.counters()["TCPTimeouts"]
+                loop = asyncio.get_running_loop()
+                await asyncio.wait_for(loop.sock_sendall(kernel, DATA * 4), PATIENCE)
+                async with asyncio.timeout(PATIENCE):
+                    while len(program.received) < len(DATA) * 4:
+                        await asyncio.sleep(0.005)
+                assert connection.timers.persisting, "the window stayed closed"
+                assert made.counters()["TCPTimeouts"] == before
+            assert program.received == DATA * 4
+
+    asyncio.run(main())
