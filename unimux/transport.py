@@ -227,10 +227,13 @@ class SessionTransport(asyncio.Transport):
             protocol.data_received(bytes(piece))  # type: ignore[attr-defined]
 
     def _lose(self, error: Exception | None, told: bool = False) -> None:
-        """Tell the protocol; of an end that it asked for, no error, unless `told` says so."""
+        """Tell the protocol; of an end that it asked for, no error, unless `told` says so.
+
+        What the peer had ended in order is all delivered, whatever came after it.
+        """
         if self._lost:
             return
-        if error is None:
+        if error is None or self._connection.receiver.fin_taken():
             self._deliver_all()
         self._lost = True
         self._connection.owner = None

@@ -57,8 +57,9 @@ class _Call:
         self.gap = FIRST_GAP
         self.scope: asyncio.Timeout | None = None
 
-    def again(self, now: float) -> None:
-        """Its SYN came again: the program still waits."""
+    def again(self, packet: Packet, now: float) -> None:
+        """Its SYN came again, or that of a newer socket at the same port: the program still waits, for an answer to this one."""
+        self.packet = packet
         self.gap = max(FIRST_GAP, now - self.seen)
         self.seen = now
         if self.scope is not None and not self.scope.expired():  # else it comes in the moment in which we give up
@@ -129,7 +130,7 @@ class Calls:
     def _syn(self, key: bytes, packet: Packet, now: float) -> None:
         call = self._calls.get(key)
         if call is not None:
-            call.again(now)
+            call.again(packet, now)
         elif len(self._calls) < LIMIT:
             call = self._calls[key] = _Call(packet, now)
             task = asyncio.get_running_loop().create_task(self._answer(key, call))
@@ -138,7 +139,6 @@ class Calls:
 
     async def _answer(self, key: bytes, call: _Call) -> None:
         """Connect over the node, then let the stack have the SYN; or refuse it."""
-        packet = call.packet
         relay = Relay(on_end=lambda result: self.relays.discard(relay))
         self.relays.add(relay)
         port = int.from_bytes(key[34:36], "big")
@@ -146,19 +146,19 @@ class Calls:
             async with asyncio.timeout(call.patience) as call.scope:
                 await self._node.create_connection(
                     lambda: relay.far,
-                    IPv6Address(packet.dst),
+                    IPv6Address(key[16:32]),
                     port,
                     timeout=CONNECT_TIMEOUT,
                     purpose=self._purpose,
                 )
         except (UnimuxError, OSError) as error:
             relay.abort()
-            self._refuse(packet, error)
+            self._refuse(call.packet, error)
         except BaseException:
             relay.abort()
             raise
         else:
-            self._open(packet, port, relay)
+            self._open(call.packet, port, relay)
         finally:
             del self._calls[key]
 

@@ -42,7 +42,7 @@ class Visits:
         outcome: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
         def told(bits: int) -> None:
-            if not outcome.done():
+            if bits & (Signal.ESTABLISHED | Signal.CLOSED) and not outcome.done():
                 outcome.set_result(bits)
 
         connection.owner = told

@@ -15,11 +15,12 @@ from compat.publisher import Publisher, PublishLimits
 from tapstack.ipv6.packet import Packet
 from tapstack.link.errors import LinkLost
 from tapstack.signals import Signal
-from tapstack.tcp.options import PortMode
+from tapstack.tcp.options import PortMode, SocketOptions
 from tapstack.tcp.states import TcpTrigger
-from tests.unit.compat.test_gateway import Collector, place
+from tests.unit.compat.test_gateway import Collector, address, place
 from tests.unit.unimux.lan import virtual
 from tests.unit.unimux.test_failing_applications import handled
+from unimux.errors import ConnectTimeout
 from unimux.ssa.issue import ServiceAddress
 from unimux.state import StateError
 
@@ -38,7 +39,8 @@ def test_a_syn_that_comes_as_the_patience_ends_is_too_late_and_no_more() -> None
     async def main() -> None:
         loop = asyncio.get_running_loop()
         told = handled()
-        call = calls._Call(Packet(bytes(16), bytes(16), None, memoryview(bytes(60))), loop.time())
+        packet = Packet(bytes(16), bytes(16), None, memoryview(bytes(60)))
+        call = calls._Call(packet, loop.time())
 
         async def answer() -> None:
             async with asyncio.timeout(call.patience) as call.scope:
@@ -46,7 +48,7 @@ def test_a_syn_that_comes_as_the_patience_ends_is_too_late_and_no_more() -> None
 
         answering = asyncio.create_task(answer())
         await asyncio.sleep(0)
-        loop.call_at(loop.time() + call.patience, lambda: call.again(loop.time()))
+        loop.call_at(loop.time() + call.patience, lambda: call.again(packet, loop.time()))
         with pytest.raises(TimeoutError):
             await answering
         assert not told
@@ -126,6 +128,54 @@ def test_a_program_that_calls_again_from_the_same_port_ends_its_earlier_call() -
             await asyncio.sleep(1)
             assert peers[1].data == b"hello"
             mine.transport.abort()
+
+    virtual(main())
+
+
+def test_the_newer_call_of_a_port_is_the_one_that_is_answered() -> None:
+    """The first is given up while the node still connects for it; the second does not have to wait for its own repetition."""
+
+    async def main() -> None:
+        async with place(latency=0.4) as here:
+            peers: list[Collector] = []
+
+            def factory() -> Collector:
+                peers.append(Collector())
+                return peers[-1]
+
+            ssa = await here.peer.listen(factory, mode=PortMode.L2).issue(sessions=2)
+            first = here.connect(str(ssa.address), 80, local_port=4000)
+            await asyncio.sleep(0.3)
+            first.owner = None
+            first.delete(TcpTrigger.DELETE, here.driver.now(), "the socket is closed")
+            begun = here.driver.now()
+            second = here.connect(str(ssa.address), 80, local_port=4000)
+            assert await here.outcome(second) & Signal.ESTABLISHED
+            assert here.driver.now() - begun < 2
+            await asyncio.sleep(2)
+            assert len(peers) == 1
+            here.begin(second).transport.abort()
+
+    virtual(main())
+
+
+def test_a_visitor_is_waited_for_as_long_as_was_said() -> None:
+    """The third loss of its SYN is trouble and no end."""
+
+    async def main() -> None:
+        async with place() as here:
+            listener = here.kernel.tcp.listen(SocketOptions(mode=PortMode.AWARE, backlog=1), here.driver.now(), 8080)
+            listener.arm(here.entry, here.driver.now(), sessions=None)
+            visitors = [address(f"2001:db8:77::{number}") for number in (7, 8)]
+            await here.gateway.visits.connect(Collector, (visitors[0], 4711), 8080, timeout=10)
+            await asyncio.sleep(0.1)  # the program's queue is full
+            begun = here.driver.now()
+            with pytest.raises(ConnectTimeout):
+                await here.gateway.visits.connect(Collector, (visitors[1], 4712), 8080, timeout=10)
+            assert here.driver.now() - begun == pytest.approx(10)
+            listener.accept()
+            await asyncio.sleep(30)
+            assert listener.accept() is None, "nobody is left who would call again"
 
     virtual(main())
 

@@ -428,7 +428,8 @@ def test_a_protocol_that_pauses_gets_no_more_until_it_resumes() -> None:
     virtual(main())
 
 
-def test_a_protocol_that_pauses_has_everything_when_the_connection_is_over() -> None:
+@pytest.mark.parametrize("reset", [False, True], ids=["in order", "reset"])
+def test_a_protocol_that_pauses_has_everything_when_the_connection_is_over(reset: bool) -> None:
     """Nothing can be read from it later; the end of the stream comes before the end of the connection, as ever."""
 
     class Sipping(asyncio.Protocol):
@@ -449,7 +450,7 @@ def test_a_protocol_that_pauses_has_everything_when_the_connection_is_over() -> 
             return True
 
         def connection_lost(self, exc: Exception | None) -> None:
-            self.news.append("lost")
+            self.news.append(f"lost: {type(exc).__name__}")
 
     async def main() -> None:
         async with lan() as net:
@@ -460,9 +461,12 @@ def test_a_protocol_that_pauses_has_everything_when_the_connection_is_over() -> 
             transport, _ = await alice.create_connection(lambda: protocol, ssa.address, None)
             await asyncio.sleep(5)
             assert 0 < protocol.received < 50_000
-            transport.write_eof()
+            if reset:
+                transport.write(b"to a server that has closed")
+            else:
+                transport.write_eof()
             await settle(alice)
             assert protocol.received == 100_000
-            assert protocol.news == ["end of stream", "lost"]
+            assert protocol.news == ["end of stream", "lost: ConnectionResetError" if reset else "lost: NoneType"]
 
     virtual(main())
