@@ -17,7 +17,8 @@ from tapstack.link.errors import LinkLost
 from tapstack.signals import Signal
 from tapstack.tcp.options import PortMode, SocketOptions
 from tapstack.tcp.states import TcpTrigger
-from tests.unit.compat.test_gateway import Collector, address, place
+from tapstack.types import address
+from tests.unit.compat.test_gateway import Collector, place
 from tests.unit.unimux.lan import virtual
 from tests.unit.unimux.test_failing_applications import handled
 from unimux.errors import ConnectTimeout
@@ -154,7 +155,7 @@ def test_the_newer_call_of_a_port_is_the_one_that_is_answered() -> None:
             assert here.driver.now() - begun < 2
             await asyncio.sleep(2)
             assert len(peers) == 1
-            here.begin(second).transport.abort()
+            second.abort(here.driver.now())
 
     virtual(main())
 

@@ -40,6 +40,9 @@ class _Nowhere:
     def emit_run(self, sequence: int, run: list[Frame], size: int) -> None:
         """Nothing leaves."""
 
+    def send_probe(self, now: float) -> None:
+        """None leaves."""
+
     def start_congestion(self) -> None:
         raise AssertionError("the test brings its own")
 
