@@ -122,7 +122,7 @@ class NeighborCache:
     """All neighbours of the interface.
 
     on_unresolved(neighbor, packets, now): resolution failed; the packets that waited, from their IPv6 headers on.
-    on_unreachable(neighbor, now): a neighbour no longer answers; look for another way.
+    on_unreachable(neighbor, now): a neighbour still does not answer, told with each probe of it; look for another way.
     on_router_lost(neighbor, now): a neighbour says that it is no router any more.
     is_first_hop(address): whether a router that routes lead to; that a neighbour calls itself one is not enough.
     """
@@ -338,7 +338,6 @@ class NeighborCache:
             else:
                 self._enter(neighbor, _S.UNREACHABLE)
                 self._probe_unreachable(neighbor, now)
-                self.on_unreachable(neighbor, now)
 
     def _solicit_incomplete(self, neighbor: Neighbor, now: float) -> None:
         neighbor.probes += 1
@@ -351,11 +350,15 @@ class NeighborCache:
         self._timer(neighbor).set(now + self._interface.retrans_timer)
 
     def _probe_unreachable(self, neighbor: Neighbor, now: float) -> None:
-        """One multicast NS; the next use after a wait that grows each time sends another (RFC 7048 §3)."""
+        """One multicast NS; the next use after a wait that grows each time sends another (RFC 7048 §3).
+
+        Each time paths choose anew, so that of routers that are all silent every one is probed (RFC 4861 §6.3.6).
+        """
         neighbor.probes += 1
         self._solicit(neighbor, unicast=False)
         wait = self._interface.retrans_timer * NUD_BACKOFF ** min(neighbor.probes, 8)
         self._timer(neighbor).set(now + min(wait, NUD_MAX_RETRANS))
+        self.on_unreachable(neighbor, now)
 
     def _fail(self, neighbor: Neighbor, now: float) -> None:
         """Nobody answered: the entry goes and those who waited hear of it."""

@@ -19,7 +19,7 @@ from scapy.packet import Packet as ScapyPacket
 from scapy.packet import Raw
 
 from tapstack.events import DropReason
-from tapstack.ipv6.config import HostConfig
+from tapstack.ipv6.config import NUD_MAX_RETRANS, HostConfig
 from tapstack.ipv6.neighbors import NeighborState
 from tapstack.ipv6.packet import NoRouteError
 from tapstack.types import address, address_text
@@ -328,6 +328,27 @@ def test_a_silent_router_is_replaced_by_another(cache: Cache) -> None:
     (moved,) = only([p for _, p in cache.out], lambda p: p[IPv6].nh == EXPERIMENT)
     assert moved[Ether].dst == (second_mac if first_hop == ROUTER else ROUTER_MAC)
     assert path.ready(cache.now) is not None
+
+
+@pytest.mark.proves("ST-IP6-4")
+def test_of_routers_that_are_all_silent_the_one_that_comes_back_is_found(cache: Cache) -> None:
+    """RFC 4861 §6.3.6: all of them are probed, by a path in use as well."""
+    macs = {ROUTER: ROUTER_MAC, "fe80::fd": "02:00:00:00:00:fd"}
+    cache.feed(advertisement(source="fe80::fd", mac=macs["fe80::fd"], prefix=None))
+    path = cache.path(OFF_LINK)
+    ours = address_text(cache.stable.address)
+
+    def use(seconds: int, answering: str = "") -> None:
+        for _ in range(seconds):
+            sent = cache.send(OFF_LINK) + cache.run(1.0)
+            if only(sent, lambda p: ICMPv6ND_NS in p and p[ICMPv6ND_NS].tgt == answering):
+                cache.feed(neighbor_advertisement(answering, macs[answering], dst=ours, src=answering, R=1, S=1))
+
+    use(60)
+    assert {cache.state(router) for router in macs} == {S.UNREACHABLE}
+    (other,) = macs.keys() - {address_text(path.next_hop)}
+    use(2 * int(NUD_MAX_RETRANS), answering=other)
+    assert address_text(path.next_hop) == other
 
 
 def test_a_router_that_becomes_a_host_is_no_default_router(cache: Cache) -> None:
