@@ -122,7 +122,7 @@ class NeighborCache:
     """All neighbours of the interface.
 
     on_unresolved(neighbor, packets, now): resolution failed; the packets that waited, from their IPv6 headers on.
-    on_unreachable(neighbor, now): a neighbour still does not answer, told with each probe of it; look for another way.
+    on_unreachable(neighbor, now): a neighbour does not answer, resolution or one more probe; look for another way.
     on_router_lost(neighbor, now): a neighbour says that it is no router any more.
     is_first_hop(address): whether a router that routes lead to; that a neighbour calls itself one is not enough.
     """
@@ -361,9 +361,10 @@ class NeighborCache:
         self.on_unreachable(neighbor, now)
 
     def _fail(self, neighbor: Neighbor, now: float) -> None:
-        """Nobody answered: the entry goes and those who waited hear of it."""
+        """Nobody answered: the entry goes and those who waited hear of it; the next packet looks for another way."""
         waiting = [packet for _, packet in neighbor.queue or ()]
         self.remove(neighbor.address)
+        self.on_unreachable(neighbor, now)
         for _ in waiting:
             self._interface.counters.drop(DropReason.NEIGHBOR_UNREACHABLE)
         self.on_unresolved(neighbor, waiting, now)

@@ -63,6 +63,20 @@ def test_a_redirect_can_say_that_a_destination_is_on_link(cache: Cache) -> None:
     assert cache.send(OFF_LINK)[0][Ether].dst == PEER_MAC
 
 
+@pytest.mark.proves("ST-IP6-4")
+@pytest.mark.parametrize("target", ["fe80::77", OFF_LINK])
+def test_a_redirect_to_somebody_who_cannot_be_resolved_ends_with_the_attempt(cache: Cache, target: str) -> None:
+    """RFC 4861 §7.3.3: next-hop determination again, which finds the router."""
+    cache.send(OFF_LINK)
+    packet = redirect(OFF_LINK, target, None)
+    packet[IPv6].dst = address_text(cache.stable.address)
+    cache.feed(packet)
+    assert only(cache.send(OFF_LINK), lambda p: p[IPv6].nh == EXPERIMENT) == []
+    cache.run(4.0)
+    assert len(cache.failed) == 1
+    assert cache.send(OFF_LINK)[0][Ether].dst == ROUTER_MAC
+
+
 @pytest.mark.parametrize(
     ("dst", "target", "src", "hop_limit"),
     [
