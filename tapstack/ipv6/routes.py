@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
+from collections.abc import Callable
 from weakref import WeakValueDictionary
 
 from ..types import is_multicast
@@ -104,7 +105,10 @@ class Route:
 
 
 class Routes:
-    """Next hops and paths.  `default_routers` and `more_specific` are kept by `RouterDiscovery`."""
+    """Next hops and paths.  `default_routers` and `more_specific` are kept by `RouterDiscovery`.
+
+    on_link_mtu(): the link's MTU, and perhaps that of every path, is another one.
+    """
 
     def __init__(self, interface: Interface, neighbors: NeighborCache, prefixes: PrefixList) -> None:
         self._interface = interface
@@ -119,6 +123,7 @@ class Routes:
         self._recent: OrderedDict[bytes, Path] = OrderedDict()
         self._turn = 0
         self._far_end = point_to_point()
+        self.on_link_mtu: Callable[[], None] = lambda: None
 
     # -- paths -----------------------------------------------------------------------------------
 
@@ -281,6 +286,7 @@ class Routes:
         self._interface.link_mtu = mtu
         for dst, path in list(self._paths.items()):
             path.mtu = self.mtus.get(dst)
+        self.on_link_mtu()
 
     def set_hop_limit(self, hop_limit: int) -> None:
         """A router names another hop limit."""

@@ -409,6 +409,15 @@ class Connection(Output):
         if sender.snd_up > sender.snd_una or self.ecn.announce:
             sender.segment_limit = mss  # URG and CWR belong to one segment
 
+    def resize(self) -> bool:
+        """The path may take packets of another size: send such, without reducing cwnd; whether they are smaller."""
+        sender = self.sender
+        old = sender.mss
+        self.set_segment_size()
+        if sender.mss != old and sender.started:
+            sender.congestion.mss_changed(sender.mss)
+        return sender.mss < old
+
     def suspect_black_hole(self) -> None:
         """Time-out after time-out: perhaps large packets vanish without a Packet Too Big; send the least that must pass.
 
@@ -417,8 +426,7 @@ class Connection(Output):
         sender = self.sender
         if self.mtu_limit is None and sender.mss > DEFAULT_MSS and sender.in_flight[0].payload_length > DEFAULT_MSS:
             self.mtu_limit = DEFAULT_MSS + IPV6_TCP_HEADERS
-            self.set_segment_size()
-            sender.congestion.mss_changed(sender.mss)
+            self.resize()
 
     def completes(self, segment: Segment) -> bool:
         """Whether `segment` acknowledges our SYN and is the peer's next: it belongs to this handshake whatever its ports."""

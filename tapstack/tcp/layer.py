@@ -355,16 +355,19 @@ class Tcp:
     def _packet_too_big(self, connection: Connection, report: IcmpError, now: float) -> None:
         """RFC 8201 §5.3: send smaller, and again what was lost to size, without reducing cwnd."""
         self.host.accept_path_mtu(report, now)
-        sender = connection.sender
-        old = sender.mss
-        if connection.state not in SYNCHRONIZED:
-            return
-        connection.set_segment_size()
-        if sender.mss >= old:  # asked of the connection: another one to the same destination may have heard first
-            return
-        sender.congestion.mss_changed(sender.mss)
-        sender.mark_all_lost()
-        self.mark_dirty(connection)
+        # Asked of the connection: another one to the same destination may have heard first.
+        if connection.state in SYNCHRONIZED and connection.resize():
+            connection.sender.mark_all_lost()
+            self.mark_dirty(connection)
+
+    def link_mtu_changed(self) -> None:
+        """A router named another link MTU (RFC 4861 §6.3.4): what is sent from now on, repetitions included, fits.
+
+        Nobody says that what is in flight was lost; what was, recovery repeats in segments of the new size.
+        """
+        for pcb in self.demux:
+            if isinstance(pcb, Connection) and pcb.state in SYNCHRONIZED:
+                pcb.resize()
 
     # -- invariants ------------------------------------------------------------------------------
 

@@ -276,6 +276,28 @@ def test_a_forged_packet_too_big_changes_nothing(offset: int, mtu: int) -> None:
         assert pair.a.counters.drops["icmp-error-unmatched"] == 1  # type: ignore[index]
 
 
+@pytest.mark.proves("ST-IP6-8")
+def test_another_link_mtu_changes_the_size_of_segments_repetitions_included() -> None:
+    """RFC 4861 §6.3.4; what is in flight is lost only when recovery finds it to be."""
+    pair = Pair()
+    client, server, path = established(pair)
+    mss = client.sender.mss
+    path.fate = lambda n: None
+    client.write(DATA[:30_000])
+    pair.flush()
+    before = len(pair.packets)
+    client.path.mtu = 1280
+    pair.a.tcp.link_mtu_changed()
+    pair.flush()
+    assert len(pair.packets) == before
+    path.fate = lambda n: 0.0
+    assert collect(pair, server, 30_000, 60) == DATA[:30_000]
+    assert max(len(p) for _, who, p in pair.packets[before:] if who == "a") == 1280
+    client.path.mtu = 1500
+    pair.a.tcp.link_mtu_changed()
+    assert client.sender.mss == mss
+
+
 # -- segments that are cut -----------------------------------------------------------------------------
 
 
