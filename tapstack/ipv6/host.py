@@ -156,15 +156,15 @@ class Host:
         self.routers.stop()
 
     def link_up(self, now: float) -> None:
-        """The link is back, perhaps another one: reserved addresses are not trusted any more, used ones are tested again
-        while their use goes on (RFC 4862 §5.4), groups are reported, routers asked.
+        """The link is back, perhaps another one: reserved addresses are not trusted any more, all others are tested, those
+        in use while it goes on (RFC 4862 §5.4), groups are reported, routers asked.
         """
         self.interface.notice("link", "the carrier is back", now)
         self.dad.reset(now)
         for entry in self.addresses:
             if entry.kind is AddressKind.RESERVED and entry.state in (_S.TENTATIVE, _S.UNCERTAIN):
                 self.addresses.discard(entry, now, "the link came up again")
-            elif entry.state in (_S.PREFERRED, _S.DEPRECATED) and entry.per_address_nd:
+            elif entry.per_address_nd:
                 self.dad.begin(entry, now)
         self.multicast.report_all(now)
         self.routers.restore_static()

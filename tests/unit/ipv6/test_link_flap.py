@@ -6,7 +6,7 @@ import pytest
 from scapy.layers.inet6 import ICMPv6ND_NA, ICMPv6ND_NS, ICMPv6NDOptSrcLLAddr, IPv6
 
 from tapstack.events import LinkNotice
-from tapstack.ipv6.addresses import AddressEntry, AddressKind
+from tapstack.ipv6.addresses import AddressEntry, AddressKind, Trigger
 from tapstack.types import address, address_text
 from tests.unit.ipv6.bench import PREFIX, Bench, neighbor_advertisement, only, probe, solicitation
 
@@ -87,6 +87,37 @@ def test_an_address_that_stays_is_replaced_when_somebody_took_it_meanwhile(bench
     assert stable(bench).address != before[0].address
     assert stable(bench).state == "PREFERRED"
     assert before[0].state == "INVALID"
+
+
+@pytest.mark.proves("ST-IP6-6")
+def test_a_probe_that_was_lost_with_the_carrier_is_sent_again() -> None:
+    bench = Bench(start=False)
+    bench.host.link_down(bench.now)
+    bench.host.start(bench.now)
+    bench.run(0.4)
+    assert [entry.state for entry in bench.host.addresses] == ["TENTATIVE"]
+    (lost,) = probed(bench)
+    bench.out.clear()
+    bench.host.link_up(bench.now)
+    bench.run(0.8)
+    assert probed(bench) == {lost}
+    assert [entry.state for entry in bench.host.addresses] == ["TENTATIVE"]
+    bench.run(5.0)
+    assert bench.link_local == lost
+
+
+@pytest.mark.proves("ST-IP6-6")
+def test_an_optimistic_address_is_tested_on_the_link_that_came_back(bench: Bench) -> None:
+    """RFC 4429 §3.3: it must not become PREFERRED without."""
+    entry = bench.host.addresses.add(address(USED), AddressKind.EPHEMERAL, bench.now, trigger=Trigger.ADD_OPTIMISTIC)
+    bench.run(0.4)
+    bench.host.link_down(bench.now)
+    bench.host.link_up(bench.now)
+    bench.out.clear()
+    bench.run(0.5)
+    assert address_text(entry.address) in probed(bench)
+    bench.feed(neighbor_advertisement(USED, src="fe80::66"))
+    assert entry.state == "DUPLICATED"
 
 
 @pytest.mark.proves("ST-IP6-6")
