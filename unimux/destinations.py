@@ -29,6 +29,7 @@ class Destinations:
         self._pool = pool
         self._now = now
         self._nat64 = nat64
+        host.on_link_down = resolver.cache.clear
 
     async def find(self, name: str, *, timeout: float) -> list[bytes]:
         """See `Node.resolve`."""

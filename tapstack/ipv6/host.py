@@ -62,6 +62,7 @@ class Host:
 
     addresses: the address table.  upper: by next header, who takes packets; errors: by quoted next header, who hears of
     ICMPv6 errors.  secret: from which the stable addresses are derived (RFC 7217).
+    on_link_down(): what others learnt on the link is to be forgotten as well.
     """
 
     def __init__(
@@ -90,6 +91,7 @@ class Host:
         self._undeliverable: deque[tuple[bytes, int]] = deque(maxlen=UNDELIVERABLE_REMEMBERED)
         self._report = timers.timer(self._report_undeliverable)
         self._boot = timers.timer(self._form_link_local)
+        self.on_link_down: Callable[[], None] = lambda: None
 
         self.neighbors = NeighborCache(self.interface)
         self.prefix_list = PrefixList(self.interface)
@@ -154,6 +156,8 @@ class Host:
         self.routes.clear()
         self.reassembler.clear()
         self.routers.stop()
+        self.prefix_list.doubt()
+        self.on_link_down()
 
     def link_up(self, now: float) -> None:
         """The link is back, perhaps another one: reserved addresses are not trusted any more, all others are tested, those

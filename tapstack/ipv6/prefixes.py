@@ -9,6 +9,9 @@ A Prefix Information option says two independent things, each with a lifetime of
 Autoconfigured addresses have no lifetimes of their own: they are deprecated and expire with their prefix, so an
 advertisement costs the same whatever the number of addresses.
 
+When the link was away its prefixes, and the connections on them, live on: the link that came back may be the same.  The
+first advertisement of a prefix for addresses tells: what is not advertised any more is then deprecated, and not on-link.
+
 A *dedicated* prefix is routed to this node and does not come from advertisements: its addresses need neither DAD nor
 groups.
 """
@@ -16,7 +19,7 @@ groups.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from ..types import address_text, is_link_local, is_multicast
 from ..wire import nd
@@ -96,6 +99,8 @@ class PrefixList:
     def __init__(self, interface: Interface) -> None:
         self._interface = interface
         self._table: dict[tuple[bytes, int], Prefix] = {}
+        self._doubted: set[Prefix] = set()
+        """What was known before the link was away and has not been advertised since."""
         self._timer = interface.timers.timer(self._age)
         self.on_autonomous: Callable[[Prefix, float], None] = lambda prefix, now: None
         self.on_deprecated: Callable[[Prefix, float], None] = lambda prefix, now: None
@@ -154,31 +159,55 @@ class PrefixList:
 
     # -- learnt ------------------------------------------------------------------------------------
 
-    def advertised(self, option: nd.PrefixInformation, now: float) -> None:
-        """A router speaks of a prefix; what makes no sense is ignored (RFC 4862 §5.5.3 (b), (c))."""
+    def doubt(self) -> None:
+        """The link went away: nobody knows which prefixes the next one has."""
+        self._doubted = set(self._table.values())
+
+    def advertised(self, options: Iterable[nd.PrefixInformation], now: float) -> None:
+        """A router speaks of prefixes, in one advertisement."""
+        told = [prefix for option in options if (prefix := self._take(option, now)) is not None]
+        self._doubted.difference_update(told)
+        if self._doubted and any(prefix.autonomous and prefix.preferred_until > now for prefix in told):
+            self._supersede(now)
+        self._age(now)
+
+    def _supersede(self, now: float) -> None:
+        """Other prefixes than before are in use on this link.
+
+        Valid lifetimes go on: a second router of the old link may be late, and then its prefixes are preferred again.
+        """
+        for prefix in self._doubted:
+            if not prefix.on_link_by_hand:
+                prefix.on_link_until = min(prefix.on_link_until, now)
+            if not (prefix.dedicated or prefix.autonomous_by_hand):
+                prefix.preferred_until = min(prefix.preferred_until, now)
+        self._doubted.clear()
+
+    def _take(self, option: nd.PrefixInformation, now: float) -> Prefix | None:
+        """What an option says of its prefix; one that makes no sense is ignored (RFC 4862 §5.5.3 (b), (c))."""
         if (
             is_link_local(option.prefix)
             or is_multicast(option.prefix)
             or option.preferred_lifetime > option.valid_lifetime
         ):
-            return
+            return None
         if option.prefix[:8] == _LOOPBACK_OR_UNSPECIFIED:
-            return
+            return None
         autonomous = option.autonomous and option.prefix_length == AUTONOMOUS_LENGTH
         if not autonomous and not option.on_link:
-            return
+            return None
         key = option.prefix, option.prefix_length
         prefix = self._table.get(key)
         if prefix is None:
             learnt = sum(not entry.dedicated for entry in self._table.values())
             if not option.valid_lifetime or learnt >= self._interface.config.prefixes:
-                return
+                return None
             prefix = self._table[key] = Prefix(*key)
         if option.on_link and not prefix.on_link_by_hand:
             self._set_on_link(prefix, lifetime_end(option.valid_lifetime, now), now)
         if autonomous and not prefix.dedicated and not prefix.autonomous_by_hand:
             self._set_autonomous(prefix, option, now)
-        self._age(now)
+        return prefix
 
     def _set_on_link(self, prefix: Prefix, until: float, now: float) -> None:
         prefix.on_link_until = until

@@ -65,9 +65,11 @@ class RouterDiscovery:
             self._solicitation.set(now + self._interface.random.uniform(0.0, MAX_RTR_SOLICITATION_DELAY))
 
     def stop(self) -> None:
-        """No more solicitations, and nothing ages."""
+        """No more solicitations, and the servers that routers named are forgotten: their time would not end any more."""
         self._solicitation.cancel()
         self._aging.cancel()
+        self.rdnss.clear()
+        self.pref64.clear()
 
     def _solicit(self, now: float) -> None:
         interface = self._interface
@@ -98,8 +100,7 @@ class RouterDiscovery:
             if known is not None:
                 known.is_router = True
         changed = self._take_router(src, message, now)
-        for option in nd.find_all(message.options, nd.PrefixInformation):
-            self._prefixes.advertised(option, now)
+        self._prefixes.advertised(nd.find_all(message.options, nd.PrefixInformation), now)
         for route in nd.find_all(message.options, nd.RouteInformation):
             changed |= self._take_route(src, route, now)
         self._take_servers(message, now)

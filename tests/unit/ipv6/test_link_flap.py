@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import pytest
-from scapy.layers.inet6 import ICMPv6ND_NA, ICMPv6ND_NS, ICMPv6NDOptSrcLLAddr, IPv6
+from scapy.layers.inet6 import ICMPv6ND_NA, ICMPv6ND_NS, ICMPv6NDOptPrefixInfo, ICMPv6NDOptSrcLLAddr, IPv6
+from scapy.packet import Raw
 
 from tapstack.events import LinkNotice
 from tapstack.ipv6.addresses import AddressEntry, AddressKind, Trigger
 from tapstack.types import address, address_text
-from tests.unit.ipv6.bench import PREFIX, Bench, neighbor_advertisement, only, probe, solicitation
+from tapstack.wire.nd import Pref64
+from tests.unit.ipv6.bench import (
+    PREFIX,
+    ROUTER,
+    Bench,
+    advertisement,
+    neighbor_advertisement,
+    only,
+    probe,
+    solicitation,
+)
 
 USED = PREFIX + "1:2:3:4"
+OTHER = "2001:db8:2::"
+NEIGHBOR = PREFIX + "77"
 
 
 @pytest.fixture
@@ -130,3 +143,72 @@ def test_a_probe_that_the_link_brings_back_is_no_conflict_here_either(bench: Ben
     bench.run(20.0)
     assert entry.state == "PREFERRED"
     assert notices(bench, USED) == ["a probe for it was looped back by the link"]
+
+
+# -- what routers said ---------------------------------------------------------------------------------
+
+
+def prefix_information(prefix: str) -> ICMPv6NDOptPrefixInfo:
+    return ICMPv6NDOptPrefixInfo(prefix=prefix, prefixlen=64, L=1, A=1, validlifetime=86400, preferredlifetime=14400)
+
+
+def preferred(bench: Bench) -> list[str]:
+    return [address_text(prefix.prefix) for prefix in bench.host.prefixes if prefix.preferred]
+
+
+@pytest.mark.proves("ST-IP6-6")
+def test_the_servers_of_a_link_that_went_away_are_forgotten(bench: Bench) -> None:
+    """RFC 8106 §5.1: none is used after its lifetime, which nobody on the next link would renew."""
+    nat64 = Raw(Pref64(address("2001:db8:64::"), 96, 600).pack())
+    bench.feed(advertisement(nat64, rdnss=("2001:db8::53",)))
+    assert len(bench.host.rdnss) == len(bench.host.routers.pref64) == 1
+    flap(bench)
+    assert len(bench.host.rdnss) == len(bench.host.routers.pref64) == 0
+    bench.feed(advertisement(prefix=OTHER, rdnss=("2001:db8:2::53",)))
+    assert bench.host.rdnss == [address("2001:db8:2::53")]
+
+
+@pytest.mark.proves("ST-IP6-6", "UM-ADDR-11")
+def test_the_prefixes_of_another_link_take_the_place_of_the_old_ones(bench: Bench) -> None:
+    entry, kept = bench.ephemeral(USED), stable(bench)
+    flap(bench)
+    bench.feed(advertisement(prefix=OTHER))
+    bench.run(5.0)
+    assert preferred(bench) == [OTHER]
+    assert entry.state == kept.state == "DEPRECATED"
+    assert entry.users
+    assert bench.host.routes.next_hop(address(NEIGHBOR), bench.now) == address(ROUTER)
+    source = bench.host.source_for(address(NEIGHBOR))
+    assert source is not None
+    assert source.startswith(address(OTHER)[:8])
+    # Its router was late, no more.
+    bench.feed(advertisement())
+    assert preferred(bench) == [PREFIX, OTHER]
+    assert entry.state == kept.state == "PREFERRED"
+    assert bench.host.routes.next_hop(address(NEIGHBOR), bench.now) == address(NEIGHBOR)
+
+
+@pytest.mark.proves("ST-IP6-6", "UM-ADDR-11")
+@pytest.mark.parametrize("answered", [True, False])
+def test_the_prefixes_of_a_link_that_is_the_same_go_on(bench: Bench, answered: bool) -> None:
+    """Whether its router says so, of both in one advertisement, or has not been heard yet."""
+    both = advertisement(prefix_information(OTHER))
+    bench.feed(both)
+    entry = bench.ephemeral(USED)
+    flap(bench)
+    if answered:
+        bench.feed(both)
+    bench.run(5.0)
+    assert preferred(bench) == [PREFIX, OTHER]
+    assert bench.moves(USED)[-1] == ("UNCERTAIN", "PREFERRED")
+    assert bench.host.prefix_list.on_link(address(NEIGHBOR))
+    assert entry.users
+
+
+def test_a_prefix_set_by_hand_needs_no_router_to_go_on(bench: Bench) -> None:
+    bench.host.prefix_list.add_static(address("2001:db8:3::"), 64, autonomous=True, now=bench.now)
+    bench.host.prefix_list.add_dedicated(address("2001:db8:4::"), 64)
+    flap(bench)
+    bench.feed(advertisement(prefix=OTHER))
+    assert preferred(bench) == ["2001:db8:3::", "2001:db8:4::", OTHER]
+    assert bench.host.prefix_list.on_link(address("2001:db8:3::1"))

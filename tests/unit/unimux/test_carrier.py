@@ -12,6 +12,7 @@ from tapstack.link.counters import LinkDrop
 from tapstack.link.memory import MemoryLink
 from tests.unit.unimux.lan import lan, virtual
 from unimux.aio import open_connection, start_server
+from unimux.lookup import Outcome
 from unimux.node import Node
 
 
@@ -55,5 +56,18 @@ def test_connections_outlive_it_and_what_was_reserved_does_not(away: float) -> N
             assert alice.pool.status(alice.now()).held_back_for == 0
             alice.pool.check()
             writer.close()
+
+    virtual(main())
+
+
+@pytest.mark.proves("ST-IP6-6")
+def test_what_name_servers_said_on_it_is_forgotten() -> None:
+    async def main() -> None:
+        async with lan() as net:
+            node = await net.node()
+            node.resolver.cache.put("www.example.", Outcome((bytes(16),), ttl=3600), node.now())
+            assert isinstance(node.link, MemoryLink)
+            node.link.plug(False)
+            assert len(node.resolver.cache) == 0
 
     virtual(main())
