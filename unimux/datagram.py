@@ -53,7 +53,7 @@ class EphemeralFlow:
     receive: called with each datagram that comes back.  failed: told why datagrams could not be sent or did not arrive: a
     `UnimuxError` where there was no address, an OSError for an ICMPv6 error; the flow goes on.
     session: flows and connections of equal sessions share one address (UM-DAS-4).  idle: seconds, see the module.
-    purpose: what its address is for, for the journal and for agents.
+    patience: seconds that an address is waited for.  purpose: what it is for, for the journal and for agents.
     dropped: datagrams that could not be sent.
     Raises ValueError where `remote` is no unicast address, OverflowError where `port` is no port.
     """
@@ -67,6 +67,7 @@ class EphemeralFlow:
         *,
         session: StickySession | None = None,
         idle: float = IDLE,
+        patience: float = DRAW_TIMEOUT,
         failed: Failed = lambda error: None,
         purpose: Purpose = UNNAMED,
     ) -> None:
@@ -82,6 +83,7 @@ class EphemeralFlow:
         self._failed = failed
         self._session = session
         self._idle = idle
+        self._patience = patience
         self._purpose = purpose
         self._flow: UdpFlow | None = None
         self._waiting: deque[bytes] = deque()
@@ -110,6 +112,11 @@ class EphemeralFlow:
             self._waiting.append(bytes(data))
             if self._drawing is None:
                 self._drawing = asyncio.get_running_loop().create_task(self._draw())
+
+    async def drawn(self) -> None:
+        """Wait until what was sent has an address, or `failed` was told why there is none."""
+        if self._drawing is not None:
+            await asyncio.wait({self._drawing})
 
     def close(self) -> None:
         """End the flow and give its address back; harmless when called again."""
@@ -141,12 +148,12 @@ class EphemeralFlow:
             self._send(flow, self._waiting.popleft())
 
     async def _address(self) -> AddressEntry:
-        node = self._node
+        node, timeout = self._node, self._patience
         if self._session is not None:
-            return await node.sticky.address(self._session, self.remote, timeout=DRAW_TIMEOUT, purpose=self._purpose)
+            return await node.sticky.address(self._session, self.remote, timeout=timeout, purpose=self._purpose)
         cause = f"UDP flow to {address_text(self.remote)}"
         return await node.take_address(
-            AddressKind.EPHEMERAL, self.remote, timeout=DRAW_TIMEOUT, cause=cause, purpose=self._purpose
+            AddressKind.EPHEMERAL, self.remote, timeout=timeout, cause=cause, purpose=self._purpose
         )
 
     def _open(self, entry: AddressEntry) -> UdpFlow:
@@ -224,12 +231,21 @@ class Datagrams:
         *,
         session: StickySession | None = None,
         idle: float = IDLE,
+        patience: float = DRAW_TIMEOUT,
         failed: Failed = lambda error: None,
         purpose: Purpose = UNNAMED,
     ) -> EphemeralFlow:
         """A flow to an address (16 bytes) and port; see `EphemeralFlow`.  It costs nothing until it sends."""
         return EphemeralFlow(
-            self._node, remote, port, receive, session=session, idle=idle, failed=failed, purpose=purpose
+            self._node,
+            remote,
+            port,
+            receive,
+            session=session,
+            idle=idle,
+            patience=patience,
+            failed=failed,
+            purpose=purpose,
         )
 
     async def open_flow(
@@ -247,11 +263,21 @@ class Datagrams:
         return self.flow(remote, port, receive, session=session, purpose=purpose)
 
     async def exchange(
-        self, server: bytes, payload: bytes, timeout: float, *, port: int = DNS_PORT, purpose: Purpose = UNNAMED
+        self,
+        server: bytes,
+        payload: bytes,
+        timeout: float,
+        *,
+        port: int = DNS_PORT,
+        patience: float | None = None,
+        asked: Callable[[], None] = lambda: None,
+        purpose: Purpose = UNNAMED,
     ) -> bytes:
         """Ask `server` (16 bytes) from an address and port of this question's own; the first datagram that comes back.
 
-        Raises TimeoutError after `timeout` seconds, an OSError where an ICMPv6 error says that nobody listens or nobody is
+        patience: seconds that the address is waited for, by default as many as the answer.  asked: called when the question
+        has its address and leaves.
+        Raises TimeoutError `timeout` seconds after that, an OSError where an ICMPv6 error says that nobody listens or nobody is
         there, and what the node's policy raises where there is no address.
         """
         answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
@@ -267,10 +293,14 @@ class Datagrams:
             if not answer.done():
                 answer.set_exception(error)
 
-        flow = self.flow(server, port, received, failed=failed, purpose=purpose)
+        patience = timeout if patience is None else patience
+        flow = self.flow(server, port, received, patience=patience, failed=failed, purpose=purpose)
         try:
+            flow.send(payload)
+            await flow.drawn()
+            if not answer.done():  # else there is no address
+                asked()
             async with asyncio.timeout(timeout):
-                flow.send(payload)
                 return await answer
         finally:
             flow.close()

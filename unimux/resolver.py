@@ -18,7 +18,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from random import Random, SystemRandom
 from socket import AF_INET6, inet_pton
-from typing import Protocol
+from typing import Any, Protocol
 
 import dns.name
 
@@ -35,10 +35,21 @@ _RESOLVING = Purpose(front_end="resolver")
 class DatagramExchange(Protocol):
     """Asks one question over UDP, each time from a fresh address and port."""
 
-    async def exchange(self, server: bytes, payload: bytes, timeout: float, *, purpose: Purpose) -> bytes:
+    async def exchange(
+        self,
+        server: bytes,
+        payload: bytes,
+        timeout: float,
+        *,
+        patience: float,
+        asked: Callable[[], None],
+        purpose: Purpose,
+    ) -> bytes:
         """Send `payload` to port 53 of `server` (16 bytes); the first datagram that comes back from there.
 
-        Raises TimeoutError after `timeout` seconds, an OSError where the server cannot be reached.
+        patience: seconds that the address to ask from is waited for.  asked: called when it is there.
+        Raises TimeoutError `timeout` seconds after that, an OSError where the server cannot be reached, and what the node says
+        where it has no address.
         """
 
 
@@ -104,15 +115,26 @@ class Cache:
 
 
 class _Flight:
-    """One lookup under way and those who wait for it."""
+    """One lookup under way and those who wait for it.
 
-    __slots__ = ("spent", "task", "waiters")
+    until: how long an address to ask from is waited for, a time of the loop's clock.
+    """
 
-    def __init__(self, task: asyncio.Task[Outcome]) -> None:
-        self.task = task
+    __slots__ = ("asked", "spent", "task", "until", "waiters")
+
+    def __init__(self, until: float) -> None:
+        self.task: asyncio.Task[Outcome]
+        self.until = until
         self.waiters = 0
+        self.asked: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Done when the first question has an address to leave from."""
         self.spent = False
         """Whether an answer of TTL 0 has been used."""
+
+    def leave(self) -> None:
+        """A question leaves."""
+        if not self.asked.done():
+            self.asked.set_result(None)
 
 
 class Resolver:
@@ -138,6 +160,7 @@ class Resolver:
         self._hosts = {_key(name): list(addresses) for name, addresses in (hosts or {}).items()}
         self._random = random or SystemRandom()
         self._flights: dict[str, _Flight] = {}
+        self._tasks: set[asyncio.Task[Outcome]] = set()
         self.cache = Cache()
         self.counters = LookupCounters()
 
@@ -155,76 +178,103 @@ class Resolver:
             name = host_name(host)
         except NotAName as error:
             raise NameNotResolved(host, str(error)) from None
-        try:
-            async with asyncio.timeout(timeout):
-                outcome = await self._known(name)
-        except TimeoutError as error:
-            if isinstance(error, UnimuxError):
-                raise
+        outcome = await self._known(name, asyncio.get_running_loop().time() + timeout)
+        if outcome is None:
             remedy = "check that the node can reach its name server"
-            raise NameNotResolved(host, f"no answer within {timeout:g} s", remedy) from None
+            raise NameNotResolved(host, f"no answer within {timeout:g} s", remedy)
         if not outcome.addresses:
             raise outcome.error(host)
         return list(outcome.addresses)
 
     def cancel(self) -> list[asyncio.Task[Outcome]]:
         """Give up what is under way; the tasks that end so."""
-        tasks = [flight.task for flight in self._flights.values()]
-        for task in tasks:
+        for task in self._tasks:
             task.cancel()
-        return tasks
+        return list(self._tasks)
 
     async def close(self) -> None:
         """Give up what is under way, and wait until it is."""
         await asyncio.gather(*self.cancel(), return_exceptions=True)
 
-    async def _known(self, name: dns.name.Name) -> Outcome:
-        """From the cache, else from a lookup that all who ask at this time share."""
-        key = name.to_text()
-        loop = asyncio.get_running_loop()
-        cached = self.cache.get(key, loop.time())
+    async def _known(self, name: dns.name.Name, deadline: float) -> Outcome | None:
+        """From the cache, else from a lookup that all who ask at this time share; None where there is no answer by `deadline`."""
+        cached = self.cache.get(name.to_text(), asyncio.get_running_loop().time())
         if cached is not None:
             return cached
-        flight = self._flights.get(key)
-        if flight is None:
-            flight = self._flights[key] = _Flight(loop.create_task(self._look_up(name)))
-            flight.task.add_done_callback(lambda task: self._landed(key, task))
+        flight = self._shared(name, deadline)
+        while True:
+            try:
+                outcome = await self._await(flight, name, deadline)
+            except UnimuxError:  # no address to ask from, in the time of who began this
+                if flight.until >= deadline:
+                    raise
+                flight = self._shared(name, deadline)
+                continue
+            if outcome is None or outcome.ttl > 0 or not outcome.addresses:
+                return outcome
+            if not flight.spent:
+                flight.spent = True
+                return outcome
+            flight = self._begin(name, deadline)
+
+    def _shared(self, name: dns.name.Name, deadline: float) -> _Flight:
+        """The lookup under way, or a new one: who has less time than an address may take hears in time that there is none."""
+        flight = self._flights.get(name.to_text())
+        if flight is None or (deadline < flight.until and not flight.asked.done()):
+            return self._begin(name, deadline)
+        return flight
+
+    def _begin(self, name: dns.name.Name, until: float) -> _Flight:
+        flight = self._flights[name.to_text()] = _Flight(until)
+        flight.task = asyncio.get_running_loop().create_task(self._look_up(name, flight))
+        flight.task.add_done_callback(lambda task: self._landed(name.to_text(), flight))
+        self._tasks.add(flight.task)
+        return flight
+
+    async def _await(self, flight: _Flight, name: dns.name.Name, deadline: float) -> Outcome | None:
+        """What a lookup brings; None where it is under way still at `deadline`."""
         flight.waiters += 1
         try:
-            outcome = await asyncio.shield(flight.task)
-        except asyncio.CancelledError:
-            if flight.task.cancelled():  # by `close`, not by who waits here
-                raise NameNotResolved(name.to_text(True), "the node has stopped", "start it again") from None
+            await asyncio.wait({flight.task}, timeout=deadline - asyncio.get_running_loop().time())
+            if flight.until <= deadline:  # the address has been waited for as long: what is missing is told now
+                news: set[asyncio.Future[Any]] = {flight.task, flight.asked}
+                await asyncio.wait(news, return_when=asyncio.FIRST_COMPLETED)
+        finally:
             flight.waiters -= 1
-            if not flight.waiters:
+            if not flight.waiters and not flight.task.done():
                 flight.task.cancel()
-                self._forget(key, flight.task)
-            raise
-        if outcome.ttl > 0 or not outcome.addresses:
-            return outcome
-        if flight.spent:
-            return await self._look_up(name)
-        flight.spent = True
-        return outcome
+                self._forget(name.to_text(), flight)
+        if flight.task.cancelled():  # by `close`
+            raise NameNotResolved(name.to_text(True), "the node has stopped", "start it again")
+        return flight.task.result() if flight.task.done() else None
 
-    def _landed(self, key: str, task: asyncio.Task[Outcome]) -> None:
-        self._forget(key, task)
+    def _landed(self, key: str, flight: _Flight) -> None:
+        task = flight.task
+        self._tasks.discard(task)
+        self._forget(key, flight)
         if not task.cancelled() and task.exception() is None:
             self.cache.put(key, task.result(), asyncio.get_running_loop().time())
 
-    def _forget(self, key: str, task: asyncio.Task[Outcome]) -> None:
-        flight = self._flights.get(key)
-        if flight is not None and flight.task is task:
+    def _forget(self, key: str, flight: _Flight) -> None:
+        if self._flights.get(key) is flight:
             del self._flights[key]
 
-    async def _look_up(self, name: dns.name.Name) -> Outcome:
+    async def _look_up(self, name: dns.name.Name, flight: _Flight) -> Outcome:
         lookup = Lookup(name, self._servers(), self._random, counters=self.counters)
         while isinstance(step := lookup.step(), Ask):
             try:
                 if step.stream:
                     wire = await ask_over_stream(self._streams, step.server, step.payload, step.timeout, _RESOLVING)
                 else:
-                    wire = await self._exchange.exchange(step.server, step.payload, step.timeout, purpose=_RESOLVING)
+                    patience = flight.until - asyncio.get_running_loop().time()
+                    wire = await self._exchange.exchange(
+                        step.server,
+                        step.payload,
+                        step.timeout,
+                        patience=patience,
+                        asked=flight.leave,
+                        purpose=_RESOLVING,
+                    )
             except ConnectError:
                 lookup.failed()
             except UnimuxError:

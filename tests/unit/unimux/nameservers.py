@@ -13,6 +13,7 @@ import dns.message
 import dns.rcode
 import dns.rrset
 
+from unimux.errors import PoolExhausted
 from unimux.purpose import Purpose
 from unimux.resolver import Resolver
 
@@ -68,10 +69,27 @@ class Servers:
     def __init__(self, reply: Reply, *, delay: float = 0.01) -> None:
         self.reply = reply
         self.delay = delay
+        self.empty = False
+        """whether there is no address to ask from"""
         self.asked: list[tuple[bytes, dns.message.Message, str]] = []
 
-    async def exchange(self, server: bytes, payload: bytes, timeout: float, *, purpose: Purpose) -> bytes:
+    async def exchange(
+        self,
+        server: bytes,
+        payload: bytes,
+        timeout: float,
+        *,
+        patience: float,
+        asked: Callable[[], None],
+        purpose: Purpose,
+    ) -> bytes:
         assert purpose.front_end == "resolver"
+        until = asyncio.get_running_loop().time() + patience
+        while self.empty:
+            if asyncio.get_running_loop().time() >= until:
+                raise PoolExhausted(patience)
+            await asyncio.sleep(min(0.5, until - asyncio.get_running_loop().time()))
+        asked()
         got = self._answer(server, payload, "udp")
         if got is None:
             await asyncio.sleep(timeout)

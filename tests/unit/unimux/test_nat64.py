@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from ipaddress import IPv4Address, IPv6Address, IPv6Network
 from typing import Any
 
@@ -17,7 +18,6 @@ from tapstack.types import address_text
 from tests.unit.unimux.lan import lan, virtual
 from unimux import errors, nat64
 from unimux.node import Node
-from unimux.purpose import Purpose
 
 
 @given(st.ip_addresses(v=4), st.ip_addresses(v=6), st.sampled_from(nat64.LENGTHS))
@@ -75,7 +75,10 @@ def test_without_a_gateway_and_behind_the_well_known_prefix() -> None:
 
 def test_looking_for_a_gateway_takes_no_time_of_its_own() -> None:
     class Exchange:
-        async def exchange(self, server: bytes, payload: bytes, timeout: float, *, purpose: Purpose) -> bytes:
+        async def exchange(
+            self, server: bytes, payload: bytes, timeout: float, *, asked: Callable[[], None], **_: object
+        ) -> bytes:
+            asked()
             query = dns.message.from_wire(payload)
             (question,) = query.question
             if question.name.to_text() == "ipv4only.arpa.":
@@ -103,7 +106,10 @@ def test_a_name_with_ipv4_only_is_reached_behind_the_gateway() -> None:
     """No DNS64 is needed: the name server knows an A record, the prefix is configured or found (RFC 7050)."""
 
     class Exchange:
-        async def exchange(self, server: bytes, payload: bytes, timeout: float, *, purpose: Purpose) -> bytes:
+        async def exchange(
+            self, server: bytes, payload: bytes, timeout: float, *, asked: Callable[[], None], **_: object
+        ) -> bytes:
+            asked()
             query = dns.message.from_wire(payload)
             response = dns.message.make_response(query)
             (question,) = query.question

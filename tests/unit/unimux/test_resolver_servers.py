@@ -11,10 +11,13 @@ import dns.rrset
 import pytest
 
 from tapstack.clock import run_virtual
-from tests.unit.unimux.lan import virtual_test
+from tapstack.ipv6.addresses import AddressKind
+from tests.unit.unimux.lan import lan, virtual_test
 from tests.unit.unimux.nameservers import S1, S2, WWW, make, packed, respond, zone
 from unimux.das import AddressNotSet
 from unimux.errors import ConnectRefused, NameNotResolved, NodeStopped, PoolExhausted
+from unimux.poolstate import NoPrefix, PoolConfig
+from unimux.sticky import Hold
 
 
 @virtual_test
@@ -157,6 +160,47 @@ def test_a_lack_of_addresses_to_ask_from_is_reported_as_that(error: Exception) -
         assert len(servers.asked) == 1
 
     run_virtual(main())
+
+
+@pytest.mark.proves("UM-POOL-3", "UM-POOL-5")
+@pytest.mark.parametrize("missing", [PoolExhausted, NoPrefix])
+@pytest.mark.parametrize("host", ["2001:db8:1::80", "www.example"])
+def test_an_empty_pool_is_waited_for_and_told_by_name_as_by_address(host: str, missing: type[Exception]) -> None:
+    async def main() -> None:
+        async with lan() as net:
+            node = await net.node(name_servers=["2001:db8:1::53"], pool=PoolConfig(low=0, high=1, limit=1))
+            if missing is PoolExhausted:
+                entry = await node.take_address(AddressKind.EPHEMERAL, None, timeout=10)
+                node.stack.host.addresses.acquire(entry, Hold(entry))
+            else:
+                prefixes = node.stack.host.prefix_list
+                prefixes.remove(next(iter(prefixes)), node.now())
+            began = node.now()
+            with pytest.raises(missing, match="30 s"):
+                await node.connect(host, 80, timeout=30)
+            assert node.now() - began == pytest.approx(30)
+            assert node.pool.waiting == 0
+
+    run_virtual(main())
+
+
+@virtual_test
+async def test_each_waits_for_an_address_to_ask_from_as_long_as_it_has_time() -> None:
+    async def ask(after: float, timeout: float) -> float:
+        await asyncio.sleep(after)
+        with pytest.raises(PoolExhausted):
+            await resolver.resolve("www.example", timeout=timeout)
+        return asyncio.get_running_loop().time()
+
+    resolver, servers = make(zone(WWW))
+    servers.empty = True
+    ends = await asyncio.gather(ask(0, 10), ask(1, 3), ask(2, 8), ask(3, 27), ask(4, 8))
+    assert list(ends) == [10, 4, 10, 30, 12]
+    assert servers.asked == []
+    late = asyncio.ensure_future(resolver.resolve("www.example", timeout=5))
+    await asyncio.sleep(4)
+    servers.empty = False
+    assert packed("2001:db8::1") in await late, "an address that comes is used"
 
 
 @virtual_test
