@@ -25,6 +25,7 @@ from tapstack.signals import Signal
 from tapstack.tcp.errors import from_icmp
 from tapstack.types import UNSPECIFIED, Buffer, address_text, check_port, is_multicast
 from tapstack.udp.flow import FlowClosed, UdpFlow
+from tapstack.udp.idle import IdleTimer
 
 from .dnsstream import DNS_PORT
 from .errors import UnimuxError
@@ -88,7 +89,7 @@ class EphemeralFlow:
         self._flow: UdpFlow | None = None
         self._waiting: deque[bytes] = deque()
         self._drawing: asyncio.Task[None] | None = None
-        self._timer = node.stack.timers.timer(self._perhaps_idle)
+        self._timer: IdleTimer | None = None
 
     @property
     def peer(self) -> tuple[str, int]:
@@ -143,7 +144,7 @@ class EphemeralFlow:
         self._drawing = None
         self._flow = flow
         flow.owner = self._on_signals
-        self._timer.set(self._node.now() + self._idle)
+        self._timer = IdleTimer(self._node.stack.timers, flow, self._idle, lambda now: self._end("idle"))
         while self._waiting and self._flow is flow:
             self._send(flow, self._waiting.popleft())
 
@@ -187,20 +188,12 @@ class EphemeralFlow:
         for failure in flow.take_errors():
             self._failed(from_icmp(failure.type, failure.code))
         if bits & Signal.CLOSED and self._flow is flow:
-            self._flow = None  # its address is gone; the next datagram draws another one
-            self._timer.cancel()
-
-    def _perhaps_idle(self, now: float) -> None:
-        flow = self._flow
-        if flow is None:
-            return
-        if now - flow.last_used < self._idle:
-            self._timer.set(flow.last_used + self._idle)
-        else:
-            self._end("idle")
+            self._end("its address is gone")  # the next datagram draws another one
 
     def _end(self, cause: str) -> None:
-        self._timer.cancel()
+        if self._timer is not None:
+            self._timer.retire()
+            self._timer = None
         flow, self._flow = self._flow, None
         if flow is not None:
             flow.owner = None

@@ -15,6 +15,7 @@ from tapstack.ipv6.packet import Packet
 from tapstack.stack import Stack
 from tapstack.tcp.errors import from_icmp
 from tapstack.udp.flow import FlowClosed, UdpFlow
+from tapstack.udp.idle import IdleTimer
 from tapstack.wire import icmpv6, ipv6, udp
 from unimux.datagram import IDLE, EphemeralFlow
 from unimux.node import Node
@@ -79,8 +80,7 @@ class _Flow:
             key[16:32], port, self._back, failed=self._failed, purpose=carrier._purpose
         )
         inside.owner = self._on_signals
-        self._timer = carrier._stack.timers.timer(self._perhaps_idle)
-        self._timer.set(inside.last_used + IDLE)
+        self._timer = IdleTimer(carrier._stack.timers, inside, IDLE, lambda now: self.close())
 
     def _on_signals(self, bits: int) -> None:
         while (datagram := self._inside.receive()) is not None:
@@ -113,17 +113,11 @@ class _Flow:
         self._carrier._stack.host.send(dst, src, ipv6.ICMPV6, [message], now)
         self._carrier._driver.kick()
 
-    def _perhaps_idle(self, now: float) -> None:
-        if now - self._inside.last_used < IDLE:
-            self._timer.set(self._inside.last_used + IDLE)
-        else:
-            self.close()
-
     def close(self) -> None:
         """End both sides; harmless when called again."""
         if self._carrier._flows.pop(self._key, None) is None:
             return
-        self._timer.cancel()
+        self._timer.retire()
         self._outside.close()
         self._inside.owner = None
         self._inside.close(self._carrier._driver.now())

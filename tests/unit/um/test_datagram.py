@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
@@ -163,6 +165,23 @@ def test_an_idle_flow_gives_its_address_back_and_wakes_with_another(rng: Random)
             assert len(told.received) == before, "what comes for the old address reaches nobody"
             sock.close()
             await made.quiet()
+
+    virtual(main())
+
+
+def test_nothing_keeps_a_flow_that_was_closed(rng: Random) -> None:
+    async def main() -> None:
+        async with bed(rng, pool=POOL) as made:
+            alice, bob = made.nodes
+            peer = Peer(made, bob)
+            sock, told = await open_socket(alice, peer.text, 53, idle=86400.0)
+            sock.sendto(b"x")
+            await eventually(lambda: len(told.received) == 1)
+            flow = weakref.ref(sock.flows[0])
+            sock.close()
+            await made.quiet()
+            gc.collect()
+            assert flow() is None
 
     virtual(main())
 
