@@ -369,7 +369,7 @@ class Pool:
 
     def _finish(self, ticket: Ticket, outcome: Outcome, now: float) -> None:
         self._leave(ticket)
-        ticket.timer.cancel()
+        ticket.timer.retire()
         ticket.callback(outcome, now)
 
     def _leave(self, ticket: Ticket) -> None:

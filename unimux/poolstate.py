@@ -164,7 +164,7 @@ class Ticket:
 
     def cancel(self, now: float) -> None:
         """Leave the queue without an answer."""
-        self.timer.cancel()
+        self.timer.retire()
         self._leave(self)
 
 

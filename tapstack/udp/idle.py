@@ -23,7 +23,9 @@ class IdleTimer:
 
     def _look(self, now: float) -> None:
         due = self._flow.last_used + self._idle
-        if now < due:  # compared as it is set: a difference is rounded otherwise, and the timer would fire at `now` for ever
+        if (
+            now < due
+        ):  # compared as it is set: a difference is rounded otherwise, and the timer would fire at `now` for ever
             self._timer.set(due)
         else:
             self._over(now)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
+import weakref
 from random import Random
 from typing import Any
 
@@ -277,6 +279,24 @@ def test_a_cancelled_request_is_not_answered() -> None:
     bench.run(20.0)
     assert first.outcome is None
     assert second.entry.state is AddressState.PREFERRED
+
+
+@pytest.mark.parametrize("end", ["answered", "cancelled"])
+def test_nothing_keeps_a_request_that_is_over_until_its_deadline(end: str) -> None:
+    bench = filled()
+    while bench.take():
+        pass
+    answer = bench.ask(wait=3600.0)
+    gone = weakref.ref(answer)
+    if end == "answered":
+        bench.run(10.0)
+        assert answer.entry.state is AddressState.PREFERRED
+    else:
+        assert answer.ticket is not None
+        answer.ticket.cancel(bench.now)
+    del answer
+    gc.collect()
+    assert gone() is None
 
 
 @pytest.mark.proves("UM-POOL-3")
