@@ -141,7 +141,7 @@ class Pool:
             entry = self._give(shelf, kind, destination, now, cause)
             if entry is not None:
                 return entry
-        if self.config.when_empty is WhenEmpty.OPTIMISTIC and self.stock.may_add(now):
+        if self.config.when_empty is WhenEmpty.OPTIMISTIC and self.stock.may_add(shelf, now):
             return self._optimistic(shelf, kind, destination, now, cause)
         return None
 
@@ -176,8 +176,8 @@ class Pool:
     def shortage(self, ticket: Ticket, now: float) -> UnimuxError:
         """The error that tells a caller why its request was not served."""
         waited = now - ticket.since
-        if self.stock.broken is not None:
-            return self.stock.broken
+        if (broken := self.stock.why_none(ticket.shelf)) is not None:
+            return broken
         if not self.stock.usable():
             return NoPrefix(waited)
         return PoolExhausted(waited, self.ceiling(), self.stock.refusal)
@@ -292,10 +292,10 @@ class Pool:
         self.stock.age(now)
         self._serve(now)
         again = self.stock.fill(now)
-        if self.stock.broken is not None:
-            for shelf in list(self.stock.shelves.values()):
+        for shelf in list(self.stock.shelves.values()):
+            if (broken := self.stock.why_none(shelf)) is not None:
                 for ticket in list(shelf.queue):
-                    self._finish(ticket, self.stock.broken, now)
+                    self._finish(ticket, broken, now)
         if again < math.inf:
             self._wake(again)
 

@@ -172,10 +172,11 @@ class Shelf:
     """The reserved addresses of one prefix, oldest first, and who waits for one.
 
     ready: address → (entry, time since when it is UNCERTAIN, time until it may be taken).  filling: below the high mark
-    and on the way there.
+    and on the way there.  broken: why no address of this prefix can be generated, None when they can; broken_until: when that
+    is tried again.
     """
 
-    __slots__ = ("filling", "pending", "prefix", "queue", "ready")
+    __slots__ = ("broken", "broken_until", "filling", "pending", "prefix", "queue", "ready")
 
     def __init__(self, prefix: Prefix) -> None:
         self.prefix = prefix
@@ -183,6 +184,8 @@ class Shelf:
         self.ready: dict[bytes, tuple[AddressEntry, float, float]] = {}
         self.queue: dict[Ticket, None] = {}
         self.filling = True
+        self.broken: UnimuxError | None = None
+        self.broken_until = -math.inf
 
 
 class Faults:

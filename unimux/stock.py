@@ -22,6 +22,7 @@ from tapstack.ipv6.prefixes import Prefix
 from tapstack.types import address_text
 
 from .errors import UnimuxError
+from .generators import GeneratorError
 from .poolstate import Faults, PoolConfig, Shelf, Ticket, WhenEmpty
 from .source import AddressSource
 
@@ -35,7 +36,7 @@ class Stock:
 
     `tell(now, cause)` is called with what people should know.  held_on_link: addresses of on-link prefixes in use, kept
     by the pool.  limit: the most addresses at a time, now; refusal: why it is lower than configured.
-    broken: why no address can be generated, None when they can.
+    broken: why no address can be generated whatever the prefix, None when they can.
     relinking: reservations go because the link came up, not because of a claim.
     """
 
@@ -166,30 +167,31 @@ class Stock:
 
     def fill(self, now: float) -> float:
         """Start the next address where one is wanted; returns when to come again, unless something happens before."""
-        wanting = min(self._wanting(), key=lambda shelf: (not shelf.queue, len(shelf.ready)), default=None)
+        wanting = min(self._wanting(now), key=lambda shelf: (not shelf.queue, len(shelf.ready)), default=None)
         if wanting is not None and now >= self._next_add:
             if wanting.queue:
                 self._make_room(wanting, now)
-            if self.may_add(now):
+            if self.may_add(wanting, now):
                 self._add(wanting, now)
         return self._due(now)
 
     def _due(self, now: float) -> float:
         due = [self._regrow]
         for shelf in self.shelves.values():
+            due.append(shelf.broken_until)
             due += [until for _, _, until in shelf.ready.values()]
             if self.faults.count:
                 due += [since + self.config.settle for _, since, _ in shelf.ready.values()]
-        if self._wanting():
+        if self._wanting(now):
             # When that time has come already, it waits for a release or a verdict of DAD.
             due.append(max(self._next_add, self.held_back_until()))
         return min((when for when in due if when > now), default=math.inf)
 
-    def _wanting(self) -> list[Shelf]:
+    def _wanting(self, now: float) -> list[Shelf]:
         """Shelves that lack addresses: below the low mark until the high one is reached, or with requests to serve."""
         wanting = []
         for shelf in self.shelves.values():
-            if shelf.prefix.dedicated:
+            if shelf.prefix.dedicated or now < shelf.broken_until:
                 continue
             stock = len(shelf.ready) + len(shelf.pending)
             if stock < self.low:
@@ -206,16 +208,20 @@ class Stock:
         if self.on_link >= self.limit and fullest.ready and not wanting.pending:
             self._discard(fullest, next(iter(fullest.ready)), now, "another prefix needs its place")
 
-    def may_add(self, now: float) -> bool:
-        """Whether one more address may be put on the link now."""
+    def may_add(self, shelf: Shelf, now: float) -> bool:
+        """Whether one more address of a shelf may be put on the link now."""
         concurrent = 1 if self.faults.count >= self.config.threshold else self.config.concurrent
-        return now >= self.held_back_until() and self.on_link < self.limit and self.pending < concurrent
+        return (
+            now >= max(self.held_back_until(), shelf.broken_until)
+            and self.on_link < self.limit
+            and self.pending < concurrent
+        )
 
     def _add(self, shelf: Shelf, now: float) -> None:
         try:
             address = self.fresh(shelf, now)
         except UnimuxError:
-            return  # told, and kept in `broken`
+            return  # told, and kept for those who wait
         shelf.pending[address] = self.host.reserve(address, shelf.prefix, now)
         self._next_add = now + self.config.pace * self._random.uniform(0.5, 1.5)
 
@@ -223,13 +229,20 @@ class Stock:
         """A fresh address of a prefix; raises `UnimuxError` when none can be drawn, which is not tried again for a while."""
         try:
             address = self.source.draw(shelf.prefix.prefix, shelf.prefix.length)
-        except UnimuxError as error:
-            self.broken = error
-            self._broken_until = now + _RETRY
+        except GeneratorError as error:  # used up, for one: other prefixes have theirs
+            shelf.broken, shelf.broken_until = error, now + _RETRY
             self._tell(now, str(error))
             raise
-        self.broken = None
+        except UnimuxError as error:
+            self.broken, self._broken_until = error, now + _RETRY
+            self._tell(now, str(error))
+            raise
+        self.broken = shelf.broken = None
         return address
+
+    def why_none(self, shelf: Shelf | None) -> UnimuxError | None:
+        """Why no address can be generated, of a shelf in particular; None when they can."""
+        return self.broken or (shelf.broken if shelf is not None else None)
 
     def _discard(self, shelf: Shelf, address: bytes, now: float, cause: str) -> None:
         shelf.ready.pop(address, None)

@@ -130,8 +130,8 @@ MUTATIONS = (
         (
             Edit(
                 "unimux.pool:Pool.take",
-                "self.config.when_empty is WhenEmpty.OPTIMISTIC and self.stock.may_add(now)",
-                "self.stock.may_add(now)",
+                "self.config.when_empty is WhenEmpty.OPTIMISTIC and self.stock.may_add(shelf, now)",
+                "self.stock.may_add(shelf, now)",
             ),
         ),
     ),

@@ -9,6 +9,7 @@ from tapstack.ipv6.prefixes import Prefix
 from tapstack.types import address, address_text
 from tests.unit.ipv6.bench import PREFIX, ICMPv6ND_RS, User, advertisement, probe, solicitation
 from tests.unit.unimux.poolbench import EA, PEER, SECOND, SMALL, PoolBench, filled
+from unimux.generators import GeneratorError
 from unimux.pool import NoPrefix, PoolConfig
 from unimux.prefix import choose_prefix
 
@@ -231,3 +232,30 @@ def test_on_a_link_without_ethernet_addresses_need_no_neighbours() -> None:
     bench.run(5.0)
     assert bench.pool.ready == 8
     assert bench.out == []
+
+
+@pytest.mark.parametrize("dedicated", [True, False])
+def test_a_prefix_that_is_used_up_does_not_stop_another(dedicated: bool) -> None:
+    bench = filled()
+    small, inside = address("fd00:1::"), address("fd00:1::1:0:0:1")
+    with pytest.raises(GeneratorError):
+        for _ in range(257):
+            bench.pool.source.draw(small, 120)
+    prefixes = bench.host.prefix_list
+    if dedicated:
+        prefixes.add_dedicated(small, 120)
+    else:
+        prefixes.add_static(small, 120, autonomous=True, now=bench.now)
+    bench.pool.start(bench.now)
+    bench.run(1.0)
+    if dedicated:
+        with pytest.raises(GeneratorError):
+            bench.take(inside)
+    refused = bench.ask(destination=inside)
+    while bench.take():
+        pass
+    healthy = bench.ask(wait=5.0)
+    bench.run(10.0)
+    assert address_text(healthy.entry.address).startswith("2001:db8:1:")
+    assert bench.pool.ready == 7, "it is filled again, and one was taken"
+    assert isinstance(refused.error, GeneratorError)
