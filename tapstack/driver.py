@@ -41,7 +41,8 @@ class Driver:
     loop iteration share the flush that a kick asks for.
 
     When the link loses its carrier the host is told; when it is back, `on_up(now)` is called, by default the host's `link_up`.
-    A link that is lost ends the host as `close` does, without a goodbye: every socket's owner hears of it, then `on_lost`.
+    A link that is lost is told to `on_lost`; then it ends the host as `close` does, without a goodbye: every socket's owner
+    hears of it.
     """
 
     def __init__(
@@ -115,11 +116,11 @@ class Driver:
     def _lose(self, error: LinkLost) -> None:
         """The link is gone: nobody is left to say goodbye to."""
         self._closed = True
+        if self._on_lost is not None:
+            self._on_lost(error)
         self.stack.stop(self.now())
         self.stack.output(self.now())
         self._end()
-        if self._on_lost is not None:
-            self._on_lost(error)
 
     def _end(self) -> None:
         self._closed = True

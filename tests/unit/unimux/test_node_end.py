@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
+from tapstack.events import AddressChanged, Event
 from tapstack.ipv6.addresses import AddressEntry, AddressKind
 from tapstack.link.errors import LinkLost
 from tapstack.types import address
@@ -16,7 +17,7 @@ from unimux.aio import open_connection, start_server
 from unimux.das import DasRequired
 from unimux.errors import NodeStopped
 from unimux.node import Node
-from unimux.poolstate import PoolConfig
+from unimux.poolstate import PoolChanged, PoolConfig
 from unimux.sticky import Hold, NamedSession
 
 PEER = "2001:db8:1::99"
@@ -116,6 +117,22 @@ def test_nothing_begins_on_a_node_that_has_stopped(ask: Callable[[Node], Awaitab
             with pytest.raises(NodeStopped):
                 async with asyncio.timeout(1):
                     await ask(node)
+
+    virtual(main())
+
+
+@pytest.mark.proves("UM-NODE-4")
+def test_of_a_node_that_lost_its_link_nobody_claimed_addresses() -> None:
+    async def main() -> None:
+        async with lan() as net:
+            node = await net.node()
+            await node.ready(8, 30)
+            told: list[Event] = []
+            node.watch(told.append)
+            node.driver._lose(LinkLost("the device is gone"))
+            causes = {event.cause for event in told if isinstance(event, AddressChanged) and event.kind == "reserved"}
+            assert causes == {"the pool is closed"}
+            assert not [event for event in told if isinstance(event, PoolChanged)]
 
     virtual(main())
 
