@@ -28,7 +28,7 @@ from tapstack.udp.flow import FlowClosed, UdpFlow
 from tapstack.udp.idle import IdleTimer
 
 from .dnsstream import DNS_PORT
-from .errors import UnimuxError
+from .errors import NodeStopped, UnimuxError
 from .purpose import UNNAMED, Purpose
 
 if TYPE_CHECKING:
@@ -303,6 +303,7 @@ class DatagramSocket(asyncio.DatagramTransport):
     """An asyncio datagram transport; behind it every remote endpoint has a flow, with an EA, of its own.
 
     Made by `Node.create_datagram_endpoint`.  remote: the only endpoint that is talked to, None for any.
+    Raises `NodeStopped` on a node that has.
     """
 
     def __init__(
@@ -315,6 +316,8 @@ class DatagramSocket(asyncio.DatagramTransport):
         idle: float = IDLE,
         purpose: Purpose = UNNAMED,
     ) -> None:
+        if node.pool.closed:
+            raise NodeStopped
         super().__init__({"peername": None if remote is None else (address_text(remote[0]), remote[1], 0, 0)})
         self._node = node
         self._protocol = protocol

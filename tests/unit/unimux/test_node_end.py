@@ -44,6 +44,10 @@ async def exchange(node: Node) -> object:
     return await node.datagrams.exchange(address(PEER), b"?", 5)
 
 
+async def datagrams(node: Node) -> object:
+    return await node.create_datagram_endpoint(asyncio.DatagramProtocol, PEER, 53)
+
+
 WAYS = [connect, connect_by_agent, sticky, issue, exchange]
 
 
@@ -108,7 +112,7 @@ def test_a_datagram_socket_hears_of_the_end(why: LinkLost | None) -> None:
     virtual(main())
 
 
-@pytest.mark.parametrize("ask", WAYS)
+@pytest.mark.parametrize("ask", [*WAYS, datagrams])
 def test_nothing_begins_on_a_node_that_has_stopped(ask: Callable[[Node], Awaitable[object]]) -> None:
     async def main() -> None:
         async with lan() as net:
