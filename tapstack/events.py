@@ -119,22 +119,28 @@ class LinkNotice(Event, kw_only=True, frozen=True, tag="link"):
 class EventStream:
     """Delivers each event to every subscriber, in order of subscription.
 
-    A subscriber must not call back into the stack; it takes note and acts later.
+    A subscriber must not call back into the stack; it takes note and acts later.  It may end itself, or others: that counts
+    from the next event on.
     """
 
     def __init__(self) -> None:
-        self._subscribers: list[Callable[[Event], None]] = []
+        self._subscribers: tuple[Callable[[Event], None], ...] = ()
         self.active = False
         """Whether anybody listens; where events are many, they are not even made otherwise."""
 
     def subscribe(self, subscriber: Callable[[Event], None]) -> Callable[[], None]:
-        """Call `subscriber` with each event from now on; returns the function that ends it."""
-        self._subscribers.append(subscriber)
+        """Call `subscriber` with each event from now on; returns the function that ends it, harmless when called again."""
+        self._subscribers = (*self._subscribers, subscriber)
         self.active = True
+        subscribed = True
 
         def end() -> None:
-            self._subscribers.remove(subscriber)
-            self.active = bool(self._subscribers)
+            nonlocal subscribed
+            if subscribed:
+                subscribed = False
+                at = self._subscribers.index(subscriber)
+                self._subscribers = self._subscribers[:at] + self._subscribers[at + 1 :]
+                self.active = bool(self._subscribers)
 
         return end
 

@@ -39,7 +39,7 @@ class Quiet(Bench):
         self.settle()
         self.host.interface._transmit = lambda frame: None
         self.stable = next(entry for entry in self.host.addresses if entry.kind is AddressKind.STABLE)
-        self.host.addresses._events._subscribers.clear()
+        self.host.addresses._events._subscribers = ()
 
     def advance(self, seconds: float) -> None:
         """Run timers without the bench's checks, which would be quadratic here."""
