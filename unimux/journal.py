@@ -343,7 +343,7 @@ class Journal(SessionJournal):
 
 
 def read_rows(files: Iterable[Path]) -> Iterator[Row]:
-    """The rows of files, in order; a line that is not a row (a crash in mid-write) is passed over.
+    """The rows of files, in order; a line that is not a row (a crash in mid-write, a damaged disk) is passed over.
 
     Raises `JournalError` when a file cannot be read.
     """
@@ -352,7 +352,7 @@ def read_rows(files: Iterable[Path]) -> Iterator[Row]:
         try:
             with path.open("rb") as lines:
                 for line in lines:
-                    with suppress(msgspec.DecodeError):
+                    with suppress(ValueError):  # no JSON, no row, or no UTF-8
                         yield decoder.decode(line)
         except OSError as error:
             raise JournalError(f"the journal {path} cannot be read: {error.strerror}") from error

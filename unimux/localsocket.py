@@ -82,7 +82,7 @@ class Peer:
                 return
             try:
                 message = msgspec.json.decode(line)
-            except msgspec.DecodeError as error:
+            except (ValueError, RecursionError) as error:
                 self.send({"error": f"not JSON: {error}"})
                 continue
             if isinstance(message, dict):
@@ -216,10 +216,12 @@ def ask_local(path: Path, message: Mapping[str, Any], timeout: float, absent: st
             if error.errno in (errno.ENOENT, errno.ECONNREFUSED, errno.ENOTDIR):
                 raise LocalError(absent) from None
             raise LocalError(f"{path} cannot be asked: {error.strerror}.") from error
+    if not line.endswith(b"\n"):
+        raise LocalError(f"The process behind {path} ended before it answered.")
     try:
         answer = msgspec.json.decode(line)
-    except msgspec.DecodeError:
-        raise LocalError(f"The process behind {path} ended before it answered.") from None
+    except (ValueError, RecursionError):
+        answer = None
     if not isinstance(answer, dict):
         raise LocalError(f"The process behind {path} answered what is no message.")
     return answer

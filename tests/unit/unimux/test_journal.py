@@ -16,7 +16,7 @@ import pytest
 from tapstack.events import ConnectionChanged, EventStream
 from tapstack.ipv6.addresses import AddressKind, AddressTable, Trigger
 from tapstack.types import address as to_bytes
-from unimux.journal import Journal, JournalError, JournalPolicy, MemoryJournal, SessionJournal, What
+from unimux.journal import Journal, JournalError, JournalPolicy, MemoryJournal, SessionJournal, What, read_rows
 from unimux.purpose import Purpose, tell_purpose
 from unimux.source import AddressSource
 from unimux.state import MemoryState
@@ -249,6 +249,14 @@ def test_a_new_process_goes_on_after_a_torn_line(path: Path) -> None:
         second = node.session()
         assert len(journal.whois(first).rows) == 3
         assert len(journal.whois(second).rows) == 3
+
+
+@pytest.mark.parametrize("damaged", [b"b\xefb", b"b\x00b", b'b"b', b"b\\xb"])
+def test_a_damaged_line_takes_no_other_with_it(path: Path, damaged: bytes) -> None:
+    row = b'{"time":1.0,"what":"taken","who":"bob"}\n'
+    path.parent.mkdir()
+    path.write_bytes(row + row.replace(b"bob", damaged) + row)
+    assert [each.who for each in read_rows([path])] == ["bob", "bob"]
 
 
 def test_a_full_disk_is_told_once_and_stops_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from unimux.control import ask_service, control_server
 from unimux.das import AgentCaller, DasRequired
 from unimux.dasocket import AgentSocket
 from unimux.errors import SetupError
-from unimux.localsocket import LocalError, ask_local, runtime_folder
+from unimux.localsocket import LocalError, LocalServer, Peer, ask_local, runtime_folder
 from unimux.node import Node
 from unimux.state import StateError
 
@@ -80,6 +80,46 @@ def test_what_another_user_answers_is_not_believed(tmp_path: Path, monkeypatch: 
                 ask_local(path, {"new": 1}, 5.0, "nobody")
         serving.join(5)
     assert heard[1] == b"", "nor told anything"
+
+
+NO_MESSAGES = [b"nonsense", b"[1]", b"[" * 16000, b'{"a":' * 3000, b'{"a":"\xff"}', b'{"\xff":1}']
+
+
+def test_what_is_no_message_is_told_and_the_peer_stays_connected(tmp_path: Path) -> None:
+    async def serve(peer: Peer) -> None:
+        async for message in peer.messages():
+            peer.send({"heard": message})
+
+    async def main() -> None:
+        async with LocalServer(tmp_path / "socket", serve, "this"):
+            reader, writer = await asyncio.open_unix_connection(tmp_path / "socket")
+            for line in NO_MESSAGES:
+                writer.write(line + b"\n")
+                assert set(json.loads(await reader.readline())) == {"error"}
+            writer.write(b"{}\n")
+            assert json.loads(await reader.readline()) == {"heard": {}}
+            writer.close()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("line", [*NO_MESSAGES, None], ids=lambda line: line and line[:8])
+def test_an_answer_that_is_no_message_is_a_sentence(tmp_path: Path, line: bytes | None) -> None:
+    def answer() -> None:
+        connected, _ = listening.accept()
+        with connected:
+            connected.recv(100)
+            connected.sendall(b'{"cut o' if line is None else line + b"\n")
+
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listening:
+        listening.bind(str(tmp_path / "socket"))
+        listening.listen()
+        answering = threading.Thread(target=answer)
+        answering.start()
+        said = "ended before it answered" if line is None else "answered what is no message"
+        with pytest.raises(LocalError, match=said):
+            ask_local(tmp_path / "socket", {}, 5.0, "nobody")
+        answering.join()
 
 
 @pytest.mark.parametrize("armed", [10, 400])
