@@ -68,6 +68,11 @@ async def _start_tls(
     server_side: bool = False,
     server_hostname: str | None = None,
 ) -> asyncio.Transport:
+    if (
+        transport.is_closing()
+    ):  # its end was in one batch with its beginning: nobody would tell what start_tls waits for
+        reason = transport.get_extra_info("connection").error
+        raise ConnectionResetError(errno.ECONNRESET, "the connection ended before its TLS handshake") from reason
     tls = await asyncio.get_running_loop().start_tls(
         transport,
         protocol,
@@ -88,6 +93,9 @@ class _Starting(asyncio.Protocol):
         self._held: list[bytes] = []
         self._ended = False
         self._lost: list[Exception | None] = []
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        cast(asyncio.Transport, transport).pause_reading()  # as that of `_Accepting`
 
     def data_received(self, data: bytes) -> None:
         self._held.append(data)

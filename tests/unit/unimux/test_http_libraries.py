@@ -303,6 +303,7 @@ def test_a_connection_that_ends_as_its_handshake_does_was_reset(monkeypatch: pyt
 
     async def main() -> None:
         monkeypatch.setattr(asyncio.get_running_loop(), "start_tls", ended)
+        monkeypatch.setattr(asyncio.Transport, "is_closing", lambda transport: False)
         with pytest.raises(ConnectionResetError):
             await _start_tls(asyncio.Transport(), asyncio.Protocol(), ssl.create_default_context(), 1.0)
 
