@@ -23,6 +23,7 @@ from . import checksum, ipv6
 from .error import WireError
 
 HEADER_LENGTH = 8
+CHECKSUM_OFFSET = 6
 
 _HEADER = struct.Struct("!HHHH")
 

@@ -16,7 +16,7 @@ import sys
 from dataclasses import dataclass
 
 from ..types import Buffer
-from . import checksum
+from . import checksum, udp
 from .error import WireError
 
 HEADER_LENGTH = 10
@@ -77,4 +77,9 @@ def completed(frame: bytes) -> bytes:
     at = start + offset
     if not flags & NEEDS_CSUM or at + 2 > len(bare):
         return bare
-    return bare[:at] + checksum.field(checksum.residue(bare[start:])).to_bytes(2, "big") + bare[at + 2 :]
+    field = checksum.field(checksum.residue(bare[start:]))
+    if (
+        not field and offset == udp.CHECKSUM_OFFSET
+    ):  # none, it would say (RFC 8200 §8.1); of the others it is like any value
+        field = 0xFFFF
+    return bare[:at] + field.to_bytes(2, "big") + bare[at + 2 :]

@@ -284,3 +284,12 @@ def test_a_checksum_that_lies_outside_its_frame_is_left_alone() -> None:
     assert virtio.completed(header + bytes(27)) == bytes(27)
     assert virtio.completed(header + bytes(11) + b"\1" + bytes(16)) == bytes(11) + b"\1" + bytes(14) + b"\xff\xfe"
     assert virtio.completed(virtio.PLAIN + b"frame") == b"frame"
+
+
+@pytest.mark.proves("ST-IP6-11")
+@pytest.mark.parametrize(("offset", "zero"), [(6, b"\xff\xff"), (16, b"\x00\x00")], ids=["UDP", "TCP"])
+def test_a_udp_checksum_that_is_finished_as_zero_is_written_as_all_ones(offset: int, zero: bytes) -> None:
+    """RFC 8200 §8.1: zero would say that there is none."""
+    header = virtio.VirtioHeader(virtio.NEEDS_CSUM, checksum_start=10, checksum_offset=offset).pack()
+    packet = b"\x00\x01" + bytes(20) + b"\xff\xfe"
+    assert virtio.completed(header + bytes(10) + packet) == bytes(10) + packet[:offset] + zero + packet[offset + 2 :]
