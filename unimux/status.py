@@ -242,7 +242,7 @@ def ask(path: Path, rows: int = 50) -> Snapshot:
             raise gone from None
     try:
         return msgspec.json.decode(line, type=_Answer).node
-    except msgspec.DecodeError:
+    except (ValueError, RecursionError):  # no JSON, nothing of ours, no text, nested without end
         raise gone from None
 
 

@@ -55,6 +55,8 @@ TRY_TIMEOUT = 2.0
 
 _RETRY = 1.0
 _STEPS = 1024
+_PAUSE = 0.1
+"""Seconds after so many counters in which others get their turn."""
 _RECORD_BLOCK = 16
 
 
@@ -264,7 +266,7 @@ class SecretWindow:
                 return
             self._next = counter + 1
             ahead += counter in self._slots
-        self._timer.set(now)  # a long run of counters that are not to be had: others get their turn
+        self._timer.set(now + _PAUSE)  # a long run of counters that are not to be had: others get their turn
 
     def _reserve(self, counter: int, address: bytes, now: float) -> bool:
         """Put a counter on the link; False when that is to be tried again later."""

@@ -148,6 +148,25 @@ def test_the_socket_answers_and_goes_with_the_node(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [b"rubbish", b"{}", b'{"node": {"what": "\xff"}}', b'{"more": ' + b"[" * 100_000],
+    ids=["no JSON", "nothing of ours", "no text", "nested without end"],
+)
+def test_what_no_node_answers_is_no_snapshot(answer: bytes, tmp_path: Path) -> None:
+    async def main() -> None:
+        async def reply(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readline()
+            writer.write(answer + b"\n")
+            writer.close()
+
+        async with await asyncio.start_unix_server(reply, tmp_path / "1.sock"):
+            with pytest.raises(LocalError, match="has ended"):
+                await asyncio.to_thread(status.ask, tmp_path / "1.sock")
+
+    asyncio.run(main())
+
+
 def test_rates_are_differences_by_time() -> None:
     before, now = example(10.0, 1000, 40), example(12.0, 3000, 44)
     told = topview.rates(before, now)

@@ -14,6 +14,7 @@ from tapstack.events import Event
 from tapstack.ipv6.addresses import AddressKind, AddressState
 from tests.unit.unimux.lan import PREFIX, Lan, lan, virtual
 from tests.unit.unimux.test_failing_applications import handled
+from unimux.adoption import AddressRefused
 from unimux.errors import SetupError
 from unimux.journal import JournalPolicy, MemoryJournal
 from unimux.node import Node
@@ -193,6 +194,29 @@ def test_a_counter_lost_to_dad_is_skipped_by_both_sides() -> None:
             assert [counter for counter, _ in client.attempts] == [0, 1]
             await talk(client)
             assert client.counters.used == 3
+
+    virtual(main())
+
+
+@pytest.mark.proves("UM-GEN-5")
+def test_counters_of_which_none_is_to_be_had_do_not_stop_the_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = 0
+
+    def refused(pool: object, address: bytes, *_: object, **__: object) -> None:
+        nonlocal tried
+        tried += 1
+        assert tried < 100_000, "the others have no turn"
+        raise AddressRefused(address, "it was used before")
+
+    async def main() -> None:
+        async with lan() as net:
+            bob = await service(net)
+            monkeypatch.setattr("unimux.ssa.secret.reserve", refused)
+            told = handled()
+            bob.window(MemoryCounters())
+            await asyncio.sleep(5)
+            assert not told
+            assert tried > 1000
 
     virtual(main())
 
