@@ -179,7 +179,7 @@ class AddressWanted(Event, kw_only=True, frozen=True, tag="wanted"):
 
 
 class Need:
-    """One socket that waits; `number` names it to an agent."""
+    """One socket that waits; `number` names it to an agent, `at_end` is called when it is closed, whatever the outcome."""
 
     def __init__(
         self, policy: DasRequired, number: int, want: Want, now: float, done: Done, timers: TimerQueue
@@ -190,6 +190,7 @@ class Need:
         self.done = done
         self.adoption: Adoption | None = None
         self.last_refusal: AddressRefused | None = None
+        self.at_end: Callable[[], object] = lambda: None
         self._policy = policy
         self.timer = timers.timer(self._late)
 
@@ -283,6 +284,7 @@ class DasRequired(Policy):
         if need.adoption is not None:
             need.adoption.cancel(now)
             need.adoption = None
+        need.at_end()
         self._tell(need, now, outcome)
         return True
 
@@ -330,56 +332,40 @@ class AgentCaller:
         self._now = now
         self._kick = kick
         self._attempts = attempts
-        self._tasks: set[asyncio.Task[None]] = set()
 
     def __call__(self, need: Need) -> None:
-        """Begin to ask for a need; the running loop does the rest."""
-        task = asyncio.get_running_loop().create_task(self._serve(need))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        """Begin to ask for a need; the running loop does the rest, until the need is closed."""
+        need.at_end = asyncio.get_running_loop().create_task(self._serve(need)).cancel
 
     async def _serve(self, need: Need) -> None:
         failure: UnimuxError = AddressNotSet(0.0)
         for _ in range(self._attempts):
-            if need.number not in self._policy.needs:
-                return
-            refusal = await self._ask_once(need)
-            if refusal is None:
-                return
-            failure = refusal
+            failure = await self._ask_once(need)
         self._policy.give_up(need.number, failure, self._now())
         self._kick()
 
-    async def _ask_once(self, need: Need) -> UnimuxError | None:
-        """One answer of the agent, tested; why it does not serve, None when it was set or nobody waits any more."""
-        remaining = need.want.deadline - self._now()
+    async def _ask_once(self, need: Need) -> UnimuxError:
+        """Why one answer of the agent does not serve; where it does, the need is closed, and this ends with it."""
         try:
-            async with asyncio.timeout(max(remaining, 0.0)):
-                supplied = await self._agent(need.want)
-        except TimeoutError:
-            return None  # the need ends by its own deadline
+            supplied = await self._agent(need.want)
         except Exception as error:  # an agent is code of others: whatever it raises is its refusal
             return AddressNotSet(self._now() - need.since, f"the agent failed ({str(error) or type(error).__name__})")
         try:
             address = to_bytes(supplied)
         except ValueError as error:
             return AddressNotSet(self._now() - need.since, f"the agent gave no IPv6 address ({error})")
-        verdict: asyncio.Future[AddressRefused | None] = asyncio.get_running_loop().create_future()
+        refused: asyncio.Future[AddressRefused] = asyncio.get_running_loop().create_future()
 
         def judged(refusal: AddressRefused | None, now: float) -> None:
-            if not verdict.done():
-                verdict.set_result(refusal)
+            if refusal is not None:
+                refused.set_result(refusal)
 
         try:
             self._policy.supply(need.number, address, self._now(), judged)
         except UnimuxError as refusal:  # or the claim could not be made durable
             return refusal
         self._kick()
-        try:
-            async with asyncio.timeout(max(need.want.deadline - self._now(), 0.0)):
-                return await verdict
-        except TimeoutError:
-            return None
+        return await refused
 
 
 async def obtain(

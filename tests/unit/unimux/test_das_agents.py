@@ -134,6 +134,10 @@ async def failing(asked: Want) -> str:
     raise RuntimeError("database down")
 
 
+async def slow(asked: Want) -> str:
+    raise TimeoutError("database slow")
+
+
 async def silent(asked: Want) -> str:
     await asyncio.sleep(1e6)
     return GOOD
@@ -147,6 +151,7 @@ async def silent(asked: Want) -> str:
         (short, "gave no IPv6 address", 0.1),
         (foreign, "in no prefix of this node", 0.1),
         (failing, r"the agent failed \(database down\)", 0.1),
+        (slow, r"the agent failed \(database slow\)", 0.1),
         (silent, "No address was set within 10 s", 10.1),
     ],
 )
@@ -161,6 +166,29 @@ def test_an_agent_that_does_not_do_its_job_is_an_error_never_a_hang(agent: Any, 
 
     assert virtual(story, bench) <= latest
     assert bench.pool.held == 0
+
+
+@pytest.mark.proves("UM-DAS-3")
+def test_the_address_of_a_late_agent_is_not_offered_to_who_has_left() -> None:
+    """The first socket gave up; what the agent has at last is for the one that waits now."""
+    bench = filled()
+
+    async def story(clockwork: Clockwork) -> AddressEntry:
+        offers: asyncio.Queue[str] = asyncio.Queue()
+
+        async def agent(asked: Want) -> str:
+            return await offers.get()
+
+        policy = agent_of(bench, clockwork, agent)
+        left = asyncio.ensure_future(clockwork.obtain(policy))
+        await asyncio.sleep(1.0)
+        left.cancel()
+        await asyncio.wait([left])
+        waiting = asyncio.ensure_future(clockwork.obtain(policy))
+        offers.put_nowait(GOOD)
+        return await waiting
+
+    assert address_text(virtual(story, bench).address) == GOOD
 
 
 @pytest.mark.proves("UM-DAS-3")
