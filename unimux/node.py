@@ -24,18 +24,19 @@ from types import TracebackType
 from tapstack.driver import Driver
 from tapstack.events import Event
 from tapstack.ipv6.addresses import AddressEntry, AddressKind
-from tapstack.ipv6.host import HostConfig, NoRouteError
+from tapstack.ipv6.host import HostConfig
 from tapstack.link.base import Link
 from tapstack.link.errors import LinkLost
 from tapstack.stack import Stack
 from tapstack.tcp.buffers import NODE_BUDGET
-from tapstack.tcp.connection import Connection, Signal
+from tapstack.tcp.connection import Connection
 from tapstack.tcp.listener import ArmedAddress
 from tapstack.tcp.options import PortMode, SocketOptions
 from tapstack.types import address, address_text, check_port
 from tapstack.udp.flow import UdpFlow
 
 from . import errors
+from .call import Call
 from .das import AutoSet, Policy, Want, obtain
 from .datagram import IDLE, Datagrams, DatagramSocket
 from .destinations import Destinations
@@ -271,6 +272,7 @@ class Node:
         deadline = clock() + timeout
         failure: Exception | None = None
         remotes = await self.resolve(host, timeout=timeout)
+        call = Call(self.stack, self.driver, str(host), port, options, timeout, established)
         try:
             for index, remote in enumerate(remotes):
                 now = clock()
@@ -280,9 +282,7 @@ class Node:
                     again = False
                     try:
                         entry = await self._address_for(remote, max(until - clock(), 0.0), session, das, purpose)
-                        return await self._connect_from(
-                            entry, str(host), remote, port, options, until, timeout, established
-                        )
+                        return await call.shake_hands(entry, remote, until)
                     except errors.AddressNotCarried as error:  # another address may be (UM-ADDR-12)
                         failure = error
                         again = session is None and clock() < until
@@ -317,67 +317,6 @@ class Node:
         return await self.take_address(
             AddressKind.EPHEMERAL, remote, timeout=left, cause=cause, das=das, purpose=purpose
         )
-
-    async def _connect_from(
-        self,
-        entry: AddressEntry,
-        host: str,
-        remote: bytes,
-        port: int | None,
-        options: SocketOptions,
-        until: float,
-        timeout: float,
-        established: Callable[[Connection], None],
-    ) -> Connection:
-        """The handshake from an address that was taken for it; no later than `until`."""
-        shown = options.reduced_port if port is None else port
-        now = self.now()
-        try:
-            connection = self.stack.tcp.connect(entry, remote, port, now, options)
-        except Exception as error:
-            if entry.kind.one_time and not entry.users and entry.address in self.stack.host.addresses:
-                self.stack.host.addresses.release(entry, now, "connect failed")
-            self.driver.kick()
-            if isinstance(error, NoRouteError):
-                raise errors.NetworkUnreachable(host, shown) from error
-            raise
-        done = False
-        failure: BaseException | None = None
-        waiter: asyncio.Future[None] | None = None
-
-        def told(bits: int) -> None:
-            nonlocal done, failure
-            if done or not bits & (Signal.ESTABLISHED | Signal.CLOSED):
-                return
-            done = True
-            connection.owner = None
-            try:
-                if not bits & Signal.ESTABLISHED:
-                    raise errors.connect_error(connection.error, host, shown, timeout)
-                established(connection)
-            except BaseException as error:  # of a protocol's, too: whoever waits is to know
-                failure = error
-            if waiter is not None and not waiter.done():
-                waiter.set_result(None)
-
-        connection.owner = told
-        connection.give_handshake(until - now, now)
-        self.driver.exchange(connection)
-        try:
-            if not done:
-                waiter = asyncio.get_running_loop().create_future()
-                await waiter
-            if failure is not None:
-                raise failure
-        except BaseException as error:
-            connection.owner = None
-            cancelled = isinstance(error, asyncio.CancelledError)
-            connection.abort(self.now(), "connect cancelled" if cancelled else "connect failed")
-            self.driver.kick()
-            raise
-        finally:
-            failure = None  # as in `connect`
-        return connection
 
     async def create_connection(
         self,
