@@ -85,7 +85,8 @@ class Acceptor:
     async def accept(self, *, timeout: float | None = None) -> Streams:
         """The next session; arms an SSA when none is armed.  An address that was armed stays so when the wait ends in an error.
 
-        Raises `AcceptTimeout` after `timeout` seconds, and what the node's policy raises: `PoolExhausted`, `AddressNotSet`.
+        Raises `AcceptTimeout` after `timeout` seconds, `NodeStopped`, and what the node's policy raises: `PoolExhausted`,
+        `AddressNotSet`.
         """
         deadline = None if timeout is None else self._node.now() + timeout
         try:
@@ -120,10 +121,12 @@ class Acceptor:
             self._armed(task.result())
 
     async def _next_change(self) -> None:
-        """Wait until a session has come, or nothing is armed any more."""
+        """Wait until a session has come, or nothing is armed any more; raises `NodeStopped`."""
         gone = asyncio.get_running_loop().create_task(self._node.until(lambda: not self.server.armed))
         try:
             await asyncio.wait([self._news, gone], return_when=asyncio.FIRST_COMPLETED)
+            if gone.done():
+                gone.result()
         finally:
             gone.cancel()
 

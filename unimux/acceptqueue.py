@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass
 
 from tapstack.tcp.options import SocketOptions
@@ -13,7 +14,7 @@ from .das import Policy
 from .errors import NodeStopped
 from .exchange import Exchange
 from .node import Node
-from .server import Server
+from .server import ISSUE_TIMEOUT, Server
 from .ssa.issue import DEFAULT_LIFETIME, Client, ServiceAddress
 
 
@@ -56,11 +57,16 @@ class AcceptQueue:
     async def issue(self, policy: SsaPolicy) -> ServiceAddress:
         return await self.server.issue(sessions=policy.sessions, client=policy.client, lifetime=policy.lifetime)
 
-    async def keep(self, policy: SsaPolicy) -> None:
-        """Have `policy.auto_arm` SSAs armed now and always; returns when the first lot is."""
+    async def keep(self, policy: SsaPolicy, timeout: float | None) -> None:
+        """Have `policy.auto_arm` SSAs armed now and always; waits for the first lot, and no longer than `timeout` seconds.
+
+        timeout: None for as long as `Server.issue` waits.  What is not armed by then follows when there are addresses.
+        """
         server = self.server
         server.auto_arm(policy.auto_arm, sessions=policy.sessions, client=policy.client, lifetime=policy.lifetime)
-        await self.node.until(lambda: len(server.armed) >= policy.auto_arm or self.node.pool.closed)
+        with suppress(TimeoutError):
+            limit = ISSUE_TIMEOUT if timeout is None else timeout
+            await self.node.until(lambda: len(server.armed) >= policy.auto_arm, limit)
         self._check_open()
 
     async def accept(self, policy: SsaPolicy, bound: bool, timeout: float | None) -> Exchange:

@@ -308,7 +308,10 @@ class Socket:
         return 0
 
     def listen(self, backlog: int = 128) -> None:
-        """LISTEN_o, or, after `bind` to an address, LISTEN at that one; the option SSA_POLICY arms SSAs by itself."""
+        """LISTEN_o, or, after `bind` to an address, LISTEN at that one; the option SSA_POLICY arms SSAs by itself.
+
+        It waits for those within the time-out, 30 seconds where there is none; what is not armed by then follows.
+        """
         self._check_fresh()
         options = replace(self._options, backlog=max(1, backlog))
 
@@ -319,7 +322,7 @@ class Socket:
                 if chosen is not None:
                     listening.server.bind(chosen)
                 else:
-                    await listening.keep(self._ssa_policy)
+                    await listening.keep(self._ssa_policy, self._timeout)
             except BaseException:
                 listening.close()
                 raise

@@ -196,19 +196,30 @@ class Node:
         )
 
     async def until(self, condition: Callable[[], bool], timeout: float | None = None) -> None:
-        """Wait until `condition()` holds; it is looked at after every event of the stack.  TimeoutError after `timeout` s."""
+        """Wait until `condition()` holds; it is looked at after every event of the stack.
+
+        TimeoutError after `timeout` s; `NodeStopped` when the node has stopped, and nothing will change any more.
+        """
         changed = asyncio.Event()
-        unsubscribe = self.events.subscribe(lambda event: changed.set())
+
+        def look(_: Event | float) -> None:
+            changed.set()
+
+        unsubscribe = self.events.subscribe(look)
+        self.pool.at_end.append(look)
         try:
             async with asyncio.timeout(timeout):
                 while not condition():
+                    if self.pool.closed:
+                        raise errors.NodeStopped
                     changed.clear()
                     await changed.wait()
         finally:
+            self.pool.at_end.remove(look)
             unsubscribe()
 
     async def ready(self, addresses: int = 1, timeout: float | None = None) -> None:
-        """Wait until the pool has so many addresses; at once on a dedicated prefix.  TimeoutError after `timeout` seconds."""
+        """Wait until the pool has so many addresses; at once on a dedicated prefix.  Raises as `until` does."""
         await self.until(
             lambda: self.pool.ready >= addresses or any(p.dedicated and p.preferred for p in self.stack.host.prefixes),
             timeout,

@@ -209,7 +209,10 @@ class Server:
                 except Exception as error:  # the application's: the address stands all the same
                     message = f"The callback for addresses of {listener!r} failed."
                     asyncio.get_running_loop().call_exception_handler({"message": message, "exception": error})
-            await self._node.until(lambda: len(listener.armed) < count)
+            try:
+                await self._node.until(lambda: len(listener.armed) < count)
+            except NodeStopped:
+                return
 
     def close(self) -> None:
         """Stop listening; established connections go on."""

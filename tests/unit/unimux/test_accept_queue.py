@@ -17,6 +17,7 @@ from unimux.acceptqueue import AcceptQueue, SsaPolicy
 from unimux.errors import ConnectError, NodeStopped
 from unimux.node import Node
 from unimux.poolstate import PoolConfig
+from unimux.server import ISSUE_TIMEOUT
 from unimux.ssa.dnsserver import hold_address
 
 WHERE = IPv6Address("2001:db8:1::53")
@@ -127,12 +128,28 @@ def test_the_end_of_the_node_is_told_to_who_waits_for_addresses_to_be_armed(lost
         async with lan() as net:
             node = await net.node(pool=PoolConfig(low=0, high=1, limit=1))
             queue = AcceptQueue(node, OPTIONS, None, None)
-            waiting = asyncio.ensure_future(queue.keep(SsaPolicy(auto_arm=3)))
+            waiting = asyncio.ensure_future(queue.keep(SsaPolicy(auto_arm=3), None))
             await asyncio.sleep(20)
             assert len(queue.server.armed) == 1 and not waiting.done()
             await end(node, lost=lost)
             with pytest.raises(NodeStopped):
                 async with asyncio.timeout(5):
                     await waiting
+
+    virtual(main())
+
+
+@pytest.mark.parametrize(("timeout", "latest"), [(0.0, 0.0), (2.0, 2.0), (None, ISSUE_TIMEOUT)])
+def test_more_addresses_than_are_to_be_had_are_not_waited_for_without_end(timeout: float | None, latest: float) -> None:
+    async def main() -> None:
+        async with lan() as net:
+            node = await net.node(pool=PoolConfig(low=0, high=1, limit=1))
+            queue = AcceptQueue(node, OPTIONS, None, None)
+            began = node.now()
+            async with asyncio.timeout(600):
+                await queue.keep(SsaPolicy(auto_arm=3), timeout)
+            assert node.now() - began == pytest.approx(latest)
+            await node.until(lambda: len(queue.server.armed) == 1, 10)  # what there is follows
+            queue.close()
 
     virtual(main())

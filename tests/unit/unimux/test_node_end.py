@@ -13,6 +13,7 @@ from tapstack.ipv6.addresses import AddressEntry, AddressKind
 from tapstack.link.errors import LinkLost
 from tapstack.types import address
 from tests.unit.unimux.lan import Lan, lan, virtual
+from unimux.accept import Acceptor
 from unimux.aio import open_connection, start_server
 from unimux.das import DasRequired
 from unimux.errors import NodeStopped
@@ -76,6 +77,32 @@ def test_whoever_waits_for_an_address_is_told(ask: Callable[[Node], Awaitable[ob
             with pytest.raises(NodeStopped):
                 async with asyncio.timeout(1):
                     await asking
+
+    virtual(main())
+
+
+@pytest.mark.parametrize("lost", [False, True], ids=["closed", "link lost"])
+def test_whoever_waits_for_a_change_or_for_a_client_is_told(lost: bool) -> None:
+    async def main() -> None:
+        async with lan() as net:
+            node = await net.node()
+            acceptor = Acceptor(node, auto_arm=2)
+            ways = (node.ready(50), node.until(lambda: False), acceptor.accept())
+            asking = [asyncio.ensure_future(way) for way in ways]
+            keeper = acceptor.server._keeper
+            assert keeper is not None
+            await asyncio.sleep(5)
+            assert acceptor.server.armed and not any(each.done() for each in asking)
+            if lost:
+                node.driver._lose(LinkLost("the device is gone"))
+            else:
+                await node.close()
+            for way in (*asking, node.ready(50), acceptor.accept()):
+                with pytest.raises(NodeStopped):
+                    async with asyncio.timeout(1):
+                        await way
+            await asyncio.wait([keeper], timeout=1)
+            assert keeper.done() and keeper.exception() is None
 
     virtual(main())
 
