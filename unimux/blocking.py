@@ -37,8 +37,10 @@ from tapstack.types import address as to_bytes
 
 from .acceptqueue import AcceptQueue, SsaPolicy
 from .das import AgentCaller, ChosenAddress, DasRequired, Policy, Want
+from .errors import PoolExhausted
 from .exchange import Exchange
 from .loopthread import LoopThread
+from .poolstate import NoPrefix
 from .socketfile import socket_file
 from .ssa.issue import ServiceAddress
 from .sticky import NamedSession, StickySession
@@ -52,7 +54,8 @@ Address = tuple[str, int, int, int]
 class Option(IntEnum):
     """What can be set beyond a kernel's socket; before `connect` or `listen`.
 
-    STICKY_SESSION: a name, a `NamedSession`, or None; sockets of one session connect from one address, in Aware mode.
+    STICKY_SESSION: a name, a `NamedSession`, or None; sockets of one session connect from one address, in Aware mode; not
+    from one that `bind` names.
     """
 
     DAS_MODE = 1
@@ -279,6 +282,8 @@ class Socket:
         self._check_fresh()
         if self._timeout == 0:
             raise BlockingIOError(errno.EAGAIN, "connecting takes time: set a time-out above 0")
+        if self._chosen is not None and self._session is not None:
+            raise OSError(errno.EINVAL, "a sticky session has an address of its own: bind to none, or name no session")
         seconds = self._options.syn_timeout if self._timeout is None else self._timeout
         host, port = address[0], address[1]
 
@@ -291,6 +296,7 @@ class Socket:
                 options=self._options,
                 timeout=seconds,
                 session=self._session,
+                local_port=self._port,
                 das=self._policy(),
             )
             assert isinstance(protocol, Exchange)
@@ -303,6 +309,8 @@ class Socket:
         """As `connect`; the error number in place of the error, 0 for success."""
         try:
             self.connect(address)
+        except (PoolExhausted, NoPrefix):
+            return errno.EADDRNOTAVAIL  # as of a kernel that has no port left
         except OSError as error:
             return error.errno or errno.EIO
         return 0
@@ -317,7 +325,8 @@ class Socket:
 
         async def inside() -> AcceptQueue:
             chosen = self._chosen
-            listening = AcceptQueue(self._net.node, options, self._port, None if chosen else self._policy())
+            port = self._port if options.mode is PortMode.AWARE else None
+            listening = AcceptQueue(self._net.node, options, port, None if chosen else self._policy())
             try:
                 if chosen is not None:
                     listening.server.bind(chosen)

@@ -20,14 +20,15 @@ from . import errors
 class Call:
     """One connect, to whichever of the addresses of its host.
 
-    host, port: as they were asked for.  timeout: seconds that the whole may take, for its errors.
-    established: see `Node.connect`.
+    host, port: as they were asked for.  local_port: None where it is drawn.  timeout: seconds that the whole may take, for its
+    errors.  established: see `Node.connect`.
     """
 
     stack: Stack
     driver: Driver
     host: str
     port: int | None
+    local_port: int | None
     options: SocketOptions
     timeout: float
     established: Callable[[Connection], None]
@@ -80,7 +81,7 @@ class Call:
     def _open(self, entry: AddressEntry, remote: bytes, now: float) -> Connection:
         """Make the connection; its SYN waits for the driver."""
         try:
-            return self.stack.tcp.connect(entry, remote, self.port, now, self.options)
+            return self.stack.tcp.connect(entry, remote, self.port, now, self.options, self.local_port)
         except Exception as error:
             addresses = self.stack.host.addresses
             if entry.kind.one_time and not entry.users and entry.address in addresses:

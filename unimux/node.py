@@ -46,7 +46,7 @@ from .resolver import Resolver
 from .server import Server
 from .source import AddressSource
 from .state import MemoryState, State
-from .sticky import StickyAddresses, StickySession
+from .sticky import Hold, StickyAddresses, StickySession
 from .transport import SessionTransport
 
 CONNECT_TIMEOUT = 30.0
@@ -260,6 +260,7 @@ class Node:
         timeout: float = CONNECT_TIMEOUT,
         options: SocketOptions | None = None,
         session: StickySession | None = None,
+        local_port: int | None = None,
         das: Policy | None = None,
         purpose: Purpose = UNNAMED,
         established: Callable[[Connection], None] = lambda connection: None,
@@ -267,13 +268,17 @@ class Node:
         """An established connection from an EA of its own; `host` is a name or an address, `port` None writes RP.
 
         session: connections of equal sessions share one address, in Aware mode (UM-DAS-4).
-        das: who sets the address, in place of the node's policy.  purpose: what for, for the journal and for agents.
+        local_port: to connect from, in Aware mode, where ports count; drawn where it is None.
+        das: who sets the address, in place of the node's policy; that of a session with its first connection.
+        purpose: what for, for the journal and for agents.
         established: called with the connection at once, before the acknowledgement of the handshake leaves: what it writes
         goes with that.
-        All addresses of a name are tried in order within `timeout` seconds.  Raises an error of `unimux.errors`, and
+        All addresses of a name are tried in order within `timeout` seconds, of which each handshake has its share; an
+        address of our own is waited for as long as there is time at all.  Raises an error of `unimux.errors`, and
         OverflowError for what is no port, as the kernel's sockets do.
         """
         check_port(port)
+        check_port(local_port)
         options = options or self.config.socket
         if session is not None:
             options = replace(options, mode=PortMode.AWARE)
@@ -283,20 +288,21 @@ class Node:
         deadline = clock() + timeout
         failure: Exception | None = None
         remotes = await self.resolve(host, timeout=timeout)
-        call = Call(self.stack, self.driver, str(host), port, options, timeout, established)
+        local_port = local_port if options.mode is PortMode.AWARE else None
+        call = Call(self.stack, self.driver, str(host), port, local_port, options, timeout, established)
         try:
             for index, remote in enumerate(remotes):
-                now = clock()
-                until = now + max((deadline - now) / (len(remotes) - index), 0.0)
                 again = True
                 while again:
                     again = False
+                    entry = await self._address_for(remote, max(deadline - clock(), 0.0), session, das, purpose)
+                    now = clock()
+                    until = now + max((deadline - now) / (len(remotes) - index), 0.0)
                     try:
-                        entry = await self._address_for(remote, max(until - clock(), 0.0), session, das, purpose)
                         return await call.shake_hands(entry, remote, until)
                     except errors.AddressNotCarried as error:  # another address may be (UM-ADDR-12)
                         failure = error
-                        again = session is None and clock() < until
+                        again = clock() < until
                     except errors.ConnectTimeout as error:
                         failure = failure if isinstance(failure, errors.AddressNotCarried) else error
                     except errors.ConnectError as error:
@@ -312,7 +318,9 @@ class Node:
         for user in list(entry.users):
             if user.heard:
                 continue
-            if isinstance(user, Connection):
+            if isinstance(user, Hold):
+                self.sticky.end(user, now, cause)
+            elif isinstance(user, Connection):
                 user.fail(OSError(errno.EADDRNOTAVAIL, cause), now, cause)
             elif isinstance(user, UdpFlow):
                 user.close(now, cause)
@@ -323,7 +331,7 @@ class Node:
         self, remote: bytes, left: float, session: StickySession | None, das: Policy | None, purpose: Purpose
     ) -> AddressEntry:
         if session is not None:
-            return await self.sticky.address(session, remote, timeout=left, purpose=purpose)
+            return await self.sticky.address(session, remote, timeout=left, das=das, purpose=purpose)
         cause = f"connect to {address_text(remote)}"
         return await self.take_address(
             AddressKind.EPHEMERAL, remote, timeout=left, cause=cause, das=das, purpose=purpose
@@ -339,6 +347,7 @@ class Node:
         timeout: float = CONNECT_TIMEOUT,
         options: SocketOptions | None = None,
         session: StickySession | None = None,
+        local_port: int | None = None,
         das: Policy | None = None,
         purpose: Purpose = UNNAMED,
     ) -> tuple[SessionTransport, asyncio.BaseProtocol]:
@@ -358,6 +367,7 @@ class Node:
                 timeout=timeout,
                 options=options,
                 session=session,
+                local_port=local_port,
                 das=das,
                 purpose=purpose,
                 established=established,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 from tapstack.ipv6.addresses import AddressEntry, AddressKind, AddressState
 from tapstack.timers import Timer
 
+from .das import Policy
 from .purpose import UNNAMED, Purpose
 
 if TYPE_CHECKING:
@@ -46,7 +47,8 @@ class NamedSession:
 class Hold:
     """A session's hold on its address: an `AddressUser` that serves nobody.  timer: ends it, where it has an end."""
 
-    def __init__(self, entry: AddressEntry) -> None:
+    def __init__(self, session: StickySession, entry: AddressEntry) -> None:
+        self.session = session
         self.entry = entry
         self.timer: Timer | None = None
 
@@ -72,9 +74,15 @@ class StickyAddresses:
         return len(self._holds)
 
     async def address(
-        self, session: StickySession, destination: bytes, *, timeout: float, purpose: Purpose = UNNAMED
+        self,
+        session: StickySession,
+        destination: bytes,
+        *,
+        timeout: float,
+        das: Policy | None = None,
+        purpose: Purpose = UNNAMED,
     ) -> AddressEntry:
-        """The session's address, taken from the pool for its first connection; raises what `Node.take_address` raises.
+        """The session's address, taken for its first connection; the parameters and errors are those of `Node.take_address`.
 
         Connections that begin meanwhile wait for the same address, each within its own `timeout` seconds; where it is not to
         be had for the first of them, the next one asks.
@@ -84,26 +92,26 @@ class StickyAddresses:
             left = max(deadline - self._node.now(), 0.0)
             asked = self._being_made.get(session)
             if asked is None or not left:  # at the deadline the policy says what is missing
-                return await self._begin(session, destination, left, purpose)
+                return await self._begin(session, destination, left, das, purpose)
             await asyncio.wait([asked], timeout=left)
         return held
 
     def _held(self, session: StickySession) -> AddressEntry | None:
         hold = self._holds.get(session)
-        if hold is None or hold.entry.state is not AddressState.PREFERRED:
+        if hold is None or hold.entry.state not in (AddressState.PREFERRED, AddressState.OPTIMISTIC):
             return None
         self._holds.move_to_end(session)
         return hold.entry
 
     async def _begin(
-        self, session: StickySession, destination: bytes, timeout: float, purpose: Purpose
+        self, session: StickySession, destination: bytes, timeout: float, das: Policy | None, purpose: Purpose
     ) -> AddressEntry:
         node = self._node
         asked: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         first = self._being_made.setdefault(session, asked) is asked
         try:
             entry = await node.take_address(
-                AddressKind.EPHEMERAL, destination, timeout=timeout, cause="sticky session", purpose=purpose
+                AddressKind.EPHEMERAL, destination, timeout=timeout, cause="sticky session", das=das, purpose=purpose
             )
         finally:
             asked.set_result(None)
@@ -113,28 +121,28 @@ class StickyAddresses:
             node.stack.host.addresses.release(entry, node.now(), "the session has an address")
             node.driver.kick()
             return held
-        hold = Hold(entry)
+        hold = Hold(session, entry)
         node.stack.host.addresses.acquire(entry, hold)
         if (before := self._holds.get(session)) is not None:  # its address is deprecated: renumbering
-            self._end(session, before, node.now())
+            self.end(before, node.now())
         self._holds[session] = hold
         ttl = DEFAULT_TTL if session.ttl is None else session.ttl
-        hold.timer = node.stack.timers.timer(lambda now: self._end(session, hold, now))
+        hold.timer = node.stack.timers.timer(lambda now: self.end(hold, now))
         hold.timer.set(node.now() + ttl)
         if len(self._holds) > SESSIONS:
-            oldest, its_hold = next(iter(self._holds.items()))
-            self._end(oldest, its_hold, node.now())
+            self.end(next(iter(self._holds.values())), node.now())
         return entry
 
-    def _end(self, session: StickySession, hold: Hold, now: float) -> None:
+    def end(self, hold: Hold, now: float, cause: str = "sticky session is over") -> None:
+        """Let go of an address: the session's next connection gets another one."""
         if hold.timer is not None:
             hold.timer.cancel()
-        if self._holds.get(session) is hold:
-            del self._holds[session]
+        if self._holds.get(hold.session) is hold:
+            del self._holds[hold.session]
         if hold in hold.entry.users:
-            self._node.stack.host.addresses.drop(hold.entry, hold, now, "sticky session is over")
+            self._node.stack.host.addresses.drop(hold.entry, hold, now, cause)
 
     def close(self, now: float) -> None:
         """End all sessions: the node stops."""
-        for session, hold in list(self._holds.items()):
-            self._end(session, hold, now)
+        for hold in list(self._holds.values()):
+            self.end(hold, now)

@@ -27,7 +27,7 @@ from unimux.node import Node
 from unimux.poolstate import PoolConfig, WhenEmpty
 from unimux.ssa.dnsresponder import Asker
 from unimux.ssa.token import Token
-from unimux.sticky import Hold
+from unimux.sticky import Hold, NamedSession
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -274,7 +274,7 @@ def test_a_publisher_that_never_had_an_address_says_so() -> None:
         async with lan() as net:
             bob = await net.node(pool=PoolConfig(low=0, high=0, limit=1, when_empty=WhenEmpty.WAIT))
             entry = await bob.take_address(AddressKind.EPHEMERAL, None, timeout=10)
-            bob.stack.host.addresses.acquire(entry, Hold(entry))
+            bob.stack.host.addresses.acquire(entry, Hold(NamedSession("held"), entry))
             publisher = Publisher(bob, "echo", Backend("127.0.0.1", 9))
             with pytest.raises(PoolExhausted):
                 await publisher.keep(1, lambda ssa: None)

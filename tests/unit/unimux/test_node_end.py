@@ -56,7 +56,7 @@ async def full_node(net: Lan) -> Node:
     """A node whose only address is in use."""
     node = await net.node(pool=PoolConfig(low=0, high=1, limit=1))
     entry: AddressEntry = await node.take_address(AddressKind.EPHEMERAL, None, timeout=10)
-    node.stack.host.addresses.acquire(entry, Hold(entry))
+    node.stack.host.addresses.acquire(entry, Hold(NamedSession("held"), entry))
     return node
 
 
@@ -213,7 +213,7 @@ def test_a_datagram_sent_by_who_hears_of_a_failure_is_sent() -> None:
         async with lan() as net:
             node = await net.node(pool=PoolConfig(low=0, high=1, limit=1))
             entry = await node.take_address(AddressKind.EPHEMERAL, None, timeout=10)
-            hold = Hold(entry)
+            hold = Hold(NamedSession("held"), entry)
             node.stack.host.addresses.acquire(entry, hold)
             failures = []
 

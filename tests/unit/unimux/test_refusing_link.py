@@ -19,7 +19,7 @@ from scapy.layers.inet6 import ICMPv6MLDMultAddrRec, ICMPv6MLReport2, ICMPv6ND_N
 from scapy.layers.l2 import Ether
 
 from scenarios.engine.router import AdvertisedPrefix, InterfaceConfig, Router, RouterConfig, RouterNode
-from tapstack.ipv6.addresses import AddressKind
+from tapstack.ipv6.addresses import AddressKind, AddressState
 from tapstack.link.memory import MemoryLink, MemorySwitch
 from tapstack.types import address, address_text
 from tests.unit.unimux.lan import OPTIONS, virtual
@@ -28,6 +28,7 @@ from unimux.aio import open_connection, start_server
 from unimux.node import Node, NodeConfig
 from unimux.pool import PoolChanged
 from unimux.poolstate import PoolConfig
+from unimux.sticky import NamedSession
 
 POOL = PoolConfig(low=8, high=8, limit=32, regrow=120.0, max_age=100_000.0)
 CLIENT = 0
@@ -255,6 +256,28 @@ def test_when_the_link_has_room_again_the_pool_grows_back(switch: Callable[[int]
         for session in held:
             await session.use()
         assert len(world.refusals) == 1
+
+    world(switch, 4, main)
+
+
+@pytest.mark.proves("UM-ADDR-12", "UM-DAS-4")
+@BOTH
+def test_a_session_gives_up_an_address_that_the_link_refuses(switch: Callable[[int], Refusing], why: str) -> None:
+    """Room for three: the session's address is none of them, until there is room; then its connection gets another one."""
+
+    async def main(world: World) -> None:
+        held = [await world.open() for _ in range(3)]
+        session = NamedSession("shop")
+        ssa = await world.server.issue()
+        opening = asyncio.create_task(open_connection(world.client, ssa.address, None, timeout=400, session=session))
+        await asyncio.sleep(20)
+        assert why in world.refusals[0]
+        assert not opening.done() and not len(world.client.sticky)
+        held.pop().writer.close()
+        world.sessions.append(Session(*await opening))
+        await world.sessions[-1].use()
+        (hold,) = world.client.sticky._holds.values()
+        assert hold.entry.state is AddressState.PREFERRED
 
     world(switch, 4, main)
 

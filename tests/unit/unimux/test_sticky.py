@@ -6,12 +6,14 @@ import asyncio
 
 import pytest
 
-from tapstack.ipv6.addresses import AddressEntry, AddressKind
+from tapstack.ipv6.addresses import AddressEntry, AddressKind, AddressState
+from tapstack.tcp.options import PortMode
 from tapstack.types import address
 from tests.unit.unimux.lan import lan, virtual
+from unimux.das import AgentCaller, DasRequired, Want
 from unimux.errors import PoolExhausted, UnimuxError
 from unimux.node import Node
-from unimux.poolstate import PoolConfig
+from unimux.poolstate import PoolConfig, WhenEmpty
 from unimux.sticky import DEFAULT_TTL, Hold, NamedSession
 
 PEER = address("2001:db8:1::99")
@@ -27,7 +29,7 @@ class Full:
 
     async def take(self) -> None:
         entry = await self.node.take_address(AddressKind.EPHEMERAL, None, timeout=10)
-        self._taken.append(Hold(entry))
+        self._taken.append(Hold(SHOP, entry))
         self.node.stack.host.addresses.acquire(entry, self._taken[-1])
 
     def give(self) -> None:
@@ -99,5 +101,41 @@ def test_ever_new_names_hold_no_more_than_so_many_addresses(monkeypatch: pytest.
             assert timers[-1] <= timers[20] + 4
             await asyncio.sleep(DEFAULT_TTL + 1)
             assert len(node.sticky) == node.pool.held == 0
+
+    virtual(main())
+
+
+@pytest.mark.proves("UM-DAS-4", "UM-POOL-3")
+def test_connections_of_a_session_share_an_address_that_is_optimistic_still() -> None:
+    async def main() -> None:
+        async with lan() as net:
+            node = await net.node(pool=PoolConfig(low=0, high=0, when_empty=WhenEmpty.OPTIMISTIC))
+            await node.until(lambda: node.stack.host.link_local is not None, 5)
+            entries = await asyncio.gather(*(node.sticky.address(SHOP, PEER, timeout=5) for _ in range(3)))
+            assert {entry.state for entry in entries} == {AddressState.OPTIMISTIC}
+            assert len(set(entries)) == node.pool.held == 1
+
+    virtual(main())
+
+
+@pytest.mark.proves("UM-DAS-3", "UM-DAS-4")
+def test_an_agent_sets_the_address_of_a_session_once() -> None:
+    wanted: list[Want] = []
+
+    async def agent(want: Want) -> str:
+        wanted.append(want)
+        return "2001:db8:1::5e7"
+
+    async def main() -> None:
+        async with lan() as net:
+            alice, bob = await net.node(), await net.node()
+            das = DasRequired(alice.pool, alice.events)
+            das.on_need = AgentCaller(das, agent, alice.now, alice.driver.kick)
+            ssa = await bob.listen(asyncio.Protocol, mode=PortMode.L2).issue(sessions=2)
+            for _ in range(2):
+                transport, _ = await alice.create_connection(asyncio.Protocol, str(ssa), 80, session=SHOP, das=das)
+                assert transport.get_extra_info("sockname")[0] == "2001:db8:1::5e7"
+                transport.close()
+            assert len(wanted) == 1
 
     virtual(main())
