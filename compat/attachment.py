@@ -142,9 +142,7 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
         return NodeConfig(
             host=HostConfig(stable_addresses=False),
             pool=self.pool_config(),
-            socket=frugal(
-                SocketOptions(mode=self.mode, time_wait=self.time_wait, congestion=self.congestion, nodelay=True)
-            ),
+            socket=frugal(SocketOptions(mode=self.mode, time_wait=self.time_wait, congestion=self.congestion)),
             buffer_budget=self.buffer_budget,
             name_servers=tuple(self.name_servers),
             nat64=self.nat64,

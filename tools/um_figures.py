@@ -63,7 +63,7 @@ async def sessions(folder: Path) -> Setup:
                 link = stack.enter_context(kernel.bridged_tap(bridge, f"tap-{name}", mac=random))
                 assert link.properties.mac is not None
                 nodes.append(UnifiedNode(name, where, (link.properties.mac.hex(":"),), (prefix,), stable))
-                options = SocketOptions(time_wait=TimeWait.SHORT, nodelay=True)
+                options = SocketOptions(time_wait=TimeWait.SHORT)
                 host = HostConfig(stable_addresses=False)
                 config = NodeConfig(host=host, pool=PoolConfig(low=2, high=3), socket=options)
                 return await stack.enter_async_context(Node(link, config))

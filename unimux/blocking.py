@@ -100,7 +100,7 @@ class Socket:
 
     def __init__(self, net: NodeThread, options: SocketOptions, exchange: Exchange | None = None) -> None:
         self._net = net
-        self._options = options
+        self._options = replace(options, nodelay=bool(options.nodelay))
         self._exchange = exchange
         self._listening: AcceptQueue | None = None
         self._das_mode = DasMode.AUTO
@@ -211,7 +211,7 @@ class Socket:
                 Option.STICKY_SESSION: self._session,
             }[Option(name)]
         known = {
-            (_socket.IPPROTO_TCP, _socket.TCP_NODELAY): int(self._options.nodelay),
+            (_socket.IPPROTO_TCP, _socket.TCP_NODELAY): int(bool(self._options.nodelay)),
             (_socket.IPPROTO_TCP, _socket.TCP_USER_TIMEOUT): round(self._options.user_timeout * 1000),
             (_socket.SOL_SOCKET, _socket.SO_KEEPALIVE): int(self._options.keep_alive is not None),
             (_socket.SOL_SOCKET, _socket.SO_SNDBUF): self._options.send_buffer,

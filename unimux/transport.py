@@ -30,6 +30,8 @@ class SessionTransport(asyncio.Transport):
 
     def __init__(self, driver: Driver, connection: Connection) -> None:
         super().__init__({"connection": connection})
+        if connection.options.nodelay is None:
+            connection.sender.nodelay = True  # as of asyncio's own transports
         self._driver = driver
         self._connection = connection
         self._loop = asyncio.get_running_loop()

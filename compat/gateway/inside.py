@@ -9,7 +9,7 @@ from ipaddress import IPv6Address, IPv6Network
 from compat.buffers import frugal
 from tapstack.tcp.options import PortMode, SocketOptions, TimeWait
 
-OPTIONS = frugal(SocketOptions(mode=PortMode.AWARE, time_wait=TimeWait.SHORT, nodelay=True, backlog=65_535))
+OPTIONS = frugal(SocketOptions(mode=PortMode.AWARE, time_wait=TimeWait.SHORT, backlog=65_535))
 """Of the connections within the machine: the peer is a kernel that tells its connections apart by ports."""
 
 

@@ -200,7 +200,7 @@ def node_config(
             dad_concurrent=256,
         ),
         pool=pool or PoolConfig(),
-        socket=SocketOptions(mode=mode, time_wait=time_wait, nodelay=True),
+        socket=SocketOptions(mode=mode, time_wait=time_wait),
     )
 
 

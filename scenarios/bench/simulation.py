@@ -34,7 +34,7 @@ LAN = 50
 _CHUNK = bytes(1000)
 _CONFIG = NodeConfig(
     host=HostConfig(stable_addresses=False, solicit_routers=False, dad_transmits=0, dad_initial_delay=0.0),
-    socket=SocketOptions(time_wait=TimeWait.SHARP, nodelay=True),
+    socket=SocketOptions(time_wait=TimeWait.SHARP),
 )
 
 

@@ -22,7 +22,7 @@ from unimux.transport import SessionTransport
 
 from .web import FileProtocol
 
-OPTIONS = SocketOptions(mode=PortMode.AWARE, nodelay=True)
+OPTIONS = SocketOptions(mode=PortMode.AWARE)
 _POLL = 0.05
 _ECHO_IDENTIFIER = (4711).to_bytes(2, "big")
 

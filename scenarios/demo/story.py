@@ -15,7 +15,7 @@ SMALL_BYTES = 64 * 1024
 SMALL_FILES = 20
 READY_TIMEOUT = 15.0
 RELEASE_TIMEOUT = 20.0
-OPTIONS = SocketOptions(time_wait=TimeWait.SHORT, nodelay=True)
+OPTIONS = SocketOptions(time_wait=TimeWait.SHORT)
 
 
 async def all_released(name: str, node: Node, outcome: Outcome) -> None:

@@ -15,7 +15,7 @@ from unimux.node import Node
 from unimux.pool import Outcome
 from unimux.poolstate import NoPrefix, PoolConfig
 
-OPTIONS = SocketOptions(time_wait=TimeWait.SHORT, nodelay=True)
+OPTIONS = SocketOptions(time_wait=TimeWait.SHORT)
 POOL = PoolConfig(low=8, high=16)
 NO_POOL = PoolConfig(low=0, high=0)
 HOST = HostConfig(stable_addresses=False)
@@ -43,7 +43,7 @@ class Addressing(StrEnum):
 
     def options(self) -> SocketOptions:
         """Socket options that suit it."""
-        return OPTIONS if self.one_time else SocketOptions(mode=PortMode.AWARE, time_wait=TimeWait.SHORT, nodelay=True)
+        return OPTIONS if self.one_time else SocketOptions(mode=PortMode.AWARE, time_wait=TimeWait.SHORT)
 
 
 def fix(node: Node, where: str) -> None:

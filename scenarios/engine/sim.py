@@ -46,7 +46,7 @@ from .network import Kind, Lan, Network
 EPOCH_NS = 1_735_689_600_000_000_000
 """The beginning of every simulation: 1 January 2025, 00:00 UTC."""
 
-_HOST_OPTIONS = SocketOptions(mode=PortMode.AWARE, nodelay=True, msl=30.0)
+_HOST_OPTIONS = SocketOptions(mode=PortMode.AWARE, msl=30.0)
 _ECHO = (0x5555).to_bytes(2, "big")
 
 

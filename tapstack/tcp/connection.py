@@ -159,7 +159,7 @@ class Connection(Output):
         self.emitter = Emitter(tcp.host, path, tcp.transmit, self.local, remote, numbers.flow_label, options.hop_limit)
         self.emitter.set_dscp(options.dscp)
         self.sender: Sender = IdleSender(numbers.isn, self)
-        self.sender.nodelay = options.nodelay
+        self.sender.nodelay = bool(options.nodelay)
         self.receiver = Receiver(options.receive_buffer, options.receive_buffer_maximum)
         self.receiver.scale = scale_for(options.receive_buffer_maximum)
         self.rtt = RttEstimator()

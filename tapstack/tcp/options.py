@@ -44,6 +44,8 @@ class Ecn(StrEnum):
 class SocketOptions:
     """Options of one socket; times in seconds, buffers in bytes.
 
+    nodelay: send small segments at once, without Nagle's algorithm (RFC 9293 §3.7.4); None: as the API has it, on asyncio's
+    transports at once, on sockets not.
     user_timeout: how long data may stay unacknowledged before the connection is aborted (RFC 9293 R2).
     tell_user_timeout: advertise it, and let what the peer advertises prolong it (RFC 5482; off by default, as there).
     syn_timeout: the same for a SYN (RFC 9293 MUST-23: at least 3 minutes); connect() time-outs are the caller's.
@@ -62,7 +64,7 @@ class SocketOptions:
     time_wait: TimeWait = TimeWait.FULL
     msl: float = 30.0
     reduced_port: int = LEGACY_COMPAT
-    nodelay: bool = False
+    nodelay: bool | None = None
     user_timeout: float = 300.0
     tell_user_timeout: bool = False
     syn_timeout: float = 180.0

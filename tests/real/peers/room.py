@@ -149,7 +149,7 @@ async def _start_node(stack: AsyncExitStack, link: Any) -> Node:
     config = NodeConfig(
         host=HostConfig(stable_addresses=False, dad_initial_delay=0.1),
         pool=PoolConfig(low=16, high=32),
-        socket=SocketOptions(time_wait=TimeWait.SHORT, nodelay=True),
+        socket=SocketOptions(time_wait=TimeWait.SHORT),
     )
     node = await stack.enter_async_context(Node(link, config))
     node.stack.host.prefix_list.add_static(address(PREFIX), 64, autonomous=True, now=node.now())

@@ -35,7 +35,7 @@ from unimux.poolstate import PoolConfig
 
 PROGRAMS = ("dumpcap", "radvd")
 READY = 15.0
-OPTIONS = SocketOptions(time_wait=TimeWait.SHORT, nodelay=True)
+OPTIONS = SocketOptions(time_wait=TimeWait.SHORT)
 DEDICATED = {"dora": "2001:db8:d1::/64", "boris": "2001:db8:d2::/64"}
 BOUND = "2001:db8:d1::b0"
 """An ordinary address of dora's, for sockets that an application bound itself."""

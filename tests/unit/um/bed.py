@@ -29,7 +29,7 @@ from unimux.state import MemoryState
 
 ON_LINK = "2001:db8:1::"
 DEDICATED = ("2001:db8:a::", "2001:db8:b::")
-OPTIONS = SocketOptions(nodelay=True, user_timeout=20.0, keep_alive=30.0, fin_wait_2_timeout=15.0)
+OPTIONS = SocketOptions(user_timeout=20.0, keep_alive=30.0, fin_wait_2_timeout=15.0)
 NOWHERE = "2001:db8:1::99"
 _SOURCE, _DESTINATION = slice(22, 38), slice(38, 54)
 

@@ -14,7 +14,7 @@ from unimux.node import Node, NodeConfig
 from unimux.poolstate import PoolConfig
 
 PREFIX = "2001:db8:1::"
-OPTIONS = SocketOptions(time_wait=TimeWait.SHORT, nodelay=True)
+OPTIONS = SocketOptions(time_wait=TimeWait.SHORT)
 
 
 class Lan:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tapstack.tcp.options import SocketOptions
 from tests.unit.unimux.lan import lan, virtual
 from unimux.aio import open_connection
 from unimux.node import Node
@@ -122,5 +123,33 @@ def test_a_datagram_may_be_a_view_of_anything_too() -> None:
             assert received == [b"first", numbers.tobytes(), numbers[::2].tobytes(), b"last"]
             flow.close()
             server.close(bob.now())
+
+    virtual(main())
+
+
+@pytest.mark.parametrize(("nodelay", "arrived"), [(None, b"headbody"), (True, b"headbody"), (False, b"head")])
+def test_small_writes_leave_at_once_unless_options_say_otherwise(nodelay: bool | None, arrived: bytes) -> None:
+    """As on asyncio's own transports, which set TCP_NODELAY, on the side that connects and on the one that accepts."""
+
+    async def main() -> None:
+        async with lan() as net:
+            alice, bob = await net.node(), await net.node()
+            await asyncio.gather(alice.ready(4), bob.ready(4))
+            options = SocketOptions(nodelay=nodelay)
+            ends = [Recorder(), Recorder()]
+            ssa = await bob.listen(lambda: ends[1], options=options).issue()
+            await alice.create_connection(lambda: ends[0], str(ssa), None, options=options)
+            await asyncio.sleep(1)
+            for end, other in (ends, reversed(ends)):
+                assert end.transport is not None
+                end.transport.write(b"head")
+                await asyncio.sleep(0.0001)
+                end.transport.write(b"body")
+                await asyncio.sleep(0.0015)  # half a round trip, which is less than an acknowledgement needs
+                assert other.data == arrived
+                await asyncio.sleep(1)
+                assert other.data == b"headbody"
+            assert ends[0].transport is not None
+            ends[0].transport.close()
 
     virtual(main())
