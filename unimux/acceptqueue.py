@@ -6,7 +6,7 @@ import asyncio
 import errno
 from collections import deque
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tapstack.tcp.options import SocketOptions
 
@@ -53,6 +53,11 @@ class AcceptQueue:
         self.server: Server = node.listen(factory, options=options, port=port, das=das)
         self.server.room = lambda: not self.accepted
         self._unwatch = node.watch(lambda event: self.changed.set())
+
+    def set_options(self, options: SocketOptions) -> None:
+        """Options of the connections that begin from now on."""
+        listener = self.server.listener
+        listener.options = replace(options, backlog=listener.options.backlog)
 
     async def issue(self, policy: SsaPolicy) -> ServiceAddress:
         return await self.server.issue(sessions=policy.sessions, client=policy.client, lifetime=policy.lifetime)

@@ -158,7 +158,7 @@ class Socket:
 
     def setsockopt(self, level: int, name: int, value: Any) -> None:
         """Set an option of `SOL_UNIMUX` (`Option`), or TCP_NODELAY, TCP_USER_TIMEOUT (milliseconds), SO_KEEPALIVE, SO_SNDBUF,
-        SO_RCVBUF.
+        SO_RCVBUF, the last before the socket connects.  On a connection they change it, on a listening socket those to come.
 
         SO_REUSEADDR and SO_REUSEPORT are taken and mean nothing here: no two sockets want the same one-time address.
         """
@@ -174,6 +174,10 @@ class Socket:
             case (_socket.SOL_SOCKET, _socket.SO_SNDBUF):
                 self._change(send_buffer=int(value))
             case (_socket.SOL_SOCKET, _socket.SO_RCVBUF):
+                if self._exchange is not None:
+                    raise OSError(
+                        errno.EISCONN, "SO_RCVBUF is set before the socket connects: its peer knows the scale"
+                    )
                 self._change(receive_buffer=int(value), receive_buffer_maximum=int(value))
             case (_socket.SOL_SOCKET, _socket.SO_REUSEADDR | _socket.SO_REUSEPORT):
                 pass
@@ -198,7 +202,11 @@ class Socket:
                 self._session = NamedSession(value) if isinstance(value, str) else value
 
     def _change(self, **values: Any) -> None:
-        self._options = replace(self._options, **values)
+        options = replace(self._options, **values)
+        begun = self._exchange or self._listening
+        if begun is not None:
+            self._net.call(lambda: begun.set_options(options))
+        self._options = options
 
     def getsockopt(self, level: int, name: int) -> Any:
         """The value of an option that `setsockopt` takes; SO_ERROR is always 0, since errors are raised where they happen."""

@@ -13,6 +13,8 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
+from tapstack.tcp.options import SocketOptions
+
 from .transport import SessionTransport
 
 HIGH_WATER = 256 * 1024
@@ -88,6 +90,11 @@ class Exchange(asyncio.Protocol):
     def _resume(self) -> None:
         if self.transport is not None:
             self.transport.resume_reading()
+
+    def set_options(self, options: SocketOptions) -> None:
+        """Options that were changed since it was established."""
+        if self.transport is not None:
+            self.transport.set_options(options)
 
     # -- for threads -----------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from typing import Any, cast
 
 from tapstack.driver import Driver
 from tapstack.tcp.connection import Connection, Signal
+from tapstack.tcp.options import SocketOptions
 from tapstack.types import Buffer, address_text
 
 JOINED = 1 << 14
@@ -67,6 +68,12 @@ class SessionTransport(asyncio.Transport):
         if name == "peername":
             return address_text(connection.remote), connection.remote_port, 0, 0
         return super().get_extra_info(name, default)
+
+    def set_options(self, options: SocketOptions) -> None:
+        """Options that were changed since the connection began: see `Connection.set_options`; too late, they mean nothing."""
+        if not self.is_closing():
+            self._connection.set_options(options, self._driver.now())
+            self._driver.kick()
 
     def is_closing(self) -> bool:
         return self._closing or self._lost

@@ -315,6 +315,22 @@ class Connection(Output):
         self.soft_error = error
         self.signal(Signal.TROUBLE)
 
+    def set_options(self, options: SocketOptions, now: float) -> None:
+        """Take over what can change while a connection stands: Nagle's algorithm, user time-out, keep-alive, send buffer."""
+        before, self.options = self.options, options
+        if self.state is TcpState.CLOSED:
+            return
+        if options.nodelay is not None:
+            self.sender.nodelay = options.nodelay
+        if options.user_timeout != before.user_timeout:
+            self.set_user_timeout(options.user_timeout)
+        if options.keep_alive != before.keep_alive:
+            self.timers.start_slow(now)
+        if options.send_buffer != before.send_buffer:
+            self.high_water = options.send_buffer
+            self.low_water = options.send_buffer // 2
+        self.tcp.mark_dirty(self)
+
     def set_user_timeout(self, seconds: float) -> None:
         """How long data may stay unacknowledged from now on; what the peer advertises no longer changes it (RFC 5482 §3.1)."""
         self.user_timeout = seconds

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
+import socket
 from collections.abc import Iterator
+from dataclasses import replace
 from ipaddress import IPv6Address
 
 import pytest
 
 from tapstack.ipv6.addresses import AddressEntry
+from tapstack.tcp.connection import Connection
 from tapstack.tcp.options import PortMode
+from tapstack.types import address
+from tests.unit.unimux.lan import OPTIONS, lan, virtual
 from tests.unit.unimux.test_blocking import Pair
-from unimux.blocking import SOL_UNIMUX, Option
+from unimux.blocking import SOL_UNIMUX, Option, Socket
 from unimux.das import Done, Pending, Policy, Want
 from unimux.errors import PoolExhausted, UnimuxError
 from unimux.poolstate import NoPrefix
@@ -72,3 +78,67 @@ def test_connect_ex_has_a_number_where_no_address_is_to_be_had(
     monkeypatch.setattr(pair.net.node, "das", Empty())
     with pair.net.socket() as s:
         assert s.connect_ex(("2001:db8:1::99", 80)) == errno.EADDRNOTAVAIL
+
+
+def pcb_of(pair: Pair, s: Socket) -> Connection:
+    """The connection behind a socket."""
+    where = address(s.getsockname()[0])
+    return pair.net.call(
+        lambda: next(
+            each for each in pair.net.node.stack.tcp.demux if isinstance(each, Connection) and each.local == where
+        )
+    )
+
+
+def test_options_of_a_connected_socket_change_its_connection(pair: Pair) -> None:
+    """What http.client does after connect(), and servers after accept()."""
+    with pair.net.create_connection((str(pair.serve()), 0), timeout=10) as s:
+        pcb = pcb_of(pair, s)
+        for wanted in (0, 1, 0):  # off at first, as of a kernel's socket
+            assert pcb.sender.nodelay == s.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == wanted
+            s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1 - wanted)
+        s.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 5000)
+        assert pcb.user_timeout == 5.0
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        assert (pcb.high_water, pcb.low_water) == (4096, 2048)
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        assert (pcb.timers.slow.armed, pcb.options.keep_alive) == (True, 7200.0)
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 0)
+        assert pcb.options.keep_alive is None
+        told = s.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+        with pytest.raises(OSError, match="before the socket connects") as refused:
+            s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        assert refused.value.errno == errno.EISCONN
+        assert s.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) == told
+        s.sendall(b"x")
+        assert s.recv(1) == b"x"
+
+
+def test_options_of_a_listening_socket_are_those_of_who_comes_later(pair: Pair) -> None:
+    with pair.net.socket() as listening:
+        listening.listen(7)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        listening.settimeout(10)
+        visitor = pair.visit(listening.issue().address, b"hello")
+        accepted, _ = listening.accept()
+        with accepted:
+            options = pcb_of(pair, accepted).options
+            assert (options.keep_alive, options.backlog) == (7200.0, 7)
+            accepted.sendall(accepted.recv(5).upper())
+            visitor.join()
+
+
+def test_keep_alive_that_is_asked_for_late_ends_a_connection_to_nobody() -> None:
+    async def main() -> None:
+        async with lan() as net:
+            alice, bob = await net.node(), await net.node()
+            ssa = await bob.listen(asyncio.Protocol).issue()
+            transport, _ = await alice.create_connection(asyncio.Protocol, str(ssa), None)
+            net.switch.leave(bob.link)  # type: ignore[arg-type]
+            transport.set_options(replace(OPTIONS, keep_alive=100.0))
+            began = alice.now()
+            await alice.until(transport.is_closing, 3600)
+            assert alice.now() - began == pytest.approx(100 + 9 * 75, abs=1)
+            transport.set_options(OPTIONS)  # too late, and harmless
+
+    virtual(main())

@@ -142,6 +142,7 @@ def test_small_writes_leave_at_once_unless_options_say_otherwise(nodelay: bool |
             await asyncio.sleep(1)
             for end, other in (ends, reversed(ends)):
                 assert end.transport is not None
+                end.transport.set_options(options)
                 end.transport.write(b"head")
                 await asyncio.sleep(0.0001)
                 end.transport.write(b"body")
