@@ -39,6 +39,7 @@ class SessionTransport(asyncio.Transport):
         self._protocol: asyncio.BaseProtocol | None = None
         self._paused = False
         self._writing_paused = False
+        self._eof_written = False
         self._end_of_stream = False
         self._end_told = False
         self._closing = False
@@ -127,6 +128,8 @@ class SessionTransport(asyncio.Transport):
     def write(self, data: bytes | bytearray | memoryview[Any]) -> None:
         if not isinstance(data, (bytes, bytearray, memoryview)):
             raise TypeError(f"data is bytes, a bytearray or a memoryview, not {type(data).__name__}")
+        if self._eof_written:
+            raise RuntimeError("Cannot call write() after write_eof()")
         connection = self._connection
         if self._lost or self._closing or connection.error is not None:
             return  # as asyncio's own transports do: connection_lost tells the protocol
@@ -150,6 +153,7 @@ class SessionTransport(asyncio.Transport):
 
     def write_eof(self) -> None:
         if not self._lost and not self._closing:
+            self._eof_written = True
             self._connection.shutdown(self._driver.now())
             self._driver.kick()
 

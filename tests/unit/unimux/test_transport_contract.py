@@ -103,6 +103,21 @@ def test_a_view_of_anything_is_sent_as_its_bytes() -> None:
     virtual(main())
 
 
+def test_nothing_can_be_written_after_the_end() -> None:
+    async def main() -> None:
+        async with lan() as net:
+            _, recorder, _, writer = await joined(net)
+            writer.write_eof()
+            for _ in range(2):
+                with pytest.raises(RuntimeError, match="after write_eof"):
+                    writer.write(b"more")
+                writer.close()
+            await asyncio.sleep(60)
+            assert recorder.data == b""
+
+    virtual(main())
+
+
 def test_a_datagram_may_be_a_view_of_anything_too() -> None:
     numbers = array.array("I", range(200))
 
