@@ -41,6 +41,7 @@ class AcceptQueue:
         self.node = node
         self.accepted: deque[Exchange] = deque()
         self.changed = asyncio.Event()
+        self._arming: asyncio.Task[ServiceAddress] | None = None
         self._closed = False
         loop = asyncio.get_running_loop()
 
@@ -87,12 +88,24 @@ class AcceptQueue:
                     raise BlockingIOError(errno.EAGAIN, "nobody has come")
                 self.changed.clear()
                 if not bound and not self.server.armed:
-                    await self.issue(policy)
+                    await self._arm_one(policy)
                 if not self.accepted:
                     await self.changed.wait()
         exchange = self.accepted.popleft()
         self.server.take_accepted()
         return exchange
+
+    async def _arm_one(self, policy: SsaPolicy) -> None:
+        """Arm an SSA; where the caller's time is over it goes on, for the next one: an address under test is not lost."""
+        if self._arming is None or self._arming.done():
+            self._arming = asyncio.get_running_loop().create_task(self.issue(policy))
+            self._arming.add_done_callback(
+                lambda task: task.cancelled() or task.exception()
+            )  # whoever waits still raises it
+        arming = self._arming
+        await asyncio.wait([arming])
+        self._check_open()
+        arming.result()
 
     def _check_open(self) -> None:
         if self.node.pool.closed:
@@ -105,6 +118,8 @@ class AcceptQueue:
             return
         self._closed = True
         self._unwatch()
+        if self._arming is not None:
+            self._arming.cancel()
         self.server.close()
         for exchange in self.accepted:
             if exchange.transport is not None:

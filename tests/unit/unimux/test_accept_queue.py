@@ -14,6 +14,7 @@ from tapstack.link.errors import LinkLost
 from tapstack.tcp.options import PortMode
 from tests.unit.unimux.lan import OPTIONS, Lan, lan, virtual
 from unimux.acceptqueue import AcceptQueue, SsaPolicy
+from unimux.das import AgentCaller, DasRequired, Want
 from unimux.errors import ConnectError, NodeStopped
 from unimux.node import Node
 from unimux.poolstate import PoolConfig
@@ -151,5 +152,45 @@ def test_more_addresses_than_are_to_be_had_are_not_waited_for_without_end(timeou
             assert node.now() - began == pytest.approx(latest)
             await node.until(lambda: len(queue.server.armed) == 1, 10)  # what there is follows
             queue.close()
+
+    virtual(main())
+
+
+@pytest.mark.proves("UM-DAS-3")
+def test_an_address_under_test_outlives_calls_that_are_shorter_than_the_test() -> None:
+    wanted: list[Want] = []
+
+    async def agent(want: Want) -> str:
+        wanted.append(want)
+        return "2001:db8:1::5e7"
+
+    async def main() -> None:
+        async with lan() as net:
+            node = await net.node()
+            das = DasRequired(node.pool, node.events)
+            das.on_need = AgentCaller(das, agent, node.now, node.driver.kick)
+            queue = AcceptQueue(node, OPTIONS, None, das)
+            for _ in range(10):
+                with pytest.raises(TimeoutError):
+                    await queue.accept(SsaPolicy(), False, 0.3)
+            assert queue.server.armed == [IPv6Address("2001:db8:1::5e7")]
+            assert len(wanted) == 1
+            queue.close()
+
+    virtual(main())
+
+
+def test_the_end_of_the_socket_is_told_to_who_waits_for_an_address() -> None:
+    async def main() -> None:
+        async with lan() as net:
+            node = await net.node()
+            queue = AcceptQueue(node, OPTIONS, None, DasRequired(node.pool, node.events))
+            waiting = asyncio.ensure_future(queue.accept(SsaPolicy(), False, None))
+            await asyncio.sleep(1)
+            queue.close()
+            with pytest.raises(OSError, match="closed") as told:
+                async with asyncio.timeout(5):
+                    await waiting
+            assert told.value.errno == errno.EBADF
 
     virtual(main())
