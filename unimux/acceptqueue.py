@@ -99,9 +99,7 @@ class AcceptQueue:
         """Arm an SSA; where the caller's time is over it goes on, for the next one: an address under test is not lost."""
         if self._arming is None or self._arming.done():
             self._arming = asyncio.get_running_loop().create_task(self.issue(policy))
-            self._arming.add_done_callback(
-                lambda task: task.cancelled() or task.exception()
-            )  # whoever waits still raises it
+            self._arming.add_done_callback(lambda task: task.cancelled() or task.exception())  # perhaps nobody waits
         arming = self._arming
         await asyncio.wait([arming])
         self._check_open()

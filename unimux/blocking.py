@@ -175,9 +175,7 @@ class Socket:
                 self._change(send_buffer=int(value))
             case (_socket.SOL_SOCKET, _socket.SO_RCVBUF):
                 if self._exchange is not None:
-                    raise OSError(
-                        errno.EISCONN, "SO_RCVBUF is set before the socket connects: its peer knows the scale"
-                    )
+                    raise OSError(errno.EISCONN, "SO_RCVBUF is set before connecting: the peer knows the scale")
                 self._change(receive_buffer=int(value), receive_buffer_maximum=int(value))
             case (_socket.SOL_SOCKET, _socket.SO_REUSEADDR | _socket.SO_REUSEPORT):
                 pass

@@ -357,7 +357,7 @@ class AgentCaller:
         refused: asyncio.Future[AddressRefused] = asyncio.get_running_loop().create_future()
 
         def judged(refusal: AddressRefused | None, now: float) -> None:
-            if refusal is not None:
+            if refusal is not None and not refused.done():
                 refused.set_result(refusal)
 
         try:
