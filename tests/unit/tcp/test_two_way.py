@@ -12,7 +12,7 @@ import pytest
 
 from tapstack.tcp.connection import Connection
 from tapstack.tcp.options import Ecn, PortMode, SocketOptions
-from tapstack.tcp.timers import MAXIMUM_RTO
+from tapstack.tcp.recovery.rto import MAXIMUM as MAXIMUM_RTO
 
 from .pair import End, Pair, read_all
 
