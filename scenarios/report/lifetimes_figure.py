@@ -42,8 +42,9 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """Maps Unix time to x."""
+    """Maps Unix time to x; `zero` is where its labels count from: the beginning of the capture, as everywhere."""
 
+    zero: float
     begin: float
     end: float
     left: float
@@ -56,12 +57,17 @@ class Scale:
 
 
 def identifier(address: bytes) -> str:
-    """The 64-bit interface identifier in four groups, all of one length.
+    """The 64-bit interface identifier as it stands in the address's text, so that who searches for it finds both.
 
-    >>> identifier(IPv6Address("2001:db8::1:e1").packed)
-    '0000:0000:0001:00e1'
+    >>> identifier(IPv6Address("2001:db8:1:0:9118:befa:0fb0:f4c1").packed)
+    '9118:befa:fb0:f4c1'
+    >>> identifier(IPv6Address("2001:db8::1:e1").packed), identifier(IPv6Address("2001:db8:1:2:3::4").packed)
+    ('::1:e1', '3::4')
     """
-    return IPv6Address(address).exploded[20:]
+    head, gap, tail = str(IPv6Address(address)).partition("::")
+    if gap and tail.count(":") < 3:
+        return ":".join(head.split(":")[4:]) + gap + tail
+    return ":".join((tail or head).split(":")[-4:])
 
 
 def rows_of(judgement: Judgement, most: int = MOST_ROWS) -> list[tuple[str, list[Row]]]:
@@ -110,7 +116,7 @@ def lifetimes_figure(judgement: Judgement, width: int = 960, prefix: str = "life
     groups = rows_of(judgement)
     narrow = width < 600
     begin, end = _span(judgement)
-    scale = Scale(begin, end, 8 if narrow else 212, width - 14)
+    scale = Scale(judgement.evidence.span[0], begin, end, 8 if narrow else 212, width - 14)
     content = [patterns(prefix), rect(0, 0, width, 10, style="fill:none")]
     y = _legend(content, prefix, width)
     top = y + 20
@@ -169,12 +175,11 @@ def _legend(content: list[str], prefix: str, width: int) -> float:
 
 
 def _axis(scale: Scale, top: float, bottom: float, narrow: bool) -> list[str]:
-    span = scale.end - scale.begin
-    step = nice_step(span, 5 if narrow else 12)
+    step = nice_step(scale.end - scale.begin, 5 if narrow else 12)
     marks = []
-    tick = 0.0
-    while tick <= span + 1e-9:
-        x = scale.x(scale.begin + tick)
+    tick = math.ceil((scale.begin - scale.zero) / step) * step
+    while tick <= scale.end - scale.zero + 1e-9:
+        x = scale.x(scale.zero + tick)
         marks.append(line(x, top, x, bottom, class_="grid"))
         anchor = "start" if x < scale.left + 10 else "end" if x > scale.right - 16 else "middle"
         marks.append(words(x, top - 4, seconds(tick, step), class_="soft", text_anchor=anchor))

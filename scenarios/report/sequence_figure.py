@@ -36,6 +36,11 @@ class Step:
     of_client: bool = True
     frames: list[Frame] = field(default_factory=list)
 
+    @property
+    def order(self) -> int:
+        """Its place in the capture among rows of one time; what no frame marks comes first."""
+        return self.frames[0].order if self.frames else -1
+
 
 def choose(judgement: Judgement) -> Connection | None:
     """The most telling connection: one whose ports change, else a complete one with the most kinds of ends."""
@@ -52,18 +57,22 @@ def steps_of(connection: Connection, judgement: Judgement) -> list[Step]:
         life = judgement.evidence.lifetime(address)
         if life is not None:
             steps += _notes(life, of_client)
-    return sorted(steps, key=lambda step: step.time)
+    return sorted(steps, key=lambda step: (step.time, step.order))
 
 
 def _notes(life: Lifetime, of_client: bool) -> Iterator[Step]:
     if life.probes:
-        yield Step(life.probes[0].time, "note", "DAD probe", "TENTATIVE", of_client=of_client)
+        yield _note(life.probes[0], "DAD probe", "TENTATIVE", of_client)
     if life.dad_end is not None and life.taken is not None and life.dad_end < life.taken.time:
         yield Step(life.dad_end, "note", "DAD passed", "UNCERTAIN", of_client=of_client)
     if life.promotions:
-        yield Step(life.promotions[0].time, "note", "promotion NA", "PREFERRED", of_client=of_client)
+        yield _note(life.promotions[0], "promotion NA", "PREFERRED", of_client)
     if life.leave is not None:
-        yield Step(life.leave.time, "note", "group left", "gone", of_client=of_client)
+        yield _note(life.leave, "group left", "gone", of_client)
+
+
+def _note(frame: Frame, label: str, state: str, of_client: bool) -> Step:
+    return Step(frame.time, "note", label, state, of_client=of_client, frames=[frame])
 
 
 def _segments(connection: Connection) -> Iterator[Step]:

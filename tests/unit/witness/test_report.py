@@ -189,6 +189,28 @@ def test_the_diagram_shows_births_segments_and_the_port_change(judgement: Judgem
     assert steps[-1].second == "gone"
 
 
+def test_rows_of_one_time_stand_in_the_order_of_the_capture(tmp_path: Path) -> None:
+    """In simulation a promotion and the first segment leave at the same time, and a leave at that of the last one."""
+    lan, far = good()
+    begun = next(sent.time for sent in lan.frames if sent.tag == "promotion:ea")
+    ended = next(sent.time for sent in lan.frames if sent.tag == "leave-again:ea")
+    at_once = [replace(sent, time=begun if begun <= sent.time <= ended else sent.time) for sent in lan.frames]
+    judged = examine(tmp_path, Wire(at_once, lan.now), far)
+    connection = next(each for each in judged.connections if not each.changes and each.complete)
+    rows = [step.label.partition(" ")[0] for step in steps_of(connection, judged)]
+    assert rows[:4] == ["DAD", "DAD", "promotion", "SYN"]
+    assert rows[-1] == "group"
+
+
+def test_both_figures_count_from_the_beginning_of_the_capture(tmp_path: Path) -> None:
+    lan, far = good()
+    late = Wire([replace(sent, time=sent.time + 3.0) for sent in lan.frames[1:]], lan.now)
+    quiet = Wire(lan.frames[:1] + late.frames, lan.now + 3.0)
+    figure = lifetimes_figure(examine(tmp_path, quiet, far))
+    labels = re.findall(r">([0-9.]+) s</text>", figure)
+    assert float(labels[0]) == 3.0
+
+
 def test_long_transfers_are_one_row(tmp_path: Path) -> None:
     lan, _ = good()
     more = Wire()
