@@ -11,12 +11,15 @@ import importlib
 import importlib.util
 import inspect
 import pkgutil
+import re
 import sys
 import traceback
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
+
+from scenarios.witness.judge import TITLES
 
 from .errors import BackendCannot, ScenarioError, UnknownScenario
 from .parameters import Specification, Value, complete, specifications
@@ -70,6 +73,25 @@ def known_backend(name: str | None) -> None:
         raise BackendCannot(f"There is no backend {name!r}: choose {' or '.join(BACKENDS)}.")
 
 
+def known_rule(rule: str) -> str:
+    """The id of a rule of the witness; raises `ScenarioError` for one that there is not."""
+    if rule in TITLES:
+        return rule
+    near = difflib.get_close_matches(rule, TITLES, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else "docs/reading-the-report.md lists them."
+    raise ScenarioError(f"There is no rule {rule!r}: {hint}")
+
+
+_REQUIREMENT = re.compile(r"(UM|ST)-[A-Z]+-[1-9][0-9]*")
+
+
+def _requirement(text: str) -> str:
+    """The id of a requirement, by its form: their list is no part of what is installed."""
+    if not _REQUIREMENT.fullmatch(text):
+        raise ScenarioError(f"There is no requirement {text!r}: their ids are like UM-DAS-1.")
+    return text
+
+
 def scenario(
     *,
     requirements: Sequence[str] = (),
@@ -92,9 +114,9 @@ def scenario(
             script=function,
             source=function.__module__,
             parameters=specifications(function),
-            requirements=tuple(requirements),
+            requirements=tuple(map(_requirement, requirements)),
             backends=tuple(backends),
-            shows=tuple(shows),
+            shows=tuple(map(known_rule, shows)),
             quick=dict(quick or {}),
             limit=limit,
         )
@@ -142,6 +164,8 @@ def _by_name(name: str) -> Scenario:
         made = _in_module(importlib.import_module(f"scenarios.{module}"))
         if made is not None:
             return made
+    if (path := Path(f"{module}.py")).is_file():
+        raise UnknownScenario(f"There is no scenario {name!r}: did you mean the file {path}?")
     known = sorted(catalogue())
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {near[0]!r}?" if near else "`unimux scenario list` names them all."

@@ -33,6 +33,7 @@ from .addressing import HOST, NO_POOL, POOL, Addressing, TemporaryAddresses, fix
 from .backend import Backend, Host, Impairments, RouterControl
 from .charts import Chart, number
 from .definition import Backend as BackendName
+from .definition import known_rule
 from .errors import BackendCannot, ScenarioError
 from .measure import Metrics, exact
 from .network import Kind, Lan, Network
@@ -119,6 +120,7 @@ class Run:
         self._folder = folder
         self._stack = stack
         self._network = Network()
+        self._names: set[str] = set()
         self._members: dict[str, _Member] = {}
         self._ordinary: list[tuple[Lan, str]] = []
         self._witness: dict[str, Any] = {"real_time": not backend.simulated}
@@ -207,8 +209,7 @@ class Run:
         on purpose, which the script has to say in a remark.  trace: whether a captured run keeps its congestion windows.
         """
         await self._build()
-        if name in self._members:
-            raise ScenarioError(f"There are two nodes named {name!r}: give one another name.")
+        self._name(name)
         mac = lan.next_mac(Kind.NODE)
         link = self._link(name, lan, mac, (outgoing, incoming))
         config = NodeConfig(
@@ -229,6 +230,12 @@ class Run:
             node.watch(lambda event: self._ordinary.append((lan, event.address)) if _is_new(event) else None)
         await self._settle(member, name, ready, temporary_lifetime)
         return node
+
+    def _name(self, name: str) -> None:
+        """Events, figures and the judge tell who is on the network by name."""
+        if name in self._names:
+            raise ScenarioError(f"There are two hosts named {name!r}: give one another name.")
+        self._names.add(name)
 
     def _link(self, name: str, lan: Lan, mac: bytes, impair: Impairments) -> Link:
         link = self._stack.enter_context(self._backend.link(lan, mac))
@@ -278,6 +285,7 @@ class Run:
     async def host(self, name: str, lan: Lan, *, outgoing: Impairment = NONE, incoming: Impairment = NONE) -> Host:
         """An ordinary host: a kernel in a namespace, or in sim a stack with one fixed address and four-value connections."""
         await self._build()
+        self._name(name)
         where = lan.next_address()
         self._ordinary.append((lan, where))
         self.topology.places.append(Place(lan.name, name, self._backend.ordinary))
@@ -295,6 +303,7 @@ class Run:
     async def raw(self, name: str, lan: Lan, *, address: str | None = None) -> Raw:
         """Somebody who sends packets made by hand, with an address of the LAN unless another is given."""
         await self._build()
+        self._name(name)
         own = address or lan.next_address()
         self._ordinary.append((lan, own))
         self.topology.places.append(Place(lan.name, name, "packets made by hand"))
@@ -392,9 +401,7 @@ class Run:
 
     def leave_out(self, rule: str, reason: str) -> None:
         """A rule of the witness that the scenario breaks on purpose, and why; the report says so."""
-        if rule not in TITLES:
-            raise ScenarioError(f"There is no rule {rule!r} to leave out: docs/reading-the-report.md lists them.")
-        self._left_out.append(rule)
+        self._left_out.append(known_rule(rule))
         self.remarks.append(f"Not judged, since {reason}: {TITLES[rule]}.")
 
     def explain(self, pattern: str, reason: str, where: str | None = None) -> tuple[Explanation, ...]:

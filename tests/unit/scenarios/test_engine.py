@@ -235,6 +235,41 @@ def test_the_network_is_declared_first() -> None:
         light(made(late))
 
 
+@pytest.mark.parametrize("join", [Run.node, Run.host, Run.raw], ids=["node", "host", "raw"])
+def test_nobody_on_the_network_has_anothers_name(join: Any) -> None:
+    async def namesakes(run: Run) -> None:
+        """Who is www?"""
+        lan = run.lan("lan")
+        await run.host("www", lan)
+        await join(run, "www", lan)
+
+    with pytest.raises(ScenarioError, match="There are two hosts named 'www': give one another name"):
+        light(made(namesakes))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"shows": ("complet",)}, "There is no rule 'complet': did you mean 'complete'?"),
+        ({"shows": ("nonsense",)}, "There is no rule 'nonsense': docs/reading-the-report.md lists them."),
+        ({"requirements": ("UM-DAS-one",)}, "There is no requirement 'UM-DAS-one': their ids are like UM-DAS-1."),
+    ],
+)
+def test_what_a_scenario_promises_exists(options: dict[str, Any], said: str) -> None:
+    async def promising(run: Run) -> None:
+        """Does it keep its word?"""
+
+    with pytest.raises(ScenarioError) as caught:
+        made(promising, **options)
+    assert str(caught.value) == said
+
+
+def test_the_catalogue_shows_requirements_that_exist() -> None:
+    table = tomllib.loads(Path("tests/requirements.toml").read_text(encoding="utf-8"))
+    known = {row["id"] for row in table["requirement"]}
+    assert {id_ for each in catalogue().values() for id_ in each.requirements} <= known
+
+
 def test_a_name_that_no_scenario_has() -> None:
     with pytest.raises(UnknownScenario, match="did you mean 'hello'"):
         load("helo")
@@ -296,7 +331,7 @@ def test_every_cable_has_a_luck_of_its_own(monkeypatch: pytest.MonkeyPatch) -> N
         run.router(one, two)
         await run.node("one", one, outgoing=bad)
         await run.host("two", two, outgoing=bad)
-        await run.host("one", two, outgoing=bad)
+        await run.host("three", two, outgoing=bad)
         run.require("It ran", True)
 
     assert light(made(namesakes)).held
