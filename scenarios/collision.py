@@ -37,6 +37,8 @@ async def collision(
     addresses: Annotated[int, Parameter("addresses that each reserves", least=1, most=2000)] = 250,
     bits: Annotated[int, Parameter("bits of an address that are its host's", least=16, most=64)] = 16,
 ) -> None:
+    run.witness(connections=0)
+    run.leave_out("claims", "an address that two nodes draw has two lives, of which the comparison knows one")
     lan = run.lan("lan", bits=bits)
     drawn = _Drawn()
     pool = PoolConfig(low=addresses, high=addresses, limit=addresses, pace=0.01, concurrent=4, threshold=1000)
@@ -66,8 +68,6 @@ async def collision(
     run.require(
         "No node drew an address twice", not drawn.again, "UM-GEN-1", because=f"{drawn.again} of {sum(counts):,}"
     )
-    run.witness(connections=0)
-    run.leave_out("claims", "an address that two nodes draw has two lives, of which the comparison knows one")
     _show(run, bits, sum(counts), equal, pairs / space, nodes)
     odds = birthday(1000 * 999 / 2 * 1000**2, 64)
     run.answer(

@@ -13,8 +13,8 @@ from unimux.cli.exits import ExitCode
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from scenarios.engine.definition import Backend, Scenario
-    from scenarios.engine.sweep import Plan
+    from scenarios.engine.definition import Scenario
+    from scenarios.engine.parameters import Value
 
 scenario = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
 
@@ -169,6 +169,7 @@ def run(
     from scenarios.engine.errors import ScenarioError
     from scenarios.engine.execute import Order
     from scenarios.engine.folder import fresh
+    from scenarios.engine.sweep import Plan
 
     console = Console(stderr=True, quiet=True) if json else Console()
     if again is not None:
@@ -183,12 +184,12 @@ def run(
         raise ScenarioError("--jobs and --captures are for many runs of a scenario: add --sweep or --repeat.")
     results: list[dict[str, Any]] = []
     chosen = _chosen(named, every, backend)
-    for place, found in enumerate(chosen, 1):
-        on = found.backend(backend)
-        values = _values(found, set_ or [], quick)
+    todo = [(found, found.backend(backend), *_values(found, set_ or [], sweep or [], quick)) for found in chosen]
+    for place, (found, on, values, axes) in enumerate(todo, 1):
         folder = fresh(out / found.name if out is not None and (every or len(named) > 1) else out, found.name)
         if sweep or repeat > 1 or cluster:
-            plan = _plan(found, on, values, sweep or [], repeat, seed, folder if captures else None)
+            fixed = {name: value for name, value in values.items() if name not in axes}
+            plan = Plan(found, on, fixed, axes, repeat, seed, folder if captures else None)
             results.append(run_many(plan, folder, console, jobs, cluster))
         else:
             label = f"{place}/{len(chosen)} {found.name}" if len(chosen) > 1 else ""
@@ -238,24 +239,10 @@ def _chosen(names: list[str], every: bool, backend: str | None) -> list[Scenario
     return [load(name) for name in names]
 
 
-def _values(found: Scenario, texts: list[str], quick: bool) -> dict[str, Any]:
-    from scenarios.engine.parameters import settings
+def _values(
+    found: Scenario, set_: list[str], sweep: list[str], quick: bool
+) -> tuple[dict[str, Value], dict[str, tuple[Value, ...]]]:
+    """The values of its parameters, and those that it is swept over."""
+    from scenarios.engine.parameters import settings, sweep_axes
 
-    return found.values(settings(found.parameters, texts), quick=quick)
-
-
-def _plan(
-    found: Scenario,
-    backend: Backend,
-    values: dict[str, Any],
-    texts: list[str],
-    repeat: int,
-    seed: int,
-    folder: Path | None,
-) -> Plan:
-    from scenarios.engine.parameters import sweep_axes
-    from scenarios.engine.sweep import Plan
-
-    axes = sweep_axes(found.parameters, texts)
-    fixed = {name: value for name, value in values.items() if name not in axes}
-    return Plan(found, backend, fixed, axes, repeat, seed, folder)
+    return found.values(settings(found.parameters, set_), quick=quick), sweep_axes(found.parameters, sweep)

@@ -72,6 +72,7 @@ async def impaired(
     controllers: Annotated[str, Parameter("congestion controllers, module:Class for your own; by default all")] = "",
     repeats: Annotated[int, Parameter("transfers of each kind", least=1, most=1000)] = 4,
 ) -> None:
+    run.leave_out("second-opinion", "losses look like losses")
     names = [name.strip() for name in controllers.split(",") if name.strip()] or list(known())
     for name in names:
         try:
@@ -92,12 +93,11 @@ async def impaired(
     alice = await run.node("alice", client_lan, ready=8)
     transfers = _Transfers(run, alice, run.random.randbytes(size))
     todo = [(case, lan, name) for case, lan in zip(cases, lans, strict=True) for name in names]
+    run.witness(connections=len(todo) * repeats)
     for done, (case, lan, controller) in enumerate(todo):
         run.progress(done, len(todo), "paths")
         for _ in range(repeats):
             await transfers.one(case, lan, controller)
-    run.witness(connections=len(todo) * repeats)
-    run.leave_out("second-opinion", "losses look like losses")
     _law(run, cases, transfers, size, repeats)
     _show(run, cases, transfers, names, rate)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Annotated, TypeAlias
 
 from scenarios.engine import Addressing, Host, Matrix, Parameter, Run, Streams, Table, echo, exchange, scenario
@@ -40,7 +40,7 @@ async def interop_matrix(
     results = [await _row(run, *row) for row in attempts.rows()]
     talking = sum(result.works for result in results)
     run.answer(f"{talking} of {len(results)} rows of the table talk, every mode with a Linux kernel on either side.")
-    run.witness(connections=len(results) - 5, sessions=attempts.sessions)
+    run.witness(connections=len(results) - 5)
     _show(run, results)
 
 
@@ -78,7 +78,7 @@ Row: TypeAlias = tuple[PortMode, str, str, Awaitable[bool]]
 
 @dataclass
 class _Attempts:
-    """What the rows try.  `sessions`: how many each SSA was issued for that a kernel has called."""
+    """What the rows try."""
 
     run: Run
     size: int
@@ -87,7 +87,6 @@ class _Attempts:
     bound: Node
     legacy_client: Host
     legacy_server: Host
-    sessions: dict[str, int] = field(default_factory=dict)
 
     def rows(self) -> Iterator[Row]:
         """Every row of the table; each attempt is to be awaited before the next is asked for."""
@@ -115,7 +114,7 @@ class _Attempts:
     async def _legacy_calls_ssa(self, mode: PortMode, sources: Sequence[int], port: int) -> bool:
         server = start_server(self.bob, echo, mode=mode)
         ssa = await server.issue(sessions=len(sources), client=self.legacy_client.address)
-        self.sessions[str(ssa)] = len(sources)
+        self.run.witness(sessions={str(ssa): len(sources)})
         equal = await self._legacy_calls(str(ssa), port, sources)
         server.close()
         return equal

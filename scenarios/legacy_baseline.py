@@ -57,6 +57,10 @@ async def legacy_baseline(
     await server.serve(80, logging_echo(log))
     frames = {"link": 0, "data": 0}
     fetches -= fetches % together
+    run.witness(connections=2 * fetches)
+    if run.backend == "netns":
+        busy = "the answer of a kernel, or of a busy machine, to a segment that came late"
+        run.witness(explanations=run.explain("reset|RST|D-SACK|retransmi", busy))
     await run.observe(client_lan, lambda when, frame: _count(frame, frames))
     did: dict[Addressing, _Did] = {}
     for kind in Addressing:
@@ -82,10 +86,6 @@ async def legacy_baseline(
             max(means[Addressing.ONE_TIME], means[Addressing.DEDICATED]) <= 1.25 * means[Addressing.FIXED],
             because=", ".join(f"{kind.value} {seconds(mean)}" for kind, mean in means.items()),
         )
-    run.witness(connections=2 * fetches)
-    if run.backend == "netns":
-        busy = "the answer of a kernel, or of a busy machine, to a segment that came late"
-        run.witness(explanations=run.explain("reset|RST|D-SACK|retransmi", busy))
     _show(run, did, means)
 
 

@@ -34,6 +34,10 @@ async def linkability(
     lifetime: Annotated[float, Parameter("after how long a temporary address is replaced", unit="s", least=20)] = 60.0,
     gap: Annotated[float, Parameter("mean time between two sessions of a kind", unit="s", least=0.01)] = 0.5,
 ) -> None:
+    run.witness(connections=2 * nodes * sessions)
+    if run.backend == "netns":
+        closed = "a kernel that has closed already answers a repeated acknowledgment of its FIN"
+        run.witness(explanations=run.explain("reset", closed))
     client_lan, server_lan = run.lan("client"), run.lan("server")
     run.router(client_lan, server_lan)
     server = await run.host("www", server_lan)
@@ -53,10 +57,6 @@ async def linkability(
         run.measure("guessed right", seen[kind].share, of=kind.value)
         run.measure("bits left", seen[kind].entropy, "bit", of=kind.value)
     _judge(run, seen, nodes)
-    run.witness(connections=2 * nodes * sessions)
-    if run.backend == "netns":
-        closed = "a kernel that has closed already answers a repeated acknowledgment of its FIN"
-        run.witness(explanations=run.explain("reset", closed))
     _show(run, seen, nodes)
 
 

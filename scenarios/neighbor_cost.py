@@ -41,6 +41,7 @@ async def neighbor_cost(
         bool, Parameter("the router learns from announcements (RFC 9131), unlike Linux by default")
     ] = False,
 ) -> None:
+    run.witness(connections=2 * connections)
     client_lan, server_lan = run.lan("client"), run.lan("server")
     run.router(client_lan, server_lan, learns=learns)
     server = await run.host("www", server_lan)
@@ -76,7 +77,6 @@ async def neighbor_cost(
         run.remark(
             "The router forgets neighbours meanwhile, which takes from its entries per connection: let the runs be shorter."
         )
-    run.witness(connections=2 * connections)
     _judge(run, costs)
     _show(run, costs)
 

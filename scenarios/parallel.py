@@ -26,6 +26,7 @@ async def parallel(
     sessions: Annotated[int, Parameter("sessions at the same time", least=1, most=250)] = 50,
     size: Annotated[int, Parameter("bytes each way in each session", unit="B", least=1)] = 20_000,
 ) -> None:
+    run.witness(connections=sessions)
     client_lan, server_lan = run.lan("client"), run.lan("server")
     run.router(client_lan, server_lan)
     pool = PoolConfig(low=sessions, high=sessions, limit=max(256, sessions))
@@ -58,7 +59,6 @@ async def parallel(
         return received == sent
 
     equal = await asyncio.gather(*(session(ssa.address, run.random.randbytes(size)) for ssa in issued))
-    run.witness(connections=sessions)
     most = int(max(open_ for _, open_ in open_now))
     run.measure("open at once", most)
     run.require("Every session carried its bytes", all(equal), "UM-NODE-2", because=f"{sum(equal)} of {sessions} equal")

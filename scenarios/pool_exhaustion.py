@@ -34,6 +34,7 @@ async def pool_exhaustion(
     arrivals: Annotated[int, Parameter("connections tried at each rate", least=50, most=100_000)] = 1000,
     rates: Annotated[int, Parameter("how many rates, up to twice the ceiling", least=2, most=20)] = 5,
 ) -> None:
+    run.witness(connections=0)
     client_lan, server_lan = run.lan("client"), run.lan("server")
     run.router(client_lan, server_lan)
     server = await run.host("www", server_lan)
@@ -45,15 +46,18 @@ async def pool_exhaustion(
     load = _Load(run, client, server.address, hold, rates * arrivals)
     measured, theory = [], []
     ceiling = size / (hold + 1.0)
-    for step in range(1, rates + 1):
-        rate = 2 * ceiling * step / rates
-        busy.samples.clear()
-        refused = await load.offer(rate, arrivals)
-        await client.until(lambda: client.pool.ready == size, 120)
-        mean = Summary.of(busy.samples).mean
-        expected = erlang_loss(size, rate * mean)
-        measured.append((rate, *_beside_theory(run, rate, refused, arrivals, mean, expected)))
-        theory.append((rate, expected))
+    try:
+        for step in range(1, rates + 1):
+            rate = 2 * ceiling * step / rates
+            busy.samples.clear()
+            refused = await load.offer(rate, arrivals)
+            await client.until(lambda: client.pool.ready == size, 120)
+            mean = Summary.of(busy.samples).mean
+            expected = erlang_loss(size, rate * mean)
+            measured.append((rate, *_beside_theory(run, rate, refused, arrivals, mean, expected)))
+            theory.append((rate, expected))
+    finally:  # the judge of an interrupted run has to know, too
+        run.witness(aborted=tuple(busy.taken))
     _told_why(run, load.complaints)
     run.say(
         f"An address is busy for {seconds(mean)} per session: {size} carry {size / mean:.2f} sessions per second at most."
@@ -62,7 +66,6 @@ async def pool_exhaustion(
         f"{size} addresses, busy for {seconds(mean)} per session, carry {size / mean:.2f} sessions a second at most; at that "
         f"rate {erlang_loss(size, size):.0%} are refused by Erlang's formula, which the measurement follows, and are told why."
     )
-    run.witness(connections=0, aborted=tuple(busy.taken))
     run.show(
         Curves(
             title="Share of connections refused",

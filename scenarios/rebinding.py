@@ -35,6 +35,8 @@ async def rebinding(
         float, Parameter("after how long without an answer a transfer is given up", unit="s", least=1)
     ] = 5.0,
 ) -> None:
+    run.leave_out("ports-free", "connections are broken by changes of ports on purpose")
+    run.witness(connections=attempts, explanations=run.explain("reset|RST", "broken on purpose"))
     client_lan, server_lan = run.lan("client"), run.lan("server")
     run.router(client_lan, server_lan)
     boxes: list[PortTranslator] = []
@@ -71,8 +73,6 @@ async def rebinding(
             survived += await _transfer_with_a_change(run, streams, boxes[0], size, patience)
         name = mode.value if mode else "legacy server"
         shares[name] = _judge(run, name, keeps, survived, attempts)
-    run.leave_out("ports-free", "connections are broken by changes of ports on purpose")
-    run.witness(connections=attempts, explanations=run.explain("reset|RST", "broken on purpose"))
     _show(run, shares, attempts)
 
 

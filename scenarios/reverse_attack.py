@@ -32,6 +32,7 @@ async def reverse_attack(
     client_lan, server_lan = run.lan("client"), run.lan("server")
     run.router(client_lan, server_lan)
     server, mallory = await run.host("www", server_lan), await run.host("mallory", server_lan)
+    run.witness(strangers=(mallory.address,), connections=attempts)
     clients = {kind: await run.node(kind.value.replace("-", ""), client_lan, addressing=kind) for kind in KINDS}
     log: list[str] = []
     await server.serve(80, logging_echo(log))
@@ -51,7 +52,6 @@ async def reverse_attack(
             writer.close()
             await released(client)
             after.append(await _connect_back(mallory, log[-1], wait))
-    run.witness(strangers=(mallory.address,), connections=attempts)
     reached = _judge(run, outcomes, attempts)
     run.answer(
         f"A client's address from a log leads back to it in {reached['during'][0]:.0%} of attempts if it is fixed, "

@@ -62,6 +62,7 @@ async def scan(
     ] = 0.16,
     trials: Annotated[int, Parameter("hunts of each kind of address", least=10, most=2000)] = 200,
 ) -> None:
+    run.witness(explanations=run.explain("reset|RST", "the router refuses a SYN to its own address", "outside"))
     home, outside = run.lan("home"), run.lan("outside")
     run.router(home, outside)
     bob = await run.node("bob", home, ready=8)
@@ -78,7 +79,6 @@ async def scan(
     told |= one_time
     await _ask_everything(run, (off_link, on_link), told, owners, bob)
     finish()
-    run.witness(explanations=run.explain("reset|RST", "the router refuses a SYN to its own address", "outside"))
 
     space = 1 << bits
     budget = min(budget, space)

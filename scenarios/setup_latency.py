@@ -47,6 +47,7 @@ async def setup_latency(
         bool, Parameter("the router learns from announcements (RFC 9131), unlike Linux by default")
     ] = False,
 ) -> None:
+    run.witness(connections=3 * connections)
     path = Impairment(delay=delay, jitter=jitter)
     client_lan, server_lan = run.lan("client"), run.lan("server", to_router=path, from_router=path)
     run.router(client_lan, server_lan, learns=learns)
@@ -62,7 +63,6 @@ async def setup_latency(
             run.measure("setup", run.now() - began, "s", of=name)
             run.require_quietly(await exchange(*streams, b"GET /"), "Every connection is served")
             await asyncio.sleep(run.random.uniform(0.2, 0.4))
-    run.witness(connections=3 * connections)
     took = {name: run.metrics.samples("setup", name) for name in clients}
     _judge(run, took)
     _show(run, took)

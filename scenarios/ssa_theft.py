@@ -35,6 +35,9 @@ async def ssa_theft(
     forgeries: Annotated[int, Parameter("random identifiers at the firewall", least=1000, most=50_000_000)] = 4_000_000,
     redundancy: Annotated[int, Parameter("redundancy bits of the tag that is attacked", least=8, most=16)] = 8,
 ) -> None:
+    run.leave_out("complete", "spoofed handshakes are never completed")
+    between = "spoofed handshakes stand between the same two addresses"
+    run.witness(explanations=run.explain("Previous segment|ACKed segment", between))
     client_lan, server_lan, outside = run.lan("client"), run.lan("server"), run.lan("outside")
     run.router(client_lan, server_lan, outside)
     bob = await run.node("bob", server_lan, ready=8)
@@ -58,9 +61,6 @@ async def ssa_theft(
     passed = _forge(run, redundancy, forgeries)
     run.measure("forged tags that decrypt", passed / forgeries)
     run.expect_share("share of random identifiers with the right redundancy", passed, forgeries, 2.0**-redundancy)
-    between = "spoofed handshakes stand between the same two addresses"
-    run.witness(explanations=run.explain("Previous segment|ACKed segment", between))
-    run.leave_out("complete", "spoofed handshakes are never completed")
     run.answer(
         "SYNs in the client's name cost a service address nothing; a thief who completes a handshake first gets it, unless it "
         f"was issued for its client; a forged tag passes the firewall with odds of 2^-{redundancy} (measured "

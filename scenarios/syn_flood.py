@@ -37,6 +37,8 @@ async def syn_flood(
     clients: Annotated[int, Parameter("honest connections to each target", least=1, most=2000)] = 20,
     gap: Annotated[float, Parameter("time between two honest connections", unit="s", least=0.01)] = 0.25,
 ) -> None:
+    run.leave_out("complete", "handshakes of the flood are never completed")
+    run.leave_out("second-opinion", "a flood looks like one")
     client_lan, server_lan, outside = run.lan("client"), run.lan("server"), run.lan("outside")
     run.router(client_lan, server_lan, outside)
     bare, legacy = await run.host("bare", server_lan), await run.host("www", server_lan)
@@ -72,8 +74,6 @@ async def syn_flood(
         # On a shared link the router has to forget what it could not find.
         await asyncio.sleep(20 if target == "one-time, shared link" else 1)
     _judge(run, {target: each.share for target, each in fared.items()}, rate)
-    run.leave_out("complete", "handshakes of the flood are never completed")
-    run.leave_out("second-opinion", "a flood looks like one")
     _show(run, fared)
 
 

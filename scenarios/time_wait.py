@@ -46,6 +46,7 @@ async def time_wait(
     arrivals: Annotated[int, Parameter("connections with each option", least=20, most=20_000)] = 600,
     msl: Annotated[float, Parameter("maximum segment lifetime", unit="s", least=1, most=120)] = 30.0,
 ) -> None:
+    run.witness(connections=3 * arrivals + 1)
     client_lan, server_lan = run.lan("client"), run.lan("server")
     run.router(client_lan, server_lan)
     server = await run.host("www", server_lan)
@@ -76,7 +77,6 @@ async def time_wait(
         "UM-REL-2",
         because=f"{record:,} of {opened:,} bytes",
     )
-    run.witness(connections=3 * arrivals + 1)
     _show(run, rate, held)
     run.answer(
         f"At {rate:g} connections a second full TIME-WAIT holds {held['full'].level:.0f} addresses in "

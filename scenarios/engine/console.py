@@ -35,6 +35,9 @@ from .sweep_page import write_sweep_page
 from .tables import write_tables
 from .verdicts import Verdicts
 
+DOUBT = "The run did not pass, so this answer does not stand: "
+"""Before the answer of a run that did not, since a script says it before all is judged."""
+
 MOST_FAILURES = 10
 """Runs of a sweep that are told why they failed; all of them are in its table."""
 
@@ -64,7 +67,7 @@ def run_one(order: Order, console: Console, connection: int | None = None, label
             text = summary_text(means[metric.column], metric.unit)
             console.print(f"  {metric.column}: {text}", markup=False, highlight=False)
     if outcome.answer:
-        doubt = "" if verdicts.passed else "The run did not pass, so this answer does not stand: "
+        doubt = "" if verdicts.passed else DOUBT
         console.print(f"[bold]{doubt}{escape(outcome.answer)}[/]", highlight=False, soft_wrap=True)
     findings = [*verdicts.captured, *verdicts.claimed]
     took = f"{outcome.seconds:.1f} s of the scenario's time in {elapsed:.1f} s"
@@ -207,7 +210,7 @@ def print_results(results: Sequence[dict[str, Any]], console: Console) -> None:
             soft_wrap=True,
         )
         if result.get("answer"):
-            console.print(f"   {result['answer']}", markup=False, highlight=False, soft_wrap=True)
+            console.print(f"   {_answer(result)}", markup=False, highlight=False, soft_wrap=True)
 
 
 def print_folder(result: dict[str, Any]) -> None:
@@ -215,7 +218,7 @@ def print_folder(result: dict[str, Any]) -> None:
     console = Console()
     console.print(f"{_mark(result)}  {result['scenario']} on {result['backend']}", highlight=False)
     if result.get("answer"):
-        console.print(f"  {result['answer']}", markup=False, highlight=False)
+        console.print(f"  {_answer(result)}", markup=False, highlight=False, soft_wrap=True)
     if "summary" in result:
         rows = result["summary"]
         grid = Table(*map(escape, rows[0] if rows else ()), box=None)
@@ -235,6 +238,12 @@ def print_folder(result: dict[str, Any]) -> None:
                 f"  {about}: mean {metric['mean']:.6g} {metric['unit']}, n={metric['n']}", markup=False, highlight=False
             )
     console.print(f"Read {result['folder']}/report.html.", markup=False, highlight=False, soft_wrap=True)
+
+
+def _answer(result: dict[str, Any]) -> str:
+    """Its answer, with the doubt about it; one that could not be run says why, and leaves no findings."""
+    doubt = DOUBT if "findings" in result and not result["passed"] else ""
+    return f"{doubt}{result['answer']}"
 
 
 def _mark(result: dict[str, Any]) -> str:

@@ -114,6 +114,12 @@ def execute(
         outcome.metrics, outcome.claims, outcome.comparisons = run.metrics, run.claims, run.comparisons
         outcome.charts, outcome.steps, outcome.remarks = run.charts, run.steps, run.remarks
         outcome.answer, outcome.chosen, outcome.topology = run.answered, run.chosen, run.topology
+        if outcome.interrupted:
+            outcome.remarks.insert(
+                0,
+                f"Interrupted after {outcome.seconds:.1f} s: what was under way then counts as broken, and what the script would "
+                "have told the judge later is missing.",
+            )
 
     backend.run(main)
     outcome.captures = backend.captures

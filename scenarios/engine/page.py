@@ -25,19 +25,23 @@ from .verdicts import Verdicts, versions
 def write_page(
     folder: Path, outcome: Outcome, judgement: Judgement, verdicts: Verdicts, connection: int | None = None
 ) -> Path:
-    """Write report.html and everything that it links to; connection: the number of the one to draw."""
+    """Write report.html and everything that it links to; connection: the number of the one to draw.
+
+    Raises `ScenarioError` where there is no such connection, when all is written and another one is drawn.
+    """
     scenario, order = outcome.scenario, outcome.order
     lead, _, rest = scenario.text.partition("\n\n")
     remarks = list(outcome.remarks)
     if verdicts.untouched:
         names = "; ".join(TITLES[rule] for rule in verdicts.untouched)
         remarks.append(f"Not asked here, so neither passed nor failed: {names}.")
-    chosen = chosen_connection(outcome, judgement, connection)
+    wanted = next((each for each in judgement.connections if each.number == connection), None)
+    chosen = wanted or chosen_connection(outcome, judgement)
     parameters = {
         each.name: f"{value} {each.about.unit} – {each.about.text}".replace("  ", " ")
         for each, value in zip(scenario.parameters, scenario.values(order.values).values(), strict=True)
     }
-    return write_report(
+    page = write_report(
         folder,
         Report(
             title=f"{scenario.name}: {' '.join(lead.split())}",
@@ -52,15 +56,15 @@ def write_page(
             sections=[*answer(folder, outcome, chosen, stands=verdicts.passed), network(folder, outcome)],
         ),
     )
+    if connection is not None and wanted is None:
+        raise ScenarioError(
+            f"There is no connection {connection}: this run had {len(judgement.connections)}. Read {page}."
+        )
+    return page
 
 
-def chosen_connection(outcome: Outcome, judgement: Judgement, number: int | None) -> Connection | None:
-    """The connection to draw: the one with that number, else the script's choice, else the most telling one."""
-    if number is not None:
-        for each in judgement.connections:
-            if each.number == number:
-                return each
-        raise ScenarioError(f"There is no connection {number}: there are {len(judgement.connections)}, from 1 on.")
+def chosen_connection(outcome: Outcome, judgement: Judgement) -> Connection | None:
+    """The connection to draw where nobody names one: the script's choice, else the most telling one."""
     if outcome.chosen is not None:
         wanted = address(outcome.chosen)
         found = [each for each in judgement.connections if wanted in each.pair]

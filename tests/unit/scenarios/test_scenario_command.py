@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
+from scenarios.engine.errors import ScenarioError
 from scenarios.engine.sweep import cores
 from unimux.cli.main import app, run
 
@@ -115,7 +116,8 @@ def test_the_answers_of_many_runs_make_a_page(tmp_path: Path) -> None:
         (["report", "nowhere"], "nowhere holds no run"),
         (["answers", "nowhere"], "nowhere holds no runs of the catalogue"),
         (["new", "Not A Name"], "cannot be named"),
-        (["run", "hello", "--connection", "9"], "There is no connection 9: there are 1"),
+        (["run", "my_question"], "There is no scenario 'my_question': did you mean the file my_question.py?"),
+        (["run", "my-question"], "There is no scenario 'my-question': did you mean the file my_question.py?"),
         (["run", "hello", "--repeat", "2", "--connection", "1"], "draws: name one scenario"),
         (["run", "hello.toml"], "There is no scenario 'hello.toml'"),
         (["run", "--again", "bent", "--repeat", "5"], "--again repeats a run as it was"),
@@ -144,6 +146,7 @@ def test_a_wrong_call_is_one_sentence(
         "text": "no script",
         "raises.py": '"""Why?"""\n\nnothing\n',
         "leaves.py": "raise SystemExit(3)",
+        "my_question.py": "",
         "bent/scenario.toml": 'scenario = "hello"\nbackend = "sim"\nseed = 1\n[parameters]\nsize = "many"\n',
         "bent2/scenario.toml": 'scenario = "hello"\nbackend = "sim"\nseed = 1\nparameters = "many"\n',
         "swept/sweep.json": '{"passed": true}',
@@ -168,6 +171,49 @@ def test_a_full_disk_is_a_sentence(
     assert run(["scenario", "run", "hello", "--quick", "--out", str(tmp_path / "out"), *more]) == 3
     said = capsys.readouterr().err
     assert f"{tmp_path / 'out'} cannot be written: no space left on device" in said
+
+
+def test_a_connection_that_there_is_not_costs_no_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "out"
+    assert run(["scenario", "run", "hello", "--quick", "--out", str(folder), "--connection", "77"]) == 2
+    said = capsys.readouterr().err
+    assert said == f"unimux: There is no connection 77: this run had 1. Read {folder}/report.html.\n"
+    assert "Connection 1, segment by segment" in (folder / "report.html").read_text()
+    assert json.loads((folder / "findings.json").read_text())
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [["--set", "size=3"], ["--sweep", "size=3,4"], ["--backend", "netns"]],
+    ids=["set", "sweep", "backend"],
+)
+def test_what_one_of_several_cannot_take_is_said_before_the_first(wrong: list[str], tmp_path: Path) -> None:
+    result = unimux("run", "hello", "churn", *wrong, "--out", tmp_path / "out")
+    assert isinstance(result.exception, ScenarioError)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_answer_that_does_not_stand_says_so_again(tmp_path: Path) -> None:
+    script = tmp_path / "untrue.py"
+    script.write_text(UNTRUE, encoding="utf-8")
+    doubted = "The run did not pass, so this answer does not stand: All is well."
+    ran = unimux("run", script, "hello", "--quick", "--out", tmp_path / "out")
+    assert doubted in ran.stdout.partition("✘ FAILED  untrue")[2]
+    assert doubted in unimux("report", tmp_path / "out" / "untrue").stdout
+    assert "does not stand" not in unimux("report", tmp_path / "out" / "hello").stdout
+
+
+UNTRUE = '''"""Is all well?"""
+
+from scenarios.engine import Run, scenario
+
+
+@scenario()
+async def untrue(run: Run) -> None:
+    await run.node("alice", run.lan("lan"))
+    run.require("It is", False)
+    run.answer("All is well.")
+'''
 
 
 def test_the_reader_chooses_the_connection_that_is_drawn(tmp_path: Path) -> None:
@@ -219,7 +265,8 @@ def test_an_interrupted_run_keeps_what_it_has_measured(tmp_path: Path) -> None:
     assert process.returncode == 130, said
     kept = folder / "endless"
     assert [metric["name"] for metric in json.loads((kept / "metrics.json").read_text())["metrics"]] == ["reached"]
-    assert "interrupted after" in (kept / "report.html").read_text()
+    page = (kept / "report.html").read_text()
+    assert page.partition('<p class="remark">')[2].startswith("Interrupted after ")
     assert (kept / "wire" / "lan.pcapng").stat().st_size > 1000
     assert not (folder / "hello").exists()  # what would have come after it was not begun
 
