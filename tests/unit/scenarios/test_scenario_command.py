@@ -48,7 +48,11 @@ def test_a_new_scenario_runs_at_once(tmp_path: Path) -> None:
     path = tmp_path / "my_question.py"
     result = unimux("run", path, "--quick", "--out", tmp_path / "out", "--json")
     assert result.exit_code == 0, result.output
-    assert json.loads(result.stdout)["metrics"]["setup"] > 0
+    told = json.loads(result.stdout)
+    assert told["metrics"]["setup"] > 0
+    assert told["answer"].startswith("It takes ")
+    for part in ("run.witness(", "run.leave_out(", "shows=("):  # what nobody would look for
+        assert part in path.read_text(encoding="utf-8")
     again = unimux("run", "--again", tmp_path / "out", "--out", tmp_path / "again", "--json")
     assert again.exit_code == 0, again.output
     for name in ("wire/client.pcapng", "events.jsonl", "metrics.json"):
