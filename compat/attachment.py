@@ -27,9 +27,12 @@ from tapstack.tcp.congestion import load_controller
 from tapstack.tcp.options import PortMode, SocketOptions, TimeWait
 from tapstack.types import address, address_text
 from unimux.audit import JOURNAL
+from unimux.cli.exits import as_sentence
 from unimux.cli.settings import SettingsError
 from unimux.dasocket import AgentSocket
 from unimux.diskstate import DiskState
+from unimux.endpoint import parse_prefix
+from unimux.errors import SetupError
 from unimux.events import EventFile
 from unimux.generators import load_generator
 from unimux.journal import Journal, JournalPolicy
@@ -122,12 +125,12 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
             load_generator(self.generator)
             load_controller(self.congestion)
         except ValueError as error:
-            raise SettingsError(f"{str(error)[:1].upper()}{str(error)[1:]}.") from error
+            raise SettingsError(as_sentence(str(error))) from error
         if self.nat64 is not None:
             nat64_prefix(self.nat64)
         if self.prefix is not None:
             try:
-                network = IPv6Network(self.prefix)
+                network = parse_prefix(self.prefix)
             except ValueError as error:
                 raise SettingsError(f"{self.prefix!r} is not an IPv6 prefix: {error}.") from None
             if any(network.overlaps(other) for other in _NO_ADDRESSES):
@@ -200,6 +203,11 @@ async def attached_node(settings: NodeSettings) -> AsyncIterator[Node]:
         mac = SystemRandom()
         if settings.bridge is not None:
             bridge = kernel.Interface(where, settings.bridge)
+            if not bridge.is_bridge:
+                raise SetupError(
+                    f"{settings.bridge} is no bridge: make one with the network card in it (docs/programs.md, "
+                    "'On a LAN that you have'), or use --prefix."
+                )
             link = stack.enter_context(
                 kernel.bridged_tap(bridge, name, mac=mac, mtu=settings.mtu, offload=settings.offload)
             )

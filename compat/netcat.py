@@ -20,7 +20,7 @@ from compat.standard import CHUNK, Standard
 from compat.up import BridgeOption, EventsOption, NetnsOption, PrefixOption, StateOption, node_settings, run_node
 from tapstack.tcp.layer import valid_peer
 from unimux.control import check_name
-from unimux.endpoint import endpoint_text, parse_endpoint
+from unimux.endpoint import endpoint_text, parse_endpoint, parse_prefix
 from unimux.errors import HostUnreachable, UnimuxError, WrongUsage
 from unimux.node import CONNECT_TIMEOUT, Node
 from unimux.purpose import Purpose
@@ -87,7 +87,7 @@ class Target:
                 return cls(*found)
             if port is None or not text or ":" in text:
                 raise WrongUsage(
-                    f"{text!r} names no place to connect to: give a token, [ADDRESS]:PORT or HOST PORT."
+                    f"{text!r} names no place to connect to: give a token, [ADDRESS], [ADDRESS]:PORT, HOST:PORT or HOST PORT."
                 ) from None
             return cls(text, port)
         return cls(str(bare.address), bare.port if port is None else port)
@@ -183,7 +183,11 @@ VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Say on sta
 
 def connect(
     target: Annotated[
-        str, typer.Argument(help="A token, [ADDRESS]:PORT, HOST:PORT or HOST; with a secret, the service's name.")
+        str,
+        typer.Argument(
+            help="A token, [ADDRESS] with :PORT or without (then 1024), HOST:PORT, or HOST before a port; "
+            "with a secret, the service's name."
+        ),
     ],
     port: Annotated[
         int | None, typer.Argument(min=1, max=65535, help="Port; an SSA does not look at it.", show_default=False)
@@ -256,7 +260,7 @@ def _shared(
             "A shared secret needs to know where the server is and where to keep count: --server-prefix, --state."
         )
     try:
-        network = IPv6Network(server_prefix)
+        network = parse_prefix(server_prefix)
     except ValueError as error:
         raise WrongUsage(f"--server-prefix: {server_prefix!r} is not an IPv6 prefix: {error}.") from None
     secret = read_secret(file)

@@ -7,7 +7,7 @@ import json as json_format
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack, suppress
 from functools import partial
-from ipaddress import IPv6Address
+from ipaddress import IPv6Address, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,7 +28,7 @@ from compat.publishsettings import (
     SecretFileOption,
     SessionsOption,
 )
-from compat.speaker import Speaker
+from compat.speaker import Speaker, counted
 from compat.up import BridgeOption, EventsOption, NetnsOption, PrefixOption, StateOption, node_settings, run_node
 from tapstack.tcp.options import PortMode
 from unimux.cli.settings import Configuration
@@ -55,9 +55,18 @@ class Outstanding(UnimuxError):
 async def serve_publication(
     node: Node, publisher: Publisher, settings: PublishSettings, attachment: NodeSettings, tell: Tell
 ) -> None:
-    """Deliver the SSAs of a service in every way that the settings name, until cancelled."""
+    """Deliver the SSAs of a service in every way that the settings name, until cancelled.
+
+    That it begins is told when nothing can be in its way any more, and how it ended only after that.
+    """
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(control_server(publisher))
+        if settings.dns is not None:
+            await stack.enter_async_context(_dns(node, publisher, settings))
+        each = "one client" if settings.sessions is None else counted(settings.sessions, "session")
+        where = f"{publisher.name} at {publisher.backend}"
+        tell("begin", {"service": publisher.name}, f"{where}; each address serves {each}; Ctrl-C ends it.")
+        stack.callback(_tell_end, publisher, tell)
         if settings.secret_file is not None:
             for window in _windows(node, publisher, settings, attachment, tell):
                 window.start(node.now())
@@ -66,7 +75,6 @@ async def serve_publication(
             names = ", ".join(settings.secret_clients)
             tell("secret", {"clients": settings.secret_clients}, f"shared secret: addresses for {names}.")
         if settings.dns is not None:
-            await stack.enter_async_context(_dns(node, publisher, settings))
             where = f"[{settings.dns_address}]:53"
             tell("dns", {"zone": settings.dns, "address": settings.dns_address}, f"DNS: {settings.dns} at {where}.")
 
@@ -76,6 +84,13 @@ async def serve_publication(
 
         tell("ready", {"service": publisher.name, "to": str(publisher.backend)}, None)
         await publisher.keep(settings.kept(), announce)
+
+
+def _tell_end(publisher: Publisher, tell: Tell) -> None:
+    counts = publisher.counters
+    done = f"{counted(counts.issued, 'address', 'addresses')} issued, {counted(counts.sessions, 'session')}"
+    with suppress(OSError):  # the terminal may be gone
+        tell("end", counts.as_dict(), f"{done}, {counts.bytes_in} bytes in, {counts.bytes_out} out.")
 
 
 def _closing(window: SecretWindow, node: Node) -> Callable[..., None]:
@@ -199,8 +214,17 @@ def publish(
         raise WrongUsage("With a shared secret the counters must last: name a folder for them with --state DIR.")
     if dns_address is not None and settings.dns is None:
         raise WrongUsage("An address for DNS needs a zone that is answered there: --dns ZONE.")
+    _refuse_elsewhere(settings.dns_address, attachment.prefix)
     check_name(service)
     _publish(service, backend, settings, attachment, json)
+
+
+def _refuse_elsewhere(dns_address: str | None, prefix: str | None) -> None:
+    """An address outside the prefix that is routed to the node is known to be wrong before there is a node."""
+    if dns_address is not None and prefix is not None and IPv6Address(dns_address) not in IPv6Network(prefix):
+        raise WrongUsage(
+            f"--dns-address: {dns_address} does not lie in {prefix}: choose an address of the node's prefix."
+        )
 
 
 def _teller(speaker: Speaker, json: bool) -> Tell:
@@ -237,17 +261,8 @@ def _publish(service: str, backend: Backend, settings: PublishSettings, attachme
             ) as publisher,
         ):
             tell = _teller(speaker, json)
-            each = "one client" if settings.sessions is None else f"{settings.sessions} session(s)"
-            tell("begin", {"service": service}, f"{service} at {backend}; each address serves {each}; Ctrl-C ends it.")
-            try:
-                async with asyncio.TaskGroup() as group:
-                    group.create_task(speaker.failed())  # addresses that nobody can read are none
-                    group.create_task(serve_publication(node, publisher, settings, attachment, tell))
-            finally:
-                counts = publisher.counters
-                moved = f"{counts.bytes_in} bytes in, {counts.bytes_out} out"
-                text = f"{counts.issued} addresses issued, {counts.sessions} sessions, {moved}."
-                with suppress(OSError):
-                    tell("end", counts.as_dict(), text)
+            async with asyncio.TaskGroup() as group:
+                group.create_task(speaker.failed())  # addresses that nobody can read are none
+                group.create_task(serve_publication(node, publisher, settings, attachment, tell))
 
     run_node(attachment, work)

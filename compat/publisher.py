@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import socket
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -30,7 +31,7 @@ from tapstack.tcp.options import PortMode
 from unimux.control import Offer, check_name
 from unimux.das import AddressNotSet
 from unimux.endpoint import endpoint_text, parse_endpoint
-from unimux.errors import PoolExhausted, SetupError, UnimuxError, WrongUsage
+from unimux.errors import PoolExhausted, SetupError, WrongUsage
 from unimux.node import Node
 from unimux.poolstate import NoPrefix
 from unimux.purpose import Purpose
@@ -349,8 +350,9 @@ def _reason(error: OSError | UnicodeError) -> str:
         return "no host can have that name"
     if isinstance(error, TimeoutError):
         return "no answer"
-    said = os.strerror(error.errno or 0) if isinstance(error, UnimuxError) else error.strerror or str(error)
-    return said.lower()
+    if isinstance(error, socket.gaierror):  # whose numbers are of its own
+        return (error.strerror or str(error)).lower()
+    return os.strerror(error.errno).lower() if error.errno else str(error)
 
 
 class _Visitor(asyncio.Protocol):

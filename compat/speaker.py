@@ -19,6 +19,15 @@ LAST_WORDS = 1.0
 """Seconds that a reader has at the end for what it has not read."""
 
 
+def counted(number: int, singular: str, plural: str = "") -> str:
+    """A number of things, for people.
+
+    >>> counted(1, "session"), counted(0, "address", "addresses")
+    ('1 session', '0 addresses')
+    """
+    return f"{number} {singular if number == 1 else plural or singular + 's'}"
+
+
 def _echo(text: str, err: bool) -> None:
     typer.echo(text, err=err)
 

@@ -8,7 +8,7 @@ in the current folder, where a console script does not look by itself.
 >>> user_class("decimal:Decimal", "shape", Shape, {})
 Traceback (most recent call last):
     ...
-ValueError: decimal:Decimal is not a complete subclass of tapstack.userclass.Shape
+ValueError: the class decimal:Decimal is not a complete subclass of tapstack.userclass.Shape
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def user_class(name: str, what: str, kind: type[Kind], built_in: Mapping[str, st
     if found is None:
         raise ValueError(f"the module {module_name} has no class {class_name}")
     if not (isinstance(found, type) and issubclass(found, kind)) or getattr(found, "__abstractmethods__", None):
-        raise ValueError(f"{name} is not a complete subclass of {kind.__module__}.{kind.__qualname__}")
+        raise ValueError(f"the class {name} is not a complete subclass of {kind.__module__}.{kind.__qualname__}")
     return found
 
 

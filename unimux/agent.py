@@ -1,4 +1,4 @@
-"""An agent outside the stack that sets addresses, over a local socket; this command is the example (UM-DAS-3)."""
+"""An agent outside the stack that sets addresses, over a local socket; this command is the example."""
 
 from __future__ import annotations
 

@@ -91,7 +91,10 @@ class RequestRefused(UnimuxError):
 
 def ask_service(service: str, message: Mapping[str, Any]) -> Message:
     """Ask the process that publishes a service; raises `SetupError` when there is none, `RequestRefused`."""
-    absent = f"No service {service!r} runs on this machine: start it with `unimux publish {service} --to HOST:PORT`."
+    absent = (
+        f"No service {service!r} runs on this machine: start it with "
+        f"`unimux publish {service} --to HOST:PORT`, or a program that listens with `unimux run`."
+    )
     answer = ask_local(service_socket(service), message, ASK_TIMEOUT, absent)
     if "error" in answer:
         raise RequestRefused(str(answer["error"]))

@@ -230,7 +230,7 @@ class DiskState:
             refuse_foreign(self.directory)
             lock = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise StateError(f"{self.directory} cannot hold the node's state: {error.strerror}") from error
+            raise StateError(f"{self.directory} cannot hold the node's state: {error.strerror}.") from error
         try:
             _lock_alone(lock)
         except OSError as error:
@@ -276,7 +276,7 @@ class DiskState:
             status = os.fstat(handle)
             os.close(handle)
         except OSError as error:
-            raise StateError(f"{self.directory} cannot hold the node's state: {error.strerror}") from error
+            raise StateError(f"{self.directory} cannot hold the node's state: {error.strerror}.") from error
         return f"{status.st_ino}/{status.st_ctime_ns}"
 
     def _load(self) -> tuple[Stored | None, str]:

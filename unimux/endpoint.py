@@ -1,6 +1,8 @@
-"""Host and port as people write them."""
+"""Host, port and prefix as people write them."""
 
 from __future__ import annotations
+
+from ipaddress import IPv6Network
 
 
 def endpoint_text(host: str, port: int) -> str:
@@ -27,3 +29,27 @@ def parse_endpoint(text: str) -> tuple[str, int] | None:
     if not 0 < int(port) < 1 << 16:
         return None
     return host[1:-1] if bracketed else host, int(port)
+
+
+def parse_prefix(text: str) -> IPv6Network:
+    """An IPv6 prefix; an address alone is one of 128 bits.
+
+    Raises `ValueError` with a clause that says how to write it:
+
+    >>> parse_prefix("2001:db8::1/32")
+    Traceback (most recent call last):
+        ...
+    ValueError: write 2001:db8::/32
+    >>> parse_prefix("192.0.2.0/24")
+    Traceback (most recent call last):
+        ...
+    ValueError: write it like 2001:db8::/64
+    """
+    try:
+        masked = IPv6Network(text, strict=False)
+    except ValueError:
+        raise ValueError("write it like 2001:db8::/64") from None
+    try:
+        return IPv6Network(text)
+    except ValueError:
+        raise ValueError(f"write {masked}") from None

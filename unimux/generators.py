@@ -43,6 +43,8 @@ _ANYCAST = 0x7F
 class GeneratorError(UnimuxError, ValueError):
     """A generator cannot be had or cannot do what was asked; the message says why."""
 
+    exit_code = 3  # `unimux.cli.exits`: a class or an address of its kind is what is missing
+
 
 def is_reserved(identifier: int, bits: int = IDENTIFIER_BITS) -> bool:
     """Whether an identifier of `bits` bits must not be given to an interface (UM-GEN-2).

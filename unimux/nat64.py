@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv6Address, IPv6Network
 
+from .endpoint import parse_prefix
 from .errors import SetupError
 
 LENGTHS = (96, 64, 56, 48, 40, 32)
@@ -18,7 +19,7 @@ _RESERVED_OCTET = 8
 def nat64_prefix(text: str) -> IPv6Network:
     """A prefix given as text; raises `SetupError` for one that cannot carry IPv4 addresses."""
     try:
-        prefix = IPv6Network(text)
+        prefix = parse_prefix(text)
     except ValueError as error:
         raise SetupError(f"{text!r} is not an IPv6 prefix: {error}.") from None
     if prefix.prefixlen not in LENGTHS:

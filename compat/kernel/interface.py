@@ -81,6 +81,12 @@ class Interface:
         return int(self._attribute("IFLA_MTU"))
 
     @property
+    def is_bridge(self) -> bool:
+        """Whether it is a bridge, which others can be ports of."""
+        about = self._attribute("IFLA_LINKINFO")
+        return about is not None and about.get_attr("IFLA_INFO_KIND") == "bridge"
+
+    @property
     def has_ethernet(self) -> bool:
         """Whether its frames begin with an Ethernet header (a TUN's do not)."""
 

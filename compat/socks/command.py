@@ -17,6 +17,7 @@ from compat.socks.server import SocksServer
 from compat.socks.services import Services
 from compat.socks.session import PasswordTable
 from compat.socks.settings import DEFAULT_HOST, DEFAULT_PORT, SocksLimits, SocksSettings
+from compat.speaker import counted
 from compat.up import BridgeOption, EventsOption, NetnsOption, PrefixOption, StateOption, node_settings, run_node
 from tapstack.tcp.options import PortMode
 from unimux.cli.settings import Configuration
@@ -106,7 +107,8 @@ def _tell_begin(server: SocksServer, json: bool) -> None:
         return
     for host, port in server.addresses:
         where = endpoint_text(host, port)
-        typer.echo(f"SOCKS5, SOCKS4a and HTTP CONNECT on {where}; try: curl --socks5-hostname {where} URL")
+        text = f"SOCKS5, SOCKS4a and HTTP CONNECT on {where}; try: curl --socks5-hostname {where} URL"
+        typer.echo(f"unimux: {text}", err=True)
 
 
 def _tell_end(server: SocksServer, json: bool) -> None:
@@ -114,7 +116,6 @@ def _tell_end(server: SocksServer, json: bool) -> None:
     if json:
         typer.echo(json_format.dumps(counts))
     else:
-        typer.echo(
-            f"{counts['accepted']} clients, {server.counters.requests.total()} requests, "
-            f"{server.counters.failed.total()} failed, {counts['bytes_up']} bytes up, {counts['bytes_down']} down."
-        )
+        served = f"{counted(counts['accepted'], 'client')}, {counted(server.counters.requests.total(), 'request')}"
+        moved = f"{counts['bytes_up']} bytes up, {counts['bytes_down']} down"
+        typer.echo(f"unimux: {served}, {server.counters.failed.total()} failed, {moved}.", err=True)

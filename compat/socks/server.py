@@ -21,7 +21,7 @@ from compat.socks.services import Services
 from compat.socks.settings import DEFAULT_HOST, DEFAULT_PORT, SocksCounters
 from compat.socks.table import ClientTable
 from unimux.endpoint import endpoint_text
-from unimux.errors import SetupError
+from unimux.errors import SetupError, WrongUsage
 
 _ACCEPTS = 128
 """Connections accepted in one go, so that those which stand get their turn."""
@@ -66,9 +66,10 @@ class SocksServer:
         *,
         sock: socket.socket | None = None,
     ) -> None:
-        """Listen; port 0 lets the kernel choose.  Raises `SetupError` where that cannot be.
+        """Listen; port 0 lets the kernel choose.
 
-        sock: a bound socket to listen on in place of a new one, for instance of another network namespace.
+        sock: a bound socket to listen on in place of a new one, for instance of another network namespace.  Raises `SetupError`
+        where it cannot listen, `WrongUsage` where strangers could use it.
         """
         if self._server is not None:
             raise RuntimeError("this front end has been started already")
@@ -137,7 +138,7 @@ async def _refuse_strangers(hosts: Sequence[str], port: int) -> None:
             raise _cannot_listen(hosts, port, error) from error
         for *_, address in found:
             if not ipaddress.ip_address(str(address[0]).partition("%")[0]).is_loopback:
-                raise SetupError(
+                raise WrongUsage(
                     f"On {address[0]} anybody on the network could use this front end: "
                     "name who may with --user NAME:PASSWORD, or listen on 127.0.0.1."
                 )

@@ -13,7 +13,7 @@ import typer
 
 from tapstack.tcp.options import TimeWait
 from unimux.cli.exits import sentence
-from unimux.errors import SetupError
+from unimux.errors import WrongUsage
 
 if TYPE_CHECKING:
     from .figures import Figure, Result
@@ -89,7 +89,7 @@ def bench(
         return
     chosen = _chosen(id, list(BENCHMARKS))
     if plot is not None and "P-14" not in chosen:
-        raise SetupError("--plot draws P-14, which is not among the benchmarks to run: add --id P-14.")
+        raise WrongUsage("--plot draws P-14, which is not among the benchmarks to run: add --id P-14.")
     setting = Setting(
         smoke=smoke,
         repeats=repeats or (1 if smoke else REPEATS),
@@ -114,7 +114,7 @@ def _chosen(wanted: list[str] | None, known: list[str]) -> list[str]:
     """The ids to run, in their order."""
     asked = {each.upper() for each in wanted or known}
     if unknown := sorted(asked - set(known)):
-        raise SetupError(f"There is no benchmark {', '.join(unknown)}: they are {known[0]} to {known[-1]}.")
+        raise WrongUsage(f"There is no benchmark {', '.join(unknown)}: they are {known[0]} to {known[-1]}.")
     return [each for each in known if each in asked]
 
 

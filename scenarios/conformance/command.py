@@ -47,8 +47,9 @@ def conformance(
 ) -> None:
     """Run the tests that prove the requirements, and print the table of verdicts.
 
-    Exit status 0 only if nothing failed, nothing that was asked for is untested, every rule that passed has a capture or says
-    why there can be none, and tshark has no objection to a capture that has no explanation.
+    Exit status 0 only if nothing failed and nothing that was asked for is untested.
+
+    A rule that passed also needs a capture, or says why it can have none; what tshark objects to in it needs an explanation.
     """
     from rich.console import Console
 

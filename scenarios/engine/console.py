@@ -65,7 +65,7 @@ def run_one(order: Order, console: Console, connection: int | None = None, label
         console.print(table(verdicts.claimed, "What the script requires", "what it saw"))
         for metric in outcome.metrics:
             text = summary_text(means[metric.column], metric.unit)
-            console.print(f"  {metric.column}: {text}", markup=False, highlight=False)
+            console.print(f"  {metric.column}: {text}", markup=False, highlight=False, soft_wrap=True)
     if outcome.answer:
         doubt = "" if verdicts.passed else DOUBT
         console.print(f"[bold]{doubt}{escape(outcome.answer)}[/]", highlight=False, soft_wrap=True)

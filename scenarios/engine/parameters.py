@@ -52,8 +52,10 @@ class Specification:
     def allowed(self) -> str:
         """What values it takes, in words.
 
-        >>> Specification("size", int, 1, Parameter("bytes", unit="B", least=1)).allowed()
-        'a whole number, 1 B at least'
+            >>> Specification("size", int, 1, Parameter("bytes", unit="B", least=1)).allowed()
+            'a whole number, 1 B at least'
+        >>> Specification("size", int, 1, Parameter("bytes", unit="B", most=100_000_000)).allowed()
+        'a whole number, 100,000,000 B at most'
         """
         if self.choices:
             return (
@@ -65,7 +67,7 @@ class Specification:
             return "any text"
         unit = f" {self.about.unit}" if self.about.unit else ""
         bounds = [
-            f"{bound:g}{unit} at {word}"
+            f"{bound:,}{unit} at {word}" if isinstance(bound, int) else f"{bound:g}{unit} at {word}"
             for bound, word in ((self.about.least, "least"), (self.about.most, "most"))
             if bound is not None
         ]

@@ -25,7 +25,7 @@ def told(*argv: str) -> tuple[int, str]:
     """The status and the complaint of a command that cannot do its work; it must be one sentence, and nothing else."""
     done = subprocess.run(argv, capture_output=True, text=True, timeout=60)
     assert done.stdout == ""
-    (line,) = [line for line in done.stderr.splitlines() if not line.endswith("Ctrl-C ends it.")]
+    (line,) = done.stderr.splitlines()
     assert line.startswith("unimux: ") and line.endswith(".") and "Traceback" not in line
     return done.returncode, line
 
@@ -52,6 +52,9 @@ def test_a_prefix_that_is_in_use() -> None:
 def test_a_bridge_or_a_namespace_that_is_not_there() -> None:
     with namespace("errors") as space:
         assert "there is no such interface" in told(*COMMAND, "up", "--netns", space.name, "--bridge", "lan")[1]
+        status, line = told(*COMMAND, "up", "--netns", space.name, "--bridge", "lo")
+        assert status == 3
+        assert "lo is no bridge: make one with the network card in it" in line and "--prefix" in line
     assert "nowhere" in told(*COMMAND, "up", "--netns", "nowhere", "--prefix", PREFIX)[1]
 
 

@@ -30,7 +30,7 @@ _CHANGING = (
     (r"\d\d:\d\d:\d\d", r"\\d\\d:\\d\\d:\\d\\d"),
     (r"2026\\-11\\-21", r"\\d{4}-\\d\\d-\\d\\d"),
     (r"(?<= )\d{5}(?=\\ )", r"\\d+"),
-    (r"\d+(?=\\ (milliseconds|bytes|out\\.))", r"\\d+"),
+    (r"\d+(?=\\ (milliseconds|bytes|out\\.|clients,|requests,|failed,|down\\.))", r"\\d+"),
     (r"time\\ 0ms", r"time \\d+ms"),
 )
 """What a page shows of the moment when it was written, and what may stand there, both in a pattern."""

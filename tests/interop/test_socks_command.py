@@ -109,7 +109,7 @@ def test_a_port_that_is_taken_is_one_sentence() -> None:
                 stderr=PIPE,
             )
             out, said = await asyncio.wait_for(process.communicate(), 20)
-        assert (process.returncode, out) == (3, b"")
+        assert (process.returncode, out) == (3, b""), said
         assert said.decode().endswith("is taken by another program: stop it, or choose another port with --port.\n")
         assert said.count(b"\n") == 1
 

@@ -72,8 +72,10 @@ def status(error: BaseException) -> int:
 
 
 def sentence(error: BaseException) -> str:
-    """What the user is told about it, in one line.
+    """What the user is told about it, in one line; an error whose text is a clause becomes a sentence.
 
+    >>> sentence(SetupError("the generator 'x:Y' cannot be imported"))
+    "The generator 'x:Y' cannot be imported."
     >>> sentence(FileNotFoundError(2, "No such file or directory", "site.toml"))
     'site.toml: no such file or directory.'
     >>> sentence(KeyError("x"))
@@ -88,4 +90,9 @@ def sentence(error: BaseException) -> str:
     if isinstance(error, OSError) and not is_ours(error):
         reason = (error.strerror or type(error).__name__).lower()
         return f"{error.filename or 'Standard output, or a file, cannot be written'}: {reason}."
-    return " ".join(str(error).split())
+    return as_sentence(" ".join(str(error).split()))
+
+
+def as_sentence(text: str) -> str:
+    """A text that is no sentence yet, as one."""
+    return text if text.endswith((".", "?", "!", "…")) else f"{text[:1].upper()}{text[1:]}."

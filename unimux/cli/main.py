@@ -27,7 +27,7 @@ app = typer.Typer(
     cls=PluginGroup,
     help="One-time IPv6 addresses for every connection, in user space.",
     epilog="`unimux COMMAND --help` explains a command.  Exit status: 0 done, 1 the answer is no, 2 wrong usage, "
-    "3 something is missing on this machine, 4 the network, 70 a fault of unimux.",
+    "3 something is missing on this machine, 4 the network, 70 a fault of unimux, 128 + N ended by signal N (^C: 130).",
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
@@ -83,7 +83,7 @@ def _usage(error: typer.TyperException) -> str:
     said = error.format_message().strip().rstrip(".")
     context = getattr(error, "ctx", None)
     where = context.command_path if context is not None else "unimux"
-    end = "" if said.endswith(("?", ")")) else ";"
+    end = "" if said.endswith("?") else ";"
     return f"{said}{end} see `{where} --help`."
 
 

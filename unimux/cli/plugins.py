@@ -7,7 +7,8 @@ A distribution names them in the entry-point group `unimux.commands`:
 
 The object is a function with typer parameters, which becomes the command `unimux socks`, or a `typer.Typer`, which
 becomes a group of commands (`unimux scenario list`).  It is imported when the command is called.  `unimux --help`
-imports nothing: its line for a command is the first line of the docstring that it finds in the module's source.
+imports nothing: its line for a command is the first line of the function's docstring, which it finds in the module's source,
+or of the module's where the function has none, or is a group.
 A command that cannot be imported is one sentence for whoever calls it, and does not disturb the others.
 """
 
@@ -47,7 +48,7 @@ def registered() -> dict[str, EntryPoint]:
 
 
 def help_line(point: EntryPoint) -> str:
-    """The first line of the docstring of a command's module, read without importing anything."""
+    """The first line of the docstring of a command, or of its module, read without importing anything."""
     top, _, rest = point.module.partition(".")
     spec = importlib.util.find_spec(top)
     if spec is None or not spec.submodule_search_locations:
@@ -55,7 +56,9 @@ def help_line(point: EntryPoint) -> str:
     place = Path(spec.submodule_search_locations[0], *rest.split("."))
     for source in (place.with_suffix(".py"), place / "__init__.py"):
         if source.is_file():
-            docstring = ast.get_docstring(ast.parse(source.read_bytes())) or ""
+            module = ast.parse(source.read_bytes())
+            own = [each for each in module.body if isinstance(each, ast.FunctionDef) and each.name == point.attr]
+            docstring = (ast.get_docstring(own[0]) if own else None) or ast.get_docstring(module) or ""
             return docstring.partition("\n")[0]
     return "(not installed)"
 
@@ -107,5 +110,5 @@ class PluginGroup(TyperGroup):
             return name, load(registered()[name]), args[1:]
         if name not in self.commands and not name.startswith("-") and not ctx.resilient_parsing:
             near = difflib.get_close_matches(name, self.list_commands(ctx), n=1)
-            ctx.fail(f"there is no command {name!r}" + (f"; did you mean {near[0]!r}?" if near else "."))
+            ctx.fail(f"There is no command {name!r}" + (f"; did you mean {near[0]!r}?" if near else "."))
         return super().resolve_command(ctx, args)

@@ -203,7 +203,8 @@ def _convert(raw: object, kind: Any, place: str, *, strict: bool) -> Any:
         return msgspec.convert(raw, kind, strict=strict)
     except msgspec.ValidationError as error:
         choices = [str(choice) for part in parts for choice in _choices(part)]
-        expected = f"expected one of {', '.join(choices)}" if choices else f"{str(error)[:1].lower()}{str(error)[1:]}"
+        wanted = str(error).partition(", got ")[0]  # what it is instead is said with the value
+        expected = f"expected one of {', '.join(choices)}" if choices else f"{wanted[:1].lower()}{wanted[1:]}"
         found = "" if _is_secret(kind) else f", not {raw!r}"
         raise SettingsError(f"{place} is not usable: {expected}{found}.") from error
 

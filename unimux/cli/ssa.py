@@ -14,7 +14,9 @@ from unimux.errors import WrongUsage
 app = typer.Typer(no_args_is_help=True)
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one object for programs.")]
-ServiceArgument = Annotated[str, typer.Argument(help="Name of a service that `unimux publish` runs on this machine.")]
+ServiceArgument = Annotated[
+    str, typer.Argument(help="Name of a service that `unimux publish` or `unimux run` has here.")
+]
 
 
 @app.callback()

@@ -17,8 +17,9 @@ def top(
 ) -> None:
     """Show what a running node does: addresses by state, pool, rates, drops, connections with their modes.
 
-    Keys: q ends, p pauses, s sorts the connections by another column, d shows all drops, a shows the armed SSAs: for whom and
-    until when.  Without a terminal one look is printed as text.
+    Keys: q ends, p pauses, s sorts by another column, d shows all drops, a the armed SSAs: for whom and until when.
+
+    Without a terminal one look is printed as text.
     """
     import msgspec
 

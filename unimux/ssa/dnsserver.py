@@ -21,7 +21,7 @@ from tapstack.types import address_text
 from tapstack.udp.flow import Datagram, FlowClosed, UdpFlow
 
 from ..dnsstream import DNS_PORT
-from ..errors import SetupError
+from ..errors import SetupError, WrongUsage
 from .dnsresponder import Responder
 
 if TYPE_CHECKING:
@@ -38,14 +38,14 @@ ADDRESS_TIMEOUT = 15.0
 async def hold_address(node: Node, wanted: IPv6Address, timeout: float = ADDRESS_TIMEOUT) -> AddressEntry:
     """Give a node an ordinary address of one of its prefixes, and wait until it may be used.
 
-    Raises `SetupError` where it lies in no prefix of the node, or another node has it.
+    Raises `WrongUsage` where it lies in no prefix of the node, `SetupError` where another node has it.
     """
     host = node.stack.host
     if (found := host.addresses.get(wanted.packed)) is None:
         try:
             await node.until(lambda: host.prefix_list.of(wanted.packed) is not None, timeout)
         except TimeoutError:
-            raise SetupError(f"{wanted} lies in no prefix of this node: choose an address of one.") from None
+            raise WrongUsage(f"{wanted} lies in no prefix of this node: choose an address of one.") from None
         prefix = host.prefix_list.of(wanted.packed)
         assert prefix is not None
         try:

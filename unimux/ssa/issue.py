@@ -21,6 +21,7 @@ from tapstack.ipv6.addresses import AddressEntry, AddressKind, AddressTable
 from tapstack.types import address_text
 
 from ..das import Pending, Policy, Want
+from ..endpoint import parse_prefix
 from ..errors import UnimuxError
 from ..pool import Outcome
 from ..purpose import UNNAMED, Purpose, tell_purpose
@@ -104,9 +105,9 @@ def client_network(client: Client | None) -> IPv6Network | None:
     if client is None or isinstance(client, IPv6Network):
         return client
     try:
-        return IPv6Network(client)
+        return parse_prefix(str(client))
     except ValueError as error:
-        raise IssueError(f"{client} is no client that an address can be issued for: {error}") from error
+        raise IssueError(f"{client} is no client that an address can be issued for: {error}.") from error
 
 
 def check_terms(sessions: int, lifetime: float | None, lease: bool = False) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.abc import MetaPathFinder
-from importlib.metadata import EntryPoint, version
+from importlib.metadata import EntryPoint, entry_points, version
 from pathlib import Path
 
 import pytest
@@ -19,6 +19,7 @@ from unimux.__main__ import main
 from unimux.cli import plugins
 from unimux.cli.exits import ExitCode, sentence, status
 from unimux.cli.main import app, run
+from unimux.generators import GeneratorError
 
 HEAVY = ("numpy", "matplotlib", "scapy", "cryptography", "pyroute2", "textual", "dpkt", "dns", "jinja2", "asyncio")
 
@@ -122,6 +123,30 @@ def test_help_shows_the_first_line_of_a_module_without_importing_it(
     assert "More" not in shown
 
 
+def test_commands_of_one_module_have_a_line_each(register: Register, capsys: pytest.CaptureFixture[str]) -> None:
+    register("greet", GREET.replace("    print", '    """Greets one.\n\n    More."""\n    print'))
+    assert run(["--help"]) == ExitCode.DONE
+    assert "Greets one." in capsys.readouterr().out
+    lines = [plugins.help_line(point) for point in entry_points(group=plugins.GROUP)]
+    assert len(set(lines)) == len(lines) > 10
+    assert not [line for line in lines if not line.endswith(".") or "(UM-" in line]
+
+
+def explained(command: object) -> Iterator[str]:
+    """The help of a command and of those below it."""
+    yield getattr(command, "help", "") or ""
+    for inner in getattr(command, "commands", {}).values():
+        yield from explained(inner)
+
+
+def test_help_wraps_where_the_terminal_ends() -> None:
+    """Of a paragraph after the first the lines stay as they are written: one of two is ragged on most terminals."""
+    for point in entry_points(group=plugins.GROUP):
+        for text in explained(plugins.load(point)):
+            ragged = [part for part in text.split("\n\n")[1:] if "\n" in part.strip()]
+            assert not ragged, f"{point.name}: {ragged}"
+
+
 @pytest.mark.parametrize(
     ("source", "told"),
     [
@@ -148,9 +173,9 @@ def test_broken_command_is_one_sentence_and_leaves_the_others_alone(
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["grete"], "there is no command 'grete'; did you mean 'greet'? see `unimux --help`."),
+        (["grete"], "There is no command 'grete'; did you mean 'greet'? see `unimux --help`."),
         (["greet"], "Missing argument 'name'; see `unimux greet --help`."),
-        (["greet", "you", "--loude"], "`unimux greet --help`."),
+        (["greet", "you", "--loude"], "); see `unimux greet --help`."),
         (["--nope"], "No such option: --nope; see `unimux --help`."),
     ],
 )
@@ -212,6 +237,8 @@ def test_who_interrupts_while_the_command_line_is_loading_sees_no_traceback(
         (errors.NameNotResolved("nowhere.example", "no such name"), ExitCode.NETWORK),
         (errors.PoolExhausted(2.0), ExitCode.NETWORK),
         (errors.UnimuxError("No."), ExitCode.NO),
+        (errors.WrongUsage("a clause"), ExitCode.USAGE),
+        (GeneratorError("the generator 'x:Y' cannot be imported"), ExitCode.MACHINE),
         (PermissionError(13, "Permission denied", "/etc/shadow"), ExitCode.MACHINE),
         (OSError(28, "No space left on device"), ExitCode.MACHINE),
         (OSError(122, "Disk quota exceeded"), ExitCode.MACHINE),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
+import socket
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -15,7 +17,7 @@ import pytest
 
 from compat.proxyprotocol import SIGNATURE
 from compat.publish import Outstanding, _Minter
-from compat.publisher import Backend, Publisher, PublishLimits, published
+from compat.publisher import Backend, Publisher, PublishLimits, _reason, published
 from compat.publishsettings import PublishSettings
 from compat.relay import EndReason
 from tapstack.ipv6.addresses import AddressKind
@@ -281,6 +283,13 @@ def test_a_publisher_that_never_had_an_address_says_so() -> None:
             await publisher.close()
 
     virtual(main())
+
+
+def test_why_a_backend_cannot_be_reached_is_what_the_kernel_says() -> None:
+    """And not what asyncio makes of it, which names the place again."""
+    refused = ConnectionRefusedError(errno.ECONNREFUSED, "Connect call failed ('127.0.0.1', 8081)")
+    assert _reason(refused) == "connection refused"
+    assert _reason(socket.gaierror(socket.EAI_NONAME, "Name or service not known")) == "name or service not known"
 
 
 def test_a_backend_that_nobody_can_be_called_is_a_sentence() -> None:

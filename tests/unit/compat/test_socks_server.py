@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from compat.relay import EndReason
+from compat.socks.command import _tell_begin, _tell_end
 from compat.socks.handshake import Failure
 from compat.socks.messages import Command, Dialect, Reply
 from compat.socks.replies import Cause
@@ -347,7 +348,7 @@ async def test_closing_ends_everybody() -> None:
 @asynchronous
 async def test_only_loopback_without_authentication() -> None:
     for host in ("0.0.0.0", "::", ""):
-        with pytest.raises(errors.SetupError, match="anybody on the network"):
+        with pytest.raises(errors.WrongUsage, match="anybody on the network"):
             await SocksServer(Services(dialler=LoopbackDialler())).start(host, 0)
     for host in ("127.0.0.1", "::1", "localhost"):
         async with SocksServer(Services(dialler=LoopbackDialler())) as server:
@@ -356,6 +357,21 @@ async def test_only_loopback_without_authentication() -> None:
     async with SocksServer(Services(dialler=LoopbackDialler(), authenticator=PasswordTable({"a": "b"}))) as server:
         await server.start("0.0.0.0", 0)
         assert server.addresses
+
+
+def test_what_the_command_says_is_for_people_and_on_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
+    async def main() -> str:
+        async with SocksServer(Services(dialler=LoopbackDialler())) as server:
+            await server.start("127.0.0.1", 0)
+            server.counters.accepted = 1
+            _tell_begin(server, json=False)
+            _tell_end(server, json=False)
+            return f"127.0.0.1:{server.addresses[0][1]}"
+
+    where = asyncio.run(main())
+    begin = f"SOCKS5, SOCKS4a and HTTP CONNECT on {where}; try: curl --socks5-hostname {where} URL"
+    end = "1 client, 0 requests, 0 failed, 0 bytes up, 0 down."
+    assert capsys.readouterr() == ("", f"unimux: {begin}\nunimux: {end}\n")
 
 
 @asynchronous

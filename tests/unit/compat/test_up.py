@@ -23,6 +23,7 @@ from tapstack.ipv6.addresses import AddressKind
 from tests.unit.unimux.lan import lan
 from tests.unit.unimux.test_failing_applications import handled
 from unimux.cli import main
+from unimux.errors import SetupError
 from unimux.node import Node
 
 
@@ -126,6 +127,7 @@ def test_a_publisher_whose_addresses_nobody_reads_goes_on(monkeypatch: pytest.Mo
     publish._publish("shop", Backend("::1", 9), PublishSettings(lifetime=0.1), attachment, json=False)
     assert held.said[0].startswith("unimux: shop at [::1]:9")
     assert any(line.startswith("unimux://[2001:db8:a:") for line in held.said)
+    assert held.said[-1].endswith(" issued, 0 sessions, 0 bytes in, 0 out.")
 
 
 def test_a_publisher_whose_addresses_cannot_be_written_ends(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,12 +151,46 @@ def test_a_publisher_whose_addresses_cannot_be_written_ends(monkeypatch: pytest.
     assert not bounds[0].expired()
 
 
+@pytest.mark.parametrize("what", ["control_server", "_dns"])
+def test_a_publisher_that_cannot_begin_does_not_say_that_it_does(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Taken(NoSocket):
+        async def __aenter__(self) -> None:
+            raise SetupError("That is taken.")
+
+    @asynccontextmanager
+    async def attached(settings: NodeSettings) -> AsyncIterator[Node]:
+        async with lan(latency=0.0002) as net:
+            yield await net.node(dedicated="2001:db8:a::")
+
+    said: list[str] = []
+    monkeypatch.setattr(typer, "echo", lambda text, err=False: said.append(text))
+    monkeypatch.setattr("compat.up.attached_node", attached)
+    monkeypatch.setattr(publish, "control_server", lambda publisher: NoSocket())
+    monkeypatch.setattr(publish, what, lambda *arguments: Taken())
+    settings = PublishSettings(dns="shop.example", dns_address="2001:db8:a::53")
+    with pytest.raises(SetupError, match="That is taken"):
+        publish._publish("shop", Backend("::1", 9), settings, NodeSettings(), json=False)
+    assert said == []
+
+
+def test_an_address_for_dns_lies_in_the_prefix_that_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    dns = ["--dns", "shop.example", "--dns-address", "2001:db8:e::53"]
+    assert main.run(["publish", "shop", "--to", "[::1]:9", "--prefix", "2001:db8:d::/64", *dns]) == 2
+    assert "2001:db8:e::53 does not lie in 2001:db8:d::/64" in capsys.readouterr().err
+
+
 class NoSocket:
     """In place of the control socket, which is the kernel's."""
 
     async def __aenter__(self) -> None: ...
 
     async def __aexit__(self, *_: object) -> None: ...
+
+
+def test_a_prefix_that_is_written_wrongly_is_told_how_to_write_it(capsys: pytest.CaptureFixture[str]) -> None:
+    for prefix, said in (("192.0.2.0", "write it like 2001:db8::/64."), ("2001:db8::1/64", "write 2001:db8::/64.")):
+        assert main.run(["up", "--prefix", prefix]) == 2
+        assert capsys.readouterr().err == f"unimux: {prefix!r} is not an IPv6 prefix: {said}\n"
 
 
 @pytest.mark.parametrize("prefix", ["ff00::/8", "ff02::/64", "fe80::/64", "fe00::/7", "::/0", "::/64"])

@@ -253,7 +253,7 @@ def test_a_profile_needs_a_program_that_is_named(
 
 
 def test_what_there_is_not_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["bench", "--id", "P-99"]) == 3
+    assert run(["bench", "--id", "P-99"]) == 2
     last = list(BENCHMARKS)[-1]
     assert capsys.readouterr().err == f"unimux: There is no benchmark P-99: they are P-1 to {last}.\n"
 

@@ -22,7 +22,7 @@ from tapstack.ipv6.addresses import AddressKind
 from tests.unit.unimux.dnsstage import KEY, NS, Stage, aaaa, only, run
 from tests.unit.unimux.lan import lan, virtual
 from unimux.aio import open_connection
-from unimux.errors import PoolExhausted, SetupError
+from unimux.errors import PoolExhausted, SetupError, WrongUsage
 from unimux.ssa.dnsresponder import Asker, DnsPolicy, Responder, networks
 from unimux.ssa.dnsserver import MAX_STREAMS, STREAM_IDLE, hold_address
 
@@ -189,7 +189,7 @@ def test_an_address_of_another_prefix_or_of_somebody_else_cannot_be_the_servers(
     async def main() -> None:
         async with lan() as net:
             bob, alice = await net.node(), await net.node()
-            with pytest.raises(SetupError, match="lies in no prefix"):
+            with pytest.raises(WrongUsage, match="lies in no prefix"):
                 await hold_address(bob, IPv6Address("2001:db8:99::1"), timeout=2)
             await hold_address(alice, NS)
             with pytest.raises(SetupError, match="belongs to another node"):

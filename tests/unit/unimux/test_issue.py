@@ -219,7 +219,7 @@ def test_the_client_decides_the_prefix() -> None:
         ({"lifetime": math.inf}, "at most 315360000 s, not inf s"),
         ({"lifetime": 1e300}, "at most 315360000 s"),
         ({"client": "example.org"}, "no client that an address can be issued for"),
-        ({"client": "2001:db8::1/32"}, "has host bits set"),
+        ({"client": "2001:db8::1/32"}, "write 2001:db8::/32."),
         ({"client": "192.0.2.1"}, "no client"),
     ],
 )
