@@ -94,7 +94,7 @@ def _with_bar(
     found: Scenario, order: Order, console: Console, connection: int | None, label: str
 ) -> tuple[Outcome, Verdicts]:
     """Run and judge."""
-    console.print(f"[bold]{found.name}[/] on {order.backend}: {escape(found.question)}", highlight=False)
+    console.print(f"[bold]{found.name}[/] on {order.backend}: {escape(found.question)}", highlight=False, soft_wrap=True)
     with _bar(console) as progress:
         task = progress.add_task(label, total=None, rate="")
         rate = _rate()
@@ -103,7 +103,7 @@ def _with_bar(
             progress.update(task, completed=done, total=total, rate=f"{rate(done):.3g} {unit}/s".replace(" /", "/"))
 
         def said(text: str) -> None:
-            progress.console.print(f"  {text}", markup=False, highlight=False)
+            progress.console.print(f"  {text}", markup=False, highlight=False, soft_wrap=True)
 
         outcome = execute(found, order, said, told)
         progress.update(task, description=f"{label}: judging the captures")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import re
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -28,6 +31,15 @@ EVERY_QUESTION = {
 
 def test_the_catalogue_is_whole() -> None:
     assert catalogue().keys() >= EVERY_QUESTION
+
+
+@pytest.mark.parametrize("name", sorted(catalogue()))
+def test_what_is_left_out_is_said_before_anything_runs(name: str) -> None:
+    """An interrupted run is judged, too, and rules that the scenario breaks on purpose would be breaches."""
+    (body,) = ast.parse(textwrap.dedent(inspect.getsource(load(name).script))).body
+    first = min(node.lineno for node in ast.walk(body) if isinstance(node, ast.Await))
+    told = [node.lineno for node in ast.walk(body) if isinstance(node, ast.Attribute) and node.attr == "leave_out"]
+    assert max(told, default=0) < first
 
 
 @pytest.mark.parametrize("name", SIMULATED)

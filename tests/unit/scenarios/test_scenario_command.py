@@ -203,6 +203,8 @@ def test_an_answer_that_does_not_stand_says_so_again(tmp_path: Path) -> None:
     doubted = "The run did not pass, so this answer does not stand: All is well."
     ran = unimux("run", script, "hello", "--quick", "--out", tmp_path / "out")
     assert doubted in ran.stdout.partition("✘ FAILED  untrue")[2]
+    for line in ("  what has a name that is", "  A sentence of the story that is"):  # in a pipe a line stays one
+        assert f"{line} longer than a line of a terminal with its eighty columns" in ran.stdout
     assert doubted in unimux("report", tmp_path / "out" / "untrue").stdout
     assert "does not stand" not in unimux("report", tmp_path / "out" / "hello").stdout
 
@@ -216,6 +218,8 @@ from scenarios.engine import Run, scenario
 async def untrue(run: Run) -> None:
     await run.node("alice", run.lan("lan"))
     run.require("It is", False)
+    run.measure("what has a name that is longer than a line of a terminal with its eighty columns", 1.0)
+    run.say("A sentence of the story that is longer than a line of a terminal with its eighty columns")
     run.answer("All is well.")
 '''
 
