@@ -94,7 +94,9 @@ def _with_bar(
     found: Scenario, order: Order, console: Console, connection: int | None, label: str
 ) -> tuple[Outcome, Verdicts]:
     """Run and judge."""
-    console.print(f"[bold]{found.name}[/] on {order.backend}: {escape(found.question)}", highlight=False, soft_wrap=True)
+    console.print(
+        f"[bold]{found.name}[/] on {order.backend}: {escape(found.question)}", highlight=False, soft_wrap=True
+    )
     with _bar(console) as progress:
         task = progress.add_task(label, total=None, rate="")
         rate = _rate()
