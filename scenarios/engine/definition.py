@@ -82,7 +82,7 @@ def known_rule(rule: str) -> str:
     raise ScenarioError(f"There is no rule {rule!r}: {hint}")
 
 
-_REQUIREMENT = re.compile(r"(UM|ST)-[A-Z]+-[1-9][0-9]*")
+_REQUIREMENT = re.compile(r"(UM|ST)-[A-Z]+6?-[1-9]\d*|(MUST|SHLD|MAY|REC)-[1-9]\d*|RFC8504-[1-9][\w./-]*")
 
 
 def _requirement(text: str) -> str:

@@ -252,6 +252,7 @@ def test_nobody_on_the_network_has_anothers_name(join: Any) -> None:
     [
         ({"shows": ("complet",)}, "There is no rule 'complet': did you mean 'complete'?"),
         ({"shows": ("nonsense",)}, "There is no rule 'nonsense': docs/reading-the-report.md lists them."),
+        ({"requirements": ("UM-NO-SUCH-7",)}, "There is no requirement 'UM-NO-SUCH-7': their ids are like UM-DAS-1."),
         ({"requirements": ("UM-DAS-one",)}, "There is no requirement 'UM-DAS-one': their ids are like UM-DAS-1."),
     ],
 )
@@ -262,6 +263,16 @@ def test_what_a_scenario_promises_exists(options: dict[str, Any], said: str) -> 
     with pytest.raises(ScenarioError) as caught:
         made(promising, **options)
     assert str(caught.value) == said
+
+
+def test_every_requirement_can_be_named() -> None:
+    async def named(run: Run) -> None:
+        """Does it know them?"""
+
+    tables = [tomllib.loads(path.read_text(encoding="utf-8")) for path in Path("tests").glob("r*.toml")]
+    known = [row["id"] for table in tables for row in table["requirement"]]
+    assert len(known) > 200
+    assert made(named, requirements=known).requirements == tuple(known)
 
 
 def test_the_catalogue_shows_requirements_that_exist() -> None:
