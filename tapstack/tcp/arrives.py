@@ -285,6 +285,7 @@ def _check_ack(connection: Connection, segment: Segment, sequence: int, now: flo
 def acknowledge(connection: Connection, segment: Segment, sequence: int, ack: int, now: float) -> None:
     """SND.UNA, window, round-trip time, congestion control."""
     sender = connection.sender
+    una = sender.snd_una
     window = segment.window << sender.scale
     options = segment.options
     if ack > sender.snd_una or (options.sack and ack == sender.snd_una and connection.sack_permitted):
@@ -293,7 +294,7 @@ def acknowledge(connection: Connection, segment: Segment, sequence: int, ack: in
         unchanged = sender.snd_wnd == window > 0  # with a closed window it is the answer to a probe
         if unchanged and not segment.payload and not segment.flags & FIN:
             sender.recovery.on_duplicate_ack(now)
-    connection.ecn.ack_arrives(segment.flags, ack, sender, now)
+    connection.ecn.ack_arrives(segment.flags, ack, una, sender, now)
     if ack >= sender.snd_una:
         closed = sender.snd_wnd == 0
         _set_window(connection, segment, sequence, ack, window)

@@ -66,13 +66,16 @@ class EcnState:
             return True
         return False
 
-    def ack_arrives(self, flags: int, ack: int, sender: Sender, now: float) -> None:
-        """An acknowledgement: ECE reduces cwnd once per window of data (§6.1.2)."""
+    def ack_arrives(self, flags: int, ack: int, una: int, sender: Sender, now: float) -> None:
+        """An acknowledgement: ECE reduces cwnd once per window of data (§6.1.2).
+
+        una: SND.UNA before it; what it acknowledges was part of the flight that met the congestion.
+        """
         if not self.marks or flags & (ECE | SYN) != ECE:
             return
         recovery = sender.recovery
         if recovery.repairing:
             recovery.confirm()  # it has reduced; should the echo go on after it, that is of another window
         elif ack > recovery.reduced:
-            recovery.reduce(sender.snd_nxt - sender.snd_una, now)
+            recovery.reduce(sender.snd_nxt - una, now)
             self.reductions += 1

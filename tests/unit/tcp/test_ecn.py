@@ -143,6 +143,21 @@ def test_a_mark_is_echoed_until_the_sender_says_that_it_has_reduced() -> None:
     assert not any(echoes[last:]) and len(echoes) > last, "and stops after CWR"
 
 
+@pytest.mark.parametrize("acked", [1, 5, 10])
+@pytest.mark.parametrize(("congestion", "left"), [("newreno", 5), ("cubic", 7)])
+def test_a_mark_reduces_by_the_flight_that_met_it(congestion: str, left: int, acked: int) -> None:
+    """RFC 5681 equation 4: however much of it the acknowledgement with the echo takes away."""
+    pair = Pair()
+    client = plain(pair, ecn=Ecn.REQUEST, congestion=congestion)
+    sender = client.sender
+    client.write(DATA[: 10 * sender.mss])
+    pair.flush()
+    assert sender.snd_nxt - sender.snd_una == 10 * sender.mss
+    by_hand(pair, client, "AE", ack=sender.snd_una + acked * sender.mss)
+    assert client.ecn.reductions == 1
+    assert sender.congestion.cwnd == sender.congestion.ssthresh == left * sender.mss
+
+
 def test_only_new_data_is_ect() -> None:
     pair = Pair()
     client, server, path = established(pair, ecn=Ecn.REQUEST)
