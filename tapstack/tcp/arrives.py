@@ -23,6 +23,7 @@ from .states import TcpState, TcpTrigger
 if TYPE_CHECKING:
     from .segment import Segment
 
+_OPEN = Phase.OPEN
 _RECOVERY = Phase.RECOVERY
 _PAWS_IDLE = 24 * 24 * 3600.0
 """After 24 days without a segment TS.Recent is no longer valid (RFC 7323 §5.5)."""
@@ -338,9 +339,12 @@ def new_data_acknowledged(
             rtt.backoff = 0  # RFC 6298 §5: the time-out itself stays doubled until there is a sample
     news.srtt = rtt.srtt or rtt.rto
     news.minimum_rtt = rtt.minimum_rtt
+    opened = news.acked if recovery.phase is _OPEN else news.in_flight - sender.pipe
     recovery.on_ack(now)
     congestion = sender.congestion
     if advanced and recovery.phase is not _RECOVERY:
+        if opened < news.acked:
+            news.acked = opened  # what had arrived before the repair opens no window (RFC 5681 §3.1, RFC 3465 §2.3)
         congestion.on_ack(news, now)
     congestion.on_delivery(news, now)
     if 2 * congestion.cwnd > connection.high_water:

@@ -12,7 +12,7 @@ from tapstack.tcp.recovery import Phase, Recovery
 from tapstack.tcp.recovery.prr import ProportionalRateReduction
 
 from .pair import End, Pair
-from .path import DATA, established, transfer
+from .path import DATA, collect, established, transfer
 
 MSS = 1428
 
@@ -214,3 +214,28 @@ def test_an_acknowledgement_clocks_out_what_it_delivered_once(seed: int, monkeyp
     assert len(by_timer) > 5
     assert max(by_timer) <= MSS
     assert sum(counted) - sum(by_timer) <= 1_000_000
+
+
+@pytest.mark.proves("ST-TCP-5")
+@pytest.mark.parametrize("name", ["newreno", "cubic"])
+@pytest.mark.parametrize("sack", [True, False])
+def test_what_had_arrived_before_a_time_out_opens_no_window(sack: bool, name: str) -> None:
+    """One segment is lost until the timer fires; its repetition then has everything acknowledged that came behind it."""
+    pair = Pair(delay=0.05)
+    client, server, path = established(pair, congestion=name, sack=sack, receive_buffer=4 << 20)
+    transfer(pair, client, server, 400_000)
+    pair.run(0.15)
+    sender = client.sender
+    first = sender.snd_nxt
+    lost = (first & 0xFFFFFFFF).to_bytes(4, "big")
+    pair.meddle = lambda end, packet: [] if packet[44:48] == lost and end is pair.a else path(end, packet)
+    client.write(DATA[: 500 * MSS])
+    pair.run(5, until=lambda: client.timers.timeouts > 0)
+    pair.meddle = path
+    pair.run(5, until=lambda: sender.snd_una > first)
+    assert sender.snd_una > first + 50 * MSS, "all at once"
+    assert sender.congestion.cwnd <= 3 * sender.mss < sender.congestion.ssthresh
+    client.write(DATA[500 * MSS : 600 * MSS])
+    pair.run(0.25)
+    assert sender.congestion.cwnd > 3 * sender.mss, "slow start goes on"
+    assert collect(pair, server, 600 * MSS, 10.0) == DATA[: 600 * MSS]
