@@ -81,8 +81,8 @@ class Output:
             return
         receiver = self.receiver
         sender = self.sender
-        if receiver.ack_now and receiver.beyond:
-            self.send_ack(now)
+        if (receiver.ack_now and receiver.beyond) or (receiver.duplicate is not None and self.sack_permitted):
+            self.send_ack(now)  # data carries no SACK blocks
         if state in SYNCHRONIZED:
             if sender.unsent or sender.lost or (sender.fin_queued and not sender.fin_sent):
                 if sender.transmissions and now - sender.last_sent > self.rtt.rto and not sender.in_flight:

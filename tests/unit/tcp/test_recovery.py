@@ -13,6 +13,7 @@ from tapstack.tcp.recovery.spurious import Undo
 from tapstack.tcp.segments import IN_NETWORK, SACKED
 
 from . import wire
+from .handmade import by_hand, plain
 from .pair import Pair
 from .path import DATA, Path, collect, established, lose, transfer
 
@@ -83,6 +84,23 @@ def test_the_probe_is_new_data_when_there_is_any() -> None:
     pair.run(0.05)
     sequences = [wire.read(p).seq for _, who, p in pair.packets if who == "a" and wire.read(p).payload]
     assert len(sequences) == len(set(sequences)) == 11
+
+
+@pytest.mark.proves("ST-TCP-6")
+def test_a_duplicate_is_reported_where_data_leaves_in_the_same_moment() -> None:
+    """RFC 2883 §4: once, and at once; data carries no SACK."""
+    pair = Pair()
+    client = plain(pair, sack=True)
+    start = client.receiver.rcv_nxt
+    by_hand(pair, client, "A", payload=DATA[:100])
+    client.write(DATA[:500])
+    answers = by_hand(pair, client, "A", seq=start, payload=DATA[:100])
+    blocks = [dict(tcp.options).get("SAck") for tcp in answers]
+    assert [len(tcp.payload) for tcp in answers] == [0, 500]
+    assert blocks == [(start & 0xFFFFFFFF, start + 100 & 0xFFFFFFFF), None]
+    client.write(DATA[:500])
+    answers = by_hand(pair, client, "A", payload=DATA[:3000])
+    assert answers and not any("SAck" in dict(tcp.options) for tcp in answers)
 
 
 @pytest.mark.proves("ST-TCP-6")
