@@ -337,6 +337,7 @@ def new_data_acknowledged(
             rtt.sample(news.rtt)
         else:
             rtt.backoff = 0  # RFC 6298 §5: the time-out itself stays doubled until there is a sample
+        connection.timers.restart_retransmit(now)
     news.srtt = rtt.srtt or rtt.rto
     news.minimum_rtt = rtt.minimum_rtt
     opened = news.acked if recovery.phase is _OPEN else news.in_flight - sender.pipe
@@ -352,7 +353,6 @@ def new_data_acknowledged(
     if connection.trace is not None:
         connection.trace.point(connection, now)
     if advanced:
-        connection.timers.restart_retransmit(now)
         connection.path.confirm(now)
 
 

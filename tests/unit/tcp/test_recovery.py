@@ -48,8 +48,9 @@ def test_a_lost_tail_is_repaired_by_a_probe(count: int) -> None:
     assert client.sender.recovery.probes == 1
     assert client.sender.retransmissions == count
     # the probe leaves two round trips after the last transmission, and what it uncovers takes one more
-    # (a lone segment's acknowledgement may be held back by its receiver, so its probe waits for that, too)
-    assert took < (7 * RTT if count > 1 else RTT + 0.2 + RTT)
+    # (a lone segment's acknowledgement may be held back by its receiver, so its probe waits for that, too, up to the time-out:
+    # both begin when the others are acknowledged)
+    assert took < (7 * RTT if count > 1 else 2 * RTT + 0.2 + RTT)
 
 
 @pytest.mark.proves("ST-TCP-6")
@@ -84,6 +85,23 @@ def test_the_probe_is_new_data_when_there_is_any() -> None:
     pair.run(0.05)
     sequences = [wire.read(p).seq for _, who, p in pair.packets if who == "a" and wire.read(p).payload]
     assert len(sequences) == len(set(sequences)) == 11
+
+
+@pytest.mark.proves("ST-TCP-6")
+@pytest.mark.parametrize("after", [0.2, 0.3, 0.4])
+def test_no_probe_is_due_at_a_time_out_that_has_started_over(after: float) -> None:
+    """RFC 6298 (5.3), RFC 8985 §7.2: the acknowledgement of the first segment starts it over for the second."""
+    pair = Pair(delay=0.25)
+    client, server, _ = established(pair, nodelay=True)
+    for _ in range(20):
+        transfer(pair, client, server, 1000)
+        pair.run(3)
+    assert client.rtt.rto < 0.75, "the time-out of the first is over before the second is acknowledged"
+    client.write(DATA[:1000])
+    pair.run(after)
+    client.write(DATA[:1000])
+    pair.run(3)
+    assert (client.sender.recovery.probes, client.sender.retransmissions) == (0, 0)
 
 
 @pytest.mark.proves("ST-TCP-6")
