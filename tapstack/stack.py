@@ -61,7 +61,6 @@ class Stack:
         self.udp = Udp(self.host)
         self.host.upper[ipv6.TCP] = self.tcp.input
         self.host.errors[ipv6.TCP] = self.tcp.error
-        self.host.routes.on_link_mtu = self.tcp.link_mtu_changed
         self._vnet = properties.vnet_header
         link_header = virtio.HEADER_LENGTH if properties.vnet_header else 0
         if properties.mac is not None:

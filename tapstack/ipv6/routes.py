@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable
 from weakref import WeakValueDictionary
 
 from ..types import is_multicast
@@ -105,10 +104,7 @@ class Route:
 
 
 class Routes:
-    """Next hops and paths.  `default_routers` and `more_specific` are kept by `RouterDiscovery`.
-
-    on_link_mtu(): the link's MTU, and perhaps that of every path, is another one.
-    """
+    """Next hops and paths.  `default_routers` and `more_specific` are kept by `RouterDiscovery`."""
 
     def __init__(self, interface: Interface, neighbors: NeighborCache, prefixes: PrefixList) -> None:
         self._interface = interface
@@ -123,7 +119,6 @@ class Routes:
         self._recent: OrderedDict[bytes, Path] = OrderedDict()
         self._turn = 0
         self._far_end = point_to_point()
-        self.on_link_mtu: Callable[[], None] = lambda: None
 
     # -- paths -----------------------------------------------------------------------------------
 
@@ -286,7 +281,6 @@ class Routes:
         self._interface.link_mtu = mtu
         for dst, path in list(self._paths.items()):
             path.mtu = self.mtus.get(dst)
-        self.on_link_mtu()
 
     def set_hop_limit(self, hop_limit: int) -> None:
         """A router names another hop limit."""

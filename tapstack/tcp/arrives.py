@@ -98,7 +98,7 @@ def establish(connection: Connection, segment: Segment, ack: int, now: float) ->
     connection.rtt.backoff = 0  # how often the SYN was lost says nothing of data
     sender.snd_una = ack
     connection.timers.retransmit.cancel()
-    connection.set_segment_size()
+    connection.set_segment_size(connection.path.mtu)
     window = segment.window if segment.flags & SYN else segment.window << sender.scale
     _set_window(connection, segment, unwrap(segment.sequence, connection.receiver.rcv_nxt), ack, window)
     syn_ack = bool(segment.flags & SYN)

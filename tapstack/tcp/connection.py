@@ -57,6 +57,7 @@ class Connection(Output):
     local_port, remote_port: what is written in the headers; whether they are also read depends on the mode.
     held: a bare acknowledgement that waits for the end of this reading of the link: value and echo of its timestamps, its
     number and its window (see `fastpath`).
+    mtu: the largest packet that segments make; 0 before the handshake is over.
     """
 
     __slots__ = (
@@ -80,7 +81,7 @@ class Connection(Output):
         "local_port",
         "low_water",
         "mode",
-        "mtu_limit",
+        "mtu",
         "opened_at",
         "options",
         "owner",
@@ -146,7 +147,7 @@ class Connection(Output):
         self.challenge_at = -1.0
         self.opened_at = now
         self.ecn = EcnState()
-        self.mtu_limit: int | None = None
+        self.mtu = 0
         self.timestamps = False
         self.timestamp_offset = numbers.timestamp_offset
         self.sack_permitted = False
@@ -210,7 +211,7 @@ class Connection(Output):
         self.write(data)
         sender = self.sender
         sender.snd_up = sender.snd_nxt + sender.unsent
-        sender.segment_limit = sender.mss
+        self.set_segment_limit()
 
     def urgent_pending(self) -> int:
         """How many bytes, from the next that `read` returns, the peer marked as urgent; 0 when there are none."""
@@ -412,27 +413,35 @@ class Connection(Output):
         else:
             sender.recovery = NewRenoRecovery(sender, self.rtt, self.timers.recovery)
 
-    def set_segment_size(self) -> None:
-        """Effective send MSS (RFC 9293 §3.7.1) and the largest super-segment."""
-        mtu = self.path.mtu if self.mtu_limit is None else min(self.path.mtu, self.mtu_limit)
+    def set_segment_size(self, mtu: int) -> None:
+        """Effective send MSS (RFC 9293 §3.7.1), for packets of at most `mtu` bytes."""
+        self.mtu = mtu
         mss = min(self.peer_mss, mtu - IPV6_TCP_HEADERS)
         if self.timestamps:
             mss -= TIMESTAMP_LENGTH
         sender = self.sender
+        smaller = mss < sender.mss
         sender.mss = mss
-        gso = self.tcp.host.properties.gso_size
-        sender.segment_limit = max(mss, (gso - 100) // mss * mss) if gso else mss
-        if sender.snd_up > sender.snd_una or self.ecn.announce:
-            sender.segment_limit = mss  # URG and CWR belong to one segment
+        self.set_segment_limit()
+        if smaller and sender.started:
+            sender.outgrown = sender.transmissions
+            sender.congestion.mss_changed(mss)
 
-    def resize(self) -> bool:
-        """The path may take packets of another size: send such, without reducing cwnd; whether they are smaller."""
+    def set_segment_limit(self) -> None:
+        """The largest super-segment; URG and CWR belong to one segment."""
         sender = self.sender
-        old = sender.mss
-        self.set_segment_size()
-        if sender.mss != old and sender.started:
-            sender.congestion.mss_changed(sender.mss)
-        return sender.mss < old
+        mss = sender.mss
+        gso = self.tcp.host.properties.gso_size
+        whole = sender.snd_up > sender.snd_nxt or self.ecn.announce or not gso
+        sender.segment_limit = mss if whole else max(mss, (gso - 100) // mss * mss)
+
+    def fit_path(self) -> None:
+        """Send smaller packets where the path takes no larger ones any more, whoever has heard of it (RFC 8201 §5.2).
+
+        That some of its own were dropped a connection hears by a Packet Too Big of its own: see `Tcp.error`.
+        """
+        if self.path.mtu < self.mtu:
+            self.set_segment_size(self.path.mtu)
 
     def suspect_black_hole(self) -> None:
         """Time-out after time-out: perhaps large packets vanish without a Packet Too Big; send the least that must pass.
@@ -440,9 +449,8 @@ class Connection(Output):
         The path's MTU stays: only this connection changes (RFC 4821 §7.7 in its simplest form).
         """
         sender = self.sender
-        if self.mtu_limit is None and sender.mss > DEFAULT_MSS and sender.in_flight[0].payload_length > DEFAULT_MSS:
-            self.mtu_limit = DEFAULT_MSS + IPV6_TCP_HEADERS
-            self.resize()
+        if sender.mss > DEFAULT_MSS and sender.in_flight[0].payload_length > DEFAULT_MSS:
+            self.set_segment_size(DEFAULT_MSS + IPV6_TCP_HEADERS)
 
     def completes(self, segment: Segment) -> bool:
         """Whether `segment` acknowledges our SYN and is the peer's next: it belongs to this handshake whatever its ports."""

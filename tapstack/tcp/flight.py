@@ -16,6 +16,7 @@ over those IN_NETWORK; every LOST segment is in `lost`.
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from typing import TYPE_CHECKING
 
@@ -114,10 +115,10 @@ class Flight(WriteQueue):
             else:
                 lost.append(segment)
 
-    def mark_all_lost(self) -> None:
-        """Everything that is not SACKED is lost: after a change of path MTU, or when a closed window opens."""
+    def mark_all_lost(self, until: float = math.inf) -> None:
+        """Everything that is not SACKED and was last sent by a transmission of a number up to `until` is lost."""
         for segment in self.in_flight:
-            if segment.mark == IN_NETWORK:
+            if segment.mark == IN_NETWORK and segment.order <= until:
                 segment.mark = LOST
                 self.pipe -= segment.end - segment.start
         self.relist()

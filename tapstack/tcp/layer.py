@@ -353,21 +353,18 @@ class Tcp:
             pcb.fail(error, now, "destination unreachable")
 
     def _packet_too_big(self, connection: Connection, report: IcmpError, now: float) -> None:
-        """RFC 8201 §5.3: send smaller, and again what was lost to size, without reducing cwnd."""
-        self.host.accept_path_mtu(report, now)
-        # Asked of the connection: another one to the same destination may have heard first.
-        if connection.state in SYNCHRONIZED and connection.resize():
-            connection.sender.mark_all_lost()
-            self.mark_dirty(connection)
+        """RFC 8201 §5.4: send smaller, and again what was lost to size, without reducing cwnd.
 
-    def link_mtu_changed(self) -> None:
-        """A router named another link MTU (RFC 4861 §6.3.4): what is sent from now on, repetitions included, fits.
-
-        Nobody says that what is in flight was lost; what was, recovery repeats in segments of the new size.
+        The connection may send smaller already, because another one to the same destination has heard first.
         """
-        for pcb in self.demux:
-            if isinstance(pcb, Connection) and pcb.state in SYNCHRONIZED:
-                pcb.resize()
+        self.host.accept_path_mtu(report, now)
+        if connection.state not in SYNCHRONIZED:
+            return
+        connection.fit_path()
+        sender = connection.sender
+        if sender.by_time and sender.by_time[0].order <= sender.outgrown:
+            sender.mark_all_lost(sender.outgrown)
+            self.mark_dirty(connection)
 
     # -- invariants ------------------------------------------------------------------------------
 

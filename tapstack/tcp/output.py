@@ -16,6 +16,7 @@ from .sequence import MASK, timestamp_value
 from .states import SYNCHRONIZED, TcpState
 
 if TYPE_CHECKING:
+    from ..ipv6.host import Path
     from .ecn import EcnState
     from .emitter import Emitter
     from .layer import Tcp
@@ -44,7 +45,9 @@ class Output:
     local: bytes
     local_port: int
     low_water: int
+    mtu: int
     options: SocketOptions
+    path: Path
     receiver: Receiver
     remote: bytes
     remote_port: int
@@ -67,7 +70,10 @@ class Output:
             """See `Connection`."""
             ...
 
-        def set_segment_size(self) -> None:
+        def fit_path(self) -> None:
+            """See `Connection`."""
+
+        def set_segment_limit(self) -> None:
             """See `Connection`."""
 
         def signal(self, bits: int) -> None:
@@ -85,6 +91,8 @@ class Output:
             self.send_ack(now)  # data carries no SACK blocks
         if state in SYNCHRONIZED:
             if sender.unsent or sender.lost or (sender.fin_queued and not sender.fin_sent):
+                if self.path.mtu < self.mtu:
+                    self.fit_path()
                 if sender.transmissions and now - sender.last_sent > self.rtt.rto and not sender.in_flight:
                     sender.congestion.on_idle(now - sender.last_sent)
                 sender.transmit(now)
@@ -116,6 +124,8 @@ class Output:
         if sender.snd_up > sender.snd_una and sender.snd_up > sequence:
             urgent = min(sender.snd_up - sequence, _LARGEST_URGENT)
             flags |= URG
+            if sender.snd_up <= sender.snd_nxt:
+                self.set_segment_limit()
         ect = False
         ecn = self.ecn
         if ecn.usable:
@@ -125,7 +135,7 @@ class Output:
             if ecn.announce and ect:
                 flags |= CWR
                 ecn.announce = False
-                self.set_segment_size()
+                self.set_segment_limit()
         self.emitter.emit(
             self.local_port, self.remote_port, sequence, self.receiver.rcv_nxt, flags, window,
             self.timestamp(now), pieces, length, sender.mss, now, b"", ect, urgent,
@@ -135,7 +145,7 @@ class Output:
         """The sender's: the next new data says CWR, in a segment of its own (RFC 3168 §6.1.2)."""
         if self.ecn.marks:
             self.ecn.announce = True
-            self.sender.segment_limit = self.sender.mss
+            self.set_segment_limit()
 
     def emit_run(self, sequence: int, run: list[Frame], size: int) -> None:
         """`emit_data` for new segments of `size` bytes in a row, whose headers differ in the sequence number alone."""

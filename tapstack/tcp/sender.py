@@ -49,7 +49,7 @@ class Outlet(Protocol):
 class Sender(Flight):
     """State of the send sequence space (RFC 9293 §3.3.1); sequence numbers are unwrapped.
 
-    snd_up is SND.UP, the end of urgent data.  A connection begins with an `IdleSender` (idlesender.py), which has no
+    snd_up is SND.UP, the end of urgent data; outgrown is the last transmission before segments became smaller.  A connection begins with an `IdleSender` (idlesender.py), which has no
     `congestion`, `recovery` and `news` yet.
     """
 
@@ -66,6 +66,7 @@ class Sender(Flight):
         "limited_until",
         "maximum_window",
         "nodelay",
+        "outgrown",
         "paced_until",
         "peak",
         "peak_until",
@@ -96,6 +97,7 @@ class Sender(Flight):
         self.peak = 0
         self.peak_until = iss
         self.transmissions = 0
+        self.outgrown = 0
         self.retransmissions = 0
         self.retransmitted_bytes = 0
         self.last_sent = 0.0

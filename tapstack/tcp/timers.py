@@ -172,6 +172,7 @@ class ConnectionTimers:
         if now < self.timeout_at:
             self._wait(self.timeout_at)  # something was heard since
             return
+        connection.fit_path()
         if self.persisting:
             connection.sender.probe_window(now)
             self.persist_backoff += 1
@@ -197,6 +198,7 @@ class ConnectionTimers:
 
     def _on_recovery(self, now: float) -> None:
         connection = self._connection
+        connection.fit_path()
         if connection.sender.recovery.on_timer(now):
             self.start_over(now)
         connection.tcp.mark_dirty(connection)

@@ -161,7 +161,7 @@ MUTATIONS = (
         "what a Packet Too Big says is lost waits for a timer",
         ("ST-IP6-8",),
         (_STREAMS,),
-        (Edit("tapstack.tcp.layer:Tcp._packet_too_big", "connection.sender.mark_all_lost()", "pass"),),
+        (Edit("tapstack.tcp.layer:Tcp._packet_too_big", "sender.mark_all_lost(sender.outgrown)", "pass"),),
     ),
     Mutation(
         "front-sent-again",
