@@ -134,6 +134,18 @@ class Cubic(CongestionControl):
         super().on_idle(idle)
         self._idle = idle  # so far: told again while nothing can be sent, and counted when something is acknowledged
 
+    def mss_changed(self, mss: int) -> None:
+        """The curve counts in segments: what it is made of is as many bytes as before, and it goes on where it is."""
+        ratio = self.mss / mss
+        super().mss_changed(mss)
+        self._w_max *= ratio
+        self._cwnd_prior *= ratio
+        self._origin *= ratio
+        self._estimate *= ratio
+        if self._epoch is not None:
+            elapsed = self._heard - self._epoch
+            self._k = elapsed - (elapsed - self._k) * ratio ** (1 / 3)
+
     def save(self) -> Saved:
         return Saved(self.cwnd, self.ssthresh, (self._w_max, self._cwnd_prior, self._k, self._origin, self._estimate))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from tapstack.events import CongestionTrace
@@ -130,6 +132,25 @@ def test_a_pause_is_left_out_once_however_it_is_told(heard: float, stood: float)
     controller.cwnd = 60 * MSS
     controller.on_ack(news(MSS, controller.cwnd, 0.1), now + 5.1)
     assert controller._epoch == pytest.approx(begun + stood)
+
+
+@pytest.mark.proves("ST-TCP-5")
+@pytest.mark.parametrize("before", [1.0, 12.0], ids=["below the old maximum", "beyond it"])
+def test_cubics_curve_goes_on_where_it_is_when_segments_become_smaller(before: float) -> None:
+    """As many bytes are more segments of the new size: the window neither waits for the curve nor leaps after it."""
+    controller = create("cubic", 7 * MSS)
+    controller.cwnd = 700 * MSS
+    controller.on_congestion(700 * MSS, 0.0)
+    now = rounds(controller, round(before * 10), 0.0, 0.1)
+    controller.mss_changed(MSS)
+    sizes = [controller.cwnd]
+    for _ in range(20):
+        now = rounds(controller, 1, now, 0.1)
+        sizes.append(controller.cwnd)
+    steps = [after - size for size, after in pairwise(sizes)]
+    assert 0 < min(steps) <= max(steps) < 0.03 * sizes[0]
+    assert sizes[-1] > 1.05 * sizes[0]
+    assert (sizes[-1] < 700 * MSS) == (before == 1.0)
 
 
 @pytest.mark.proves("ST-TCP-5")
