@@ -219,16 +219,17 @@ class Tcp:
                 return
             pcb = half_open
         if isinstance(pcb, TimeWaitRecord):
-            if self.time_waits.segment_arrives(pcb, segment, now):
-                self._no_pcb(packet, segment, now)
+            used = self.time_waits.segment_arrives(pcb, segment, now)
+            if used is not None:
+                self._no_pcb(packet, segment, now, used)
         else:
             arrives.segment_arrives(pcb, segment, now)
 
-    def _no_pcb(self, packet: Packet, segment: Segment, now: float) -> None:
-        """LISTEN or CLOSED (RFC 9293 §3.10.7.1, §3.10.7.2)."""
+    def _no_pcb(self, packet: Packet, segment: Segment, now: float, used: int | None = None) -> None:
+        """LISTEN or CLOSED (RFC 9293 §3.10.7.1, §3.10.7.2); `used`: see `PassiveOpens.syn_arrives`."""
         armed = self._find_armed(packet, segment, now)
         if armed is not None and segment.is_syn:
-            self.passive.syn_arrives(armed, segment, now)
+            self.passive.syn_arrives(armed, segment, now, used)
         elif armed is None or not self.passive.ack_arrives(armed, segment, now):
             if segment.flags & wire.RST or (armed is not None and not segment.flags & wire.ACK):
                 self.counters.drop(DropReason.TCP_NO_PCB)

@@ -19,7 +19,7 @@ from .errors import ConflictingSocket
 from .isn import SessionNumbers, session_numbers
 from .listener import Admission
 from .options import Ecn, PortMode
-from .sequence import MASK, timestamp_value
+from .sequence import MASK, timestamp_value, unwrap
 from .states import TcpTrigger
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 HALF_OPEN_LIMIT = 4096
 """Half-open handshakes of a node, whatever its listeners allow."""
+_SCATTER = 0xFFFF
 
 
 class PassiveOpens:
@@ -41,15 +42,22 @@ class PassiveOpens:
         self._secret = secret
         self.limit = HALF_OPEN_LIMIT
 
-    def syn_arrives(self, armed: ArmedAddress, segment: Segment, now: float) -> None:
-        """A SYN for which there is no PCB."""
+    def syn_arrives(self, armed: ArmedAddress, segment: Segment, now: float, used: int | None) -> None:
+        """A SYN for which there is no PCB.
+
+        used: SND.NXT of the connection that it reopens from TIME-WAIT: the new one's numbers are above (RFC 9293 MAY-2).  A cookie
+        could not promise that, and is not needed: the peer is real, and each record makes one handshake at most.
+        """
         admission = armed.listener.may_open(armed, segment)
         if admission is Admission.REFUSED:
             return
-        if admission is Admission.COOKIE:
+        if admission is Admission.COOKIE and used is None:
             self._send_cookie(armed, segment, now)
             return
-        connection = self._begin(armed, segment, self._numbers(armed, segment, now), now)
+        numbers = self._numbers(armed, segment, now)
+        if used is not None and unwrap(numbers.isn, used) <= used:
+            numbers = numbers._replace(isn=(used + 1 + (numbers.isn & _SCATTER)) & MASK)
+        connection = self._begin(armed, segment, numbers, now)
         if connection is None:
             return
         arrives.take_syn(connection, segment, now)

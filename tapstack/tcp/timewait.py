@@ -294,16 +294,16 @@ class TimeWaitTable:
         self._line.clear()
         self._heap.clear()
 
-    def segment_arrives(self, record: TimeWaitRecord, segment: Segment, now: float) -> bool:
+    def segment_arrives(self, record: TimeWaitRecord, segment: Segment, now: float) -> int | None:
         """RFC 9293 §3.10.7.4 in TIME-WAIT, with RFC 5961 for RST and SYN.
 
-        True when the record has made way for a new connection, which the segment asks for.
+        When the record has made way for a new connection, which the segment asks for: SND.NXT of the old one.
         """
         if _may_reopen(record, segment):
             self.end(record, now, "reopened")
-            return True
+            return record.facts().snd_nxt
         self._answer(record, segment, now)
-        return False
+        return None
 
     def _answer(self, record: TimeWaitRecord, segment: Segment, now: float) -> None:
         facts = record.facts()

@@ -10,6 +10,7 @@ import pytest
 from tapstack.tcp.connection import Connection
 from tapstack.tcp.options import PortMode, SocketOptions, TimeWait
 from tapstack.tcp.recovery import Phase
+from tapstack.tcp.sequence import unwrap
 from tapstack.tcp.timewait import TimeWaitRecord
 
 from . import wire
@@ -423,6 +424,24 @@ def test_a_newer_syn_reopens_in_aware_mode_only(
     stamp = (record.ts_recent or 0) + later if timestamps else None
     pair.run(1)
     assert reopen(pair, mode, server.receiver.rcv_nxt + sequence, stamp) == answer
+
+
+@pytest.mark.proves("ST-TCP-13", "MAY-2")
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize("ahead", [0, 3_000_000, 1 << 31])
+def test_what_is_reopened_begins_above_the_last_number_of_the_old_connection(ahead: int, full: bool) -> None:
+    """RFC 9293 §3.6.1: also where that was faster than the clock of the ISN, and where a stranger would get a cookie."""
+    pair, server = in_time_wait(PortMode.AWARE, False)
+    record = next(iter(pair.a.tcp.demux))
+    assert isinstance(record, TimeWaitRecord)
+    used = (record.facts().snd_nxt + ahead) & 0xFFFFFFFF
+    record.change(record.facts()._replace(snd_nxt=used))
+    if full:
+        pair.a.tcp.passive.limit = 0
+    assert reopen(pair, PortMode.AWARE, server.receiver.rcv_nxt + 1, None) == "SA"
+    isn = next(wire.read(p).seq for _, who, p in reversed(pair.packets) if who == "a")
+    assert unwrap(isn, used) > used
+    assert pair.a.tcp.demux.half_open_count == 1
 
 
 @pytest.mark.proves("ST-IP6-8")
