@@ -46,10 +46,11 @@ _MODE = 0x03
 def duration(connection: Connection) -> float:
     """How long TIME-WAIT lasts for this connection, in seconds (UM-REL-2)."""
     options = connection.options
+    full = 2 * options.msl
     if options.time_wait is TimeWait.FULL:
-        return 2 * options.msl
+        return full
     if options.time_wait is TimeWait.SHORT:
-        return SHORT_RTOS * max(connection.rtt.rto, SHORT_MINIMUM_RTO)
+        return min(SHORT_RTOS * max(connection.rtt.rto, SHORT_MINIMUM_RTO), full)
     return 0.0
 
 

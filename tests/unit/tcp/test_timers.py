@@ -368,6 +368,24 @@ def test_time_wait_ends_exactly(option: TimeWait, seconds: float) -> None:
     assert pair.now - entered == pytest.approx(seconds)
 
 
+@pytest.mark.proves("ST-TCP-13", "UM-REL-2")
+def test_after_an_outage_the_short_wait_is_no_longer_than_the_full_one() -> None:
+    """Without timestamps a FIN that was repeated gives no sample: the time-out stays doubled."""
+    pair = Pair()
+    client, server, path = established(pair, timestamps=False, time_wait=TimeWait.SHORT)
+    pair.meddle = lambda end, packet: [] if end is pair.a else [packet]
+    client.shutdown(pair.now)
+    pair.run(60)
+    pair.meddle = path
+    pair.run(100, until=server.receiver.fin_taken)
+    assert client.rtt.rto > 15
+    server.shutdown(pair.now)
+    pair.run(5, until=lambda: client.state.value == "CLOSED")
+    entered = pair.now
+    pair.run(200, until=lambda: not len(pair.a.tcp.demux))
+    assert pair.now - entered == pytest.approx(60.0)
+
+
 def reopen(pair: Pair, mode: PortMode, isn: int, stamp: int | None) -> str | None:
     """A SYN for a pair in TIME-WAIT; what is answered, or None."""
     options = [("MSS", 1440)] + ([("Timestamp", (stamp, 0))] if stamp is not None else [])
