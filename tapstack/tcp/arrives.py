@@ -92,7 +92,7 @@ def establish(connection: Connection, segment: Segment, ack: int, now: float) ->
     if connection.syn_sent_at is None:
         connection.rtt.rto = 1.0  # the SYN-ACK was a cookie, and nobody remembers when it left
     elif not connection.syn_retransmitted:
-        connection.rtt.sample(now - connection.syn_sent_at)
+        connection.rtt.sample(now - connection.syn_sent_at, now)
     else:
         connection.rtt.rto = 3.0  # RFC 6298 (5.7): a SYN was lost and there is no sample
     connection.rtt.backoff = 0  # how often the SYN was lost says nothing of data
@@ -334,7 +334,7 @@ def new_data_acknowledged(
         elif news.echo is not None:
             news.rtt = now - news.echo / 1000
         if news.rtt is not None:
-            rtt.sample(news.rtt)
+            rtt.sample(news.rtt, now)
         else:
             rtt.backoff = 0  # RFC 6298 §5: the time-out itself stays doubled until there is a sample
         connection.timers.restart_retransmit(now)

@@ -45,8 +45,8 @@ class PassiveOpens:
     def syn_arrives(self, armed: ArmedAddress, segment: Segment, now: float, used: int | None) -> None:
         """A SYN for which there is no PCB.
 
-        used: SND.NXT of the connection that it reopens from TIME-WAIT: the new one's numbers are above (RFC 9293 MAY-2).  A cookie
-        could not promise that, and is not needed: the peer is real, and each record makes one handshake at most.
+        used: SND.NXT of the connection that it reopens from TIME-WAIT: the new one's numbers are above (RFC 9293 MAY-2).  A
+        cookie could not promise that, and is not needed: the peer is real, and each record makes one handshake at most.
         """
         admission = armed.listener.may_open(armed, segment)
         if admission is Admission.REFUSED:

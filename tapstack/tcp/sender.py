@@ -49,8 +49,8 @@ class Outlet(Protocol):
 class Sender(Flight):
     """State of the send sequence space (RFC 9293 §3.3.1); sequence numbers are unwrapped.
 
-    snd_up is SND.UP, the end of urgent data; outgrown is the last transmission before segments became smaller.  A connection begins
-    with an `IdleSender` (idlesender.py), which has no `congestion`, `recovery` and `news` yet.
+    snd_up is SND.UP, the end of urgent data; outgrown is the last transmission before segments became smaller.  A connection
+    begins with an `IdleSender` (idlesender.py), which has no `congestion`, `recovery` and `news` yet.
     """
 
     __slots__ = (

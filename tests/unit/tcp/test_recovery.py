@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 from random import Random
 from typing import Literal
@@ -9,6 +10,7 @@ from typing import Literal
 import pytest
 
 from tapstack.tcp.recovery import Phase, SelectiveRecovery
+from tapstack.tcp.recovery.rto import EPOCH, RttEstimator
 from tapstack.tcp.recovery.spurious import Undo
 from tapstack.tcp.segments import IN_NETWORK, SACKED
 
@@ -212,6 +214,35 @@ def test_a_peer_that_reports_the_data_of_a_fins_segment_alone_is_believed() -> N
     assert [segment.mark for segment in client.sender.in_flight] == [IN_NETWORK, SACKED, IN_NETWORK]
     assert client.sender.in_flight[-1].fin and not client.sender.in_flight[-1].payload_length
     client.sender.check()
+
+
+@pytest.mark.proves("ST-TCP-6")
+def test_the_reordering_window_follows_a_path_that_has_become_longer() -> None:
+    """RFC 8985 §6.2: it is a quarter of the least round trip of the last seconds, not of the connection's life."""
+    pair = Pair(delay=0.001)
+    client, server, path = established(pair)
+    transfer(pair, client, server, 100_000)
+    pair.delay = 0.1
+    for _ in range(20):
+        transfer(pair, client, server, 20_000)
+        pair.run(1)
+    path.fate = lambda n: 0.02 if n % 50 == 0 else 0.0
+    before = client.sender.retransmissions
+    transfer(pair, client, server, 2_000_000)
+    assert client.sender.retransmissions - before <= 1, "the first that is late shows that there is reordering"
+
+
+@pytest.mark.proves("ST-TCP-6")
+def test_the_least_round_trip_is_that_of_the_last_two_epochs() -> None:
+    rtt = RttEstimator()
+    assert math.isinf(rtt.minimum_rtt)
+    least = []
+    for n, sample in enumerate((0.3, 0.1, 0.2, 0.4, 0.5, 0.3, 0.6, 0.6)):
+        rtt.sample(sample, now=n * EPOCH / 2)
+        least.append(rtt.minimum_rtt)
+    assert least == [0.3, 0.1, 0.1, 0.1, 0.2, 0.2, 0.3, 0.3]
+    rtt.sample(0.7, now=1000.0)
+    assert rtt.minimum_rtt == 0.6, "however long ago that was"
 
 
 @pytest.mark.proves("ST-TCP-6")
