@@ -8,8 +8,8 @@ from .segments import SentSegment
 class Acknowledged:
     """The news of one acknowledgement.  There is one object per connection, emptied by `begin` each time.
 
-    acked: bytes by which SND.UNA moved; what congestion control hears of, while losses are repaired, is at most what left the
-    network with them.  sacked: how many segments were newly reported by SACK.  delivered: bytes that
+    acked: bytes by which SND.UNA moved; what congestion control hears of, in a slow start that repairs losses, is at most what
+    left the network with them.  sacked: how many segments were newly reported by SACK.  delivered: bytes that
     newly left the network either way.  in_flight: `pipe` before; peak: the most that `pipe` was in the last round trip.
     newest: the most recently sent of the segments delivered; clean: the last one acknowledged that was sent once;
     ambiguous: whether one acknowledged had been sent twice; repeated_at: when the latest of those was sent again (0: none).

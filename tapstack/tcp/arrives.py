@@ -344,8 +344,10 @@ def new_data_acknowledged(
     recovery.on_ack(now)
     congestion = sender.congestion
     if advanced and recovery.phase is not _RECOVERY:
-        if opened < news.acked:
-            news.acked = opened  # what had arrived before the repair opens no window (RFC 5681 §3.1, RFC 3465 §2.3)
+        if opened < news.acked and congestion.cwnd < congestion.ssthresh:
+            news.acked = (
+                opened  # what had arrived before the repair is no reason for a burst (RFC 5681 §3.1, RFC 3465 §2.3)
+            )
         congestion.on_ack(news, now)
     congestion.on_delivery(news, now)
     if 2 * congestion.cwnd > connection.high_water:

@@ -97,7 +97,7 @@ MUTATIONS = (
         "TIME-WAIT lasts one MSL",
         ("UM-REL-2", "ST-TCP-13"),
         (f"{_LISTEN}::test_time_wait_holds_the_address_as_long_as_its_option_says",),
-        (Edit("tapstack.tcp.timewait:duration", "return 2 * options.msl", "return options.msl"),),
+        (Edit("tapstack.tcp.timewait:duration", "full = 2 * options.msl", "full = options.msl"),),
         quick=True,
     ),
     Mutation(
