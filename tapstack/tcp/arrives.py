@@ -345,9 +345,7 @@ def new_data_acknowledged(
     congestion = sender.congestion
     if advanced and recovery.phase is not _RECOVERY:
         if opened < news.acked and congestion.cwnd < congestion.ssthresh:
-            news.acked = (
-                opened  # what had arrived before the repair is no reason for a burst (RFC 5681 §3.1, RFC 3465 §2.3)
-            )
+            news.acked = opened  # what had arrived before the repair makes no burst (RFC 5681 §3.1, RFC 3465 §2.3)
         congestion.on_ack(news, now)
     congestion.on_delivery(news, now)
     if 2 * congestion.cwnd > connection.high_water:
