@@ -17,7 +17,7 @@ from tests.unit.unimux.nameservers import S1, S2, WWW, make, packed, respond, zo
 from unimux.das import AddressNotSet
 from unimux.errors import ConnectRefused, NameNotResolved, NodeStopped, PoolExhausted
 from unimux.poolstate import NoPrefix, PoolConfig
-from unimux.sticky import Hold
+from unimux.sticky import Hold, NamedSession
 
 
 @virtual_test
@@ -171,7 +171,7 @@ def test_an_empty_pool_is_waited_for_and_told_by_name_as_by_address(host: str, m
             node = await net.node(name_servers=["2001:db8:1::53"], pool=PoolConfig(low=0, high=1, limit=1))
             if missing is PoolExhausted:
                 entry = await node.take_address(AddressKind.EPHEMERAL, None, timeout=10)
-                node.stack.host.addresses.acquire(entry, Hold(entry))
+                node.stack.host.addresses.acquire(entry, Hold(NamedSession("other"), entry))
             else:
                 prefixes = node.stack.host.prefix_list
                 prefixes.remove(next(iter(prefixes)), node.now())
