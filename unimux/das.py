@@ -280,7 +280,7 @@ class DasRequired(Policy):
             return False
         if not self.needs:
             self.pool.at_end.remove(self._end)
-        need.timer.cancel()
+        need.timer.retire()
         if need.adoption is not None:
             need.adoption.cancel(now)
             need.adoption = None

@@ -136,7 +136,7 @@ class StickyAddresses:
     def end(self, hold: Hold, now: float, cause: str = "sticky session is over") -> None:
         """Let go of an address: the session's next connection gets another one."""
         if hold.timer is not None:
-            hold.timer.cancel()
+            hold.timer.retire()
         if self._holds.get(hold.session) is hold:
             del self._holds[hold.session]
         if hold in hold.entry.users:

@@ -52,8 +52,8 @@ class Specification:
     def allowed(self) -> str:
         """What values it takes, in words.
 
-            >>> Specification("size", int, 1, Parameter("bytes", unit="B", least=1)).allowed()
-            'a whole number, 1 B at least'
+        >>> Specification("size", int, 1, Parameter("bytes", unit="B", least=1)).allowed()
+        'a whole number, 1 B at least'
         >>> Specification("size", int, 1, Parameter("bytes", unit="B", most=100_000_000)).allowed()
         'a whole number, 100,000,000 B at most'
         """
