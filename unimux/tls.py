@@ -68,9 +68,7 @@ async def _start_tls(
     server_side: bool = False,
     server_hostname: str | None = None,
 ) -> asyncio.Transport:
-    if (
-        transport.is_closing()
-    ):  # its end was in one batch with its beginning: nobody would tell what start_tls waits for
+    if transport.is_closing():  # its end came with its beginning: nobody would tell start_tls of it
         reason = transport.get_extra_info("connection").error
         raise ConnectionResetError(errno.ECONNRESET, "the connection ended before its TLS handshake") from reason
     tls = await asyncio.get_running_loop().start_tls(

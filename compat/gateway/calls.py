@@ -217,9 +217,8 @@ class _Door:
     def expect(self, packet: Packet, relay: Relay, now: float) -> None:
         """Give the SYN to the stack, and its connection to the relay when it stands."""
         caller = packet.src, int.from_bytes(packet.payload[:2], "big")
-        if (
-            before := self._expected.pop(caller, None)
-        ) is not None:  # the program has given that one up, and calls anew
+        before = self._expected.pop(caller, None)
+        if before is not None:  # the program has given that one up, and calls anew
             before[0].abort()
             before[1].cancel()
         timer = asyncio.get_running_loop().call_later(HANDSHAKE_TIMEOUT, self._late, caller)

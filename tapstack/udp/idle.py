@@ -22,10 +22,9 @@ class IdleTimer:
         self.retire = self._timer.retire
 
     def _look(self, now: float) -> None:
+        # Compared as it is set: a difference is rounded otherwise, and the timer would fire at `now` for ever.
         due = self._flow.last_used + self._idle
-        if (
-            now < due
-        ):  # compared as it is set: a difference is rounded otherwise, and the timer would fire at `now` for ever
+        if now < due:
             self._timer.set(due)
         else:
             self._over(now)

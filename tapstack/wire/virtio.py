@@ -78,8 +78,6 @@ def completed(frame: bytes) -> bytes:
     if not flags & NEEDS_CSUM or at + 2 > len(bare):
         return bare
     field = checksum.field(checksum.residue(bare[start:]))
-    if (
-        not field and offset == udp.CHECKSUM_OFFSET
-    ):  # none, it would say (RFC 8200 §8.1); of the others it is like any value
+    if not field and offset == udp.CHECKSUM_OFFSET:  # zero means none (RFC 8200 §8.1); elsewhere it is like any value
         field = 0xFFFF
     return bare[:at] + field.to_bytes(2, "big") + bare[at + 2 :]

@@ -145,9 +145,8 @@ class Life:
             return
         sequence, ack = int.from_bytes(body[4:8], "big"), int.from_bytes(body[8:12], "big")
         before = self._said.get(body[:4])
-        if (
-            before is not None and (sequence - before[0]) & 0xFFFFFFFF < 1 << 16
-        ):  # else another connection of these ports
+        # Further away it is another connection of these ports.
+        if before is not None and (sequence - before[0]) & 0xFFFFFFFF < 1 << 16:
             assert (ack - before[1]) & 0xFFFFFFFF < 1 << 31, "an acknowledgement is taken back"
         self._said[body[:4]] = sequence, ack
 
