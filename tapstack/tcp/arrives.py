@@ -201,8 +201,9 @@ def _check_sequence(connection: Connection, segment: Segment, sequence: int, now
         connection.ecn.syn_again(segment.flags)
         connection.send_syn(now)  # our answer was lost
         return False
-    if segment.payload and (end <= left or window == 0):
-        # A repetition, or a probe of our closed window: the peer must hear where we are.
+    probed = window == 0 and (segment.payload or end == left - 1)
+    if probed or (segment.payload and end <= left):
+        # A probe of our closed window, or a repetition: the peer must hear where we are.
         if window:
             receiver.note_duplicate(sequence, sequence + len(segment.payload))
         elif sequence == left:
@@ -285,6 +286,8 @@ def _check_ack(connection: Connection, segment: Segment, sequence: int, now: flo
 
 def acknowledge(connection: Connection, segment: Segment, sequence: int, ack: int, now: float) -> None:
     """SND.UNA, window, round-trip time, congestion control."""
+    if connection.path.mtu < connection.mtu:
+        connection.fit_path()  # before anything is repeated
     sender = connection.sender
     una = sender.snd_una
     window = segment.window << sender.scale

@@ -276,7 +276,7 @@ class Connection(Output):
         self.delete(TcpTrigger.DELETE, now, cause, errors.aborted())
 
     def _reset_sequence(self) -> int:
-        """SND.NXT, or the window's end where a probe went beyond it: a peer takes no RST from outside its window."""
+        """SND.NXT, or the window's end where the peer has moved that back: it takes no RST from outside its window."""
         sender = self.sender
         if self.state not in SYNCHRONIZED:
             return sender.snd_nxt
@@ -325,7 +325,7 @@ class Connection(Output):
             self.sender.nodelay = options.nodelay
         if options.user_timeout != before.user_timeout:
             self.set_user_timeout(options.user_timeout)
-        if options.keep_alive != before.keep_alive:
+        if options.keep_alive != before.keep_alive and self.state in SYNCHRONIZED and not self.detached:
             self.timers.start_slow(now)
         if options.send_buffer != before.send_buffer:
             self.high_water = options.send_buffer

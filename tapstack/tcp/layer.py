@@ -20,6 +20,7 @@ from ..wire import checksum
 from ..wire import tcp as wire
 from ..wire.error import WireError
 from ..wire.icmpv6 import Type as IcmpType
+from ..wire.ipv6 import MINIMUM_MTU
 from . import arrives, errors
 from .buffers import BufferBudget, release
 from .challenge import ChallengeLimiter
@@ -359,7 +360,7 @@ class Tcp:
         The connection may send smaller already, because another one to the same destination has heard first.
         """
         self.host.accept_path_mtu(report, now)
-        if connection.state not in SYNCHRONIZED:
+        if connection.state not in SYNCHRONIZED or not MINIMUM_MTU <= report.info < self.host.properties.mtu:
             return
         connection.fit_path()
         sender = connection.sender

@@ -175,7 +175,7 @@ class Output:
         """A pure acknowledgement, with SACK blocks where there are holes."""
         self.emit(ACK, self.sender.snd_nxt, now)
 
-    def emit(self, flags: int, sequence: int, now: float) -> None:
+    def emit(self, flags: int, sequence: int, now: float, urgent: int = 0) -> None:
         """A segment without payload in a synchronized state."""
         receiver = self.receiver
         options = b""
@@ -192,7 +192,7 @@ class Output:
         self._acknowledged()
         self.emitter.emit(
             self.local_port, self.remote_port, sequence, receiver.rcv_nxt, flags, window,
-            self.timestamp(now), [], 0, self.sender.mss, now, options,
+            self.timestamp(now), [], 0, self.sender.mss, now, options, False, urgent,
         )  # fmt: skip
 
     def send_syn(self, now: float) -> None:
@@ -223,8 +223,14 @@ class Output:
         )  # fmt: skip
 
     def send_probe(self, now: float) -> None:
-        """An old sequence number that the peer must acknowledge: keep-alive (RFC 9293 §3.8.4), or a window that is closed."""
-        self.emit(ACK, self.sender.snd_nxt - 1, now)
+        """An old sequence number that the peer must acknowledge: keep-alive (RFC 9293 §3.8.4), or a window that is closed.
+
+        Urgent data that waits for the window is announced beside it, where the peer looks for that (MUST-66).
+        """
+        sender = self.sender
+        if sender.snd_up > sender.snd_nxt:
+            self.emit(ACK | URG, sender.snd_nxt, now, min(sender.snd_up - sender.snd_nxt, _LARGEST_URGENT))
+        self.emit(ACK, sender.snd_nxt - 1, now)
 
     def challenge(self, now: float) -> bool:
         """A challenge ACK (RFC 5961 §3–5) within the limits of §7; False, and counted, when limited."""

@@ -147,9 +147,10 @@ class Cubic(CongestionControl):
             self._k = elapsed - (elapsed - self._k) * ratio ** (1 / 3)
 
     def save(self) -> Saved:
-        return Saved(self.cwnd, self.ssthresh, (self._w_max, self._cwnd_prior, self._k, self._origin, self._estimate))
+        inner = (self._w_max, self._cwnd_prior, self._origin, self._estimate)
+        return Saved(self.cwnd, self.ssthresh, tuple(segments * self.mss for segments in inner))
 
     def restore(self, saved: Saved) -> None:
         super().restore(saved)
-        self._w_max, self._cwnd_prior, self._k, self._origin, self._estimate = saved.inner
+        self._w_max, self._cwnd_prior, self._origin, self._estimate = (size / self.mss for size in saved.inner)
         self._epoch = None

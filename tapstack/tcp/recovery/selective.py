@@ -265,7 +265,7 @@ class SelectiveRecovery(Recovery):
                 interval += MAXIMUM_ACK_DELAY
         due = now + interval
         timeout = self._timers.retransmit.when
-        if timeout is None:
+        if timeout is None or self._timers.persisting:  # what the timer runs for then is over, or about to be
             timeout = now + self.rtt.rto
         self._probe_due = True
         self.timer.set(due if due < timeout else timeout)

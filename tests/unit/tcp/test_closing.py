@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import permutations
 
 import pytest
@@ -263,3 +264,16 @@ def test_a_fin_goes_through_a_closed_window(window: int) -> None:
     server.shutdown(pair.now)
     pair.run(80)
     assert gone(pair)
+
+
+def test_options_that_change_do_not_begin_the_end_of_fin_wait_2_anew() -> None:
+    pair = Pair()
+    client, _, _ = established(pair)
+    client.close(pair.now)
+    pair.run(1)
+    assert client.state.value == "FIN-WAIT-2"
+    ends = client.timers.slow.when
+    assert ends is not None
+    pair.run(10)
+    client.set_options(replace(client.options, keep_alive=5.0), pair.now)
+    assert client.timers.slow.when == ends

@@ -265,3 +265,13 @@ def test_the_window_is_traced_when_asked_for() -> None:
     assert traced[0].ssthresh is None
     assert [event.time for event in traced] == sorted(event.time for event in traced)
     assert "cwnd" in traced[0].text()
+
+
+def test_what_cubic_takes_back_is_of_the_same_size_in_other_segments() -> None:
+    cubic = Cubic(8900)
+    cubic._w_max, cubic.cwnd, cubic.ssthresh = 100.0, 100 * 8900, 50 * 8900
+    saved = cubic.save()
+    cubic.on_congestion(cubic.cwnd, 1.0)
+    cubic.mss_changed(1228)
+    cubic.restore(saved)
+    assert cubic._w_max * cubic.mss == pytest.approx(100 * 8900)

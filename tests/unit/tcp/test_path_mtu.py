@@ -14,7 +14,7 @@ from tapstack.wire.icmpv6 import Type
 
 from . import wire
 from .pair import End, Pair
-from .path import DATA, collect
+from .path import DATA, Path, collect, lose
 
 pytestmark = pytest.mark.proves("ST-IP6-8")
 
@@ -85,14 +85,47 @@ def test_so_does_what_a_timer_repeats() -> None:
     pair = Pair()
     (client, server), other = two(pair)
     router = Narrow(pair)
-    client.write(DATA[:5000])
+    size = 3 * client.sender.mss  # its last segment, which the probe repeats, is too large as well
+    client.write(DATA[:size])
     other.write(DATA[:5000])
     pair.flush()
     router.tell(other, most=1)
     dropped = len(router.dropped)
-    assert collect(pair, server, 5000, 1) == DATA[:5000]
+    assert collect(pair, server, size, 1) == DATA[:size]
     assert len(router.dropped) == dropped
     assert (client.sender.recovery.probes, client.timers.timeouts) == (1, 0)
+
+
+@pytest.mark.parametrize("sack", [True, False])
+def test_so_does_what_an_acknowledgement_repeats(sack: bool) -> None:
+    pair = Pair()
+    (client, server), _ = two(pair, sack=sack)
+    Path(pair, lose(1))
+    client.write(DATA[:14_000])
+    pair.flush()
+    client.path.mtu = MTU  # another one has heard
+    before = len(pair.packets)
+    assert collect(pair, server, 14_000, 5) == DATA[:14_000]
+    assert client.sender.retransmissions
+    assert max(len(packet) for _, who, packet in pair.packets[before:] if who == "a") == MTU
+
+
+@pytest.mark.parametrize("mtu", [100, 1279, 9000])
+def test_a_report_that_makes_no_sense_repeats_nothing(mtu: int) -> None:
+    """RFC 8201 §4, also where segments have become smaller for another reason."""
+    pair = Pair(delay=0.05)
+    (client, _), _ = two(pair)
+    before = len(pair.packets)
+    client.write(DATA[:9000])
+    pair.flush()
+    client.path.mtu = 1400
+    client.write(DATA[:500])
+    pair.flush()
+    quoted = memoryview(pair.packets[before][2])[40:]
+    local, remote = client.local, client.remote
+    pair.a.tcp.error(IcmpError(Type.PACKET_TOO_BIG, 0, mtu, remote, local, remote, 6, quoted), pair.now)
+    pair.flush()
+    assert client.sender.retransmissions == 0
 
 
 @pytest.mark.parametrize("reduced", [False, True])

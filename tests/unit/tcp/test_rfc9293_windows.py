@@ -203,6 +203,49 @@ def test_a_fin_into_a_closed_window_is_taken(mode: PortMode) -> None:
     assert read_all(client) == DATA[:5000]
 
 
+@pytest.mark.proves("MUST-66", "MUST-30")
+def test_urgent_data_is_announced_though_the_window_is_closed() -> None:
+    pair = Pair()
+    client, server, _ = established(pair, receive_buffer=5000, receive_buffer_maximum=5000)
+    client.write(DATA[:5000])
+    pair.run(1)
+    client.write(b"waits")
+    client.write_urgent(b"!")
+    pair.run(5)
+    assert client.timers.persisting and server.receiver.queued == 5000
+    assert server.signals & Signal.URGENT
+    assert server.urgent_pending() == 5006
+
+
+@pytest.mark.proves("ST-TCP-11")
+def test_each_probe_of_a_closed_window_is_answered() -> None:
+    """However soon after the one before: who probes may have missed the answer."""
+    pair = Pair()
+    client = plain(pair, receive_buffer=5000, receive_buffer_maximum=5000)
+    by_hand(pair, client, "A", payload=DATA[:5000])
+    for _ in range(3):
+        (answer,) = by_hand(pair, client, "A", seq=client.receiver.rcv_nxt - 1)
+        assert (answer.ack, answer.window) == (client.receiver.rcv_nxt & 0xFFFFFFFF, 0)
+
+
+@pytest.mark.proves("ST-TCP-4", "ST-TCP-11")
+def test_what_a_window_that_opens_lets_go_is_not_probed_before_its_time() -> None:
+    """The timer of the closed window was nearly due; it says nothing of the data that leaves now."""
+    pair = Pair(delay=0.05)
+    client, server, _ = established(pair, receive_buffer=5000, receive_buffer_maximum=5000)
+    client.write(DATA[:5000])
+    pair.run(3)
+    client.write(DATA[:990])
+    pair.run(3)
+    due = client.timers.retransmit.when
+    assert due is not None and client.timers.persisting
+    pair.run(due - 0.005 - pair.delay - pair.now)
+    assert len(read_all(server)) == 5000
+    pair.run(0.4)
+    assert len(read_all(server)) == 990
+    assert (client.sender.recovery.probes, client.sender.retransmissions) == (0, 0)
+
+
 @pytest.mark.proves("MUST-66")
 def test_reset_and_urgent_count_while_the_window_is_closed() -> None:
     pair = Pair()
