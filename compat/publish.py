@@ -214,8 +214,9 @@ def publish(
         raise WrongUsage("With a shared secret the counters must last: name a folder for them with --state DIR.")
     if dns_address is not None and settings.dns is None:
         raise WrongUsage("An address for DNS needs a zone that is answered there: --dns ZONE.")
-    _refuse_elsewhere(settings.dns_address, attachment.prefix)
     check_name(service)
+    attachment.check()
+    _refuse_elsewhere(settings.dns_address, attachment.prefix)
     _publish(service, backend, settings, attachment, json)
 
 

@@ -177,6 +177,9 @@ def test_an_address_for_dns_lies_in_the_prefix_that_is_named(capsys: pytest.Capt
     dns = ["--dns", "shop.example", "--dns-address", "2001:db8:e::53"]
     assert main.run(["publish", "shop", "--to", "[::1]:9", "--prefix", "2001:db8:d::/64", *dns]) == 2
     assert "2001:db8:e::53 does not lie in 2001:db8:d::/64" in capsys.readouterr().err
+    for prefix, said in (("2001:db8:e::1/64", "write 2001:db8:e::/64."), ("::/200", "write it like 2001:db8::/64.")):
+        assert main.run(["publish", "shop", "--to", "[::1]:9", "--prefix", prefix, *dns]) == 2
+        assert capsys.readouterr().err == f"unimux: {prefix!r} is not an IPv6 prefix: {said}\n"
 
 
 class NoSocket:
