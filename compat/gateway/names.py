@@ -29,7 +29,7 @@ from tapstack.tcp.listener import Listener
 from tapstack.types import address_text
 from tapstack.udp.flow import Datagram, FlowClosed, UdpFlow
 from unimux.dnsstream import DNS_PORT, ask_over_stream
-from unimux.errors import UnimuxError
+from unimux.errors import NodeStopped, UnimuxError
 from unimux.node import Node
 from unimux.purpose import Purpose
 from unimux.transport import SessionTransport
@@ -139,7 +139,7 @@ class Names:
     async def _ask(self, query: dns.message.Message, wire: bytes, stream: bool) -> dns.message.Message | None:
         """The first answer that one of the node's name servers gives, under the id of the question."""
         if not self._node.name_servers:  # the program asks sooner than the router's first advertisement comes
-            with suppress(TimeoutError):
+            with suppress(TimeoutError, NodeStopped):
                 await self._node.until(lambda: bool(self._node.name_servers), TIMEOUT)
         for server in self._node.name_servers:
             question = os.urandom(2) + wire[2:]

@@ -6,6 +6,8 @@ import asyncio
 from ipaddress import IPv6Address
 from typing import Any
 
+import dns.message
+import dns.rcode
 import pytest
 
 from compat.gateway import calls
@@ -226,5 +228,17 @@ def test_a_device_that_the_program_deletes_is_complained_of() -> None:
             assert here.complaints[0].startswith(
                 "The program has no network any more: the device of its namespace is gone"
             )
+
+    virtual(main())
+
+
+def test_a_question_that_waits_for_a_name_server_outlives_the_node() -> None:
+    async def main() -> None:
+        async with place() as here:
+            query = dns.message.make_query("www.example", "AAAA")
+            asyncio.get_running_loop().call_later(1, here.node.driver._lose, LinkLost("the device is gone"))
+            response = await here.gateway.names.answer(query.to_wire(), stream=False)
+            assert response is not None
+            assert dns.message.from_wire(response).rcode() == dns.rcode.SERVFAIL
 
     virtual(main())
