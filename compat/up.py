@@ -13,7 +13,9 @@ import typer
 
 from tapstack.events import Event
 from tapstack.garbage import settled
+from tapstack.link.errors import LinkLost
 from unimux.cli.settings import Configuration
+from unimux.errors import NodeStopped
 from unimux.node import Node
 
 from .attachment import NodeSettings, attached_node
@@ -68,9 +70,10 @@ def run_node(settings: NodeSettings, work: Callable[[Node], Awaitable[None]]) ->
     0 where the work was done, 128 and the signal's number where that came first: a status for a command that has work to end.
     """
     status, done = 0, False
+    lost: LinkLost | None = None
 
     async def main() -> None:
-        nonlocal done
+        nonlocal done, lost
         task = asyncio.current_task()
         assert task is not None
 
@@ -82,9 +85,12 @@ def run_node(settings: NodeSettings, work: Callable[[Node], Awaitable[None]]) ->
         with suppress(asyncio.CancelledError):
             async with attached_node(settings) as node, asyncio.TaskGroup() as group:
                 watching = group.create_task(node.failed())
-                with settled():
-                    await work(node)
-                    done = True
+                try:
+                    with settled():
+                        await work(node)
+                        done = True
+                finally:
+                    lost = node.failure
                 watching.cancel()
 
     try:
@@ -93,6 +99,8 @@ def run_node(settings: NodeSettings, work: Callable[[Node], Awaitable[None]]) ->
         first: BaseException = failed  # not `except*`, which wraps what it raises in a group again before Python 3.11.4
         while isinstance(first, BaseExceptionGroup):
             first = first.exceptions[0]
+        if isinstance(first, NodeStopped) and lost is not None:
+            first = lost  # it is why the node has stopped
         raise first from first.__cause__
     return status
 

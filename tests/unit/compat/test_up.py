@@ -20,6 +20,7 @@ from compat.publishsettings import PublishSettings
 from compat.speaker import Speaker
 from compat.up import run_node, tell_events
 from tapstack.ipv6.addresses import AddressKind
+from tapstack.link.errors import LinkLost
 from tests.unit.unimux.lan import lan
 from tests.unit.unimux.test_failing_applications import handled
 from unimux.cli import main
@@ -228,6 +229,8 @@ def test_who_has_the_hangup_ignored_keeps_the_node(monkeypatch: pytest.MonkeyPat
     """As `nohup unimux up` does."""
 
     class Sound:
+        failure = None
+
         async def failed(self) -> None:
             await asyncio.Event().wait()
 
@@ -249,6 +252,8 @@ def test_who_has_the_hangup_ignored_keeps_the_node(monkeypatch: pytest.MonkeyPat
 
 def test_a_signal_while_what_was_done_is_being_undone_changes_no_status(monkeypatch: pytest.MonkeyPatch) -> None:
     class Sound:
+        failure = None
+
         async def failed(self) -> None:
             await asyncio.Event().wait()
 
@@ -269,3 +274,18 @@ def test_a_signal_while_what_was_done_is_being_undone_changes_no_status(monkeypa
     monkeypatch.setattr("compat.up.attached_node", slow_to_go)
     assert run_node(NodeSettings(), work) == 0
     assert undone
+
+
+def test_work_that_ends_with_the_node_tells_why_the_node_has_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    @asynccontextmanager
+    async def attached(settings: NodeSettings) -> AsyncIterator[Node]:
+        async with lan(latency=0.0002) as net:
+            yield await net.node()
+
+    async def work(node: Node) -> None:
+        asyncio.get_running_loop().call_soon(node.driver._lose, LinkLost("the device is gone"))
+        await node.ready(500)
+
+    monkeypatch.setattr("compat.up.attached_node", attached)
+    with pytest.raises(LinkLost, match="the device is gone"):
+        run_node(NodeSettings(), work)
