@@ -87,7 +87,7 @@ class AcceptQueue:
                 if timeout == 0:
                     raise BlockingIOError(errno.EAGAIN, "nobody has come")
                 self.changed.clear()
-                if not bound and not self.server.armed:
+                if not bound and not policy.auto_arm and not self.server.armed:
                     await self._arm_one(policy)
                 if not self.accepted:
                     await self.changed.wait()

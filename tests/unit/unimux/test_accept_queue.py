@@ -194,3 +194,17 @@ def test_the_end_of_the_socket_is_told_to_who_waits_for_an_address() -> None:
             assert told.value.errno == errno.EBADF
 
     virtual(main())
+
+
+def test_who_waits_arms_none_beside_those_that_are_kept_armed() -> None:
+    async def main() -> None:
+        async with lan() as net:
+            node = await net.node(pool=PoolConfig(low=0, high=0, limit=8))
+            queue, policy = AcceptQueue(node, OPTIONS, None, None), SsaPolicy(auto_arm=1)
+            await queue.keep(policy, 0.0)
+            with pytest.raises(TimeoutError):
+                await queue.accept(policy, False, 10)
+            assert len(queue.server.armed) == 1
+            queue.close()
+
+    virtual(main())
