@@ -293,7 +293,7 @@ class Pool:
         self._serve(now)
         again = self.stock.fill(now)
         for shelf in list(self.stock.shelves.values()):
-            if (broken := self.stock.why_none(shelf)) is not None:
+            if (broken := self.stock.hopeless(shelf, now)) is not None:
                 for ticket in list(shelf.queue):
                     self._finish(ticket, broken, now)
         if again < math.inf:

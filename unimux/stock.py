@@ -241,8 +241,13 @@ class Stock:
         return address
 
     def why_none(self, shelf: Shelf | None) -> UnimuxError | None:
-        """Why no address can be generated, of a shelf in particular; None when they can."""
+        """Why no address could be generated last, of a shelf in particular; None when one could."""
         return self.broken or (shelf.broken if shelf is not None else None)
+
+    def hopeless(self, shelf: Shelf, now: float) -> UnimuxError | None:
+        """`why_none`, as long as it is not tried again."""
+        until = shelf.broken_until if self.broken is None else self._broken_until
+        return self.why_none(shelf) if now < until else None
 
     def _discard(self, shelf: Shelf, address: bytes, now: float, cause: str) -> None:
         shelf.ready.pop(address, None)

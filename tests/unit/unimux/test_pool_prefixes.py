@@ -258,3 +258,28 @@ def test_a_prefix_that_is_used_up_does_not_stop_another(dedicated: bool) -> None
     assert address_text(healthy.entry.address).startswith("2001:db8:1:")
     assert bench.pool.ready == 7, "it is filled again, and one was taken"
     assert isinstance(refused.error, GeneratorError)
+
+
+def test_a_generator_that_has_recovered_is_asked_before_a_request_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pace holds the next address back: until then nobody knows whether there is one, and the request waits."""
+    bench = filled(PoolConfig(low=0, high=0, pace=1.0))
+    bench.feed(advertisement(prefix=SECOND))
+    bench.run(2.0)
+    inside = address("2001:db8:1::99")
+
+    def used_up(prefix: bytes, length: int) -> bytes:
+        raise GeneratorError("used up")
+
+    with monkeypatch.context() as trouble:
+        trouble.setattr(bench.pool.source, "draw", used_up)
+        refused = bench.ask(destination=inside)
+        bench.run(3.0)
+    assert isinstance(refused.error, GeneratorError)
+    bench.run(100.0)
+    other = bench.ask(destination=address("2001:db8:2::99"))
+    bench.run(0.05)
+    answer, hasty = bench.ask(destination=inside), bench.ask(destination=inside, wait=0.1)
+    bench.run(10.0)
+    assert address_text(other.entry.address).startswith("2001:db8:2:")
+    assert address_text(answer.entry.address).startswith("2001:db8:1:")
+    assert isinstance(hasty.error, GeneratorError), "what is known last is told"
