@@ -341,6 +341,8 @@ class AgentCaller:
         failure: UnimuxError = AddressNotSet(0.0)
         for _ in range(self._attempts):
             failure = await self._ask_once(need)
+            if need.number not in self._policy.needs:
+                return  # closed meanwhile, and the agent would not be cancelled
         self._policy.give_up(need.number, failure, self._now())
         self._kick()
 

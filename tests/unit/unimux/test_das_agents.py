@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -239,3 +240,22 @@ def test_cancelled_in_the_very_moment_of_the_answer_the_address_is_released(canc
     virtual(story, bench)
     assert bench.pool.held == 0
     assert not [entry for entry in bench.host.addresses if entry.kind is EA]
+
+
+def test_an_agent_that_cannot_be_cancelled_is_not_asked_for_what_is_closed() -> None:
+    bench = filled()
+    asked: list[Want] = []
+
+    async def stubborn(want: Want) -> str:
+        asked.append(want)
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(100)
+        return GOOD
+
+    async def story(clockwork: Clockwork) -> None:
+        with pytest.raises(UnimuxError):
+            await clockwork.obtain(agent_of(bench, clockwork, stubborn), wait=2.0)
+        await asyncio.sleep(500)
+
+    virtual(story, bench)
+    assert len(asked) == 1
