@@ -3,7 +3,8 @@
 `unimux.lookup` knows what to ask and what an answer means; here is what stands around it.  The node brings the
 transports: `DatagramExchange` for UDP, its own `create_connection` where an answer needs TCP.
 
-* Equal questions at one time are one lookup.  An answer with TTL 0 is for one asker only (RFC 1035 §3.2.1): it may be
+* Equal questions at one time are one lookup; only who has less time than it begins one of its own while it has no address to
+  ask from, and hears in time that there is none.  An answer with TTL 0 is for one asker only (RFC 1035 §3.2.1): it may be
   a one-time address made for that question (UM-SSA-3), so every other asker asks again.
 * The cache holds what the records' TTL allows, negative answers as long as their SOA says (RFC 2308), and never more than
   `CACHE_ENTRIES`.
@@ -205,8 +206,8 @@ class Resolver:
         while True:
             try:
                 outcome = await self._await(flight, name, deadline)
-            except UnimuxError:  # no address to ask from, in the time of who began this
-                if flight.until >= deadline:
+            except UnimuxError:  # no address to ask from, in the time of who began this; or `close`
+                if flight.until >= deadline or flight.task.cancelled():
                     raise
                 flight = self._shared(name, deadline)
                 continue

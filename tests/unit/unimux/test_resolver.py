@@ -182,6 +182,19 @@ async def test_closing_tells_those_who_wait() -> None:
         await waiting
 
 
+@virtual_test
+async def test_who_has_more_time_than_the_lookup_does_not_ask_again_after_the_end() -> None:
+    resolver, servers = make(lambda query, server: None)
+    waiting = [asyncio.ensure_future(resolver.resolve("www.example", timeout=timeout)) for timeout in (5, 20)]
+    await asyncio.sleep(0.1)
+    asked = len(servers.asked)
+    await resolver.close()
+    for each in waiting:
+        with pytest.raises(NameNotResolved, match="stopped"):
+            await each
+    assert len(servers.asked) == asked
+
+
 # -- names that are not asked for -------------------------------------------------------------------
 
 
