@@ -253,7 +253,7 @@ def test_a_fin_on_the_very_edge_of_the_window(size: int) -> None:
 
 
 @pytest.mark.parametrize("window", [0, 1])
-def test_a_fin_goes_through_a_closed_window(window: int) -> None:
+def test_a_stream_whose_window_was_closed_ends_in_order(window: int) -> None:
     pair = Pair()
     client, server, _ = established(pair, receive_buffer=4000, receive_buffer_maximum=4000, time_wait=TimeWait.SHORT)
     client.write(DATA[: 4000 - window])

@@ -275,3 +275,11 @@ def test_what_cubic_takes_back_is_of_the_same_size_in_other_segments() -> None:
     cubic.mss_changed(1228)
     cubic.restore(saved)
     assert cubic._w_max * cubic.mss == pytest.approx(100 * 8900)
+
+
+def test_what_cubic_counts_in_segments_is_of_the_same_size_in_other_segments() -> None:
+    cubic = Cubic(8900)
+    cubic._w_max, cubic._cwnd_prior, cubic._origin, cubic._estimate = counted = (100.0, 90.0, 80.0, 70.0)
+    cubic.mss_changed(1228)
+    now = (cubic._w_max, cubic._cwnd_prior, cubic._origin, cubic._estimate)
+    assert [each * 1228 for each in now] == pytest.approx([each * 8900 for each in counted])

@@ -96,6 +96,19 @@ def test_so_does_what_a_timer_repeats() -> None:
     assert (client.sender.recovery.probes, client.timers.timeouts) == (1, 0)
 
 
+def test_so_does_what_a_time_out_repeats() -> None:
+    pair = Pair()
+    (client, server), _ = two(pair, sack=False)
+    path = Path(pair, lambda n: None)
+    client.write(DATA[:9000])
+    pair.flush()
+    client.path.mtu = MTU
+    before, path.fate = len(pair.packets), lambda n: 0.0
+    assert collect(pair, server, 9000, 5) == DATA[:9000]
+    assert client.timers.timeouts == 1
+    assert max(len(packet) for _, who, packet in pair.packets[before:] if who == "a") == MTU
+
+
 @pytest.mark.parametrize("sack", [True, False])
 def test_so_does_what_an_acknowledgement_repeats(sack: bool) -> None:
     pair = Pair()
@@ -154,6 +167,7 @@ def test_its_own_report_counts_where_another_has_heard_first(reduced: bool) -> N
     router.tell(client)
     pair.flush()
     assert sender.retransmissions == again, "once"
+    assert sender.retransmitted_bytes == 9996, "what left with the new size is on its way"
     assert {when for when, _, _ in pair.packets[before:]} == {told}
     assert collect(pair, server, 10_096, 0.06) == DATA[:10_096]
     assert (sender.congestion.mss, sender.mss) == (MTU - 72, MTU - 72)

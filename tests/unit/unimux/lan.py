@@ -7,9 +7,10 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 from tapstack.clock import run_virtual
-from tapstack.link.memory import MemorySwitch
+from tapstack.link.memory import MemoryLink, MemorySwitch
 from tapstack.tcp.options import SocketOptions, TimeWait
 from tapstack.types import address
+from unimux.das import Agent, AgentCaller, DasRequired, Want
 from unimux.node import Node, NodeConfig
 from unimux.poolstate import PoolConfig
 
@@ -25,14 +26,15 @@ class Lan:
         self.frames: list[tuple[float, bytes]] = []
         self.switch.observe(lambda when, port, frame: self.frames.append((when, bytes(frame))))
         self._stack = AsyncExitStack()
-        self._count = 0
+        self._ports: list[MemoryLink] = []
 
     async def node(self, *, dedicated: str | None = None, pool: PoolConfig | None = None, **config: Any) -> Node:
         """One more node, running."""
-        self._count += 1
-        link = self.switch.connect(bytes([2, 0, 0, 0, 0, self._count]))
+        number = len(self._ports) + 1
+        link = self.switch.connect(bytes([2, 0, 0, 0, 0, number]))
+        self._ports.append(link)
         settings = NodeConfig(pool=pool or PoolConfig(low=4, high=8), socket=OPTIONS, **config)
-        node = Node(link, settings, seed=bytes([self._count]) * 32)
+        node = Node(link, settings, seed=bytes([number]) * 32)
         await self._stack.enter_async_context(node)
         prefixes = node.stack.host.prefix_list
         if dedicated is None:
@@ -43,6 +45,10 @@ class Lan:
         node.pool.start(node.now())
         node.driver.kick()
         return node
+
+    def unplug(self, node: Node) -> None:
+        """From now on nobody hears it, and it hears nobody; it is not told."""
+        self.switch.leave(next(port for port in self._ports if port is node.link))
 
     async def close(self) -> None:
         """Stop all nodes."""
@@ -72,3 +78,22 @@ def virtual_test(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], 
 def virtual(main: Coroutine[Any, Any, None]) -> None:
     """Run to the end in virtual time."""
     run_virtual(main)
+
+
+def asks(node: Node, agent: Agent) -> DasRequired:
+    """The policy of sockets of a node whose addresses `agent` sets."""
+    policy = DasRequired(node.pool, node.events)
+    policy.on_need = AgentCaller(policy, agent, node.now, node.driver.kick)
+    return policy
+
+
+class Supplies:
+    """An agent that names one address, and keeps what it was asked for."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self.wanted: list[Want] = []
+
+    async def __call__(self, want: Want) -> str:
+        self.wanted.append(want)
+        return self.address

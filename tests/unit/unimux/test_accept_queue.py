@@ -12,9 +12,9 @@ import pytest
 from tapstack.ipv6.addresses import AddressKind
 from tapstack.link.errors import LinkLost
 from tapstack.tcp.options import PortMode
-from tests.unit.unimux.lan import OPTIONS, Lan, lan, virtual
+from tests.unit.unimux.lan import OPTIONS, Lan, Supplies, asks, lan, virtual
 from unimux.acceptqueue import AcceptQueue, SsaPolicy
-from unimux.das import AgentCaller, DasRequired, Want
+from unimux.das import DasRequired
 from unimux.errors import ConnectError, NodeStopped
 from unimux.node import Node
 from unimux.poolstate import PoolConfig
@@ -108,11 +108,16 @@ def test_the_end_of_the_node_is_told_to_who_waits_at_an_ordinary_address(lost: b
     virtual(main())
 
 
-def test_the_end_of_the_socket_is_told_to_who_waits() -> None:
+@pytest.mark.parametrize("what", ["somebody to come", "an address"])
+def test_the_end_of_the_socket_is_told_to_who_waits(what: str) -> None:
     async def main() -> None:
         async with lan() as net:
-            _, queue = await bound(net, 3)
-            waiting = asyncio.ensure_future(queue.accept(SsaPolicy(), True, None))
+            if at_an_address := what == "somebody to come":
+                _, queue = await bound(net, 3)
+            else:
+                node = await net.node()
+                queue = AcceptQueue(node, OPTIONS, None, DasRequired(node.pool, node.events))
+            waiting = asyncio.ensure_future(queue.accept(SsaPolicy(), at_an_address, None))
             await asyncio.sleep(1)
             queue.close()
             with pytest.raises(OSError, match="closed") as told:
@@ -158,40 +163,18 @@ def test_more_addresses_than_are_to_be_had_are_not_waited_for_without_end(timeou
 
 @pytest.mark.proves("UM-DAS-3")
 def test_an_address_under_test_outlives_calls_that_are_shorter_than_the_test() -> None:
-    wanted: list[Want] = []
-
-    async def agent(want: Want) -> str:
-        wanted.append(want)
-        return "2001:db8:1::5e7"
+    agent = Supplies("2001:db8:1::5e7")
 
     async def main() -> None:
         async with lan() as net:
             node = await net.node()
-            das = DasRequired(node.pool, node.events)
-            das.on_need = AgentCaller(das, agent, node.now, node.driver.kick)
-            queue = AcceptQueue(node, OPTIONS, None, das)
+            queue = AcceptQueue(node, OPTIONS, None, asks(node, agent))
             for _ in range(10):
                 with pytest.raises(TimeoutError):
                     await queue.accept(SsaPolicy(), False, 0.3)
-            assert queue.server.armed == [IPv6Address("2001:db8:1::5e7")]
-            assert len(wanted) == 1
+            assert queue.server.armed == [IPv6Address(agent.address)]
+            assert len(agent.wanted) == 1
             queue.close()
-
-    virtual(main())
-
-
-def test_the_end_of_the_socket_is_told_to_who_waits_for_an_address() -> None:
-    async def main() -> None:
-        async with lan() as net:
-            node = await net.node()
-            queue = AcceptQueue(node, OPTIONS, None, DasRequired(node.pool, node.events))
-            waiting = asyncio.ensure_future(queue.accept(SsaPolicy(), False, None))
-            await asyncio.sleep(1)
-            queue.close()
-            with pytest.raises(OSError, match="closed") as told:
-                async with asyncio.timeout(5):
-                    await waiting
-            assert told.value.errno == errno.EBADF
 
     virtual(main())
 

@@ -134,7 +134,7 @@ def test_keep_alive_that_is_asked_for_late_ends_a_connection_to_nobody() -> None
             alice, bob = await net.node(), await net.node()
             ssa = await bob.listen(asyncio.Protocol).issue()
             transport, _ = await alice.create_connection(asyncio.Protocol, str(ssa), None)
-            net.switch.leave(bob.link)  # type: ignore[arg-type]
+            net.unplug(bob)
             transport.set_options(replace(OPTIONS, keep_alive=100.0))
             began = alice.now()
             await alice.until(transport.is_closing, 3600)

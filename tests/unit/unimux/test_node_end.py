@@ -174,7 +174,7 @@ def test_a_close_that_is_cancelled_closes_at_once() -> None:
             alice, bob = await net.node(), await net.node()
             ssa = await start_server(bob, lambda reader, writer: None).issue()
             _, writer = await open_connection(alice, ssa.address, None)
-            net.switch.leave(bob.link)  # type: ignore[arg-type]
+            net.unplug(bob)
             writer.write(b"to nobody")
             writer.close()
             closing = asyncio.create_task(alice.close(5))

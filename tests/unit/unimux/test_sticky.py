@@ -9,8 +9,7 @@ import pytest
 from tapstack.ipv6.addresses import AddressEntry, AddressKind, AddressState
 from tapstack.tcp.options import PortMode
 from tapstack.types import address
-from tests.unit.unimux.lan import lan, virtual
-from unimux.das import AgentCaller, DasRequired, Want
+from tests.unit.unimux.lan import Supplies, asks, lan, virtual
 from unimux.errors import PoolExhausted, UnimuxError
 from unimux.node import Node
 from unimux.poolstate import PoolConfig, WhenEmpty
@@ -120,22 +119,17 @@ def test_connections_of_a_session_share_an_address_that_is_optimistic_still() ->
 
 @pytest.mark.proves("UM-DAS-3", "UM-DAS-4")
 def test_an_agent_sets_the_address_of_a_session_once() -> None:
-    wanted: list[Want] = []
-
-    async def agent(want: Want) -> str:
-        wanted.append(want)
-        return "2001:db8:1::5e7"
+    agent = Supplies("2001:db8:1::5e7")
 
     async def main() -> None:
         async with lan() as net:
             alice, bob = await net.node(), await net.node()
-            das = DasRequired(alice.pool, alice.events)
-            das.on_need = AgentCaller(das, agent, alice.now, alice.driver.kick)
+            das = asks(alice, agent)
             ssa = await bob.listen(asyncio.Protocol, mode=PortMode.L2).issue(sessions=2)
             for _ in range(2):
                 transport, _ = await alice.create_connection(asyncio.Protocol, str(ssa), 80, session=SHOP, das=das)
-                assert transport.get_extra_info("sockname")[0] == "2001:db8:1::5e7"
+                assert transport.get_extra_info("sockname")[0] == agent.address
                 transport.close()
-            assert len(wanted) == 1
+            assert len(agent.wanted) == 1
 
     virtual(main())
