@@ -276,8 +276,8 @@ class Tcp:
     # -- endings ---------------------------------------------------------------------------------
 
     def time_wait(self, connection: Connection, trigger: TcpTrigger, now: float) -> None:
-        """Both sides have closed: acknowledge, and leave a record for TIME-WAIT."""
-        if trigger is not TcpTrigger.ACK_OF_FIN:
+        """Both sides have closed: acknowledge, where the FIN has not been yet, and leave a record for TIME-WAIT."""
+        if trigger is not TcpTrigger.ACK_OF_FIN or connection.receiver.ack_now:
             connection.send_ack(now)
         connection.move(trigger, now, "both sides closed")
         if connection.options.time_wait is not connection.options.time_wait.SHARP:

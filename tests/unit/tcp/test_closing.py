@@ -12,7 +12,7 @@ from tapstack.tcp.connection import Connection
 from tapstack.tcp.options import PortMode, SocketOptions, TimeWait
 
 from . import wire
-from .handmade import by_hand, plain
+from .handmade import A, B, by_hand, plain, sent
 from .pair import End, Pair, read_all
 from .path import DATA, collect, established
 
@@ -52,6 +52,25 @@ def test_both_at_once() -> None:
     for end, connection in ((pair.a, client), (pair.b, server)):
         assert states(end, connection)[-4:] == ["FIN-WAIT-1", "CLOSING", "TIME-WAIT", "CLOSED"]
     assert gone(pair)
+
+
+@pytest.mark.parametrize("option", list(TimeWait))
+def test_a_fin_and_the_acknowledgement_of_ours_in_one_reading(option: TimeWait) -> None:
+    """CLOSING is over before anything was sent; the node may close next, and then the peer's FIN would never be acknowledged."""
+    pair = Pair()
+    client = plain(pair, time_wait=option)
+    client.shutdown(pair.now)
+    pair.flush()
+    nxt, una = client.receiver.rcv_nxt, client.sender.snd_una
+    before = len(pair.packets)
+    ports = client.remote_port, client.local_port
+    pair.a.input(wire.segment(B, A, *ports, "FA", seq=nxt, ack=una, window=60000, payload=b"last"), pair.now)
+    assert client.state.value == "CLOSING"
+    pair.a.input(wire.segment(B, A, *ports, "A", seq=nxt + 5, ack=una + 1, window=60000), pair.now)
+    assert client.state.value == "CLOSED"
+    pair.flush()
+    (answer,) = sent(pair, "a", before)
+    assert (str(answer.flags), answer.ack) == ("A", (nxt + 5) & 0xFFFFFFFF)
 
 
 def test_the_answering_fin_carries_the_acknowledgement() -> None:
