@@ -175,14 +175,18 @@ class Node:
     async def close(self, timeout: float = CLOSE_TIMEOUT) -> None:
         """Let connections that are closing end, for `timeout` seconds at most; then reset, leave all groups, close the link.
 
-        Cancelled, it does all that at once.
+        Among them are those that have just ended: a peer that did not hear the last acknowledgement says its last words again,
+        and without an answer its program would wait for minutes.  Cancelled, it does all that at once.
         """
         if self._closed or self._driver is None:
             return
         self._closed = True
+        end = self.now() + timeout
         try:
             with suppress(TimeoutError):
                 await self.until(self._all_sent, timeout)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._failed.wait(), min(self.stack.tcp.time_waits.quiet_at, end) - self.now())
             await self.resolver.close()
         finally:
             self._give_up()

@@ -36,6 +36,8 @@ LIMIT = 1 << 18
 """Records of a node: about 50 MB."""
 SHORT_RTOS = 4
 SHORT_MINIMUM_RTO = 0.25
+_REPEATING_RTOS = 2
+"""Within so many time-outs a peer that heard no acknowledgement has sent its FIN again."""
 _ANSWER_INTERVAL = 0.5
 _MODES = tuple(PortMode)
 _packed = struct.Struct("!dfIIIIIIHHBB")
@@ -173,11 +175,14 @@ class TimeWaitTable:
     """The records of a node, at most `limit`, and their one timer.
 
     When it is full the record that came first makes room: the network has had the most time to forget its connection.
+
+    quiet_at: when every peer has had time to send its FIN again, had the last acknowledgement been lost: the stack's clock.
     """
 
     def __init__(self, tcp: Tcp) -> None:
         self._tcp = tcp
         self.limit = LIMIT
+        self.quiet_at = 0.0
         self._line: deque[TimeWaitRecord] = deque()
         self._last = 0.0
         self._heap: list[tuple[float, int, TimeWaitRecord]] = []
@@ -204,6 +209,7 @@ class TimeWaitTable:
             self._transforms[record] = connection.emitter.transform
         self._count += 1
         self._queue(record, now + wait)
+        self.quiet_at = max(self.quiet_at, now + _REPEATING_RTOS * max(connection.rtt.rto, SHORT_MINIMUM_RTO))
 
     def _queue(self, record: TimeWaitRecord, expires: float) -> None:
         if self._line and expires < self._last:

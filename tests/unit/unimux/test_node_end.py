@@ -8,16 +8,16 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from tapstack.events import AddressChanged, Event
+from tapstack.events import AddressChanged, ConnectionChanged, Event
 from tapstack.ipv6.addresses import AddressEntry, AddressKind
 from tapstack.link.errors import LinkLost
-from tapstack.types import address
+from tapstack.types import Frame, address
 from tests.unit.unimux.lan import Lan, lan, virtual
 from unimux.accept import Acceptor
 from unimux.aio import open_connection, start_server
 from unimux.das import DasRequired
 from unimux.errors import NodeStopped
-from unimux.node import Node
+from unimux.node import CLOSE_TIMEOUT, Node
 from unimux.poolstate import PoolChanged, PoolConfig
 from unimux.sticky import Hold, NamedSession
 
@@ -164,6 +164,45 @@ def test_of_a_node_that_lost_its_link_nobody_claimed_addresses() -> None:
             causes = {event.cause for event in told if isinstance(event, AddressChanged) and event.kind == "reserved"}
             assert causes == {"the pool is closed"}
             assert not [event for event in told if isinstance(event, PoolChanged)]
+
+    virtual(main())
+
+
+def test_the_last_acknowledgement_may_be_lost_though_the_node_is_closed_next() -> None:
+    """The peer says its last words again and is answered: it ends in order, and soon."""
+
+    async def main() -> None:
+        async with lan() as net:
+            alice, bob = await net.node(), await net.node()
+            told: list[ConnectionChanged] = []
+            bob.events.subscribe(lambda event: told.append(event) if isinstance(event, ConnectionChanged) else None)
+
+            async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+                await reader.read()
+                writer.write(b"last words")
+                writer.close()
+
+            ssa = await start_server(bob, serve).issue()
+            reader, writer = await open_connection(alice, ssa.address, None)
+            send = alice.link.send
+            lost: list[float] = []
+
+            def lose_the_last(frame: Frame) -> bool:
+                if lost or not alice.stack.tcp.time_waits:
+                    return send(frame)
+                lost.append(alice.now())
+                return True
+
+            alice.link.send = lose_the_last  # type: ignore[method-assign]
+            writer.write_eof()
+            assert await reader.read() == b"last words"
+            writer.close()
+            await alice.close()
+            assert len(lost) == 1
+            assert alice.now() - lost[0] < CLOSE_TIMEOUT
+            assert not list(alice.stack.host.addresses)
+            await bob.until(lambda: told[-1].new == "CLOSED", 10)
+            assert (told[-1].old, told[-1].cause) == ("LAST-ACK", "closed")
 
     virtual(main())
 
