@@ -164,7 +164,7 @@ class Connection(Output):
         self.receiver = Receiver(options.receive_buffer, options.receive_buffer_maximum)
         self.receiver.scale = scale_for(options.receive_buffer_maximum)
         self.rtt = RttEstimator()
-        self.ack_threshold = 2 * self.advertised_mss()
+        self.ack_threshold = self.advertised_mss() + 1
         self.timers = ConnectionTimers(self)
         self.trace = Trace() if options.trace else None
         tcp.host.addresses.acquire(entry, self)
@@ -398,7 +398,7 @@ class Connection(Output):
             self.sender.scale = self.receiver.scale = 0
         self.timestamps = options.timestamp is not None and wanted.timestamps
         self.sack_permitted = options.sack_permitted and wanted.sack
-        self.ack_threshold = 2 * (self.advertised_mss() - (TIMESTAMP_LENGTH if self.timestamps else 0))
+        self.ack_threshold = self.advertised_mss() - (TIMESTAMP_LENGTH if self.timestamps else 0) + 1
         if options.user_timeout is not None:
             self.hear_user_timeout(options.user_timeout)
 

@@ -230,6 +230,8 @@ class Output:
         sender = self.sender
         if sender.snd_up > sender.snd_nxt:
             self.emit(ACK | URG, sender.snd_nxt, now, min(sender.snd_up - sender.snd_nxt, _LARGEST_URGENT))
+        elif self.receiver.unacked:
+            self.send_ack(now)  # no peer takes what an old number acknowledges
         self.emit(ACK, sender.snd_nxt - 1, now)
 
     def challenge(self, now: float) -> bool:
