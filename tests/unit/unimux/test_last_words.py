@@ -6,6 +6,7 @@ Whichever ends first, and whatever of the ending is lost once: both have everyth
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from random import Random
 
 import pytest
@@ -51,8 +52,8 @@ async def session(net: Lan, rng: Random, lost: float) -> None:
     reader, writer = await open_connection(alice, ssa.address, None)
     for node in (alice, bob):
 
-        def send(frame: Frame, way: object = node.link.send) -> bool:
-            return rng.random() < lost or way(frame)  # type: ignore[operator, no-any-return]
+        def send(frame: Frame, way: Callable[[Frame], bool] = node.link.send) -> bool:
+            return rng.random() < lost or way(frame)
 
         node.link.send = send  # type: ignore[method-assign]
     begun = alice.now()
