@@ -11,6 +11,7 @@ such cause is the sender's fault.
     a hole       the peer had acknowledged something beyond these bytes by SACK, or had said the same acknowledgement twice
     crossing     the acknowledgement was captured, but less than a round trip before, or the wire lost it: the sender could not
                  have had it; or both SYNs of a simultaneous open met
+    unread       the same where the sender was behind: the segment's own acknowledgement shows what had come and was not read yet
     a neighbour  the first of them left when the link-layer address of the next hop had just become known: all had waited for it
     an error     an ICMPv6 error about a packet of this connection was captured: it was dropped further on
     a report     SACK blocks beyond the acknowledgement say that bytes are missing, and the blocks had been sent
@@ -22,6 +23,7 @@ such cause is the sender's fault.
                  time counts from when it was made
     overtaken    on a link with offload, bytes that nobody had captured before come moments after later ones: two processors
                  hand such a link its segments
+    urgent       an acknowledgement without news points to urgent data that a closed window keeps back (RFC 9293 §3.8.6.1)
     filled       a gap: its bytes were lost before this point, which their being sent again later shows
 
 A frame of which a comment says that the wire lost it counts as sent and never as received.
@@ -30,6 +32,7 @@ A frame of which a comment says that the wire lost it counts as sent and never a
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -52,7 +55,7 @@ _AGAIN = re.compile(r"[Rr]etransmission|[Oo]ut-[Oo]f-[Oo]rder")
 _DUPLICATE = re.compile(r"Duplicate ACK")
 _REPORT = re.compile(r"D-SACK")
 _GAP = re.compile(r"[Pp]revious segment.* not captured")
-_ACK, _SYN, _RST, _FIN = 0x10, 0x02, 0x04, 0x01
+_URG, _ACK, _SYN, _RST, _FIN = 0x20, 0x10, 0x02, 0x04, 0x01
 _HALF, _ALL = 1 << 31, 1 << 32
 
 
@@ -172,11 +175,11 @@ def _why_again(talk: Sequence[Segment], at: int, error: bool, resolved: float | 
     answers = [s for s in talk[:at] if s.sender != sender and not s.lost]
     trip = round_trip(talk[:at])
     made = _made(earlier[: earlier.index(before[0])] if before else earlier)
-    for answer in reversed(answers):
-        if answer.acknowledges(end):
-            if made(segment) - answer.time <= trip:
-                return "it crosses its acknowledgement"
-            return ""
+    told = [answer.time for answer in answers if answer.acknowledges(end)]
+    if told:
+        knew = min(made(segment), _unread_since(segment, answers))
+        read = [time for time in told if time < knew]
+        return "it crosses its acknowledgement" if not read or knew - read[-1] <= trip else ""
     if any(s.sender != sender and s.lost and s.acknowledges(end) for s in talk[:at]):
         return "its acknowledgement was lost"
     if error:
@@ -192,6 +195,14 @@ def _why_again(talk: Sequence[Segment], at: int, error: bool, resolved: float | 
     if any(_after(right, end) > 0 for s in news for _, right in s.sacks) or _said_twice(news):
         return "the peer reports a hole"
     return _why_unanswered([made(s) for s in (*before, segment)], trip)
+
+
+def _unread_since(segment: Segment, answers: Sequence[Segment]) -> float:
+    """When bytes came that the sender of `segment` had not read yet: its next ones, which it does not acknowledge."""
+    if not segment.flags & _ACK:
+        return math.inf
+    first = (a.time for a in answers if _after(a.seq, segment.ack) <= 0 < _after(a.end, segment.ack))
+    return next(first, math.inf)
 
 
 def _overtaken(talk: Sequence[Segment], at: int) -> bool:
@@ -264,6 +275,9 @@ def round_trip(talk: Sequence[Segment]) -> float:
 
 def _why_duplicate(talk: Sequence[Segment], at: int, strays: Sequence[Segment]) -> str:
     this = talk[at]
+    offered = [s.window for s in talk[:at] if s.sender != this.sender and s.flags & _ACK]
+    if this.flags & _URG and offered and offered[-1] == 0:
+        return "it points to urgent data that waits for the window"
     trip = max(SOONEST, round_trip(talk[:at]))
     own_address = this.sender.rpartition("/")[0]
     asked = _questions([s for s in talk[:at] if s.sender != this.sender])

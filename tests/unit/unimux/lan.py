@@ -10,6 +10,7 @@ from tapstack.clock import run_virtual
 from tapstack.link.memory import MemoryLink, MemorySwitch
 from tapstack.tcp.options import SocketOptions, TimeWait
 from tapstack.types import address
+from tests.plugins import taps
 from unimux.das import Agent, AgentCaller, DasRequired, Want
 from unimux.node import Node, NodeConfig
 from unimux.poolstate import PoolConfig
@@ -49,6 +50,18 @@ class Lan:
     def unplug(self, node: Node) -> None:
         """From now on nobody hears it, and it hears nobody; it is not told."""
         self.switch.leave(next(port for port in self._ports if port is node.link))
+
+    def lose(self, unlucky: Callable[[bytes], bool]) -> None:
+        """From now on the wire loses the frames of which `unlucky(frame)` is true."""
+        enter = self.switch.enter
+
+        def carry(source: MemoryLink, frame: bytes) -> bool:
+            if not unlucky(frame):
+                return enter(source, frame)
+            taps.lost(self.switch, self.switch.loop.time(), source.port, frame)
+            return True
+
+        self.switch.enter = carry  # type: ignore[method-assign]
 
     async def close(self) -> None:
         """Stop all nodes."""

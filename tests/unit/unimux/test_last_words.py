@@ -6,12 +6,10 @@ Whichever ends first, and whatever of the ending is lost once: both have everyth
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from random import Random
 
 import pytest
 
-from tapstack.types import Frame
 from tests.unit.unimux.lan import Lan, lan, virtual
 from unimux.aio import open_connection, start_server
 from unimux.node import CLOSE_TIMEOUT, Node
@@ -50,12 +48,7 @@ async def session(net: Lan, rng: Random, lost: float) -> None:
 
     ssa = await start_server(bob, serve, limit=1).issue()
     reader, writer = await open_connection(alice, ssa.address, None)
-    for node in (alice, bob):
-
-        def send(frame: Frame, way: Callable[[Frame], bool] = node.link.send) -> bool:
-            return rng.random() < lost or way(frame)
-
-        node.link.send = send  # type: ignore[method-assign]
+    net.lose(lambda frame: rng.random() < lost)
     begun = alice.now()
     came = await carry(rng, alice, reader, writer, words[0])
     assert [came, await served] == words[::-1]

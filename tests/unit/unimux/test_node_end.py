@@ -11,7 +11,7 @@ import pytest
 from tapstack.events import AddressChanged, ConnectionChanged, Event
 from tapstack.ipv6.addresses import AddressEntry, AddressKind
 from tapstack.link.errors import LinkLost
-from tapstack.types import Frame, address
+from tapstack.types import address
 from tests.unit.unimux.lan import Lan, lan, virtual
 from unimux.accept import Acceptor
 from unimux.aio import open_connection, start_server
@@ -184,16 +184,15 @@ def test_the_last_acknowledgement_may_be_lost_though_the_node_is_closed_next() -
 
             ssa = await start_server(bob, serve).issue()
             reader, writer = await open_connection(alice, ssa.address, None)
-            send = alice.link.send
             lost: list[float] = []
 
-            def lose_the_last(frame: Frame) -> bool:
+            def the_last(_: bytes) -> bool:
                 if lost or not alice.stack.tcp.time_waits:
-                    return send(frame)
+                    return False
                 lost.append(alice.now())
                 return True
 
-            alice.link.send = lose_the_last  # type: ignore[method-assign]
+            net.lose(the_last)
             writer.write_eof()
             assert await reader.read() == b"last words"
             writer.close()
