@@ -17,10 +17,10 @@ from random import Random
 from tapstack.events import AddressChanged, ConnectionChanged, Event, ListenerChanged
 from tapstack.ipv6.addresses import AddressEntry, AddressKind, AddressUser, Trigger
 from tapstack.ipv6.config import HostConfig
-from tapstack.link.memory import MemoryLink, MemorySwitch
+from tapstack.link.memory import MemorySwitch
 from tapstack.tcp.options import PortMode, SocketOptions, TimeWait
 from tapstack.types import address, address_text
-from tests.plugins import taps
+from tests.unit.unimux.lan import lose
 from unimux.aio import open_connection, start_server
 from unimux.node import Node, NodeConfig
 from unimux.poolstate import PoolConfig
@@ -125,15 +125,11 @@ class Bed:
         self.settled = False
         """always the first node calls, at L1 with the full TIME-WAIT"""
         self._stack = AsyncExitStack()
-        self._enter = self.switch.enter
-        self.switch.enter = self._carry  # type: ignore[method-assign]
+        lose(self.switch, self._unlucky)
 
-    def _carry(self, source: MemoryLink, frame: bytes) -> bool:
+    def _unlucky(self, frame: bytes) -> bool:
         muted = bool(self.muted) and (frame[_SOURCE] in self.muted or frame[_DESTINATION] in self.muted)
-        if muted or (self.loss and frame[20:21] == b"\x06" and self.random.random() < self.loss):
-            taps.lost(self.switch, self.switch.loop.time(), source.port, frame)
-            return True
-        return self._enter(source, frame)
+        return muted or bool(self.loss and frame[20:21] == b"\x06" and self.random.random() < self.loss)
 
     async def add(
         self, *, dedicated: bool, pool: PoolConfig, state: MemoryState | None = None, number: int | None = None

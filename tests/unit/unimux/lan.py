@@ -19,6 +19,19 @@ PREFIX = "2001:db8:1::"
 OPTIONS = SocketOptions(time_wait=TimeWait.SHORT)
 
 
+def lose(switch: MemorySwitch, unlucky: Callable[[bytes], bool]) -> None:
+    """From now on the wire loses the frames of which `unlucky(frame)` is true; captures tell of it."""
+    enter = switch.enter
+
+    def carry(source: MemoryLink, frame: bytes) -> bool:
+        if not unlucky(frame):
+            return enter(source, frame)
+        taps.lost(switch, switch.loop.time(), source.port, frame)
+        return True
+
+    switch.enter = carry  # type: ignore[method-assign]
+
+
 class Lan:
     """A switch and what went over it, as (time, frame)."""
 
@@ -50,18 +63,6 @@ class Lan:
     def unplug(self, node: Node) -> None:
         """From now on nobody hears it, and it hears nobody; it is not told."""
         self.switch.leave(next(port for port in self._ports if port is node.link))
-
-    def lose(self, unlucky: Callable[[bytes], bool]) -> None:
-        """From now on the wire loses the frames of which `unlucky(frame)` is true."""
-        enter = self.switch.enter
-
-        def carry(source: MemoryLink, frame: bytes) -> bool:
-            if not unlucky(frame):
-                return enter(source, frame)
-            taps.lost(self.switch, self.switch.loop.time(), source.port, frame)
-            return True
-
-        self.switch.enter = carry  # type: ignore[method-assign]
 
     async def close(self) -> None:
         """Stop all nodes."""
