@@ -38,6 +38,8 @@ LIMIT = 256
 """Questions and streams at a time; one more is dropped, and asked again by the program."""
 TIMEOUT = 3.0
 """Seconds that a name server is given before the next is asked."""
+ANNOUNCED = 10.0
+"""Seconds that the announcement of a name server is waited for: as long as programs ask (three solicitations take eight)."""
 STREAM_IDLE = 10.0
 """Seconds of silence after which a stream of questions is ended."""
 
@@ -140,7 +142,7 @@ class Names:
         """The first answer that one of the node's name servers gives, under the id of the question."""
         if not self._node.name_servers:  # the program asks sooner than the router's first advertisement comes
             with suppress(TimeoutError, NodeStopped):
-                await self._node.until(lambda: bool(self._node.name_servers), TIMEOUT)
+                await self._node.until(lambda: bool(self._node.name_servers), ANNOUNCED)
         for server in self._node.name_servers:
             question = os.urandom(2) + wire[2:]
             try:
