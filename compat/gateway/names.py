@@ -38,8 +38,9 @@ LIMIT = 256
 """Questions and streams at a time; one more is dropped, and asked again by the program."""
 TIMEOUT = 3.0
 """Seconds that a name server is given before the next is asked."""
-ANNOUNCED = 10.0
-"""Seconds that the announcement of a name server is waited for: as long as programs ask (three solicitations take eight)."""
+PATIENCE = 10.0
+"""Seconds that a question waits for what it needs to leave, the announcement of a name server and an address: as long as
+programs ask (three solicitations take eight)."""
 STREAM_IDLE = 10.0
 """Seconds of silence after which a stream of questions is ended."""
 
@@ -140,16 +141,21 @@ class Names:
 
     async def _ask(self, query: dns.message.Message, wire: bytes, stream: bool) -> dns.message.Message | None:
         """The first answer that one of the node's name servers gives, under the id of the question."""
+        time = asyncio.get_running_loop().time
+        until = time() + PATIENCE
         if not self._node.name_servers:  # the program asks sooner than the router's first advertisement comes
             with suppress(TimeoutError, NodeStopped):
-                await self._node.until(lambda: bool(self._node.name_servers), ANNOUNCED)
+                await self._node.until(lambda: bool(self._node.name_servers), PATIENCE)
         for server in self._node.name_servers:
             question = os.urandom(2) + wire[2:]
             try:
                 if stream:
                     said = await ask_over_stream(self._node, server, question, TIMEOUT, self._purpose)
                 else:
-                    said = await self._node.datagrams.exchange(server, question, TIMEOUT, purpose=self._purpose)
+                    patience = until - time()
+                    said = await self._node.datagrams.exchange(
+                        server, question, TIMEOUT, patience=patience, purpose=self._purpose
+                    )
                 response = dns.message.from_wire(said)
             except (OSError, UnimuxError, dns.exception.DNSException, ValueError, IndexError):
                 continue  # a time-out is an OSError

@@ -11,9 +11,11 @@ import dns.rcode
 import pytest
 
 from compat.gateway import calls
+from compat.gateway.names import PATIENCE, TIMEOUT, Names
 from compat.gateway.services import Services
 from compat.gateway.sockets import Listening
 from compat.publisher import Publisher, PublishLimits
+from tapstack.ipv6.addresses import AddressKind, Trigger
 from tapstack.ipv6.packet import Packet
 from tapstack.link.errors import LinkLost
 from tapstack.signals import Signal
@@ -24,6 +26,8 @@ from tests.unit.compat.test_gateway import Collector, place
 from tests.unit.unimux.lan import virtual
 from tests.unit.unimux.test_failing_applications import handled
 from unimux.errors import ConnectTimeout
+from unimux.node import Node, NodeConfig
+from unimux.purpose import Purpose
 from unimux.ssa.issue import ServiceAddress
 from unimux.state import StateError
 
@@ -240,5 +244,45 @@ def test_a_question_that_waits_for_a_name_server_outlives_the_node() -> None:
             response = await here.gateway.names.answer(query.to_wire(), stream=False)
             assert response is not None
             assert dns.message.from_wire(response).rcode() == dns.rcode.SERVFAIL
+
+    virtual(main())
+
+
+def test_a_first_question_waits_for_an_address_longer_than_an_answer_is_waited_for() -> None:
+    """Where the router's advertisement is late, the name server is known, from the configuration, and no address is."""
+
+    async def main() -> None:
+        async with place() as here:
+            server = here.peer.stack.host.addresses.add(
+                address("2001:db8:1::53"), AddressKind.STABLE, here.peer.now(), trigger=Trigger.ADD_WITHOUT_DAD
+            )
+            flow = here.peer.stack.udp.open(server, here.peer.now(), local_port=53)
+
+            def answered(bits: int) -> None:
+                while (datagram := flow.receive()) is not None:
+                    response = dns.message.make_response(dns.message.from_wire(datagram.data))
+                    flow.send(response.to_wire(), here.peer.now(), datagram.remote, datagram.remote_port)
+                    here.peer.driver.kick()
+
+            flow.owner = answered
+            late = Node(
+                here.net.switch.connect(bytes([2, 0, 0, 0, 0, 9])), NodeConfig(name_servers=("2001:db8:1::53",))
+            )
+            async with late:
+                prefixes = late.stack.host.prefix_list
+                prefix = address("2001:db8:1::")
+
+                def announced() -> None:
+                    prefixes.add_static(prefix, 64, autonomous=True, now=late.now())
+                    late.driver.kick()
+
+                asyncio.get_running_loop().call_later(2 * TIMEOUT, announced)
+                query = dns.message.make_query("www.example", "AAAA").to_wire()
+                began = here.peer.now()
+                response = await Names(late, Purpose(front_end="run")).answer(query, stream=False)
+                assert response is not None and dns.message.from_wire(response).rcode() == dns.rcode.NOERROR
+                assert 2 * TIMEOUT < here.peer.now() - began < PATIENCE
+            flow.owner = None
+            flow.close(here.peer.now())
 
     virtual(main())
