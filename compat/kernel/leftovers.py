@@ -17,7 +17,7 @@ from pathlib import Path
 from .errors import KernelError, KernelRefused
 from .ledger import Entry, all_ledgers, exclusive
 from .namespaces import NETNS_DIR, Namespace, remove_namespace
-from .owner import OWNER_VARIABLE, Owner
+from .owner import Owner
 from .scratch import remove_scratch
 from .undo import UNDO
 
@@ -58,16 +58,13 @@ def _end_processes() -> tuple[int, ...]:
         try:
             if _pid_namespace(folder.name) != here:
                 continue
-            variables = (folder / "environ").read_bytes().split(b"\0")
         except OSError:  # it has just ended
             continue
-        for variable in variables:
-            name, _, tag = variable.decode(errors="replace").partition("=")
-            owner = Owner.of_tag(tag) if name == OWNER_VARIABLE else None
-            if owner is not None and not owner.alive() and Owner.of_pid(int(folder.name)) is not None:
-                with suppress(ProcessLookupError):  # it has just ended
-                    os.kill(int(folder.name), signal.SIGKILL)
-                    ended.append(int(folder.name))
+        owner = Owner.of_program(int(folder.name))
+        if owner is not None and not owner.alive() and Owner.of_pid(int(folder.name)) is not None:
+            with suppress(ProcessLookupError):  # it has just ended
+                os.kill(int(folder.name), signal.SIGKILL)
+                ended.append(int(folder.name))
     return tuple(ended)
 
 

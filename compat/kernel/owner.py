@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import os
 import re
+import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +31,9 @@ _NAMESPACE = re.compile(rf"{PREFIX}-(\d+)-(\d+)-[\w.-]+")
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 _PID_WIDTH = 5
 _START_WIDTH = 3
+_EXEC_SECONDS = 1.0
+_POLL = 0.001
+_LOOKS = 10
 _ROLE_WIDTH = 15 - len(LINK_PREFIX) - _PID_WIDTH - _START_WIDTH
 
 
@@ -70,6 +75,31 @@ class Owner:
         """The owner written in a namespace's name, None when the name is not one of ours."""
         found = _NAMESPACE.fullmatch(name)
         return cls(int(found[1]), int(found[2])) if found else None
+
+    @classmethod
+    def of_program(cls, pid: int) -> Owner | None:
+        """Who started the program `pid`, as its environment says; None where it does not say, or there is no such process.
+
+        In `execve` a process has no environment for a moment, and no command line: that is waited out.
+        """
+        folder = Path(f"/proc/{pid}")
+        pause, deadline, looks = threading.Event(), time.monotonic() + _EXEC_SECONDS, 0
+        try:
+            while not (variables := (folder / "environ").read_bytes()):
+                os.readlink(folder / "exe")  # a thread of the kernel or a zombie has none
+                if not (folder / "cmdline").read_bytes():
+                    pause.wait(_POLL)
+                elif (looks := looks + 1) == _LOOKS:  # not once each time between two of its programs
+                    return None
+                if time.monotonic() > deadline:
+                    return None
+        except OSError:  # it has just ended, or is somebody else's
+            return None
+        for variable in variables.split(b"\0"):
+            name, _, tag = variable.decode(errors="replace").partition("=")
+            if name == OWNER_VARIABLE:
+                return cls.of_tag(tag)
+        return None
 
     @property
     def tag(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -86,16 +87,8 @@ class Victim:
     def programs(self) -> list[int]:
         """The live processes that carry the victim's tag."""
         assert self.owner is not None
-        tag = f"UNIMUX_OWNER={self.owner.tag}".encode()
-        found = []
-        for folder in Path("/proc").glob("[0-9]*"):
-            try:
-                alive = folder.joinpath("stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-                if alive and tag in folder.joinpath("environ").read_bytes().split(b"\0"):
-                    found.append(int(folder.name))
-            except OSError:
-                continue
-        return found
+        pids = [int(folder.name) for folder in Path("/proc").glob("[0-9]*")]
+        return [pid for pid in pids if Owner.of_pid(pid) is not None and Owner.of_program(pid) == self.owner]
 
     def end(self) -> int:
         """Let it leave its blocks."""
@@ -346,3 +339,24 @@ def test_a_program_that_ends_by_itself_in_the_moment_in_which_it_is_ended(monkey
         monkeypatch.undo()
         left.kill()
         left.wait()
+
+
+def test_whose_a_program_is_can_be_told_while_it_executes_another(tmp_path: Path) -> None:
+    (tmp_path / "next").write_text('[ "$1" -gt 0 ] && exec sh "$0" $(($1 - 1)); echo done; read wait\n')
+    mine = {**os.environ, "UNIMUX_OWNER": "12-345"}
+    seen = set()
+    with subprocess.Popen(
+        ["sh", tmp_path / "next", "1000"], env=mine, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as program:
+        while not select.select([program.stdout], [], [], 0)[0]:
+            seen.add(Owner.of_program(program.pid))
+        program.kill()
+    assert seen == {Owner(12, 345)}
+
+
+def test_whose_a_program_is_that_does_not_say() -> None:
+    for env in ({}, {"UNIMUX_OWNER": "nobody"}, {"UNIMUX": "12-345"}):
+        with subprocess.Popen(["/bin/sleep", "1000"], env=env) as program:
+            assert Owner.of_program(program.pid) is None
+            program.kill()
+        assert Owner.of_program(program.pid) is None, "it has ended"
