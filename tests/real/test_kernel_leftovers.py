@@ -100,6 +100,19 @@ class Victim:
         self.process.communicate(timeout=5)
 
 
+@pytest.fixture
+def victim(host: Namespace) -> Iterator[Victim]:
+    """One that is killed at the end, where the test has not ended it."""
+    made = Victim(host)
+    try:
+        yield made
+    finally:
+        if made.process.poll() is None:
+            made.kill()
+            with in_namespace(host):
+                clean_leftovers()
+
+
 def state_of(host: Namespace) -> tuple[list[str], bool, str]:
     """Our links in the namespace, whether our route is there, and forwarding."""
     links = [name for _, name in host.run(socket.if_nameindex, "list") if name != "lo"]
@@ -119,8 +132,7 @@ def eventually(condition: Callable[[], bool], seconds: float = 3.0) -> bool:
 EMPTY: tuple[list[str], bool, str] = ([], False, "0")
 
 
-def test_kill_9_then_clean_leaves_nothing(host: Namespace) -> None:
-    victim = Victim(host)
+def test_kill_9_then_clean_leaves_nothing(host: Namespace, victim: Victim) -> None:
     assert len(victim.namespaces()) == 4
     links, routed, forwarding = state_of(host)
     assert (len(links), routed, forwarding) == (2, True, "1")
@@ -152,23 +164,22 @@ def test_kill_9_then_clean_leaves_nothing(host: Namespace) -> None:
     assert not again.changes
 
 
-def test_the_living_keep_what_they_have(host: Namespace) -> None:
-    living = Victim(host)
+def test_the_living_keep_what_they_have(host: Namespace, victim: Victim) -> None:
     before = state_of(host)
     with in_namespace(host):
         found = clean_leftovers()
-    assert not [name for name in found.namespaces if f"-{living.process.pid}-" in name]
-    assert len(living.namespaces()) == 4
+    assert not [name for name in found.namespaces if f"-{victim.process.pid}-" in name]
+    assert len(victim.namespaces()) == 4
     assert state_of(host) == before
     assert before[1:] == (True, "1")
-    assert len(living.programs()) == 2
+    assert len(victim.programs()) == 2
 
-    assert living.end() == 0
-    assert living.namespaces() == []
+    assert victim.end() == 0
+    assert victim.namespaces() == []
     assert state_of(host) == EMPTY
     with in_namespace(host):
         clean_leftovers()  # what it ran that forked away
-    assert eventually(lambda: living.programs() == [])
+    assert eventually(lambda: victim.programs() == [])
 
 
 HOLDER = """
@@ -252,8 +263,7 @@ def test_a_broken_ledger_line_hides_no_other(host: Namespace) -> None:
     set_sysctl(host, "ipv6/conf/all/forwarding", 0)
 
 
-def test_a_change_of_a_kind_that_only_another_version_knows_stays_written_down(host: Namespace) -> None:
-    victim = Victim(host)
+def test_a_change_of_a_kind_that_only_another_version_knows_stays_written_down(host: Namespace, victim: Victim) -> None:
     victim.kill()
     assert victim.owner is not None
     ledger = RUN_DIR / f"{victim.owner.tag}.jsonl"
@@ -348,6 +358,7 @@ def test_whose_a_program_is_can_be_told_while_it_executes_another(tmp_path: Path
     with subprocess.Popen(
         ["sh", tmp_path / "next", "1000"], env=mine, stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as program:
+        assert program.stdout is not None
         while not select.select([program.stdout], [], [], 0)[0]:
             seen.add(Owner.of_program(program.pid))
         program.kill()
