@@ -29,7 +29,7 @@ class Standard:
         self._room = threading.Semaphore(1)
         self._written: queue.SimpleQueue[tuple[bytes, asyncio.Future[None]]] = queue.SimpleQueue()
         self._loop = asyncio.get_running_loop()
-        self._reading = self._writing = False
+        self._reading = self._writing = self._ended = False
 
     @property
     def at_terminal(self) -> bool:
@@ -37,12 +37,15 @@ class Standard:
         return os.isatty(self._source)
 
     async def read(self) -> bytes:
-        """The next bytes of standard input; empty at its end."""
+        """The next bytes of standard input; empty at its end, when no thread looks at it any more."""
+        if self._ended:
+            return b""
         if not self._reading:
             self._reading = True
             threading.Thread(target=self._feed, name="standard input", daemon=True).start()
         data = await self._chunks.get()
         self._room.release()
+        self._ended = not data
         return data
 
     def _feed(self) -> None:

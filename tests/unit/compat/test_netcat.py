@@ -111,13 +111,16 @@ async def talk(
             source = os.open(tmp_path / "in", os.O_RDONLY)
             feeding = asyncio.create_task(asyncio.sleep(0))
         sink = os.open(out, os.O_WRONLY | os.O_CREAT, 0o600)
+        standard = Standard(source, sink)
         try:
-            report = await converse(reader, writer, Standard(source, sink), alice.now)
+            report = await converse(reader, writer, standard, alice.now)
             await feeding
             async with asyncio.timeout(5):
                 while not until():
                     await asyncio.sleep(0.01)
         finally:
+            while await standard.read():
+                pass  # else its thread may read what next has the descriptor's number
             os.close(source)
             os.close(sink)
         return report, out.read_bytes()
@@ -179,7 +182,7 @@ def test_what_a_slow_peer_has_not_taken_yet_is_waited_for(tmp_path: Path) -> Non
             (tmp_path / "in").write_bytes(data)
             source, sink = os.open(tmp_path / "in", os.O_RDONLY), os.open(os.devnull, os.O_WRONLY)
             try:
-                report = await converse(reader, writer, Standard(source, sink), alice.now)
+                report = await converse(reader, writer, Standard(source, sink), alice.now)  # to the end of its input
                 await alice.close()
                 await asyncio.wait_for(rested.wait(), 10)
             finally:
