@@ -17,10 +17,9 @@ from random import Random
 from tapstack.events import AddressChanged, ConnectionChanged, Event, ListenerChanged
 from tapstack.ipv6.addresses import AddressEntry, AddressKind, AddressUser, Trigger
 from tapstack.ipv6.config import HostConfig
-from tapstack.link.memory import MemorySwitch
 from tapstack.tcp.options import PortMode, SocketOptions, TimeWait
 from tapstack.types import address, address_text
-from tests.unit.unimux.lan import lose
+from tests.unit.unimux.lan import Switch
 from unimux.aio import open_connection, start_server
 from unimux.node import Node, NodeConfig
 from unimux.poolstate import PoolConfig
@@ -116,7 +115,7 @@ class Bed:
     def __init__(self, random: Random, loss: float) -> None:
         self.random = random
         self.loss = loss
-        self.switch = MemorySwitch(latency=0.001)
+        self.switch = Switch(0.001)
         self.muted: set[bytes] = set()
         self.nodes: list[Node] = []
         self.witnesses: list[Witness] = []
@@ -125,7 +124,7 @@ class Bed:
         self.settled = False
         """always the first node calls, at L1 with the full TIME-WAIT"""
         self._stack = AsyncExitStack()
-        lose(self.switch, self._unlucky)
+        self.switch.unlucky = self._unlucky
 
     def _unlucky(self, frame: bytes) -> bool:
         muted = bool(self.muted) and (frame[_SOURCE] in self.muted or frame[_DESTINATION] in self.muted)

@@ -19,24 +19,25 @@ PREFIX = "2001:db8:1::"
 OPTIONS = SocketOptions(time_wait=TimeWait.SHORT)
 
 
-def lose(switch: MemorySwitch, unlucky: Callable[[bytes], bool]) -> None:
-    """From now on the wire loses the frames of which `unlucky(frame)` is true; captures tell of it."""
-    enter = switch.enter
+class Switch(MemorySwitch):
+    """Loses the frames of which `unlucky(frame)` is true; captures tell of it."""
 
-    def carry(source: MemoryLink, frame: bytes) -> bool:
-        if not unlucky(frame):
-            return enter(source, frame)
-        taps.lost(switch, switch.loop.time(), source.port, frame)
+    def __init__(self, latency: float) -> None:
+        super().__init__(latency=latency)
+        self.unlucky: Callable[[bytes], bool] = lambda frame: False
+
+    def enter(self, source: MemoryLink, frame: bytes) -> bool:
+        if not self.unlucky(frame):
+            return super().enter(source, frame)
+        taps.lost(self, self.loop.time(), source.port, frame)
         return True
-
-    switch.enter = carry  # type: ignore[method-assign]
 
 
 class Lan:
     """A switch and what went over it, as (time, frame)."""
 
     def __init__(self, latency: float = 0.001) -> None:
-        self.switch = MemorySwitch(latency=latency)
+        self.switch = Switch(latency)
         self.frames: list[tuple[float, bytes]] = []
         self.switch.observe(lambda when, port, frame: self.frames.append((when, bytes(frame))))
         self._stack = AsyncExitStack()

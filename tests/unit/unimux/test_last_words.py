@@ -10,7 +10,7 @@ from random import Random
 
 import pytest
 
-from tests.unit.unimux.lan import Lan, lan, lose, virtual
+from tests.unit.unimux.lan import Lan, lan, virtual
 from unimux.aio import open_connection, start_server
 from unimux.node import CLOSE_TIMEOUT, Node
 
@@ -48,7 +48,7 @@ async def session(net: Lan, rng: Random, lost: float) -> None:
 
     ssa = await start_server(bob, serve, limit=1).issue()
     reader, writer = await open_connection(alice, ssa.address, None)
-    lose(net.switch, lambda frame: rng.random() < lost)
+    net.switch.unlucky = lambda frame: rng.random() < lost
     begun = alice.now()
     came = await carry(rng, alice, reader, writer, words[0])
     assert [came, await served] == words[::-1]

@@ -12,7 +12,7 @@ from tapstack.events import AddressChanged, ConnectionChanged, Event
 from tapstack.ipv6.addresses import AddressEntry, AddressKind
 from tapstack.link.errors import LinkLost
 from tapstack.types import address
-from tests.unit.unimux.lan import Lan, lan, lose, virtual
+from tests.unit.unimux.lan import Lan, lan, virtual
 from unimux.accept import Acceptor
 from unimux.aio import open_connection, start_server
 from unimux.das import DasRequired
@@ -192,7 +192,7 @@ def test_the_last_acknowledgement_may_be_lost_though_the_node_is_closed_next() -
                 lost.append(alice.now())
                 return True
 
-            lose(net.switch, the_last)
+            net.switch.unlucky = the_last
             writer.write_eof()
             assert await reader.read() == b"last words"
             writer.close()
