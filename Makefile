@@ -9,7 +9,7 @@ help:
 	@echo "make matrix  who can talk to whom in which port mode: each row between real kernels, with its capture (root)"
 	@echo "make scenarios   every scenario of the catalogue, short, captured and judged; ARGS='--backend netns' between real kernels"
 	@echo "make conformance   every rule with its verdict and captures; ARGS=--mutations breaks the stack on purpose"
-	@echo "make fuzz    fuzz the codecs, TCP and the whole stack, SECONDS=3600 for a night's run; what it finds is in out/fuzz"
+	@echo "make fuzz    fuzz the codecs, TCP and the whole stack, SECONDS=28800 for a night's run; what it finds is in out/fuzz"
 	@echo "make soak    an hour of mixed traffic on a TAP, and whether anything grows; SECONDS=60 for less (root)"
 	@echo "make coverage      run every test and name the lines and branches that none reaches"
 	@echo "make repeat  run every test 20 times on a loaded machine and print the tally; RUNS=3 LOAD=4 ARGS='--resume -- tests/unit'"

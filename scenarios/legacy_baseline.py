@@ -102,9 +102,9 @@ def _measure(run: Run, kind: Addressing, did: _Did, fetches: int) -> None:
     run.measure("all the work", did.work, "s", of=kind.value)
     run.measure("link messages per fetch", did.messages, of=kind.value)
     run.measure("addresses shown", did.shown, of=kind.value)
-    expected = fetches if kind.one_time else 1
+    expected, promise = (fetches, "an address for each of") if kind.one_time else (1, "one address for")
     run.require(
-        f"{kind.value}: {expected} addresses for {fetches} fetches",
+        f"{kind.value}: {promise} {fetches} fetches",
         did.shown == expected,
         "UM-DAS-4",
         because=f"{did.shown} seen",

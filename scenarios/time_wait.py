@@ -79,7 +79,7 @@ async def time_wait(
     )
     _show(run, rate, held)
     run.answer(
-        f"At {rate:g} connections a second full TIME-WAIT holds {held['full'].level:.0f} addresses in "
+        f"At a connection rate of {rate:g}/s full TIME-WAIT holds {held['full'].level:.0f} addresses in "
         f"{held['full'].memory:.1f} kB, short {held['short'].level:.1f} in {held['short'].memory:.1f} kB, "
         f"sharp {held['sharp'].level:.1f} and none; the addresses are dear, the {record:,}-byte records are not."
     )

@@ -5,7 +5,7 @@ socket of the node needs is told to all agents; the first usable answer is taken
 
     node → agent
     {"prefixes": ["2001:db8:1::/64"]}                        on connecting, and when they have changed; empty before there is one
-    {"wanted": 7, "kind": "ephemeral", "destination": "2001:db8:2::80", "front_end": "socks", "who": "alice",
+    {"wanted": 7, "kind": "ephemeral", "destination": "2001:db8:2::80", "front_end": "socks5", "who": "alice",
      "service": null, "cause": …, "seconds": 29.8}
     {"refused": 7, "address": "2001:db8:1::5", "reason": "another node on the link has it", "seconds": 28.1}
     {"closed": 7, "outcome": "set"}                          or why nobody needs it any more

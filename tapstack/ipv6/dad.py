@@ -14,8 +14,8 @@ is used and defended while its test runs, and what a conflict means for it is fo
 
 Failures in a row are a fault of the link or the work of a neighbour that claims every address.  After
 `dad_fault_threshold` of them testing stops for a time that doubles with each further one, and the fault is
-reported (UM-ADDR-10); addresses wait in the queue, TENTATIVE, meanwhile.  A test that passes, or the link
-coming up, ends it.
+reported (UM-ADDR-10); addresses wait in the queue, TENTATIVE, meanwhile.  The link coming up
+ends it; a test that passes, of those that had begun, makes the next one short again.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from .segment import Segment
 
 LIMIT = 1 << 18
-"""Records of a node: about 50 MB."""
+"""Records of a node: some 65 MB."""
 SHORT_RTOS = 4
 SHORT_MINIMUM_RTO = 0.25
 _REPEATING_RTOS = 2
