@@ -2,16 +2,18 @@
 
     python tools/repeat.py [--runs 20] [--load 2] [--resume] [-- PYTEST ARGUMENTS]
 
-`--load` processes compute for nothing all the while.  Each run's log is `out/repeat/N.log`, and each run that came to its end
-is a line of `out/repeat/ledger.jsonl`.  With `--resume` the runs that stand there count, if they were of the same sources with
-the same arguments and load, so that twenty runs need not fit into one go.  Where the sources change while they are tested, it
-stops: such runs do not count together.  The exit status is 0 only if every run passed; what failed in any is listed.
+`--load` processes compute for nothing all the while.  A run in which a test was skipped does not pass.  Each run's log is
+`out/repeat/N.log`, and each run that came to its end is a line of `out/repeat/ledger.jsonl`.  With `--resume` the runs that
+stand there count, if they were of the same sources with the same arguments and load, so that twenty runs need not fit into
+one go.  Where the sources change while they are tested, it stops: such runs do not count together.  The exit status is 0
+only if every run passed; what failed in any is listed.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import subprocess
 import sys
@@ -66,7 +68,14 @@ def one_run(log: Path, arguments: Sequence[str], load: int) -> Run:
     command = [sys.executable, "-m", "pytest", "-q", "-n", "3", "--dist", "loadgroup", *arguments]
     tested, began, since = sources(), time.strftime("%Y-%m-%d %H:%M:%S"), time.monotonic()
     with log.open("w") as written:
-        status = subprocess.run(command, cwd=ROOT, stdout=written, stderr=subprocess.STDOUT, check=False).returncode
+        status = subprocess.run(
+            command,
+            cwd=ROOT,
+            env={**os.environ, "UNIMUX_FORBID_SKIPS": "1"},
+            stdout=written,
+            stderr=subprocess.STDOUT,
+            check=False,
+        ).returncode
     text = log.read_text(errors="replace")
     closing = (_CLOSING.findall(text) or [f"status {status}, see {log}"])[-1]
     seconds = round(time.monotonic() - since, 1)

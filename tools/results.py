@@ -18,7 +18,8 @@ from pathlib import Path
 
 from scenarios.bench.figures import Result
 from scenarios.conformance import mutations
-from scenarios.conformance.rows import SPECIFICATIONS, NoRun, Row, Verdict, load
+from scenarios.conformance.rows import SPECIFICATIONS, NoRun, Table, Verdict, load
+from scenarios.conformance.session import LATEST
 from scenarios.engine.recall import recall
 
 ROOT = Path(__file__).parents[1]
@@ -29,24 +30,29 @@ What the tests, the benchmarks and the scenarios found, as the latest runs left 
 Made by `python tools/results.py`, whose first lines name the commands of the runs."""
 
 
-def conformance(rows: Sequence[Row]) -> Iterator[str]:
+def conformance(table: Table) -> Iterator[str]:
     """Verdicts by specification, and every rule that does not simply pass."""
-    verdicts = list(Verdict)
+    rows, verdicts = table.rows, list(Verdict)
+    yield f"The run {table.origin()}; {table.skipped or 'no'} tests were skipped."
+    yield ""
     yield f"| specification | rules | {' | '.join(each.value for each in verdicts)} |"
     yield "|---|" + "---|" * (len(verdicts) + 1)
     for spec, title in SPECIFICATIONS.items():
         count = Counter(row.verdict for row in rows if row.spec == spec)
         yield f"| {title} | {count.total()} | {' | '.join(str(count[each]) for each in verdicts)} |"
-    short = [row for row in rows if row.verdict not in FINE]
-    yield ""
-    yield "Every rule passes or does not apply." if not short else "What falls short:"
-    for row in short:
-        yield f"- {row.id}, {row.verdict.value}: {row.text}" + (f" – {row.reason}" if row.reason else "")
+    for title, members in (
+        ("What falls short", [row for row in rows if row.verdict not in FINE]),
+        ("What is left out, and why", [row for row in rows if row.verdict is Verdict.NOT_APPLICABLE]),
+    ):
+        yield ""
+        yield f"{title}:" if members else f"{title}: nothing."
+        for row in members:
+            yield f"- {row.id}, {row.verdict.value}: {row.text}" + (f" – {row.reason}" if row.reason else "")
 
 
 def defects(score: mutations.Score) -> Iterator[str]:
     """The mutation score, and the defects that nobody noticed."""
-    yield f"{score.sentence()}."
+    yield f"{score.sentence()} (sources {score.revision or 'unknown'}, {score.ended})."
     for each in score.survivors:
         yield f"- {each.name}, {each.outcome}: {each.what} ({', '.join(each.ids)})"
 
@@ -76,12 +82,12 @@ def bench(result: Result) -> Iterator[str]:
         yield f"- {each.id}, {each.what}: {each.value:,.4g} {each.unit}, and {each.reach} is wanted."
 
 
-def rules(path: Path) -> list[Row]:
-    """The table of the latest session; empty where there was none."""
+def rules(path: Path) -> Table | None:
+    """The table of the latest run; None where there was none."""
     try:
         return load(path)
     except NoRun:
-        return []
+        return None
 
 
 def answers(folder: Path) -> Iterator[str]:
@@ -91,10 +97,10 @@ def answers(folder: Path) -> Iterator[str]:
         yield f"- `{run['scenario']}`: {run['answer']}" + ("" if run["passed"] else " **This run failed.**")
 
 
-def page(rows: Sequence[Row], score: mutations.Score | None, result: Result | None, runs: Sequence[str]) -> str:
+def page(table: Table | None, score: mutations.Score | None, result: Result | None, runs: Sequence[str]) -> str:
     """The whole page."""
     parts = (
-        ("Conformance", "unimux conformance", list(conformance(rows)) if rows else []),
+        ("Conformance", "unimux conformance", list(conformance(table)) if table else []),
         ("Defects made on purpose", "unimux conformance --mutations", list(defects(score)) if score else []),
         ("Benchmarks", "unimux bench", list(bench(result)) if result and result.figures else []),
         ("Scenarios", "unimux scenario run --all", list(runs)),
@@ -112,7 +118,7 @@ def main() -> None:
     given = parser.parse_args()
     result = Result.read(given.bench) if given.bench else None
     runs = list(answers(given.scenarios)) if given.scenarios else []
-    print(page(rules(ROOT / "out" / "proves.json"), mutations.latest(ROOT), result, runs), end="")
+    print(page(rules(ROOT / LATEST), mutations.latest(ROOT), result, runs), end="")
 
 
 if __name__ == "__main__":

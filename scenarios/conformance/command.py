@@ -15,6 +15,7 @@ from scenarios.conformance.rows import (
     SECTIONS,
     SPECIFICATIONS,
     Row,
+    Table,
     asked_for,
     holds,
     known_ids,
@@ -22,6 +23,7 @@ from scenarios.conformance.rows import (
     needless_reasons,
     without_evidence,
 )
+from scenarios.conformance.session import LATEST
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -67,11 +69,17 @@ def conformance(
     if last:
         if junit is not None:
             raise typer.BadParameter("--junit needs a run; leave out --last.")
-        rows = load(checkout / "out" / "proves.json")
+        table = load(checkout / LATEST)
+        console.print(f"The latest run: {table.origin()}", style="dim", highlight=False)
     else:
         checkouts.require_tools()
-        rows = _run(checkout, wanted if specs or ids else None, junit, console)
-    chosen = [row for row in rows if asked_for(row.spec, row.id, specs, ids)]
+        table = _run(checkout, wanted if specs or ids else None, junit, console)
+    if table.skipped:
+        console.print(
+            f"{table.skipped} tests were skipped, for the reasons that their rows tell: what they would show is not shown.",
+            style="bold red",
+        )
+    chosen = [row for row in table.rows if asked_for(row.spec, row.id, specs, ids)]
     sound = True
     if report is not None or not last:
         sound = _examine(checkout, chosen, report, console) & _evident(checkout, chosen, console)
@@ -100,7 +108,7 @@ def _unknown(what: str, name: str, known: Sequence[str]) -> str:
     return f"there is no {what} {name!r}" + (f"; did you mean {near[0]!r}?" if near else ".")
 
 
-def _run(checkout: Path, ids: list[str] | None, junit: Path | None, console: Console) -> list[Row]:
+def _run(checkout: Path, ids: list[str] | None, junit: Path | None, console: Console) -> Table:
     from rich.markup import escape
 
     from .session import run
@@ -111,7 +119,7 @@ def _run(checkout: Path, ids: list[str] | None, junit: Path | None, console: Con
     with console.status("Collecting the tests") as status:
         session = run(checkout, ids, junit, tell)
     console.print(f"The tests' log: {session.log}", style="dim", highlight=False)
-    return session.rows
+    return session.table
 
 
 def _examine(checkout: Path, rows: list[Row], report: Path | None, console: Console) -> bool:
@@ -143,7 +151,8 @@ def _evident(checkout: Path, rows: list[Row], console: Console) -> bool:
     missing = without_evidence(rows)
     if missing:
         console.print(
-            f"Passed without a capture, and without a reason in tests/api.toml: {', '.join(missing)}", style="red"
+            f"Passed without a capture of a test that judges it, and without a reason in tests/api.toml: {', '.join(missing)}",
+            style="red",
         )
     needless = needless_reasons(rows, checkout)
     if needless:

@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
@@ -18,6 +19,7 @@ import msgspec
 import typer
 
 from compat.programs.launch import end_with
+from scenarios.revision import revision
 from unimux.errors import SetupError
 
 from .session import FOLDER
@@ -49,6 +51,10 @@ class Score(msgspec.Struct, frozen=True):
     """The results of one run."""
 
     results: tuple[Result, ...]
+    revision: str = ""
+    """of the sources (`scenarios.revision`)"""
+    ended: str = ""
+    """when, in UTC"""
 
     @property
     def survivors(self) -> list[Result]:
@@ -69,7 +75,7 @@ class Score(msgspec.Struct, frozen=True):
 def latest(checkout: Path) -> Score | None:
     """The results of the latest run; None where there was none."""
     try:
-        return Score(tuple(msgspec.json.decode((checkout / RESULTS).read_bytes(), type=list[Result])))
+        return msgspec.json.decode((checkout / RESULTS).read_bytes(), type=Score)
     except (FileNotFoundError, msgspec.MsgspecError):
         return None
 
@@ -79,7 +85,8 @@ def run(checkout: Path, *, json: bool) -> int:
     path = checkout / RESULTS
     path.parent.mkdir(parents=True, exist_ok=True)
     path.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "tests.conformance.mutate", "--json", str(path)]
+    told = path.with_name(f"mutations-{os.getpid()}.json")
+    command = [sys.executable, "-m", "tests.conformance.mutate", "--json", str(told)]
     status = subprocess.run(
         command,
         cwd=checkout,
@@ -87,9 +94,14 @@ def run(checkout: Path, *, json: bool) -> int:
         stdout=sys.stderr,
         preexec_fn=partial(end_with, os.getpid(), ctypes.CDLL(None), signal.SIGTERM),
     ).returncode
-    score = latest(checkout)
-    if score is None:
-        raise SetupError(f"The negative controls stopped with status {status}; their messages stand above.")
+    try:
+        results = tuple(msgspec.json.decode(told.read_bytes(), type=list[Result]))
+    except (FileNotFoundError, msgspec.MsgspecError):
+        raise SetupError(f"The negative controls stopped with status {status}; their messages stand above.") from None
+    finally:
+        told.unlink(missing_ok=True)
+    score = Score(results, revision(checkout), datetime.now(UTC).isoformat(timespec="seconds"))
+    path.write_bytes(msgspec.json.encode(score))
     if json:
         typer.echo(msgspec.json.encode(score.results).decode())
     else:

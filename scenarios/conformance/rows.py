@@ -1,7 +1,8 @@
-"""The table of verdicts: one row per requirement, as a test session writes it to `out/proves.json`.
+"""The table of verdicts: one row per requirement, as a test session writes it.
 
-A session knows every requirement of every specification; what a reader asked for is chosen here.  Nothing asked for is left out:
-an id without a test is a row, `untested`.
+`unimux conformance` keeps that of its latest run in `out/conformance/latest.json`; other sessions leave that file alone.
+A session knows every requirement of every specification; what a reader asked for is chosen here.  Nothing asked for is
+left out: an id without a test is a row, `untested`.
 """
 
 from __future__ import annotations
@@ -41,6 +42,26 @@ class Row(msgspec.Struct, frozen=True):
     """paths, from the checkout on"""
 
 
+class Table(msgspec.Struct, frozen=True):
+    """What one session of tests found."""
+
+    rows: tuple[Row, ...]
+    revision: str = ""
+    """of the sources (`scenarios.revision`)"""
+    ended: str = ""
+    """when, in UTC"""
+    skipped: int = 0
+    """tests that prove something and did not run"""
+
+    def origin(self) -> str:
+        """Which run this is, for people.
+
+        >>> Table((), "0123456789ab", "2026-11-22T09:00:00+00:00").origin()
+        'of 0123456789ab, 2026-11-22T09:00:00+00:00'
+        """
+        return f"of {self.revision or 'unknown sources'}, {self.ended}"
+
+
 SPECIFICATIONS = {
     "um": "Unified Multiplex",
     "st": "The stack",
@@ -61,7 +82,7 @@ class NoRun(SetupError):
     """There is no table of an earlier run."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__(f"{path} does not exist: no test has run here yet; `unimux conformance` runs them.")
+        super().__init__(f"{path} does not exist: `unimux conformance` has not run here yet.")
 
 
 def known_ids(checkout: Path) -> list[tuple[str, str]]:
@@ -80,10 +101,10 @@ def asked_for(spec: str, name: str, specs: Sequence[str], ids: Sequence[str]) ->
     return name in ids or spec in specs or name.startswith(sections)
 
 
-def load(path: Path) -> list[Row]:
-    """The rows of a session.  Raises `NoRun`, and `SetupError` where the file holds something else."""
+def load(path: Path) -> Table:
+    """The table of a session.  Raises `NoRun`, and `SetupError` where the file holds something else."""
     try:
-        return msgspec.json.decode(path.read_bytes(), type=list[Row])
+        return msgspec.json.decode(path.read_bytes(), type=Table)
     except FileNotFoundError:
         raise NoRun(path) from None
     except msgspec.MsgspecError as error:

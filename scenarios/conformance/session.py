@@ -12,13 +12,21 @@ from pathlib import Path
 
 from unimux.errors import SetupError
 
-from .rows import Row, load
+from .rows import Table, load
 
 FOLDER = Path("out", "conformance")
 """Where a run leaves what it made, from the checkout on."""
-TABLE = Path("out", "proves.json")
+LATEST = FOLDER / "latest.json"
+"""The table of the latest run."""
+WORKERS = 3
+"""Processes of a whole run: tests against real kernels mostly wait, so that there are more than processors."""
 _DONE, _TESTS_FAILED, _NO_TESTS = 0, 1, 5
-_LINE = re.compile(r"^(?P<test>\S+?::.*?) (PASSED|FAILED|ERROR|SKIPPED|XFAIL).*\[ *(?P<percent>\d+)%\]\s*$")
+_RESULT = r"(?:PASSED|FAILED|ERROR|SKIPPED|XFAIL)"
+_LINES = (
+    re.compile(rf"^(?P<test>\S+?::.*?) {_RESULT}.*\[ *(?P<percent>\d+)%\]\s*$"),
+    re.compile(rf"^\[gw\d+\] \[ *(?P<percent>\d+)%\] {_RESULT} (?P<test>\S+?::.*?)\s*$"),
+)
+"""What pytest says of a test that ended, in one process and in several."""
 
 
 class SessionFailed(SetupError):
@@ -29,22 +37,24 @@ class SessionFailed(SetupError):
 class Session:
     """What one run left: its table, its log, and its captures' folder."""
 
-    rows: list[Row]
+    table: Table
     log: Path
     captures: Path
 
 
 def run(checkout: Path, ids: Sequence[str] | None, junit: Path | None, tell: Callable[[int, str], None]) -> Session:
-    """Run the tests that prove `ids` (None: any id).
+    """Run the tests that prove `ids` (None: any id, in several processes).
 
     `tell(percent, test)` hears of each test that ended.  Failing tests are verdicts, not errors; `SessionFailed` is
     raised where the tests could not be collected or run.
     """
     folder = checkout / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
-    log, table, captures = folder / "tests.log", folder / f"proves-{os.getpid()}.json", folder / "captures"
+    log, table, captures = folder / "tests.log", folder / f"latest-{os.getpid()}.json", folder / "captures"
     command = [sys.executable, "-m", "pytest", "tests", "-v", "--no-header", "--color=no"]
     command += ["--requirements", ",".join(ids) if ids else "all", "--proves", str(table), "--captures", str(captures)]
+    if not ids:
+        command += ["-n", str(WORKERS), "--dist", "loadgroup"]
     if junit is not None:
         # The family that has properties: tests record their captures as such.
         command += [f"--junitxml={junit.absolute()}", "-o", "junit_family=xunit1"]
@@ -64,7 +74,7 @@ def run(checkout: Path, ids: Sequence[str] | None, junit: Path | None, tell: Cal
         try:
             for line in process.stdout:
                 written.write(line)
-                if found := _LINE.match(line):
+                if found := next(filter(None, (form.match(line) for form in _LINES)), None):
                     tell(int(found["percent"]), found["test"])
             status = process.wait()
         except BaseException:
@@ -73,9 +83,9 @@ def run(checkout: Path, ids: Sequence[str] | None, junit: Path | None, tell: Cal
             raise
     if status not in (_DONE, _TESTS_FAILED, _NO_TESTS):
         raise SessionFailed(f"pytest could not run the tests (status {status}): {_last_words(log)}; see {log}.")
-    rows = load(table)
-    table.replace(checkout / TABLE)
-    return Session(rows, log, captures)
+    result = load(table)
+    table.replace(checkout / LATEST)
+    return Session(result, log, captures)
 
 
 def _last_words(log: Path) -> str:

@@ -24,9 +24,11 @@ from scenarios.conformance.rows import (
     grouped,
     holds,
     known_ids,
+    load,
     needless_reasons,
     without_evidence,
 )
+from scenarios.conformance.session import LATEST
 from tests.plugins import requirements
 from tests.plugins.requirements import api_witnessed
 from unimux.cli.main import run
@@ -49,13 +51,20 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def leave(checkout: Path, **verdicts: str) -> None:
+def leave(checkout: Path, skipped: int = 0, /, **verdicts: str) -> None:
     """What a run would have left."""
     rows = []
     for spec, name in known_ids(checkout):
         row = {"spec": spec, "id": name, "text": "A rule.", "verdict": verdicts.get(name, "passed")}
         rows.append({**row, "reason": "", "tests": ["t::x"], "captures": []})
-    (checkout / "out" / "proves.json").write_text(json.dumps(rows))
+    about = {"revision": "0123456789ab", "ended": "2026-11-22T09:00:00+00:00", "skipped": skipped}
+    write(checkout, json.dumps({"rows": rows, **about}))
+
+
+def write(checkout: Path, text: str) -> None:
+    path = checkout / LATEST
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
 
 
 def printed(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, list[dict[str, object]]]:
@@ -101,6 +110,18 @@ def test_what_was_asked_for(
     assert [row["id"] for row in printed(capsys, *arguments)[1]] == ids
 
 
+def test_the_latest_run_says_which_it_was_and_what_it_lacked(
+    checkout: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    leave(checkout)
+    assert run(["conformance", "--last"]) == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert "The latest run: of 0123456789ab, 2026-11-22T09:00:00+00:00" in said and "skipped" not in said
+    leave(checkout, 3)
+    assert run(["conformance", "--last"]) == 0
+    assert "3 tests were skipped" in " ".join(capsys.readouterr().err.split())
+
+
 def test_for_people_it_prints_a_table_for_each_specification(
     checkout: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -117,7 +138,7 @@ def test_for_people_it_prints_a_table_for_each_specification(
         (("--spec", "umm"), 2, "there is no specification 'umm'; did you mean 'um'?"),
         (("--id", "UM-X-2"), 2, "there is no requirement 'UM-X-2'; did you mean 'UM-X-1'?"),
         (("--last", "--junit", "x.xml"), 2, "--junit needs a run"),
-        (("--last",), 3, "no test has run here yet"),
+        (("--last",), 3, "has not run here yet"),
         (("--mutations", "--last"), 2, "takes no other option than --json"),
         (("--mutations", "--id", "UM-X-1"), 2, "takes no other option than --json"),
         (("--mutations", "--junit", "x.xml"), 2, "takes no other option than --json"),
@@ -166,7 +187,7 @@ def test_the_negative_controls_end_with_who_started_them(tmp_path: Path, number:
 
 
 def test_a_damaged_table_is_one_sentence(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (checkout / "out" / "proves.json").write_text("[{]")
+    write(checkout, "[{]")
     assert run(["conformance", "--last"]) == 3
     assert "is not a table of verdicts" in " ".join(capsys.readouterr().err.split())
 
@@ -210,7 +231,8 @@ def test_a_run_leaves_the_table_the_captures_and_the_report(tmp_path: Path) -> N
         assert (tmp_path / "report" / "captures" / f"{page_name(name)}.pcapng").exists()
     assert "http" not in index.replace("https://", "").split("<style>")[0], "nothing comes from elsewhere"
     assert "<testcase" in (tmp_path / "junit.xml").read_text(encoding="utf-8")
-    assert (copy / "out" / "proves.json").exists()
+    assert load(copy / LATEST).rows
+    assert not (copy / "out" / "proves.json").exists(), "other sessions keep theirs"
 
 
 def test_a_rule_that_passed_has_a_capture_or_says_why_there_is_none() -> None:

@@ -8,14 +8,17 @@ and `text`, and may have
     through          ids whose tests prove this row too
     by               tests that prove it, by the beginning of their node ids
 
-Where a rule passed without a capture since nothing of it is on a wire, `tests/api.toml` says so, and then the row's reason does.
+`@pytest.mark.proves("UM-LIS-1", by="api")` is of a test that judges by what the stack says of itself: its states, its
+counters, what a call returns.  Its captures are no evidence.  Where no test of a rule that passed judges by the wire, since
+nothing of it is there, `tests/api.toml` says why, and then the row's reason does.
 `tests/later.toml` makes a row of the generated table `not_applicable` for the time being.
 
 Ids are checked against the tables when tests are collected, so a misspelt id fails at once.  Every session ends by
-writing `out/proves.json` (`--proves FILE` names another), an array of one object per requirement in the order of the
-specifications: `spec`, `id`, `text`, `verdict`, `reason`, `tests` (pytest node ids), `captures` (paths).  The verdicts: `failed`
-if any test of the id failed; else `not-applicable` or, if a test passed, `deviation`, where the table says so; else `untested`
-if none ran (with the reason, where one was skipped); else `passed`.  An id without a test is listed, never left out.
+writing `out/proves.json` (`--proves FILE` names another): `revision` of the sources, `ended`, how many tests were
+`skipped`, and `rows`, one object per requirement in the order of the specifications: `spec`, `id`, `text`, `verdict`,
+`reason`, `tests` (pytest node ids), `captures` (paths).  The verdicts: `failed` if any test of the id failed; else
+`not-applicable` or, if a test passed, `deviation`, where the table says so; else `untested` if none ran (with the reason,
+where one was skipped); else `passed`.  An id without a test is listed, never left out.
 
 `--requirements ID,…` runs only tests that prove one of these ids; `--requirements all`, those that prove any.
 """
@@ -29,12 +32,14 @@ import tomllib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import pytest
 
+from scenarios.revision import revision
 from tests.plugins.real import plain
 
 TABLE = Path(__file__).parents[1] / "requirements.toml"
@@ -44,6 +49,8 @@ BY_THE_API = "witnessed by the API: "
 """Begins the reason of a rule that needs no capture."""
 Row: TypeAlias = dict[str, Any]
 PROPERTY = "proves"
+BY_API = "proves by the API"
+"""The property with those of the ids that a test proves by what the stack says of itself."""
 CAPTURE = "capture"
 """`record_property(CAPTURE, path)` in a test adds a capture to the rows of the ids that it proves."""
 
@@ -58,9 +65,15 @@ class Outcome:
     """What became of one test."""
 
     ids: tuple[str, ...]
+    by_api: frozenset[str] = frozenset()
+    """those of the ids that no wire shows in this test"""
     result: str = "passed"
     reason: str = ""
     captures: list[str] = field(default_factory=list)
+
+    def judges_by_wire(self, ids: set[str]) -> bool:
+        """Whether the test looks at a wire for one of these ids, or is named by a table and not by a marker."""
+        return not self.by_api.issuperset(ids.intersection(self.ids)) or ids.isdisjoint(self.ids)
 
 
 def load_table(path: Path = TABLE) -> list[Row]:
@@ -113,7 +126,8 @@ def _row(requirement: Row, outcomes: dict[str, Outcome]) -> Row:
             reasons = [f"{requirement['deviation']}: {requirement.get('reason', 'asked for')}"]
         case "untested" if not tests:
             reasons = ["no test of this run names it"]
-    captures = sorted({capture for outcome in tests.values() for capture in outcome.captures})
+    on_the_wire = [outcome for outcome in tests.values() if outcome.judges_by_wire(wanted)]
+    captures = sorted({capture for outcome in on_the_wire for capture in outcome.captures})
     if verdict == "passed" and not captures and (why := api_witnessed().get(requirement["id"])):
         reasons = [BY_THE_API + why]
     return {
@@ -140,7 +154,8 @@ def _verdict(requirement: Row, results: set[str]) -> str:
 class Requirements:
     """Collects the outcome of every test that carries the marker; one per session."""
 
-    def __init__(self, summary: Path | None, asked: str | None = None) -> None:
+    def __init__(self, root: Path, summary: Path | None, asked: str | None = None) -> None:
+        self.root = root
         self.table = load_tables()
         self.known = {requirement["id"] for requirement in self.table}
         self.asked = self._asked(asked)
@@ -170,8 +185,13 @@ class Requirements:
         left_out: list[pytest.Item] = []
         for item in items:
             ids: list[str] = []
+            on_the_wire: set[str] = set()
             for marker in item.iter_markers(PROPERTY):
                 ids.extend(marker.args)
+                if marker.kwargs not in ({}, {"by": "api"}):
+                    raise pytest.UsageError(f'{item.nodeid}: `proves` takes ids and by="api", not {marker.kwargs}')
+                if not marker.kwargs:
+                    on_the_wire.update(marker.args)
             for wrong in [name for name in ids if name not in self.known]:
                 hint = self._hint(str(wrong))
                 raise pytest.UsageError(f"{item.nodeid} proves {wrong!r}, which is not in {TABLE.name}{hint}")
@@ -179,6 +199,7 @@ class Requirements:
             if ids or named:
                 # Properties travel with the report, so this works under xdist too.
                 item.user_properties.append((PROPERTY, " ".join(dict.fromkeys(ids))))
+                item.user_properties.append((BY_API, " ".join(sorted(set(ids) - on_the_wire))))
             if self.asked is not None and self.asked.isdisjoint(ids) and not named:
                 left_out.append(item)
         if left_out:
@@ -190,7 +211,8 @@ class Requirements:
         properties = dict(report.user_properties)
         if PROPERTY not in properties:
             return
-        outcome = self.outcomes.setdefault(plain(report.nodeid), Outcome(tuple(str(properties[PROPERTY]).split())))
+        ids, by_api = (str(properties[name]).split() for name in (PROPERTY, BY_API))
+        outcome = self.outcomes.setdefault(plain(report.nodeid), Outcome(tuple(ids), frozenset(by_api)))
         if _RANK[report.outcome] > _RANK[outcome.result]:
             outcome.result = report.outcome
             outcome.reason = _reason(report)
@@ -201,7 +223,13 @@ class Requirements:
             return
         self.summary.parent.mkdir(parents=True, exist_ok=True)
         partial = self.summary.with_name(f"{self.summary.name}.{os.getpid()}")
-        partial.write_text(json.dumps(verdicts(self.table, self.outcomes), ensure_ascii=False, indent=1) + "\n")
+        record = {
+            "revision": revision(self.root),
+            "ended": datetime.now(UTC).isoformat(timespec="seconds"),
+            "skipped": sum(outcome.result == "skipped" for outcome in self.outcomes.values()),
+            "rows": verdicts(self.table, self.outcomes),
+        }
+        partial.write_text(json.dumps(record, ensure_ascii=False, indent=1) + "\n")
         partial.replace(self.summary)
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
@@ -233,4 +261,6 @@ def pytest_configure(config: pytest.Config) -> None:
     # An xdist worker reports to its controller, which writes the one summary.
     name = config.getoption("--proves") or config.rootpath / "out" / "proves.json"
     summary = None if hasattr(config, "workerinput") else Path(name)
-    config.pluginmanager.register(Requirements(summary, config.getoption("--requirements")), "unimux-requirements")
+    config.pluginmanager.register(
+        Requirements(config.rootpath, summary, config.getoption("--requirements")), "unimux-requirements"
+    )

@@ -8,26 +8,33 @@ from msgspec import structs
 
 from scenarios.bench import figures
 from scenarios.conformance.mutations import Result, Score
-from scenarios.conformance.rows import Row, Verdict
+from scenarios.conformance.rows import Row, Table, Verdict
 from tools.results import page, rules
 
 
 def test_what_falls_short_is_said() -> None:
-    rows = [Row("um", "UM-A-1", "is so", Verdict.PASSED), Row("um", "UM-A-2", "is not", Verdict.DEVIATION, "because")]
-    text = page(rows, Score((Result("a", "breaks", ("UM-A-1",), "survived"),)), None, ["- `x`: yes"])
+    rows = (
+        Row("um", "UM-A-1", "is so", Verdict.PASSED),
+        Row("um", "UM-A-2", "is not", Verdict.DEVIATION, "because"),
+        Row("um", "UM-A-3", "is elsewhere", Verdict.NOT_APPLICABLE, "not taken up: why"),
+    )
+    found = Table(rows, "0123456789ab", "2026-01-02T03:04:05+00:00", skipped=2)
+    text = page(found, Score((Result("a", "breaks", ("UM-A-1",), "survived"),), "ba9876543210"), None, ["- `x`: yes"])
+    assert "of 0123456789ab, 2026-01-02T03:04:05+00:00; 2 tests were skipped." in text
+    assert "- UM-A-3, not-applicable: is elsewhere – not taken up: why" in text
     assert "- UM-A-2, deviation: is not – because" in text
     assert "UM-A-1, passed" not in text
-    assert "0 of 1 defects noticed, 0 %." in text
+    assert "0 of 1 defects noticed, 0 % (sources ba9876543210, " in text
     assert "- a, survived: breaks (UM-A-1)" in text
     assert text.count("**Missing") == 1
 
 
 def test_nothing_is_claimed_without_a_run() -> None:
-    assert page([], None, None, []).count("**Missing") == 4
+    assert page(None, None, None, []).count("**Missing") == 4
 
 
 def test_a_session_that_was_never_run_is_missing(tmp_path: Path) -> None:
-    assert rules(tmp_path / "proves.json") == []
+    assert rules(tmp_path / "latest.json") is None
 
 
 def test_figures_that_mean_little_say_so() -> None:
@@ -35,7 +42,7 @@ def test_figures_that_mean_little_say_so() -> None:
     row = figures.figure("P-6", "services", "1/s", [1.0], goal=figures.Goal(at_least=3000))
 
     def text(**more: object) -> str:
-        return page([], None, figures.Result(circumstances=structs.replace(about, **more), figures=[row]), [])
+        return page(None, None, figures.Result(circumstances=structs.replace(about, **more), figures=[row]), [])
 
     assert "busy" not in text() and "--smoke" not in text()
     assert "Not reached:" in text()

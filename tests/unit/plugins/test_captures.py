@@ -46,7 +46,7 @@ def test_a_test_that_proves_something_leaves_its_wire(session: pytest.Pytester) 
     shutil.copy(ROOT / "tests" / "requirements.toml", session.path)
     session.makepyfile(BODY)
     run(session, "--captures", "kept").assert_outcomes(passed=2)
-    row = json.loads((session.path / "out/proves.json").read_text())[0]
+    row = json.loads((session.path / "out/proves.json").read_text())["rows"][0]
     assert [Path(capture).parts[0] for capture in row["captures"]] == ["kept", "kept"]
     wire = next(session.path / name for name in row["captures"] if not name.endswith("dumpcap.pcapng"))
     assert read(wire) == [

@@ -21,12 +21,18 @@ def session(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytes
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.delenv("UNIMUX_FORBID_SKIPS", raising=False)
     pytester.makeconftest((ROOT / "conftest.py").read_text())
-    pytester.makeini("[pytest]\nmarkers =\n    proves(*ids): x\n    real(*commands): x\n")
+    pytester.makeini("[pytest]\nmarkers =\n    proves(*ids, by): x\n    real(*commands): x\n")
     return pytester
 
 
 def run(session: pytest.Pytester, *arguments: str) -> pytest.RunResult:
     return session.runpytest_subprocess("-p", "no:cacheprovider", *arguments)
+
+
+def table(session: pytest.Pytester) -> list[dict[str, Any]]:
+    """The rows that the session has left."""
+    rows: list[dict[str, Any]] = json.loads((session.path / "out/proves.json").read_text())["rows"]
+    return rows
 
 
 def test_table_holds_every_requirement_of_both_specifications() -> None:
@@ -51,7 +57,7 @@ def test_what_is_left_for_later_is_said_and_fails_with_the_test_of_its_door(sess
     def row() -> dict[str, Any]:
         run(session)
         found: dict[str, Any]
-        (found,) = (r for r in json.loads((session.path / "out/proves.json").read_text()) if r["id"] == "UM-SSA-4")
+        (found,) = (r for r in table(session) if r["id"] == "UM-SSA-4")
         return found
 
     open_door = row()
@@ -81,7 +87,7 @@ def test_summary_names_tests_verdicts_and_captures(session: pytest.Pytester) -> 
         """
     )
     run(session).assert_outcomes(passed=1, failed=1, skipped=1)
-    rows = {row["id"]: row for row in json.loads((session.path / "out/proves.json").read_text())}
+    rows = {row["id"]: row for row in table(session)}
     assert list(rows) == [requirement["id"] for requirement in requirements.load_tables()]
     assert rows["UM-ADDR-1"]["verdict"] == "passed"
     assert rows["UM-ADDR-1"]["captures"] == ["out/a.pcapng"]
@@ -108,7 +114,7 @@ def test_only_tests_of_the_ids_asked_for_run(session: pytest.Pytester) -> None:
     )
     elsewhere = session.path / "deep" / "rows.json"
     run(session, "--requirements", "UM-ADDR-2", "--proves", str(elsewhere)).assert_outcomes(passed=1, deselected=2)
-    passed = [row["id"] for row in json.loads(elsewhere.read_text()) if row["verdict"] == "passed"]
+    passed = [row["id"] for row in json.loads(elsewhere.read_text())["rows"] if row["verdict"] == "passed"]
     assert passed[0] == "UM-ADDR-2"
     run(session, "--requirements", "all").assert_outcomes(passed=2, deselected=1)
     wrong = run(session, "--requirements", "UM-ADR-2")
@@ -129,15 +135,50 @@ def test_rows_that_deviate_do_not_apply_or_are_proved_through_others() -> None:
     assert rows["R-1"]["reason"] == "it is a router's"
     assert rows["R-2"]["reason"] == "UM-EA-1: silence"
     assert rows["R-3"]["tests"] == ["t"] and rows["R-3"]["captures"] == ["a"]
-    failed = requirements.Outcome(("R-1", "R-2"), "failed", "why")
+    failed = requirements.Outcome(("R-1", "R-2"), result="failed", reason="why")
     rows = {row["id"]: row for row in requirements.verdicts(table, {"t": failed})}
     assert [row["verdict"] for row in rows.values()] == ["failed", "failed", "failed", "untested"]
+
+
+def test_what_the_stack_says_of_itself_is_no_evidence() -> None:
+    table: list[requirements.Row] = [{"id": name, "spec": "r", "text": ""} for name in ("R-1", "R-2", "R-3")] + [
+        {"id": "R-4", "spec": "r", "text": "", "by": ["t::named"]}
+    ]
+    outcomes = {
+        "t::api": requirements.Outcome(("R-1", "R-2"), frozenset({"R-1", "R-2"}), captures=["a"]),
+        "t::both": requirements.Outcome(("R-2", "R-3"), frozenset({"R-3"}), captures=["b"]),
+        "t::named": requirements.Outcome((), captures=["c"]),
+    }
+    rows = {row["id"]: row for row in requirements.verdicts(table, outcomes)}
+    assert {name: row["captures"] for name, row in rows.items()} == {"R-1": [], "R-2": ["b"], "R-3": [], "R-4": ["c"]}
+    assert [row["verdict"] for row in rows.values()] == ["passed"] * 4
+    assert rows["R-1"]["tests"] == ["t::api"]
+
+
+def test_a_test_says_how_it_judges(session: pytest.Pytester) -> None:
+    module = """
+        import pytest
+
+        @pytest.mark.proves("UM-ADDR-1")
+        @pytest.mark.proves("UM-ADDR-2", by="api")
+        def test_holds(record_property):
+            record_property("capture", "x.pcapng")
+        """
+    session.makepyfile(module)
+    for workers in ((), ("-n", "1")):
+        run(session, *workers).assert_outcomes(passed=1)
+        captures = {row["id"]: row["captures"] for row in table(session) if row["tests"]}
+        assert captures == {"UM-ADDR-1": ["x.pcapng"], "UM-ADDR-2": []}
+    session.makepyfile(module.replace('"api"', '"eye"'))
+    wrong = run(session)
+    assert wrong.ret == pytest.ExitCode.USAGE_ERROR
+    wrong.stderr.fnmatch_lines(["*takes ids and by=*"])
 
 
 def test_summary_is_the_same_under_xdist(session: pytest.Pytester) -> None:
     session.makepyfile("import pytest\n@pytest.mark.proves('UM-ADDR-1')\ndef test_holds(): pass")
     run(session, "-n", "1").assert_outcomes(passed=1)
-    rows = json.loads((session.path / "out/proves.json").read_text())
+    rows = table(session)
     assert rows[0]["verdict"] == "passed"
 
 
