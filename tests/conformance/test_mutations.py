@@ -15,7 +15,7 @@ import pytest
 from tapstack.wire import checksum
 from tests.conformance import mutant
 from tests.conformance.mutant import Edit, Put, StaleMutation
-from tests.conformance.mutations import ALL
+from tests.conformance.mutations import ALL, NO_DEFECT
 from tests.plugins.requirements import load_tables
 
 ROOT = Path(__file__).parents[2]
@@ -43,6 +43,12 @@ def test_there_are_enough_of_them_and_each_breaks_a_rule() -> None:
     for mutation in ALL:
         assert mutation.ids and known.issuperset(mutation.ids), mutation.name
         assert mutation.what and mutation.tests and mutation.changes, mutation.name
+
+
+def test_every_rule_of_our_own_has_a_defect_that_breaks_it() -> None:
+    broken = {rule for mutation in ALL for rule in mutation.ids}
+    ours = {row["id"] for row in load_tables() if row["spec"] in ("um", "st")}
+    assert ours - broken == set(NO_DEFECT)
 
 
 def names_of(code: CodeType) -> set[str]:

@@ -7,6 +7,7 @@ from tests.conformance.mutant import Edit, Mutation, Put
 _TABLE = "tapstack.ipv6.addresses:ANSWERS"
 _UNCERTAIN = "tests/unit/ipv6/test_uncertain.py"
 _MACHINE = "tests/unit/ipv6/test_address_machine.py"
+_STABLE = "tests/unit/ipv6/test_dad.py::test_the_link_local_address_depends_on_the_secret_and_each_prefix_has_another_identifier"
 _DISCOVERY = "tapstack.ipv6.discovery:Discovery"
 
 MUTATIONS = (
@@ -206,5 +207,53 @@ MUTATIONS = (
         ("UM-ADDR-11",),
         ("tests/unit/um/test_endings.py",),
         (Edit("tapstack.tcp.layer:Tcp._address_gone", "for user in list(entry.users):", "for user in ():"),),
+    ),
+    Mutation(
+        "released-is-remembered",
+        "a released address is gone from every view, and is answered for all the same",
+        ("UM-REL-3", "UM-ADDR-9"),
+        ("tests/real/um/test_release.py::test_on_a_routed_prefix_released_and_never_existed_look_the_same",),
+        (
+            Put(_TABLE, "Answers.DAD | Answers.RESOLUTION | Answers.TRAFFIC", "_S.INVALID"),
+            Edit("tapstack.ipv6.addresses:AddressTable._move", "del self._entries[entry.address]", "pass"),
+            Edit(
+                "tapstack.ipv6.addresses:AddressTable.__contains__",
+                "address in self._entries",
+                "address in self._entries and self._entries[address].state is not AddressState.INVALID",
+            ),
+            Edit(
+                "tapstack.ipv6.addresses:AddressEntry.speaks_to",
+                "not self.kind.one_time or",
+                "self.state is AddressState.INVALID or not self.kind.one_time or",
+            ),
+        ),
+    ),
+    Mutation(
+        "one-time-as-a-source",
+        "ordinary source selection takes one-time addresses too",
+        ("UM-DAS-7", "ST-IP6-10"),
+        (f"{_UNCERTAIN}::test_one_time_addresses_are_never_chosen_as_a_source",),
+        (
+            Edit(
+                "tapstack.ipv6.host:Host.source_for",
+                "for entry in self._ordinary.values()",
+                "for entry in reversed(list(self.addresses))",
+            ),
+        ),
+    ),
+    Mutation(
+        "one-identifier-in-every-prefix",
+        "the stable identifier is the same in every prefix",
+        ("ST-IP6-9",),
+        (_STABLE,),
+        (Edit("tapstack.ipv6.identifiers:stable_address", "(prefix[:8], len(network)", "(bytes(8), len(network)"),),
+        quick=True,
+    ),
+    Mutation(
+        "identifier-without-secret",
+        "the stable identifier does not depend on the node's secret",
+        ("ST-IP6-9",),
+        (_STABLE,),
+        (Edit("tapstack.ipv6.identifiers:stable_address", "hmac.new(secret, ", 'hmac.new(b"", '),),
     ),
 )

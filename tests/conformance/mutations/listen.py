@@ -254,4 +254,25 @@ MUTATIONS = (
         (_VIEW,),
         (Edit(f"{_LISTENER}.tell", "until=None if armed is None else armed.expiry.when,", "until=None,"),),
     ),
+    Mutation(
+        "reply-to-the-reduced-port",
+        "L1 answers a legacy client at RP instead of at the port that it connects from",
+        ("UM-PORT-2",),
+        (f"{_MODES}::test_l1_answers_a_legacy_client_at_its_port",),
+        (
+            Edit(
+                "tapstack.tcp.passive:PassiveOpens._begin",
+                "segment.source_port,",
+                "armed.listener.options.reduced_port,",
+            ),
+        ),
+        quick=True,
+    ),
+    Mutation(
+        "unified-peers-only",
+        "a client writes RP instead of the port that its application named: two unified nodes hear no difference",
+        ("UM-NODE-1",),
+        ("tests/real/um/test_promotion.py::test_the_router_knows_or_asks",),
+        (Edit("tapstack.tcp.layer:Tcp.connect", "if remote_port is None:", "if True:"),),
+    ),
 )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from tests.conformance.mutant import Edit, Mutation
+from tests.conformance.mutant import Edit, Mutation, Put
 
 _PURPOSES = "tests/unit/um/test_purposes.py"
 _POOL = "tests/unit/unimux/test_pool.py"
 _SOURCE = "tests/unit/unimux/test_source.py"
+_PREFIXES = "tests/unit/unimux/test_pool_prefixes.py"
+_DAS = "tests/unit/unimux/test_das.py"
 
 MUTATIONS = (
     Mutation(
@@ -195,5 +197,147 @@ MUTATIONS = (
         ("UM-NODE-4",),
         ("tests/unit/um/test_events.py::test_ordinary_addresses_have_their_end_when_the_node_stops",),
         (Edit("tapstack.ipv6.host:Host.stop", 'self._expire(entry, now, "the host stops")', "pass"),),
+    ),
+    Mutation(
+        "reserved-identifiers-issued",
+        "an identifier that RFC 5453 reserves is drawn",
+        ("UM-GEN-2",),
+        (f"{_SOURCE}::test_reserved_identifiers_are_passed_over_for_every_generator",),
+        (
+            Edit(
+                "unimux.generators:reserved_mask",
+                "mask |= (identifiers >= np.uint64(first)) & (identifiers <= np.uint64(last))",
+                "pass",
+            ),
+        ),
+        quick=True,
+    ),
+    Mutation(
+        "reservations-for-ever",
+        "a reservation has no maximum age",
+        ("UM-POOL-2",),
+        (f"{_POOL}::test_reservations_are_replaced_at_their_maximum_age",),
+        (Edit("unimux.stock:Stock.age", "if now >= until:", "if False:"),),
+    ),
+    Mutation(
+        "reserved-beyond-preferred",
+        "addresses are reserved in a prefix whose preferred lifetime is over",
+        ("UM-POOL-2",),
+        (f"{_POOL}::test_reservations_end_with_the_preferred_lifetime",),
+        (
+            Edit("unimux.stock:Stock.usable", "if p.preferred and", "if"),
+            Edit("tapstack.ipv6.host:Host.reserve", "or not prefix.preferred", ""),
+        ),
+    ),
+    Mutation(
+        "routed-with-dad",
+        "an address of a routed prefix takes DAD as any other",
+        ("UM-POOL-4",),
+        (f"{_PREFIXES}::test_a_dedicated_prefix_needs_neither_dad_nor_groups_nor_waiting",),
+        (Edit("tapstack.ipv6.host:Host.reserve", "if prefix.dedicated:", "if False:"),),
+    ),
+    Mutation(
+        "routed-with-groups",
+        "an address of a routed prefix joins its solicited-node group",
+        ("UM-POOL-4",),
+        (f"{_PREFIXES}::test_a_dedicated_prefix_needs_neither_dad_nor_groups_nor_waiting",),
+        (Edit("tapstack.ipv6.host:Host.reserve", "per_address_nd=False", "per_address_nd=True"),),
+        quick=True,
+    ),
+    Mutation(
+        "ceiling-of-the-reserve",
+        "the rate ceiling is computed from what is held in reserve, not from all addresses that there may be",
+        ("UM-POOL-5",),
+        (_POOL,),
+        (Edit("unimux.pool:Pool.ceiling", "self.stock.limit /", "self.stock.high /"),),
+    ),
+    Mutation(
+        "ceiling-untold",
+        "connect() at an empty pool does not say what the pool sustains",
+        ("UM-POOL-5", "UM-POOL-3"),
+        ("tests/unit/unimux/test_node.py::test_an_empty_pool_waits_within_the_time_out_and_says_what_it_sustains",),
+        (Edit("unimux.pool:Pool.shortage", "self.ceiling()", "None"),),
+    ),
+    Mutation(
+        "auto-set-asks-to-wait",
+        "auto set makes a socket wait though an address is ready",
+        ("UM-DAS-2",),
+        (f"{_DAS}::test_auto_set_gives_an_address_in_the_same_call",),
+        (
+            Edit(
+                "unimux.das:AutoSet.ask",
+                "self.pool.take(want.kind, want.destination, now, want.cause)",
+                "None",
+            ),
+        ),
+    ),
+    Mutation(
+        "choice-overruled",
+        "an application that chose an address gets another ordinary one",
+        ("UM-DAS-5",),
+        (f"{_DAS}::test_an_application_that_chose_an_address_gets_it",),
+        (
+            Edit(
+                "unimux.das:ChosenAddress.ask",
+                "chosen_address(self._addresses, self.address)",
+                "next(e for e in self._addresses if e.address != self.address and not e.kind.one_time)",
+            ),
+        ),
+    ),
+    Mutation(
+        "prefix-without-rules",
+        "the prefix is not chosen for the destination",
+        ("UM-DAS-7",),
+        (_PREFIXES,),
+        (
+            Edit(
+                "unimux.prefix:choose_prefix",
+                "chosen = choose_source(finalists, destination)",
+                "chosen = finalists[0] if finalists else None",
+            ),
+        ),
+    ),
+    Mutation(
+        "lease-forgotten-by-a-crash",
+        "a node that begins again on the state of a crashed one draws its addresses again",
+        ("UM-REL-4", "UM-GEN-6", "UM-ADDR-9"),
+        ("tests/unit/um/test_stop_and_crash.py::test_after_a_crash_old_pairs_stay_silent_for_ever",),
+        (Edit("unimux.state:MemoryState.lease", "self.epoch.leased[sequence] = begin + count", "pass"),),
+    ),
+    Mutation(
+        "token-without-port",
+        "the port is lost from a token, and a legacy client does not know where to connect",
+        ("UM-SSA-1",),
+        ("tests/unit/unimux/test_token.py",),
+        (Edit("unimux.ssa.token:Token.__str__", '"" if self.port is None else f":{self.port}"', '""'),),
+        quick=True,
+    ),
+    Mutation(
+        "token-for-ever",
+        "a token's end is not read",
+        ("UM-SSA-1",),
+        ("tests/unit/unimux/test_token.py::test_every_part_is_read",),
+        (Edit("unimux.ssa.token:_parameters", 'values.get("until")', "None"),),
+    ),
+    Mutation(
+        "window-of-one",
+        "of a shared secret's sequence only the next address is armed",
+        ("UM-SSA-2", "UM-GEN-5"),
+        ("tests/unit/unimux/test_secret.py",),
+        (Edit("unimux.ssa.secret:SecretWindow._arm", "ahead[: self._armed]", "ahead[:1]"),),
+    ),
+    Mutation(
+        "registrar-unnamed",
+        "on whose behalf a registrar asked for an SSA is forgotten",
+        ("UM-SSA-4",),
+        ("tests/unit/um/test_door.py::test_a_registrar_needs_no_more_than_there_is",),
+        (Edit("unimux.ssa.issue:Issuer.issue", "who=who or purpose.who", "who=purpose.who"),),
+    ),
+    Mutation(
+        "transport-of-its-own-kind",
+        "asyncio's start_tls does not take the transport for one that it knows",
+        ("UM-NODE-2",),
+        ("tests/unit/unimux/test_http_libraries.py::test_an_http_client_and_an_http_server",),
+        (Put("unimux.transport:SessionTransport._start_tls_compatible", "False"),),
     ),
 )

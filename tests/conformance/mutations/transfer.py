@@ -347,4 +347,25 @@ MUTATIONS = (
             ),
         ),
     ),
+    Mutation(
+        "statistics-of-the-first-time",
+        "statistics do not count what was sent again",
+        ("ST-TCP-14",),
+        (f"{_STREAMS}::test_statistics_agree_with_the_wire",),
+        (
+            Edit(
+                "tapstack.tcp.statistics:collect",
+                "bytes_sent=max(0, sender.snd_nxt - sender.iss - 1 - fin) + sender.retransmitted_bytes",
+                "bytes_sent=max(0, sender.snd_nxt - sender.iss - 1 - fin)",
+            ),
+        ),
+        quick=True,
+    ),
+    Mutation(
+        "statistics-of-the-peer",
+        "the text of the statistics gives the peer's MSS as the one in use",
+        ("ST-TCP-14",),
+        (f"{_STREAMS}::test_the_text_reads_like_ss",),
+        (Edit("tapstack.tcp.statistics:Statistics.text", "mss:{self.mss}", "mss:{self.peer_mss}"),),
+    ),
 )

@@ -69,6 +69,7 @@ def test_delivery_never_happens_inside_send() -> None:
     virtual(main())
 
 
+@pytest.mark.proves("ST-LINK-3")
 def test_the_switch_learns_floods_and_forgets() -> None:
     async def main() -> None:
         switch = MemorySwitch(ageing=300)
