@@ -46,9 +46,14 @@ class KernelSockets:
         server = socket.create_server(("::", port), family=socket.AF_INET6, backlog=64)
         return lambda: server.accept()[0]
 
-    def connect(self, host: str, port: int) -> socket.socket:
-        made = socket.create_connection((host, port), timeout=60)
+    def connect(self, host: str, port: int, source: int | None) -> socket.socket:
+        """As `tests.real.um.legacy.connect` has it: 0 for a port that no other socket has, None for one that `connect` draws."""
+        made = socket.socket(socket.AF_INET6, socket.SOCK_STREAM)
         made.settimeout(60)
+        if source is not None:
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int(source > 0))
+            made.bind(("::", source))
+        made.connect((host, port))
         return made
 
 
@@ -75,6 +80,7 @@ def main(address: str, modules: str) -> None:
             "add", index=index, family=socket.AF_INET6, address=str(interface.ip), prefixlen=interface.network.prefixlen,
             flags=no_dad,
         )  # fmt: skip
+        route.route("add", family=socket.AF_INET6, dst="::/0", oif=index)  # every address is a neighbour's
 
         def netem(order: dict[str, Any]) -> None:
             route.tc("replace", "netem", index, **order["netem"])

@@ -1,6 +1,6 @@
 """A LAN of one unified node and one legacy peer that is not this machine's kernel.
 
-node ─ TAP ─ bridge ─ TAP ─ the peer: a User-mode Linux, or lwIP in a process          2001:db8:9::/64, the peer is ::80
+node ─ TAP ─ bridge ─ TAP ─ the peer: a User-mode Linux          2001:db8:2::/64, the peer is ::80; all addresses are on the link
 """
 
 from __future__ import annotations
@@ -12,26 +12,29 @@ import os
 import struct
 import sys
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from hashlib import sha256
 from pathlib import Path
 from random import Random
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from compat import kernel
-from compat.kernel.topology import attach
+from compat.kernel.topology import SERVER_ADDRESS, SERVER_PREFIX, attach
 from compat.programs.dumpcap import dumpcap
 from compat.programs.process import run_in
+from tapstack.ipv6.addresses import AddressKind, Trigger
 from tapstack.ipv6.config import HostConfig
 from tapstack.tcp.options import SocketOptions, TimeWait
 from tapstack.types import address
+from tests.real.um.room import BOUND
 from tests.real.um.talk import answer_to
 from unimux.node import Node, NodeConfig
 from unimux.poolstate import PoolConfig
 
-PREFIX = "2001:db8:9::"
-PEER = f"{PREFIX}80"
+PREFIX, _, _LENGTH = SERVER_PREFIX.partition("/")
+PEER = SERVER_ADDRESS
+"""As the legacy host of `tests.real.um.room` is called, so that what judges its captures judges these too."""
 ROOT = Path(__file__).parents[3]
 READY = 30.0
 _PATIENCE = 60.0
@@ -40,6 +43,19 @@ _TAP_WITHOUT_HEADER = 0x1002
 _MODULES = Path("/usr/lib/uml/modules")
 
 T = TypeVar("T")
+
+
+class Call(NamedTuple):
+    """A connection that the peer is to make; see `tests.real.peers.talker`."""
+
+    host: str
+    port: int
+    source: int | None
+    seed: int
+
+    def request(self, size: int) -> bytes:
+        """What it says."""
+        return Random(self.seed).randbytes(size)
 
 
 class Peer:
@@ -84,14 +100,14 @@ class Peer:
         said = await asyncio.wait_for(self._others.get(), READY)
         assert "netem" in said, said
 
-    async def call(self, host: str, port: int, seed: int, size: int) -> None:
-        """It calls a host, says `size` bytes and hears the answer, of which every byte must be right."""
+    async def call(self, to: Sequence[Call], size: int) -> None:
+        """It makes some calls at once, says `size` bytes in each and hears the answers, of which every byte must be right."""
         number = len(self._answers)
         self._answers[number] = asyncio.get_running_loop().create_future()
-        self._tell(call=number, host=host, port=port, seed=seed, size=size)
+        self._tell(call=number, to=[each._asdict() for each in to], size=size)
         said = await asyncio.wait_for(self._answers[number], _PATIENCE)
-        digest = sha256(answer_to(Random(seed).randbytes(size))).hexdigest()
-        assert said == {"call": number, "digest": digest, "missing": 0, "rest": 0}
+        digests = [sha256(answer_to(each.request(size))).hexdigest() for each in to]
+        assert said["answers"] == [{"digest": digest, "missing": 0, "rest": 0} for digest in digests]
 
     async def stop(self) -> None:
         """Let it end by itself."""
@@ -152,8 +168,10 @@ async def _start_node(stack: AsyncExitStack, link: Any) -> Node:
         socket=SocketOptions(time_wait=TimeWait.SHORT),
     )
     node = await stack.enter_async_context(Node(link, config))
-    node.stack.host.prefix_list.add_static(address(PREFIX), 64, autonomous=True, now=node.now())
-    await node.until(lambda: node.stack.host.link_local is not None, READY)
+    host = node.stack.host
+    host.prefix_list.add_static(address(PREFIX), int(_LENGTH), autonomous=True, now=node.now())
+    await node.until(lambda: host.link_local is not None, READY)
+    host.addresses.add(address(BOUND), AddressKind.STABLE, node.now(), trigger=Trigger.ADD_WITHOUT_DAD)
     node.pool.start(node.now())
     node.driver.kick()
     return node
@@ -180,7 +198,7 @@ def _command(tap: str) -> list[str]:
     linux = ["linux.uml", "mem=192M", "root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro", "quiet"]
     linux += ["con=null", "con0=fd:0,fd:1", "ssl=null", f"vec0:transport=tap,ifname={tap}", f"init={sys.executable}"]
     site = next(path for path in sys.path if path.endswith("site-packages"))
-    arguments = [f"{PEER}/64", str(modules), str(ROOT), site]
+    arguments = [f"{PEER}/{_LENGTH}", str(modules), str(ROOT), site]
     return [*linux, "--", "-B", str(ROOT / "tests/real/peers/guest.py"), *arguments]
 
 

@@ -2,10 +2,12 @@
 
 It runs as a program of its own and imports nothing of the project.  Each line of its standard input is a JSON object:
 
-    {"call": NUMBER, "host": …, "port": …, "seed": …, "size": …}     say so many bytes, read as many, close
+    {"call": NUMBER, "to": [{"host": …, "port": …, "source": …, "seed": …}, …], "size": …}
+                     connect to each, from port `source` unless it is null; then, over all at once, say so many bytes, read as
+                     many, close
     {"stop": true}
 
-and so is each line of its output: {"ready": …}, {"call": NUMBER, "digest": SHA-256 of the answer} or {"call": …, "error": …}.
+and so is each line of its output: {"ready": …}, {"call": NUMBER, "answers": [{"digest": SHA-256, …} or {"error": …}, …]}.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ class Sockets(Protocol):
         """Listen; the function that is returned waits for the next connection."""
         ...
 
-    def connect(self, host: str, port: int) -> Sock: ...
+    def connect(self, host: str, port: int, source: int | None) -> Sock: ...
 
 
 _SHUT_WR = 1
@@ -62,23 +64,42 @@ def answer(sock: Sock) -> None:
     sock.close()
 
 
-def call(sockets: Sockets, number: int, host: str, port: int, request: bytes) -> None:
-    """The client's side of one connection."""
+def call(sockets: Sockets, number: int, to: list[dict[str, Any]], size: int) -> None:
+    """The client's side of some connections, all of which stand before the first byte."""
     try:
-        sock = sockets.connect(host, port)
-        digest, left = hashlib.sha256(), len(request)
-        speaking = threading.Thread(target=sock.sendall, args=(request,))
-        speaking.start()
-        while left and (data := sock.recv(65536)):
-            digest.update(data)
-            left -= len(data)
-        speaking.join()
-        sock.shutdown(_SHUT_WR)
-        rest = sock.recv(1)
-        sock.close()
-        say(call=number, digest=digest.hexdigest(), missing=left, rest=len(rest))
+        socks = [sockets.connect(each["host"], each["port"], each["source"]) for each in to]
     except OSError as error:
-        say(call=number, error=str(error))
+        say(call=number, answers=[{"error": str(error)}])
+        return
+    answers: list[dict[str, Any]] = [{} for _ in to]
+
+    def one(index: int) -> None:
+        try:
+            answers[index] = converse(socks[index], Random(to[index]["seed"]).randbytes(size))
+        except OSError as error:
+            answers[index] = {"error": str(error)}
+
+    talks = [threading.Thread(target=one, args=(index,)) for index in range(len(to))]
+    for talk in talks:
+        talk.start()
+    for talk in talks:
+        talk.join()
+    say(call=number, answers=answers)
+
+
+def converse(sock: Sock, request: bytes) -> dict[str, Any]:
+    """Say a request while the answer is read; the answer's digest, the bytes that it lacks, and those that are too many."""
+    digest, left = hashlib.sha256(), len(request)
+    speaking = threading.Thread(target=sock.sendall, args=(request,))
+    speaking.start()
+    while left and (data := sock.recv(65536)):
+        digest.update(data)
+        left -= len(data)
+    speaking.join()
+    sock.shutdown(_SHUT_WR)
+    rest = sock.recv(1)
+    sock.close()
+    return {"digest": digest.hexdigest(), "missing": left, "rest": len(rest)}
 
 
 def run(sockets: Sockets, who: str, more: Callable[[dict[str, Any]], None]) -> None:
@@ -96,8 +117,7 @@ def run(sockets: Sockets, who: str, more: Callable[[dict[str, Any]], None]) -> N
         if "stop" in order:
             return
         if "call" in order:
-            request = Random(order["seed"]).randbytes(order["size"])
-            arguments = (sockets, order["call"], order["host"], order["port"], request)
+            arguments = (sockets, order["call"], order["to"], order["size"])
             threading.Thread(target=call, args=arguments, daemon=True).start()
         else:
             more(order)

@@ -19,6 +19,7 @@ from compat.kernel.topology import SERVER_ADDRESS
 from scenarios.demo.talk import restless
 from tapstack.tcp.options import LEGACY_COMPAT, PortMode
 from unimux.aio import open_connection, start_server
+from unimux.node import Node
 from unimux.server import Server
 
 from . import legacy
@@ -125,7 +126,7 @@ async def play(room: Room, cell: Cell, path: Path, random: Random) -> Played:
             await stack.enter_async_context(legacy.serve(room.legacy, WP, respond))
             calls = [open_connection(node, SERVER_ADDRESS, WP, mode=cell.mode) for _ in requests]
         else:
-            server, addresses = await offer(room, near, cell, random)
+            server, addresses = await offer(node, cell, random)
             stack.callback(server.close)
             if both_unified:
                 caller = room.node(far)
@@ -144,9 +145,8 @@ async def play(room: Room, cell: Cell, path: Path, random: Random) -> Played:
     return Played(requests, list(answers))
 
 
-async def offer(room: Room, name: str, cell: Cell, random: Random) -> tuple[Server, list[str]]:
+async def offer(node: Node, cell: Cell, random: Random) -> tuple[Server, list[str]]:
     """The unified server of a cell, and the address for each session."""
-    node = room.node(name)
 
     async def converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if cell.ports_vary:
