@@ -21,12 +21,22 @@ def test_what_falls_short_is_said() -> None:
     found = Table(rows, "0123456789ab", "2026-01-02T03:04:05+00:00", skipped=2)
     text = page(found, Score((Result("a", "breaks", ("UM-A-1",), "survived"),), "ba9876543210"), None, ["- `x`: yes"])
     assert "of 0123456789ab, 2026-01-02T03:04:05+00:00; 2 tests were skipped." in text
-    assert "- UM-A-3, not-applicable: is elsewhere – not taken up: why" in text
+    assert "- UM-A-3: is elsewhere – why" in text
     assert "- UM-A-2, deviation: is not – because" in text
     assert "UM-A-1, passed" not in text
     assert "0 of 1 defects noticed, 0 % (sources ba9876543210, " in text
     assert "- a, survived: breaks (UM-A-1)" in text
     assert text.count("**Missing") == 1
+
+
+def test_what_is_not_taken_up_is_no_rule_that_does_not_apply() -> None:
+    router = Row("rfc8504", "RFC8504-14", "routers", Verdict.NOT_APPLICABLE, "the stack is a host")
+    undone = Row("rfc8504", "RFC8504-13", "IPsec", Verdict.NOT_APPLICABLE, "not taken up: applications do it")
+    assert "Every rule passes or does not apply." in page(Table((router,)), None, None, [])
+    text = page(Table((router, undone)), None, None, [])
+    assert "Every rule passes" not in text
+    assert "not taken up:\n- RFC8504-13: IPsec – applications do it\n" in text
+    assert "RFC8504-14:" not in text
 
 
 def test_nothing_is_claimed_without_a_run() -> None:
