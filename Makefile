@@ -9,7 +9,7 @@ help:
 	@echo "make matrix  who can talk to whom in which port mode: each row between real kernels, with its capture (root)"
 	@echo "make scenarios   every scenario of the catalogue, short, captured and judged; ARGS='--backend netns' between real kernels"
 	@echo "make conformance   every rule with its verdict and captures; ARGS=--mutations breaks the stack on purpose"
-	@echo "make fuzz    fuzz the codecs, TCP and the whole stack, SECONDS=28800 for a night's run; what it finds is in out/fuzz"
+	@echo "make fuzz    fuzz codecs, front ends, TCP and the whole stack, SECONDS=28800 for a night's run; what it finds is in out/fuzz"
 	@echo "make soak    an hour of mixed traffic on a TAP, and whether anything grows; SECONDS=60 for less (root)"
 	@echo "make coverage      run every test and name the lines and branches that none reaches"
 	@echo "make repeat  run every test 20 times on a loaded machine and print the tally; RUNS=3 LOAD=4 ARGS='--resume -- tests/unit'"
@@ -43,12 +43,12 @@ conformance:
 	$(SETUP) test
 	@.venv/bin/unimux conformance $(ARGS)
 
-# Each target gets a third of the time.
+# Each target gets a quarter of the time.
 fuzz: SECONDS ?= 120
 fuzz:
 	$(SETUP) test
-	@for target in codecs tcp world; do \
-		.venv/bin/python -m tests.fuzz.fuzz $$target --seconds $$(($(SECONDS) / 3)) || exit 1; \
+	@for target in codecs front tcp world; do \
+		.venv/bin/python -m tests.fuzz.fuzz $$target --seconds $$(($(SECONDS) / 4)) || exit 1; \
 	done
 
 soak: SECONDS ?= 3600

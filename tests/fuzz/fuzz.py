@@ -1,9 +1,9 @@
-"""Coverage-guided fuzzing of the codecs, of TCP, and of the whole stack.
+"""Coverage-guided fuzzing of the codecs, of the parsers of front ends and deliveries, of TCP, and of the whole stack.
 
     python -m tests.fuzz.fuzz TARGET [--seconds N] [--found DIR] [--minimise]
 
-TARGET is `codecs`, `tcp` or `world`.  The fuzzer (atheris, libFuzzer) begins with `tests/fuzz/corpus/TARGET` and writes what
-reaches new code into DIR (default: `out/fuzz/TARGET`), beside the input of a crash, if there is one.  `--minimise`
+TARGET is `codecs`, `front`, `tcp` or `world`.  The fuzzer (atheris, libFuzzer) begins with `tests/fuzz/corpus/TARGET` and
+writes what reaches new code into DIR (default: `out/fuzz/TARGET`), beside the input of a crash, if there is one.  `--minimise`
 instead writes the smallest set of inputs that reaches the same code back into the corpus.
 The exit status is that of the fuzzer: 0 where nothing was found.
 """
@@ -20,9 +20,16 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 CORPUS = Path(__file__).parent / "corpus"
-TARGETS = {"codecs": "tests.fuzz.codecs:one_input", "tcp": "tests.fuzz.tcp:run", "world": "tests.fuzz.world:run"}
-LONGEST = {"codecs": 400, "tcp": 600, "world": 700}
+TARGETS = {
+    "codecs": "tests.fuzz.codecs:one_input",
+    "front": "tests.fuzz.front:one_input",
+    "tcp": "tests.fuzz.tcp:run",
+    "world": "tests.fuzz.world:run",
+}
+LONGEST = {"codecs": 400, "front": 400, "tcp": 600, "world": 700}
 """Bytes of an input."""
+_INSTRUMENTED = ("tapstack", "unimux", "compat", "dns")
+"""What the fuzzer sees the ways through; of DNS most are dnspython's."""
 _MEMORY = 1500  # megabytes
 _ONE_INPUT = 20  # seconds
 
@@ -58,7 +65,7 @@ def fuzz(name: str, arguments: Sequence[str]) -> None:
     """Hand over to the fuzzer, which ends the process."""
     import atheris
 
-    with atheris.instrument_imports(include=["tapstack"]):
+    with atheris.instrument_imports(include=list(_INSTRUMENTED)):
         function = target(name)
     # A merge runs the fuzzer anew through a shell, by the first argument.
     atheris.Setup([f"{sys.executable} -m tests.fuzz.fuzz {name} --raw", *arguments], function)

@@ -8,17 +8,24 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import dns.name
 import pytest
 
+from compat.socks.handshake import Handshake
+from compat.socks.messages import pack_datagram
 from tapstack.tcp.layer import Tcp
 from tapstack.tcp.receiver import Receiver
 from tapstack.tcp.timers import ConnectionTimers
 from tapstack.wire import checksum
 from tapstack.wire.error import WireError
 from tapstack.wire.ipv6 import Fragment
-from tests.fuzz import codecs, world
+from tests.fuzz import codecs, front, world
 from tests.fuzz.fuzz import ROOT, TARGETS, corpus, target
 from tests.fuzz.script import Script
+from unimux.lookup import Lookup
+from unimux.ssa.dnsresponder import Responder
+from unimux.ssa.token import Token
+from unimux.tagged import TagVerifier
 
 SECONDS = 8
 """Of fuzzing for each target; `make fuzz` takes as long as it is told."""
@@ -91,6 +98,36 @@ def test_a_broken_stack_does_not_get_past_the_corpus(broken: str, monkeypatch: p
             monkeypatch.setattr(ConnectionTimers, "retire", lambda self: None)
     name = "tcp" if broken in ("buffer", "timer") else "world"
     assert until_it_fails(target(name), [path.read_bytes() for path in corpus(name)]) is not None
+
+
+@pytest.mark.parametrize("broken", ["handshake", "datagram", "token", "name", "tag", "query", "response"])
+def test_a_broken_parser_of_a_front_end_does_not_get_past_the_corpus(
+    broken: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    match broken:
+        case "handshake":  # an end of line at the end of a piece is overlooked
+            take = Handshake._take
+
+            def careless(self: Handshake) -> bytes | None:
+                taken = take(self)
+                self._searched = len(self._buffer)
+                return taken
+
+            monkeypatch.setattr(Handshake, "_take", careless)
+        case "datagram":
+            monkeypatch.setattr(front, "pack_datagram", lambda host, port, data: pack_datagram(host, port ^ 1, data))
+        case "token":
+            monkeypatch.setattr(Token, "__str__", lambda self: f"unimux://[{self.address}]")
+        case "name":
+            monkeypatch.setattr(front, "host_name", dns.name.from_text)
+        case "tag":
+            monkeypatch.setattr(TagVerifier, "admit", lambda self, address, now: None)
+        case "query":
+            begin = Responder._begin
+            monkeypatch.setattr(Responder, "_begin", lambda self, asker: (begin(self, asker), begin(self, asker))[1])
+        case "response":
+            monkeypatch.setattr(Lookup, "_next_server", lambda self, complaint: None)
+    assert until_it_fails(front.one_input, [path.read_bytes() for path in corpus("front")]) is not None
 
 
 def test_random_scripts(rng: random.Random) -> None:

@@ -69,6 +69,8 @@ class Token:
             raise TokenError(f"A token is for at least 1 session, not {self.sessions}.")
         if self.service is not None and not self.service:
             raise TokenError("A service has a name, or none is given.")
+        if self.service is not None and any("\ud800" <= c <= "\udfff" for c in self.service):
+            raise TokenError(f"{_shown(self.service)} is not the name of a service: it is not UTF-8.")
         if self.until is not None:
             if self.until.tzinfo is None:
                 raise TokenError(f"{self.until.isoformat()} has no time zone.")

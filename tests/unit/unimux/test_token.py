@@ -94,6 +94,7 @@ def test_forms_that_are_read_too(text: str, expected: Token) -> None:
         ("fe80::1%eth0", "not an address that a service can have"),
         ("unimux://[2001:db8::1]/a/b", "a / in its name"),
         ("unimux://[2001:db8::1]/%ff", "not UTF-8"),
+        ("unimux://[2001:db8::1]/a\udcff", "not UTF-8"),
         ("unimux://[2001:db8::1]#x", "a part after #"),
         ("unimux://[2001:db8::1]?sessions=0", "at least 1 session"),
         ("unimux://[2001:db8::1]?sessions=-1", "not a number of sessions"),
