@@ -67,8 +67,10 @@ def defects(score: mutations.Score) -> Iterator[str]:
 
 
 def bench(result: Result) -> Iterator[str]:
-    """Each figure beside its baseline and goal, and what speaks against believing them."""
+    """What ran, each figure beside its baseline and goal, and what speaks against believing them."""
     figures, about = result.figures, result.circumstances
+    yield f"Run of {about.started}: {about}"
+    yield ""
     if about.smoke:
         yield "**Measured with --smoke: these figures mean nothing.**"
         yield ""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,10 +11,13 @@ import msgspec
 import typer
 
 from tapstack.tcp.options import TimeWait
-from unimux.cli.exits import sentence
+from unimux.cli.exits import ExitCode, sentence
 from unimux.errors import WrongUsage
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from .compare import Comparison
     from .figures import Figure, Result
     from .setting import Setting
 
@@ -77,7 +79,7 @@ def bench(
 ) -> None:
     """Run the benchmarks P-1 to P-19; docs/performance.md says what each of them measures.
 
-    Goals that are not reached do not change the exit status.
+    Goals that are not reached do not change the exit status; --compare ends with 1 where a figure that has a goal got worse.
     """
     from .catalogue import BENCHMARKS
     from .figures import Result
@@ -85,8 +87,8 @@ def bench(
     from .setting import Setting
 
     if compare is not None:
-        _compare(Result.read(compare[0]), Result.read(compare[1]), json)
-        return
+        worse = _compare(Result.read(compare[0]), Result.read(compare[1]), json)
+        raise typer.Exit(ExitCode.NO if worse else ExitCode.DONE)
     chosen = _chosen(id, list(BENCHMARKS))
     if plot is not None and "P-14" not in chosen:
         raise WrongUsage("--plot draws P-14, which is not among the benchmarks to run: add --id P-14.")
@@ -126,12 +128,12 @@ def run(
     The result is written to `out` after each of them: a long run that is interrupted leaves what it has.
     """
     from .catalogue import BENCHMARKS, WITHOUT_KERNEL
-    from .figures import Result, circumstances, moment, writing
+    from .figures import Beginning, Result, circumstances, writing
     from .profile import find_profiler, flame_graph
 
     if profile is not None:
         find_profiler()
-    started, load = moment(), os.getloadavg()[0]
+    beginning = Beginning.now()
     programs = {} if set(ids) <= WITHOUT_KERNEL else {"iperf3": asyncio.run(_iperf_version())}
     loop = "uvloop" if setting.uvloop else "asyncio"
     failures: list[Exception] = []
@@ -149,7 +151,7 @@ def run(
         except Exception as error:  # the others' figures are not to be lost; the first error ends the command
             failures.append(error)
             typer.echo(f"{id} failed: {sentence(error)}", err=True)
-        about = circumstances(started, load, loop, setting.time_wait.value, setting.smoke, programs)
+        about = circumstances(beginning, loop, setting.time_wait.value, setting.smoke, programs)
         result = Result(circumstances=about, figures=figures)
         if out is not None:
             result.write(out)
@@ -179,8 +181,7 @@ def _print(result: Result) -> None:
             parts.append(f"goal {row.reach}: {'reached' if row.met else 'missed'}")
         typer.echo(f"      {'  '.join(parts)}")
     about = result.circumstances
-    versions = ", ".join(f"{name} {number}" for name, number in about.versions.items())
-    typer.echo(f"{versions}; {about.processors} processors, {about.system}; {about.loop}; TIME-WAIT {about.time_wait}.")
+    typer.echo(str(about))
     if about.smoke:
         typer.echo("Measured with --smoke: these figures mean nothing.")
     elif about.noisy:
@@ -189,33 +190,60 @@ def _print(result: Result) -> None:
         )
 
 
-def _compare(before: Result, after: Result, json: bool) -> None:
-    from .compare import changes
+def _compare(before: Result, after: Result, json: bool) -> bool:
+    """Print what changed; whether a figure that has a goal got worse."""
+    from .compare import compare
 
-    rows = changes(before, after)
+    found = compare(before, after)
+    worse = [row for row in found.changes if row.regression]
     if json:
-        facts = [
-            {
-                "id": row.after.id,
-                "what": row.after.what,
-                "before": row.before.value,
-                "after": row.after.value,
-                "by": row.by,
-                "of_ratio": row.of_ratio,
-                "verdict": row.verdict,
-            }
-            for row in rows
-        ]
-        typer.echo(msgspec.json.encode(facts).decode())
-        return
-    typer.echo(f"{before.circumstances.started} → {after.circumstances.started}")
-    for row in rows:
+        typer.echo(msgspec.json.encode(list(_facts(found))).decode())
+        return bool(worse)
+    for each in (before, after):
+        typer.echo(f"{each.circumstances.started}, {each.circumstances}")
+    for row in found.changes:
         typer.echo(f"{row.after.id:<5} {row.after.what}")
         change = "" if row.by is None else f" ({(row.by - 1) * 100:+.0f} %{' of the ratio' if row.of_ratio else ''})"
         typer.echo(f"      {row.before.value:,g} → {row.after.value:,g} {row.after.unit}{change}: {row.verdict}")
-    if not rows:
+    for which, figures in (("first", found.gone), ("second", found.new)):
+        if figures:
+            typer.echo(f"In the {which} result only:")
+        for figure in figures:
+            typer.echo(f"{figure.id:<5} {figure.what}: {figure.value:,g} {figure.unit}")
+    if not found.changes:
         typer.echo("The two results have no figure in common.")
+    if worse:
+        typer.echo(f"Worse, of what has a goal: {'; '.join(f'{row.after.id} {row.after.what}' for row in worse)}.")
     if any(each.circumstances.smoke for each in (before, after)):
         typer.echo("At least one of the two runs was made with --smoke: the comparison means nothing.")
     if any(each.circumstances.noisy for each in (before, after)):
         typer.echo("At least one of the two runs was made on a busy machine: compare with care.")
+    return bool(worse)
+
+
+def _facts(found: Comparison) -> Iterator[dict[str, object]]:
+    """A comparison for programs: one object for each figure of either result."""
+    for row in found.changes:
+        yield {
+            "id": row.after.id,
+            "what": row.after.what,
+            "before": row.before.value,
+            "after": row.after.value,
+            "by": row.by,
+            "of_ratio": row.of_ratio,
+            "verdict": row.verdict,
+            "reach": row.after.reach,
+        }
+    for verdict, figures in (("gone", found.gone), ("new", found.new)):
+        for figure in figures:
+            before, after = (figure.value, None) if verdict == "gone" else (None, figure.value)
+            yield {
+                "id": figure.id,
+                "what": figure.what,
+                "before": before,
+                "after": after,
+                "by": None,
+                "of_ratio": False,
+                "verdict": verdict,
+                "reach": figure.reach,
+            }

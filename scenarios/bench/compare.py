@@ -1,7 +1,8 @@
-"""What changed between two results: figures that both have, side by side."""
+"""What changed between two results: the figures that both have side by side, and those that only one has."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from .figures import Figure, Result
@@ -9,6 +10,7 @@ from .figures import Figure, Result
 LOWER_IS_BETTER = frozenset({"ns", "µs", "ms", "s", "s/GB", "× the kernel's time", "B", "MiB", "% of a core"})
 """Units of costs; all others are of yields, unless their goal bounds them from above."""
 _MARGIN = 0.05
+_TIME_WAIT = re.compile(r",? TIME-WAIT (?P<option>[a-z]+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +53,45 @@ class Change:
         return "better" if (by < 1) == self._is_cost else "worse"
 
     @property
+    def regression(self) -> bool:
+        """Whether a figure that has a goal got worse."""
+        return self.verdict == "worse" and self.after.reach is not None
+
+    @property
     def _is_cost(self) -> bool:
         """Whether less is better."""
         return self.before.unit in LOWER_IS_BETTER or (self.before.reach or "").startswith("≤")
 
 
-def changes(before: Result, after: Result) -> list[Change]:
-    """The figures that both results have."""
-    known = {(each.id, each.what): each for each in before.figures}
-    return [Change(known[row.id, row.what], row) for row in after.figures if (row.id, row.what) in known]
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Two results.  changes: of the figures that both have; gone, new: the figures of the first and of the second alone."""
+
+    changes: list[Change]
+    gone: list[Figure]
+    new: list[Figure]
+
+
+def compare(before: Result, after: Result) -> Comparison:
+    """Every figure of both results, each once."""
+    known = {_name(each): each for each in before.figures}
+    common: list[Change] = []
+    new: list[Figure] = []
+    for row in after.figures:
+        old = known.get(_name(row))
+        if old is None or not _alike(old, row):
+            new.append(row)
+        else:
+            common.append(Change(old, row))
+    met = {_name(each.before) for each in common}
+    return Comparison(common, [each for each in before.figures if _name(each) not in met], new)
+
+
+def _name(row: Figure) -> tuple[str, str]:
+    return row.id, _TIME_WAIT.sub("", row.what)
+
+
+def _alike(one: Figure, other: Figure) -> bool:
+    """Whether two rows of one name had the same TIME-WAIT; one of an older result may not say which."""
+    options = [found["option"] for each in (one, other) if (found := _TIME_WAIT.search(each.what))]
+    return len(set(options)) <= 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import statistics
+import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ import msgspec
 
 from unimux.errors import SetupError
 
+ROOT = Path(__file__).parents[2]
 DISTRIBUTIONS = ("unimux", "uvloop", "cryptography", "pyroute2", "python-pytun")
 """Distributions whose versions a result names."""
 
@@ -103,6 +105,9 @@ class Circumstances(msgspec.Struct, frozen=True, kw_only=True):
     """Where and when a run took place; `load_before` and `load_after` are the machine's load averages over one minute.
 
     A load before the run above a few tenths says that others used the machine: the figures are noisy then.
+    time_wait: the option of every row that names no other.
+    commit: of the working copy that ran, None where it was none, or in a result from before results had it; changed: whether a
+    file differed from that commit.
     """
 
     started: str
@@ -114,6 +119,17 @@ class Circumstances(msgspec.Struct, frozen=True, kw_only=True):
     loop: str
     time_wait: str
     smoke: bool
+    commit: str | None = None
+    changed: bool = False
+
+    def __str__(self) -> str:
+        """What ran, and on what, in one line."""
+        versions = ", ".join(f"{name} {number}" for name, number in self.versions.items())
+        code = "no commit known" if self.commit is None else f"commit {self.commit[:12]}"
+        return (
+            f"{versions}; {code}{', with files changed since' if self.changed else ''}; {self.processors} processors, "
+            f"{self.system}; {self.loop}; TIME-WAIT {self.time_wait} where a row names no other."
+        )
 
     @property
     def noisy(self) -> bool:
@@ -163,15 +179,46 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
             raise SetupError(f"{path} is not a result of `unimux bench --out`: {error}.") from error
 
 
-def moment() -> str:
-    """The time now, as results name it."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
+@dataclass(frozen=True, slots=True)
+class Beginning:
+    """What a run finds when it begins: the time, the machine's load, the commit and whether a file differs from it."""
+
+    started: str
+    load: float
+    commit: str | None
+    changed: bool
+
+    @classmethod
+    def now(cls) -> Beginning:
+        """That of a run that begins now."""
+        commit, changed = revision(ROOT)
+        return cls(datetime.now(UTC).isoformat(timespec="seconds"), os.getloadavg()[0], commit, changed)
+
+
+def revision(folder: Path) -> tuple[str | None, bool]:
+    """The commit of a working copy, and whether any file that it has differs; None where the folder is no working copy."""
+    # A folder below somebody else's working copy, where this may be installed, has nothing of ours.
+    top = _git(folder, "rev-parse", "--show-toplevel")
+    commit = _git(folder, "rev-parse", "HEAD")
+    if top is None or commit is None or Path(top) != folder.resolve():
+        return None, False
+    return commit, bool(_git(folder, "status", "--porcelain", "--untracked-files=no"))
+
+
+def _git(folder: Path, *words: str) -> str | None:
+    """What git says; None where it refuses, or is not installed.  The working copy may be another user's: root measures."""
+    command = ["git", "-C", str(folder), "-c", f"safe.directory={folder.resolve()}", *words]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError:
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
 
 
 def circumstances(
-    started: str, load_before: float, loop: str, time_wait: str, smoke: bool, programs: dict[str, str]
+    beginning: Beginning, loop: str, time_wait: str, smoke: bool, programs: dict[str, str]
 ) -> Circumstances:
-    """Those of a run that began at `started` and has got as far as now; `programs` are versions of programs that took part."""
+    """Those of a run that has got as far as now; `programs` are versions of programs that took part."""
     versions = {"Python": sys.version.split()[0], "Linux": platform.release(), **programs}
     for name in DISTRIBUTIONS:
         try:
@@ -179,13 +226,15 @@ def circumstances(
         except PackageNotFoundError:
             continue
     return Circumstances(
-        started=started,
+        started=beginning.started,
         versions=versions,
         system=platform.machine(),
         processors=os.cpu_count() or 1,
-        load_before=round(load_before, 2),
+        load_before=round(beginning.load, 2),
         load_after=round(os.getloadavg()[0], 2),
         loop=loop,
         time_wait=time_wait,
         smoke=smoke,
+        commit=beginning.commit,
+        changed=beginning.changed,
     )

@@ -48,12 +48,14 @@ def test_a_session_that_was_never_run_is_missing(tmp_path: Path) -> None:
 
 
 def test_figures_that_mean_little_say_so() -> None:
-    about = figures.circumstances("2026-01-02T03:04:05+00:00", 0.0, "asyncio", "short", False, {})
+    beginning = figures.Beginning("2026-01-02T03:04:05+00:00", 0.0, "0123456789abcdef", False)
+    about = figures.circumstances(beginning, "asyncio", "short", False, {})
     row = figures.figure("P-6", "services", "1/s", [1.0], goal=figures.Goal(at_least=3000))
 
     def text(**more: object) -> str:
         return page(None, None, figures.Result(circumstances=structs.replace(about, **more), figures=[row]), [])
 
+    assert "2026-01-02T03:04:05+00:00" in text() and "commit 0123456789ab;" in text() and "Python 3" in text()
     assert "busy" not in text() and "--smoke" not in text()
     assert "Not reached:" in text()
     assert "busy" in text(load_before=3.0)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import socket
+import subprocess
 import threading
 from pathlib import Path
 from typing import Any, cast
 
+import msgspec
 import pytest
 from msgspec import structs
 
@@ -16,9 +18,9 @@ from compat.programs.errors import ProgramFailed
 from scenarios.bench import peer
 from scenarios.bench.catalogue import BENCHMARKS, WITHOUT_KERNEL
 from scenarios.bench.command import bench
-from scenarios.bench.compare import changes
+from scenarios.bench.compare import Change, compare
 from scenarios.bench.connections import connections
-from scenarios.bench.figures import Figure, Goal, Result, circumstances, figure
+from scenarios.bench.figures import Beginning, Figure, Goal, Result, circumstances, figure, revision
 from scenarios.bench.plot import plot
 from scenarios.bench.responder import Lone, answer
 from scenarios.bench.setting import Setting, take_turns
@@ -32,8 +34,9 @@ FIELDS = ["id", "what", "value", "unit", "baseline", "ratio", "reach", "met", "r
 
 
 def result(*figures: Figure, load: float = 0.0) -> Result:
+    beginning = Beginning("2026-01-02T03:04:05+00:00", load, "0123456789abcdef", True)
     return Result(
-        circumstances=circumstances("2026-01-02T03:04:05+00:00", load, "asyncio", "short", False, {"iperf3": "3.12"}),
+        circumstances=circumstances(beginning, "asyncio", "short", False, {"iperf3": "3.12"}),
         figures=list(figures),
     )
 
@@ -77,6 +80,36 @@ def test_a_result_comes_back_from_its_file_and_names_versions(tmp_path: Path) ->
     assert read == written
     assert read.circumstances.noisy and read.circumstances.processors == os.cpu_count()
     assert {"Python", "Linux", "unimux", "iperf3"} <= set(read.circumstances.versions)
+    assert "commit 0123456789ab, with files changed since" in str(read.circumstances)
+
+
+def test_a_result_from_before_results_had_commits_is_read(tmp_path: Path) -> None:
+    written = msgspec.to_builtins(result())
+    for name in ("commit", "changed"):
+        del written["circumstances"][name]
+    (tmp_path / "old.json").write_bytes(msgspec.json.encode(written))
+    assert "no commit known" in str(Result.read(tmp_path / "old.json").circumstances)
+
+
+def test_a_result_names_the_commit_and_whether_a_file_differs(tmp_path: Path) -> None:
+    def git(*words: str) -> str:
+        identity = ("-c", "user.name=x", "-c", "user.email=x@example.org")
+        done = subprocess.run(
+            ["git", "-C", str(tmp_path), *identity, *words], check=True, capture_output=True, text=True
+        )
+        return done.stdout.strip()
+
+    assert revision(tmp_path) == (None, False)
+    git("init", "--quiet")
+    (tmp_path / "file").write_text("one")
+    (tmp_path / "below").mkdir()
+    git("add", "file")
+    git("commit", "--quiet", "--message", "first")
+    (tmp_path / "result.json").write_text("what --out wrote")
+    assert revision(tmp_path) == (git("rev-parse", "HEAD"), False)
+    (tmp_path / "file").write_text("two")
+    assert revision(tmp_path) == (git("rev-parse", "HEAD"), True)
+    assert revision(tmp_path / "below") == (None, False), "installed somewhere inside another project's working copy"
 
 
 @pytest.mark.parametrize("content", [None, b"", b"[]", b'{"figures": 1}'])
@@ -103,7 +136,8 @@ def test_comparison_prefers_ratios_and_knows_what_is_better() -> None:
         figure("P-4", "rate", "1/s", [80.0, 120.0, 125.0]),
         figure("P-7", "new", "ms", [1.0]),
     )
-    rows = changes(before, after)
+    found = compare(before, after)
+    rows = found.changes
     assert [(row.after.id, row.verdict, row.of_ratio) for row in rows] == [
         ("P-1", "better", True),
         ("P-5", "worse", False),
@@ -111,6 +145,28 @@ def test_comparison_prefers_ratios_and_knows_what_is_better() -> None:
         ("P-4", "within", False),
     ]
     assert rows[0].by == 2.0
+    assert [row.what for row in found.gone] == ["gone"] and [row.what for row in found.new] == ["new"]
+
+
+def test_figures_of_two_time_waits_are_not_compared_unless_one_is_not_named() -> None:
+    def only(what: str) -> Result:
+        return result(figure("P-6", what, "1/s", [1.0]))
+
+    short, sharp, unnamed = (
+        only("services, TIME-WAIT short; alone"),
+        only("services, TIME-WAIT sharp; alone"),
+        only("services; alone"),
+    )
+    assert [len(compare(short, other).changes) for other in (short, sharp, unnamed)] == [1, 0, 1]
+    apart = compare(short, sharp)
+    assert (apart.gone, apart.new) == (short.figures, sharp.figures)
+
+
+@pytest.mark.parametrize(("goal", "after", "regression"), [(True, 1.0, True), (True, 3.0, False), (False, 1.0, False)])
+def test_a_figure_that_has_a_goal_and_got_worse_is_a_regression(goal: bool, after: float, regression: bool) -> None:
+    aim = Goal(at_least=0.5) if goal else None
+    change = Change(figure("P-6", "x", "1/s", [2.0], goal=aim), figure("P-6", "x", "1/s", [after], goal=aim))
+    assert change.regression is regression
 
 
 @pytest.mark.parametrize(
@@ -118,7 +174,7 @@ def test_comparison_prefers_ratios_and_knows_what_is_better() -> None:
 )
 def test_a_count_that_is_bounded_from_above_is_better_when_it_falls(before: float, after: float, verdict: str) -> None:
     rows = [figure("P-18", "connections that failed", "", [value], goal=Goal(at_most=0)) for value in (before, after)]
-    [change] = changes(result(rows[0]), result(rows[1]))
+    [change] = compare(result(rows[0]), result(rows[1])).changes
     assert change.verdict == verdict
 
 
@@ -190,7 +246,7 @@ def test_a_comparison_with_a_smoke_run_says_so(tmp_path: Path, capsys: pytest.Ca
     for path, smoke in zip(files, (False, True), strict=True):
         row = figure("P-6", "services", "1/s", [1.0])
         Result(circumstances=structs.replace(about, smoke=smoke), figures=[row]).write(path)
-    bench(compare=files)
+    assert run(["bench", "--compare", *map(str, files)]) == 0
     assert "--smoke" in capsys.readouterr().out
 
 
@@ -273,12 +329,27 @@ def test_cost_growth_becomes_a_chart(tmp_path: Path) -> None:
         plot(rows, tmp_path / "growth.nonsense")
 
 
-def test_the_command_compares_two_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    files = tmp_path / "a.json", tmp_path / "b.json"
-    for path, value in zip(files, (2.0, 1.0), strict=True):
-        result(figure("P-6", "services", "1/s", [value])).write(path)
-    bench(compare=files, json=True)
-    [row] = json.loads(capsys.readouterr().out)
-    assert (row["id"], row["before"], row["after"], row["by"], row["verdict"]) == ("P-6", 2.0, 1.0, 0.5, "worse")
-    bench(compare=files)
-    assert "2 → 1 1/s (-50 %): worse" in capsys.readouterr().out
+def test_the_command_compares_two_files_and_ends_with_1_where_a_goal_is_farther_away(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    goal = Goal(at_least=3)
+    first = result(figure("P-6", "services", "1/s", [2.0], goal=goal), figure("P-7", "gone", "ms", [3.0]))
+    second = result(figure("P-6", "services", "1/s", [1.0], goal=goal), figure("P-8", "new", "ns", [4.0]))
+    files = [str(tmp_path / "a.json"), str(tmp_path / "b.json")]
+    for path, each in zip(files, (first, second), strict=True):
+        each.write(Path(path))
+    assert run(["bench", "--json", "--compare", *files]) == 1
+    rows = json.loads(capsys.readouterr().out)
+    assert [(row["id"], row["before"], row["after"], row["by"], row["verdict"], row["reach"]) for row in rows] == [
+        ("P-6", 2.0, 1.0, 0.5, "worse", "≥ 3"),
+        ("P-7", 3.0, None, None, "gone", None),
+        ("P-8", None, 4.0, None, "new", None),
+    ]
+    assert run(["bench", "--compare", *files]) == 1
+    said = capsys.readouterr().out
+    assert "2 → 1 1/s (-50 %): worse" in said
+    assert "In the first result only:\nP-7   gone: 3 ms\n" in said
+    assert "In the second result only:\nP-8   new: 4 ns\n" in said
+    assert "Worse, of what has a goal: P-6 services." in said
+    assert run(["bench", "--compare", *reversed(files)]) == 0
+    assert "Worse, of" not in capsys.readouterr().out
