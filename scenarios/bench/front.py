@@ -55,7 +55,7 @@ async def _bulk(setting: Setting, net: Rig, proxy: int) -> list[Figure]:
     }
     figures = []
     for name, (values, baselines) in measured.items():
-        what = f"bulk {name} through SOCKS; baseline the same client directly"
+        what = f"bulk {name} through SOCKS, TIME-WAIT {setting.time_wait}; baseline the same client directly"
         figures.append(figure("P-11", what, "Gbit/s", values, baselines, Goal(at_least=3)))
     return figures
 
@@ -64,8 +64,8 @@ async def _requests(setting: Setting, net: Rig, proxy: int) -> Figure:
     amount = ["--count", setting.many(3000, 32), "--parallel", 16]
 
     async def run(target: str, *by: object) -> float:
-        async with net.helper(net.peer, "echo", target, PORT):
-            facts = await net.ask(net.twin, "requests", target, PORT, *amount, *by)
+        async with net.helper(net.peer, "web", target, PORT):
+            facts = await net.ask(net.twin, "fetch", target, PORT, *amount, *by)
         if facts["failed"]:
             raise ProgramFailed(f"{facts['failed']} requests failed: {facts['why']}; the figure would mean nothing.")
         return float(facts["done"]) / float(facts["seconds"])
@@ -73,7 +73,8 @@ async def _requests(setting: Setting, net: Rig, proxy: int) -> Figure:
     values, baselines = await take_turns(
         setting.repeats, lambda: run(ADDRESS, "--proxy", proxy), lambda: run(VETH_ADDRESS)
     )
-    what = f"requests through SOCKS, 16 at a time, TIME-WAIT {setting.time_wait}; baseline the same client directly"
+    how = f"16 at a time, a connection for each, TIME-WAIT {setting.time_wait}"
+    what = f"HTTP requests as curl's through SOCKS, {how}; baseline the same client directly"
     return figure("P-11", what, "1/s", values, baselines, Goal(at_least=1500))
 
 
@@ -89,5 +90,6 @@ async def _latency(setting: Setting, net: Rig, proxy: int) -> Figure:
         setting.repeats, lambda: run(ADDRESS, "--proxy", proxy), lambda: run(VETH_ADDRESS)
     )
     added = [ours - theirs for ours, theirs in zip(through, direct, strict=True)]
-    what = "round trip of a byte, added by SOCKS, p50 of one connection; baseline the round trip without it"
+    of = f"p50 of one connection, TIME-WAIT {setting.time_wait}"
+    what = f"round trip of a byte, added by SOCKS, {of}; baseline the round trip without it"
     return figure("P-11", what, "ms", added, direct, Goal(at_most=0.3))

@@ -2,8 +2,10 @@
 
     python -I -S peer.py sink HOST PORT            takes connections and reads them to their end
     python -I -S peer.py source HOST PORT …        sends on every connection, for --seconds
-    python -I -S peer.py echo HOST PORT            sends back what it gets
+    python -I -S peer.py echo HOST PORT            sends back what it gets; tells its processor time whenever asked by a line
+    python -I -S peer.py web HOST PORT             answers every HTTP request with a page
     python -I -S peer.py requests HOST PORT …      makes connections: one byte each way, close
+    python -I -S peer.py fetch HOST PORT …         makes connections: an HTTP request as curl's, its answer, close
     python -I -S peer.py send | receive | rtt …    one long connection
     python -I -S peer.py visit HOST PORT …         connects once to each address of its standard input
     python -I -S peer.py besiege HOST PORT …       holds --count connections to the --proxy in the way of --kind, until
@@ -30,6 +32,7 @@ from typing import Any
 
 PIECE = bytes(1 << 18)
 BUFFER = 1 << 20
+PAGE = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 1024\r\n\r\n" + b"." * 1024
 _lock = threading.Lock()
 
 
@@ -91,15 +94,30 @@ def pour(connection: socket.socket, seconds: float) -> None:
 
 def echo(sock: socket.socket) -> None:
     """Send back what comes, on any number of connections."""
+    serve(sock, lambda data: data)
+
+
+def web(sock: socket.socket) -> None:
+    """Answer every HTTP request with a page."""
+    serve(sock, lambda data: PAGE if data.endswith(b"\r\n\r\n") else b"")
+
+
+def serve(sock: socket.socket, reply: Callable[[bytes], bytes]) -> None:
+    """Answer what comes, on any number of connections, until the standard input ends; asked there, tell the processor time."""
     sock.setblocking(False)
     chooser = selectors.EpollSelector()
     chooser.register(sock, selectors.EVENT_READ)
+    chooser.register(0, selectors.EVENT_READ)
     while True:
         for key, _ in chooser.select():
-            if key.fileobj is sock:
+            if key.fd == 0:
+                if not os.read(0, 4096):
+                    return
+                say(cpu=time.process_time())
+            elif key.fileobj is sock:
                 _accept_all(sock, chooser)
             else:
-                _answer(key.fileobj, chooser)  # type: ignore[arg-type]
+                _answer(key.fileobj, chooser, reply)  # type: ignore[arg-type]
 
 
 def _accept_all(sock: socket.socket, chooser: selectors.BaseSelector) -> None:
@@ -113,11 +131,11 @@ def _accept_all(sock: socket.socket, chooser: selectors.BaseSelector) -> None:
         chooser.register(connection, selectors.EVENT_READ)
 
 
-def _answer(connection: socket.socket, chooser: selectors.BaseSelector) -> None:
+def _answer(connection: socket.socket, chooser: selectors.BaseSelector, reply: Callable[[bytes], bytes]) -> None:
     try:
         data = connection.recv(65536)
         if data:
-            connection.send(data)
+            connection.send(reply(data))
             return
     except BlockingIOError:
         return
@@ -137,21 +155,27 @@ class Dialler:
 
     def __call__(self) -> socket.socket:
         """A connection; OSError when there is none."""
-        sock = socket.socket(socket.AF_INET6, socket.SOCK_STREAM)
+        sock = self.fresh()
         try:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self._connect(sock)
+            self.connect(sock)
         except OSError:
             sock.close()
             raise
         return sock
 
-    def _connect(self, sock: socket.socket) -> None:
+    def fresh(self) -> socket.socket:
+        """A socket that is not connected yet."""
+        sock = socket.socket(socket.AF_INET6, socket.SOCK_STREAM)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return sock
+
+    def connect(self, sock: socket.socket) -> None:
+        """Connect it to the target; OSError when that fails."""
         if self.proxy is None:
             sock.connect((self.host, self.port))
             return
         sock.connect(("::1", self.proxy))
-        sock.sendall(b"\5\1\0")
+        sock.sendall(b"\5\1\0")  # one method: no authentication
         _exactly(sock, 2)
         sock.sendall(b"\5\1\0\4" + socket.inet_pton(socket.AF_INET6, self.host) + self.port.to_bytes(2, "big"))
         reply = _exactly(sock, 4)
@@ -163,23 +187,63 @@ class Dialler:
 def _exactly(sock: socket.socket, count: int) -> bytes:
     data = b""
     while len(data) < count:
-        more = sock.recv(count - len(data))
-        if not more:
-            raise OSError("the stream ended early")
-        data += more
+        data += _some(sock, count - len(data))
     return data
 
 
-def requests(dial: Dialler, count: int, parallel: int, to_the_end: bool) -> None:
-    """`count` connections, one byte each way; tells how long all took, and the times to connect.
+def _some(sock: socket.socket, most: int = 65536) -> bytes:
+    data = sock.recv(most)
+    if not data:
+        raise OSError("the stream ended early")
+    return data
 
-    to_the_end: each is over on both sides before the next begins.
+
+Talk = Callable[[socket.socket], None]
+"""What a client says on a connection, until it has what it wants; OSError where it does not get it."""
+
+
+def one_byte(sock: socket.socket) -> None:
+    """One byte each way."""
+    sock.sendall(b"x")
+    _exactly(sock, 1)
+
+
+def to_the_end(sock: socket.socket) -> None:
+    """One byte each way; the connection is over on both sides before the next begins."""
+    one_byte(sock)
+    sock.shutdown(socket.SHUT_WR)
+    sock.recv(1)
+
+
+def fetching(host: str, port: int) -> Talk:
+    """An HTTP request, word for word as curl's, and the whole of its answer."""
+    request = f"GET / HTTP/1.1\r\nHost: [{host}]:{port}\r\nUser-Agent: curl/7.88.1\r\nAccept: */*\r\n\r\n".encode()
+
+    def fetch(sock: socket.socket) -> None:
+        sock.sendall(request)
+        said = b""
+        while not (end := said.find(b"\r\n\r\n") + 4) > 3:
+            said += _some(sock)
+        status, *fields = said[:end].lower().split(b"\r\n")
+        if status.split()[1:2] != [b"200"]:
+            raise OSError(f"the server answered {status.decode(errors='replace')}")
+        length = next((int(field[15:]) for field in fields if field.startswith(b"content-length:")), None)
+        if length is None:
+            raise OSError("the answer does not say how long it is")
+        _exactly(sock, length - (len(said) - end))
+
+    return fetch
+
+
+def requests(dial: Dialler, count: int, parallel: int, talk: Talk) -> None:
+    """`count` connections with one exchange each; tells how long all took, and the times that connect() took.
+
     Those at the same time are made by processes, as many clients are, since threads of one would wait for each other.
     """
     began = time.monotonic()
     shares = [count // parallel + (number < count % parallel) for number in range(parallel)]
-    pipes = [_in_child(dial, share, to_the_end) for share in shares[1:]]
-    outcomes = [_requests(dial, shares[0], to_the_end)]
+    pipes = [_in_child(dial, share, talk) for share in shares[1:]]
+    outcomes = [_requests(dial, shares[0], talk)]
     for pipe in pipes:
         with os.fdopen(pipe, "rb") as file:
             outcomes.append(json.loads(file.read()))
@@ -190,32 +254,29 @@ def requests(dial: Dialler, count: int, parallel: int, to_the_end: bool) -> None
     say(done=done, failed=len(why), why=why[:1], seconds=seconds, times=times)
 
 
-def _in_child(dial: Dialler, count: int, to_the_end: bool) -> int:
+def _in_child(dial: Dialler, count: int, talk: Talk) -> int:
     reading, writing = os.pipe()
     if os.fork():
         os.close(writing)
         return reading
     try:
         with os.fdopen(writing, "w") as file:
-            json.dump(_requests(dial, count, to_the_end), file)
+            json.dump(_requests(dial, count, talk), file)
     finally:
         os._exit(0)
 
 
-def _requests(dial: Dialler, count: int, to_the_end: bool) -> dict[str, Any]:
+def _requests(dial: Dialler, count: int, talk: Talk) -> dict[str, Any]:
     times: list[float] = []
     failures: list[str] = []
     done = 0
     for _ in range(count):
-        began = time.perf_counter()
         try:
-            with dial() as sock:
+            with dial.fresh() as sock:
+                began = time.perf_counter()
+                dial.connect(sock)
                 times.append(time.perf_counter() - began)
-                sock.sendall(b"x")
-                _exactly(sock, 1)
-                if to_the_end:
-                    sock.shutdown(socket.SHUT_WR)
-                    sock.recv(1)
+                talk(sock)
             done += 1
         except OSError as error:
             failures.append(str(error))
@@ -242,8 +303,9 @@ def visit(port: int, parallel: int) -> None:
     and wake-ups; one that is told several serves all that have news with one.
     """
     say(ready=True)
+    began = time.process_time()
     done, failed = _visit_each(port) if parallel == 1 else _visit_all(port)
-    say(done=done, failed=failed)
+    say(done=done, failed=failed, cpu=time.process_time() - began)
 
 
 def _visit_each(port: int) -> tuple[int, int]:
@@ -354,8 +416,12 @@ def main(arguments: list[str]) -> None:
             per_connection(listener(host, port), lambda connection: pour(connection, given.seconds))
         case "echo":
             echo(listener(host, port))
+        case "web":
+            web(listener(host, port))
         case "requests":
-            requests(dial, given.count, given.parallel, given.to_the_end)
+            requests(dial, given.count, given.parallel, to_the_end if given.to_the_end else one_byte)
+        case "fetch":
+            requests(dial, given.count, given.parallel, fetching(host, port))
         case "rtt":
             rtt(dial, given.count)
         case "send":

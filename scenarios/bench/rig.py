@@ -80,6 +80,11 @@ class Helper:
         del self._said[: end + 1]
         return line
 
+    async def cpu(self) -> float:
+        """The processor time of a server until now, in seconds."""
+        self.tell(b"?")
+        return float((await self.line())["cpu"])
+
     def tell(self, data: bytes) -> None:
         """Write to its standard input."""
         assert self.process.stdin is not None
@@ -108,7 +113,7 @@ class Rig:
         argv = [sys.executable, "-I", "-S", str(_PEER), role, host, *map(str, more)]
         async with run_in(where, argv, stdin=PIPE, stdout=PIPE, stderr=PIPE, grace=0.2) as process:
             helper = Helper(process)
-            if role in ("sink", "source", "echo", "visit"):
+            if role in ("sink", "source", "echo", "web", "visit"):
                 await helper.line()
             yield helper
 

@@ -2,16 +2,19 @@
 
 Each process has a queue of the TAP and a sub-prefix, 2001:db8:b1:0::/64, 2001:db8:b1:1::/64, …, whose last byte is the number
 of the queue: the kernel gives it every packet for an address of its sub-prefix (tapstack/link/steering.py).  All have one
-link-layer address, behind which the kernel finds the router of all sub-prefixes.  The baseline is the same with one process.
+link-layer address, behind which the kernel finds the router of all sub-prefixes.  The baseline is one process that has as many
+connections at a time as the others have together.  What the processes and the peer's programs take of the processors says what
+bounds the gain.
 """
 
 from __future__ import annotations
 
 import asyncio
 import multiprocessing
+import os
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection as Pipe
 from typing import Any
 
@@ -23,6 +26,7 @@ from tapstack.types import address
 from unimux.node import Node
 
 from . import connections
+from .connections import Series
 from .figures import Figure, figure
 from .rig import ADDRESS, KERNEL_END, ON_LINK, PORT, WAIT, Rig, node_config, rig
 from .setting import Setting
@@ -32,19 +36,21 @@ GATEWAY = "fe80::2"
 _MAC = bytes.fromhex("020000b10001")
 _SUB_PREFIX_BYTE = 7
 _PARALLEL = 8
+"""Connections at a time for each process."""
 _PATIENCE = 120.0
 
-Work = Callable[[Rig, Node, int, int], Coroutine[Any, Any, tuple[int, float, float]]]
-"""`work(net, node, number of the process, count)`: what was done, from when to when (CLOCK_MONOTONIC, which all share)."""
+Work = Callable[["_Job", Node, int, int], Coroutine[Any, Any, Series]]
+"""`work(job, node, number of the process, count)`: what was done, and when (CLOCK_MONOTONIC, which all share)."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """What each process does."""
+    """What each process does; parallel: connections at a time."""
 
     net: Rig
     work: Work
     count: int
+    parallel: int
     time_wait: TimeWait
 
 
@@ -84,10 +90,10 @@ def _process(number: int, links: list[TapLink], job: _Job, pipe: Pipe) -> None:
             host.prefix_list.add_dedicated(address(sub_prefix(number)), 64)
             node.pool.start(now)
             node.driver.kick()
-            await job.work(job.net, node, number, 8)  # the next hop is resolved, and Python warm
+            await job.work(job, node, number, 8)  # the next hop is resolved, and Python warm
             pipe.send(None)
             pipe.recv()
-            pipe.send(await job.work(job.net, node, number, job.count))
+            pipe.send(await job.work(job, node, number, job.count))
 
     try:
         asyncio.run(main())
@@ -95,8 +101,8 @@ def _process(number: int, links: list[TapLink], job: _Job, pipe: Pipe) -> None:
         pipe.send(str(error) or type(error).__name__)
 
 
-def _together(job: _Job, count: int) -> float:
-    """What `count` processes do per second, from the first beginning to the last end."""
+def _together(job: _Job, count: int) -> list[Series]:
+    """What `count` processes do at the same time."""
     fork = multiprocessing.get_context("fork")
     with ExitStack() as stack:
         links = stack.enter_context(_queues(job.net, count))
@@ -112,9 +118,28 @@ def _together(job: _Job, count: int) -> float:
             _answer(pipe)
         for pipe in pipes:
             pipe.send(None)
-        outcomes = [_answer(pipe) for pipe in pipes]
-    done, began, ended = zip(*outcomes, strict=True)
-    return float(sum(done) / (max(ended) - min(began)))
+        return [_answer(pipe) for pipe in pipes]
+
+
+def _seconds(outcomes: list[Series]) -> float:
+    """From the first beginning to the last end."""
+    return max(each.began + each.seconds for each in outcomes) - min(each.began for each in outcomes)
+
+
+def rate(outcomes: list[Series]) -> float:
+    """Per second of all processes together."""
+    return sum(each.done for each in outcomes) / _seconds(outcomes)
+
+
+def peer_cost(outcomes: list[Series]) -> float:
+    """Microseconds that the peer's programs need for each."""
+    return sum(each.peer for each in outcomes) / sum(each.done for each in outcomes) * 1e6
+
+
+def share(outcomes: list[Series], processors: int) -> float:
+    """The part of the machine's processors that the processes and the peer's programs take, in per cent."""
+    taken = sum(each.cpu + each.peer for each in outcomes)
+    return taken / (_seconds(outcomes) * processors) * 100
 
 
 def _answer(pipe: Pipe) -> Any:
@@ -134,35 +159,74 @@ def _end(process: multiprocessing.process.BaseProcess) -> None:
         process.join()
 
 
-async def _connect(net: Rig, node: Node, number: int, count: int) -> tuple[int, float, float]:
-    async with net.helper(net.peer, "echo", ADDRESS, PORT + number):
-        series = await connections.connections(node, count, _PARALLEL, port=PORT + number)
-    return series.done, series.began, series.began + series.seconds
+async def _connect(job: _Job, node: Node, number: int, count: int) -> Series:
+    port = PORT + number
+    async with job.net.helper(job.net.peer, "echo", ADDRESS, port) as echo:
+        await connections.steady(node, job.parallel, port=port)
+        before = await echo.cpu()
+        series = await connections.connections(node, count, job.parallel, port=port)
+        series.peer = await echo.cpu() - before
+    return series
 
 
-async def _serve(net: Rig, node: Node, number: int, count: int) -> tuple[int, float, float]:
-    return count, *await connections.visits(net, node, count, _PARALLEL)
+async def _serve(job: _Job, node: Node, number: int, count: int) -> Series:
+    return await connections.visits(job.net, node, count, job.parallel)
 
 
-def _compared(setting: Setting, id: str, what: str, work: Work) -> list[Figure]:
-    several: list[float] = []
-    alone: list[float] = []
+def _compared(setting: Setting, id: str, what: str, how: str, work: Work) -> list[Figure]:
+    several: list[list[Series]] = []
+    alone: list[list[Series]] = []
+    number, parallel = setting.workers, _PARALLEL * setting.workers
     with rig() as net:
-        job = _Job(net, work, setting.many(4000, 32), setting.time_wait)
+        shared = _Job(net, work, setting.many(4000, 32), _PARALLEL, setting.time_wait)
+        whole = replace(shared, parallel=parallel)
         for _ in range(setting.repeats):
-            several.append(_together(job, setting.workers))
-            alone.append(_together(job, 1))
-    what = f"{what}, {setting.workers} processes on a multi-queue TAP, {_PARALLEL} at a time each; baseline one process"
-    return [figure(id, what, "1/s", several, alone)]
+            several.append(_together(shared, number))
+            alone.append(_together(whole, 1))
+    how = f"{number} processes on a multi-queue TAP, {parallel} at a time in all, {how}; baseline one process, as many at a time"
+    processors = os.cpu_count() or 1
+    own = [1e6 * outcomes[0].cost for outcomes in alone]
+    return [
+        figure(id, f"{what}, {how}", "1/s", [*map(rate, several)], [*map(rate, alone)]),
+        *(
+            figure(
+                id,
+                f"processor time of process {n + 1} for each, {how}",
+                "µs",
+                [1e6 * of[n].cost for of in several],
+                own,
+            )
+            for n in range(number)
+        ),
+        figure(
+            id,
+            f"processor time of the peer's programs for each, {how}",
+            "µs",
+            [*map(peer_cost, several)],
+            [*map(peer_cost, alone)],
+        ),
+        figure(
+            id,
+            f"share of the processors that all these take, {how}",
+            "% of all processors",
+            [share(each, processors) for each in several],
+            [share(each, processors) for each in alone],
+        ),
+    ]
 
 
 def rates(setting: Setting) -> list[Figure]:
     """P-4: connections per second, dedicated and on-link, and of several processes."""
     figures = connections.rates(setting)
-    return figures + (_compared(setting, "P-4", "one-time connections", _connect) if setting.workers > 1 else [])
+    if setting.workers > 1:
+        figures += _compared(setting, "P-4", "one-time connections", connections.meanwhile(setting), _connect)
+    return figures
 
 
 def services(setting: Setting) -> list[Figure]:
     """P-6: SSAs issued, used by a kernel client, and released, in one process and in several."""
     figures = connections.services(setting)
-    return figures + (_compared(setting, "P-6", "SSAs issued, used, released", _serve) if setting.workers > 1 else [])
+    if setting.workers > 1:
+        how = f"TIME-WAIT {setting.time_wait}"
+        figures += _compared(setting, "P-6", "SSAs issued, used, released", how, _serve)
+    return figures

@@ -16,7 +16,7 @@ from scenarios.bench.figures import Result
 
 # How many figures each benchmark has when it is small.
 FIGURES = {
-    "P-1": 2, "P-2": 1, "P-3": 2, "P-4": 5, "P-5": 2, "P-6": 3, "P-7": 6, "P-10": 2, "P-11": 4, "P-12": 1, "P-14": 8,
+    "P-1": 2, "P-2": 1, "P-3": 2, "P-4": 10, "P-5": 4, "P-6": 7, "P-7": 6, "P-10": 2, "P-11": 4, "P-12": 1, "P-14": 8,
     "P-15": 3, "P-18": 8, "P-19": 5,
 }  # fmt: skip
 WITH_BASELINE = {"P-1", "P-2", "P-3", "P-5", "P-7", "P-11"}

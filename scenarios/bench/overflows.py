@@ -1,0 +1,50 @@
+"""Overflows of a kernel's neighbour table, as the kernel itself counts them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+_PATH = Path("/proc/net/stat/ndisc_cache")
+_NAME = "table_fulls"
+
+
+class Overflows:
+    """The kernel's count of neighbours that it could not note because the table was full.
+
+    There is one table, and one counter, for all namespaces of a machine; only the first of them shows it: a name for each
+    column, then a line of hexadecimal numbers for each processor.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._before = self.total()
+
+    def begin(self) -> None:
+        """Count from here."""
+        self._before = self.total()
+
+    def risen(self) -> bool:
+        """Whether the table has overflown since the beginning."""
+        return self.total() > self._before
+
+    def total(self) -> int:
+        """Overflows since the machine started."""
+        names, *lines = os.pread(self._file.fileno(), 1 << 16, 0).decode().splitlines()
+        column = names.split().index(_NAME)
+        return sum(int(line.split()[column], 16) for line in lines)
+
+
+@contextmanager
+def overflows(path: Path = _PATH) -> Iterator[Overflows | None]:
+    """The counter; None in a namespace that does not show it."""
+    try:
+        file = path.open("rb", buffering=0)
+    except FileNotFoundError:
+        yield None
+        return
+    with file:
+        yield Overflows(file)
