@@ -159,7 +159,7 @@ async def steady(node: Node, parallel: int, *, port: int = PORT) -> None:
 async def released(node: Node) -> None:
     """Wait until nothing is left of the node's connections; not with full TIME-WAIT, which takes a minute."""
     while len(node.stack.tcp.time_waits) and node.config.socket.time_wait is not TimeWait.FULL:
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.2)  # what looking costs is measured by whoever measures releases
 
 
 async def kernels(net: Rig, count: int, parallel: int, *, to_the_end: bool = False) -> dict[str, object]:

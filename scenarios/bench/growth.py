@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
+from tapstack.tcp.options import TimeWait
+
 from .bulk import network, out
 from .connections import connections
 from .figures import Figure, Goal, figure
 from .rig import ADDRESS, PORT
 from .setting import Setting, take_turns
-from .simulation import simulate
+from .simulation import OPTION, simulate
 
 FACTORS = (1, 10, 100)
 _LONGEST = 600.0
@@ -67,26 +69,28 @@ async def _bulk(setting: Setting, factors: tuple[int, ...]) -> list[Figure]:
             return cost
 
         costs = await take_turns(setting.repeats, *map(run, factors), *map(between_kernels, factors))
-    each = f"{amount >> 20} MiB each"
+    each, option = f"{amount >> 20} MiB each", f"TIME-WAIT {setting.time_wait}"
     ours, theirs = costs[: len(factors)], costs[len(factors) :]
     return [
-        *_figures(f"time per GB of bulk out, {each} over so many connections at once", "s/GB", factors, ours),
+        *_figures(f"time per GB of bulk out, {each} over so many connections at once, {option}", "s/GB", factors, ours),
         *_figures(f"time per GB between two kernels, {each} over so many at once", "s/GB", factors, theirs, None),
     ]
 
 
 async def _connections(setting: Setting, factors: tuple[int, ...]) -> list[Figure]:
-    base = setting.many(50, 4)
+    base = setting.many(200, 4)
     async with network(setting, offload=True) as (net, node), net.helper(net.peer, "echo", ADDRESS, PORT):
 
         def run(factor: int) -> Callable[[], Awaitable[float]]:
             async def cost() -> float:
-                return (await connections(node, base * factor, 1)).seconds / (base * factor) * 1e6
+                return (await connections(node, base * factor, 1, wait=True)).cost * 1e6
 
             return cost
 
         costs = await take_turns(setting.repeats, *map(run, factors))
-    what = f"time per one-time connection, {base} × so many one after another, TIME-WAIT {setting.time_wait}"
+    release = "none released" if setting.time_wait is TimeWait.FULL else "its release included"
+    how = f"{base} × so many one after another, TIME-WAIT {setting.time_wait}"
+    what = f"processor time per one-time connection, {release}, {how}"
     return _figures(what, "µs", factors, costs)
 
 
@@ -97,4 +101,4 @@ def _simulation(setting: Setting, factors: tuple[int, ...]) -> list[Figure]:
         for factor, values in zip(factors, costs, strict=True):
             packets, took = simulate(base * factor, chunks)
             values.append(took / packets * 1e6)
-    return _figures(f"time per simulated packet, {base} × so many nodes", "µs", factors, costs)
+    return _figures(f"time per simulated packet, {base} × so many nodes, {OPTION}", "µs", factors, costs)

@@ -309,16 +309,16 @@ def matrix(smoke: bool) -> list[Cell]:
 
 def loss_recovery(setting: Setting) -> list[Figure]:
     """P-15: time to send a megabyte over bad paths, node and kernel side by side."""
-    figures = []
+    figures, option = [], f"TIME-WAIT {OPTIONS.time_wait}"
     with kernels() as net:
         for cell in matrix(setting.smoke):
             repairs = Repairs()
             times = setting.run(measure(net, cell, setting.repeats, repairs, 1 if setting.smoke else None))
-            row = figure("P-15", f"{cell}; baseline a kernel that sends", "s", *times, WITHIN)
+            row = figure("P-15", f"{cell}, {option}; baseline a kernel that sends", "s", *times, WITHIN)
             setting.say(f"  {cell}: {row.value:g} s, kernel {row.baseline:g} s, ratio {row.ratio:.2f}; {repairs}")
             figures.append(row)
     ratios = [row.ratio for row in figures if row.ratio]
-    mean = "geometric mean of the ratios, node to kernel, over the matrix"
+    mean = f"geometric mean of the ratios, node to kernel, over the matrix, {option}"
     return [
         *figures,
         figure("P-15", mean, "× the kernel's time", [statistics.geometric_mean(ratios)], (), Goal(at_most=1.1)),

@@ -56,18 +56,22 @@ async def _scanned(setting: Setting) -> list[Figure]:
             )
             grown = (rss() - before) / _MIB
             neighbours, bound = len(node.stack.host.neighbors), node.config.host.neighbors
-    figures = []
+    figures, option = [], f"TIME-WAIT {setting.time_wait}"
     for kind, values in (("on-link", near), ("off-link", far)):
-        of = f"while the /64 is scanned {kind}; baseline without a scan"
+        of = f"while the /64 is scanned {kind}, {option}; baseline without a scan"
         figures.append(
             figure("P-18", f"connections per second {of}", "1/s", values, quiet, Goal(at_least=0.5, of_ratio=True))
         )
         figures.append(
-            figure("P-18", f"connections that failed meanwhile, {kind}", "", [lost[kind]], goal=Goal(at_most=0))
+            figure(
+                "P-18", f"connections that failed meanwhile, {kind}, {option}", "", [lost[kind]], goal=Goal(at_most=0)
+            )
         )
-        figures.append(figure("P-18", f"pace of the {kind} scan", "frames/s", paces[kind]))
-    figures.append(figure("P-18", "neighbour cache afterwards", "entries", [neighbours], goal=Goal(at_most=bound)))
-    figures.append(figure("P-18", "growth of memory meanwhile", "MiB", [grown], goal=Goal(at_most=32)))
+        figures.append(figure("P-18", f"pace of the {kind} scan, {option}", "frames/s", paces[kind]))
+    figures.append(
+        figure("P-18", f"neighbour cache afterwards, {option}", "entries", [neighbours], goal=Goal(at_most=bound))
+    )
+    figures.append(figure("P-18", f"growth of memory meanwhile, {option}", "MiB", [grown], goal=Goal(at_most=32)))
     return figures
 
 

@@ -39,7 +39,7 @@ async def _besieged(setting: Setting) -> list[Figure]:
     count, deaf = setting.many(10_000, 200), setting.many(1000, 4)
     allow_files()
     limits = SocksLimits(max_connections=2 * count)
-    figures = []
+    figures, option = [], f"TIME-WAIT {setting.time_wait}"
     with rig() as net:
         async with net.node(time_wait=setting.time_wait, front_end=True) as node:
             with kernel.in_namespace(net.twin):
@@ -59,12 +59,20 @@ async def _besieged(setting: Setting) -> list[Figure]:
                 ):
                     rates, memory = await _siege(setting, net, proxy, kind, number, port)
                     figures.append(
-                        figure("P-19", f"requests through SOCKS while {what}; baseline before", "1/s", rates, calm)
+                        figure(
+                            "P-19",
+                            f"requests through SOCKS while {what}, {option}; baseline before",
+                            "1/s",
+                            rates,
+                            calm,
+                        )
                     )
                     if kind != "half":
                         most = BUDGET / _MIB + number * _EACH
                         goal = Goal(at_most=most) if kind == "deaf" else None
-                        figures.append(figure("P-19", f"memory added while {what}", "MiB", [memory], goal=goal))
+                        figures.append(
+                            figure("P-19", f"memory added while {what}, {option}", "MiB", [memory], goal=goal)
+                        )
     return figures
 
 

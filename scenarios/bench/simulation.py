@@ -36,6 +36,8 @@ _CONFIG = NodeConfig(
     host=HostConfig(stable_addresses=False, solicit_routers=False, dad_transmits=0, dad_initial_delay=0.0),
     socket=SocketOptions(time_wait=TimeWait.SHARP),
 )
+OPTION = f"TIME-WAIT {_CONFIG.socket.time_wait}"
+"""What rows say of the nodes' connections."""
 
 
 Program: TypeAlias = Callable[[Node, bytes, int], Coroutine[None, None, None]]
@@ -131,6 +133,6 @@ def rate_of(setting: Setting) -> list[Figure]:
     what = f"simulated packets per second of the wall clock, {nodes:,} nodes, pairs that "
     goal = Goal(at_least=100_000)
     return [
-        figure("P-13", what + "stream", "1/s", rates[True], goal=goal),
-        figure("P-13", what + "answer each other", "1/s", rates[False], goal=goal),
+        figure("P-13", f"{what}stream, {OPTION}", "1/s", rates[True], goal=goal),
+        figure("P-13", f"{what}answer each other, {OPTION}", "1/s", rates[False], goal=goal),
     ]
