@@ -1,0 +1,118 @@
+"""What was on the wire of a pair, read from the raw bytes: quick enough for whole transfers, and without the stack's code."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from .pair import Pair
+
+FIN, SYN, RST, ACK = 0x01, 0x02, 0x04, 0x10
+_WRAP = 1 << 32
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """One segment as it was sent; numbers as in its header."""
+
+    when: float
+    who: str
+    ports: tuple[int, int]
+    seq: int
+    ack: int
+    flags: int
+    window: int
+    payload: bytes
+
+
+def segments(pair: Pair, who: str, since: int = 0) -> list[Seen]:
+    """What one end sent from packet `since` of the pair on."""
+    return [seen for seen in _read(pair, since) if seen.who == who]
+
+
+def data(pair: Pair, who: str, since: int = 0) -> list[Seen]:
+    """Of these, those with text."""
+    return [seen for seen in segments(pair, who, since) if seen.payload]
+
+
+def ending(pair: Pair, since: int) -> list[tuple[str, str]]:
+    """Who sent which of SYN, FIN, RST and ACK, in order; segments with text apart."""
+    return [(seen.who, _letters(seen.flags)) for seen in _read(pair, since) if not seen.payload]
+
+
+def stream(pair: Pair, who: str) -> bytes:
+    """All octets that the only connection of an end put on the wire behind its SYN, each where its number places it.
+
+    AssertionError where one was sent again and was another, or one is missing.
+    """
+    text, there = bytearray(), bytearray()
+    first = _isn(pair, who) + 1
+    for seen in data(pair, who):
+        at = (seen.seq - first) % _WRAP
+        end = at + len(seen.payload)
+        missing = bytes(max(0, end - len(text)))
+        text += missing
+        there += missing
+        for before, now, known in (
+            zip(text[at:end], seen.payload, there[at:end], strict=True) if any(there[at:end]) else ()
+        ):
+            assert not known or before == now, f"octet sent again as another at {seen.when}"
+        text[at:end] = seen.payload
+        there[at:end] = b"\1" * len(seen.payload)
+    assert all(there), "an octet that was never sent"
+    return bytes(text)
+
+
+def again(pair: Pair, who: str, since: int = 0) -> list[Seen]:
+    """The segments with text of which an octet had been sent before; `since` is where they are looked for."""
+    highest: int | None = None
+    found = []
+    earlier = len(data(pair, who)) - len(data(pair, who, since))
+    for number, seen in enumerate(data(pair, who)):
+        if highest is None or (seen.seq - highest) % _WRAP < _WRAP // 2:
+            highest = (seen.seq + len(seen.payload)) % _WRAP
+            continue
+        if number >= earlier:
+            found.append(seen)
+        if (seen.seq + len(seen.payload) - highest) % _WRAP < _WRAP // 2:
+            highest = (seen.seq + len(seen.payload)) % _WRAP
+    return found
+
+
+def acknowledged(pair: Pair, who: str) -> int:
+    """How many octets of the other's text one end has acknowledged, at most one FIN apart."""
+    last = segments(pair, who)[-1]
+    return (last.ack - _isn(pair, "b" if who == "a" else "a") - 1) % _WRAP
+
+
+def flights(pair: Pair, who: str, since: int = 0) -> Iterator[tuple[float, int]]:
+    """(time, octets in flight) at each segment with text: what was sent and not acknowledged by what had come in by then.
+
+    Acknowledgements take the delay of the pair: not for paths that hold them back.
+    """
+    acks = [seen for seen in _read(pair, since) if seen.who != who]
+    base: int | None = None
+    heard = highest = 0
+    for seen in data(pair, who, since):
+        if base is None:
+            base = seen.seq
+        highest = max(highest, (seen.seq + len(seen.payload) - base) % _WRAP)
+        while acks and acks[0].when + pair.delay <= seen.when:
+            moved = (acks.pop(0).ack - base) % _WRAP
+            heard = max(heard, moved if moved < _WRAP // 2 else 0)
+        yield seen.when, highest - heard
+
+
+def _letters(flags: int) -> str:
+    return "".join(letter for letter, bit in (("S", SYN), ("F", FIN), ("R", RST), ("A", ACK)) if flags & bit)
+
+
+def _isn(pair: Pair, who: str) -> int:
+    return next(seen.seq for seen in segments(pair, who) if seen.flags & SYN)
+
+
+def _read(pair: Pair, since: int) -> Iterator[Seen]:
+    for when, who, packet in pair.packets[since:]:
+        source, to, seq, ack, offset, flags, window = struct.unpack_from("!HHIIBBH", packet, 40)
+        yield Seen(when, who, (source, to), seq, ack, flags, window, packet[40 + (offset >> 4) * 4 :])
