@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tapstack.tcp.connection import Connection
-from tapstack.tcp.options import SocketOptions
+from tapstack.tcp.options import SocketOptions, TimeWait
 
 from . import wire
 from .pair import Pair
@@ -34,3 +34,20 @@ def plain(pair: Pair, **options: Any) -> Connection:
     client, _, _ = established(pair, **({"timestamps": False, "sack": False} | options))
     pair.meddle = lambda end, packet: []
     return client
+
+
+def ended(pair: Pair, option: TimeWait, **options: Any) -> tuple[Connection, Connection, float]:
+    """A connection that `a` and then `b` have ended, and when the last FIN was acknowledged: TIME-WAIT begins at `a`."""
+    client, server = pair.connect(SocketOptions(time_wait=option, **options))
+    client.shutdown(pair.now)
+    pair.run(0.1)
+    server.shutdown(pair.now)
+    before = len(pair.packets)
+    pair.run(5, until=lambda: len(pair.packets) > before + 1)
+    return client, server, pair.packets[-1][0]
+
+
+def old_segment(pair: Pair, connection: Connection) -> list[str]:
+    """An octet that the connection of `a` had long ago comes once more: what is answered, which ends no wait and begins none."""
+    fields = {"seq": connection.receiver.rcv_nxt - 2, "payload": b"x"}
+    return [str(tcp.flags) for tcp in by_hand(pair, connection, "A", **fields)]

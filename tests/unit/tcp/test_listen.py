@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from tapstack.ipv6.addresses import AddressKind
+from tapstack.tcp.listener import Listener
 from tapstack.tcp.options import PortMode, SocketOptions, TimeWait
 from tapstack.types import address
 
 from . import wire
+from .handmade import ended, old_segment
 from .pair import Pair, read_all
+from .seen import ending, segments
 
 A, B, STRANGER = "2001:db8:a::1", "2001:db8:b::1", "2001:db8:f::bad"
 
@@ -22,17 +27,19 @@ def answers(pair: Pair, packet: bytes) -> list[bytes]:
     return [sent for _, who, sent in pair.packets[before:] if who == "b"]
 
 
-def armed(pair: Pair, **arguments: object) -> object:
+def armed(pair: Pair, **arguments: Any) -> Listener:
     listener = pair.b.tcp.listen(SocketOptions(time_wait=TimeWait.SHORT), pair.now)
-    listener.arm(pair.b.entry(pair.now, AddressKind.SERVICE), pair.now, **arguments)  # type: ignore[arg-type]
+    listener.arm(pair.b.entry(pair.now, AddressKind.SERVICE), pair.now, **arguments)
     return listener
 
 
-@pytest.mark.proves("UM-LIS-1", "UM-LIS-2")
+@pytest.mark.proves("UM-LIS-2")
+@pytest.mark.proves("UM-LIS-1", by="api")
 def test_listen_o_is_reachable_by_nobody_until_an_address_is_set() -> None:
     pair = Pair()
     listener = pair.b.tcp.listen(SocketOptions(), pair.now)
     assert listener.state.value == "LISTEN_o"
+    assert not list(pair.b.tcp.demux) and not pair.b.tcp.demux.half_open_count
     entry = pair.b.entry(pair.now, AddressKind.SERVICE)
     syn = wire.segment(A, B, 5000, 80, "S", seq=1)
     assert answers(pair, syn) == []
@@ -50,12 +57,13 @@ def test_a_spoofed_syn_does_not_burn_the_address() -> None:
     assert answers(pair, wire.segment(STRANGER, B, 1, 80, "S", seq=9))
     client = pair.a.tcp.connect(pair.a.entry(pair.now), pair.b.address, 80, pair.now, SocketOptions())
     pair.run(1)
-    server = listener.accept()  # type: ignore[attr-defined]
+    server = listener.accept()
+    assert server is not None
     client.write(b"mine")
     pair.run(1)
     assert read_all(server) == b"mine"
     assert pair.b.tcp.demux.half_open_count == 0, "the other handshakes went with the completion"
-    assert listener.state.value == "LISTEN_o"  # type: ignore[attr-defined]
+    assert listener.state.value == "LISTEN_o"
 
 
 @pytest.mark.proves("UM-LIS-3")
@@ -65,7 +73,11 @@ def test_half_open_handshakes_are_bounded() -> None:
     listener.arm(pair.b.entry(pair.now, AddressKind.SERVICE), pair.now)
     for port in range(50):
         pair.b.input(wire.segment(A, B, 6000 + port, 80, "S", seq=port), pair.now)
-    assert pair.b.tcp.demux.half_open_count == 8
+    pair.run(0.5)
+    assert len(segments(pair, "b")) == 50, "each is answered"
+    before = len(pair.packets)
+    pair.run(1)
+    assert len(segments(pair, "b", before)) == 8, "and as many are remembered: their answers go again"
     assert pair.b.counters.drops["tcp-half-open-limit"] == 42  # type: ignore[index]
 
 
@@ -77,7 +89,8 @@ def test_a_named_client_is_the_only_one_that_is_answered() -> None:
     assert answers(pair, wire.segment(A, B, 5000, 80, "S", seq=1)), "the named client is answered in the same capture"
 
 
-@pytest.mark.proves("UM-LIS-5", "UM-REL-1")
+@pytest.mark.proves("UM-LIS-5")
+@pytest.mark.proves("UM-REL-1", by="api")
 def test_an_unused_ssa_expires_for_good() -> None:
     pair = Pair()
     listener = armed(pair, expires=pair.now + 5)
@@ -85,8 +98,12 @@ def test_an_unused_ssa_expires_for_good() -> None:
     assert pair.b.host.addresses.get(pair.b.address) is not None
     pair.run(0.2)
     assert pair.b.host.addresses.get(pair.b.address) is None
-    assert listener.state.value == "LISTEN_o"  # type: ignore[attr-defined]
+    assert listener.state.value == "LISTEN_o"
     assert answers(pair, wire.segment(A, B, 5000, 80, "S", seq=1)) == []
+    other = pair.b.host.addresses.add(address("2001:db8:b::2"), AddressKind.SERVICE, pair.now, trigger=wire.NO_DAD)
+    listener.arm(other, pair.now)
+    (answer,) = answers(pair, wire.segment(A, "2001:db8:b::2", 5000, 80, "S", seq=1))
+    assert str(wire.read(answer).flags) == "SA", "the next SSA of the same listener is answered in the same capture"
 
 
 @pytest.mark.proves("UM-LIS-6", "UM-EA-1")
@@ -123,20 +140,15 @@ def test_an_ordinary_address_is_refused_like_anywhere_else() -> None:
 )
 def test_time_wait_holds_the_address_as_long_as_its_option_says(option: TimeWait, least: float, most: float) -> None:
     pair = Pair()
-    client, server = pair.connect(SocketOptions(time_wait=option, mode=PortMode.L1))
-    client.shutdown(pair.now)
-    pair.run(0.1)
-    server.shutdown(pair.now)
-    table = pair.a.host.addresses
-    entered = 0.0
-
-    def in_time_wait() -> bool:
-        return client.state.value == "CLOSED"
-
-    pair.run(5, until=in_time_wait)
-    entered = pair.now
-    pair.run(100, until=lambda: not len(table))
-    assert least <= round(pair.now - entered, 6) <= most
+    client, _, entered = ended(pair, option, mode=PortMode.L1)
+    assert entered == pytest.approx(pair.now)
+    if least:
+        pair.run(least - 0.01)
+        assert old_segment(pair, client) == ["A"]
+        pair.run(most - least + 0.02)
+    assert old_segment(pair, client) == []
+    pair.a.entry(pair.now, AddressKind.STABLE)
+    assert old_segment(pair, client) == ["R"], "where the address is the node's again the same segment is answered"
 
 
 @pytest.mark.proves("UM-REL-2")
@@ -145,6 +157,7 @@ def test_time_wait_repairs_a_lost_last_ack_and_restarts() -> None:
     client, server = pair.connect(SocketOptions(time_wait=TimeWait.FULL))
     client.shutdown(pair.now)
     pair.run(0.1)
+    before = len(pair.packets)
     server.shutdown(pair.now)
     lost: list[bytes] = []
 
@@ -155,7 +168,13 @@ def test_time_wait_repairs_a_lost_last_ack_and_restarts() -> None:
         return [packet]
 
     pair.meddle = lose_first
-    pair.run(5)
+    pair.run(30)
     assert lost
-    assert server.state.value == "CLOSED"
-    assert server.error is None
+    assert ending(pair, before) == [("b", "FA"), ("a", "A"), ("b", "FA"), ("a", "A")]
+    again = segments(pair, "a", before)[-1].when
+    pair.run(again + 59.9 - pair.now)
+    assert old_segment(pair, client) == ["A"], "60 s from then on"
+    pair.run(0.2)
+    assert old_segment(pair, client) == []
+    pair.a.entry(pair.now, AddressKind.STABLE)
+    assert old_segment(pair, client) == ["R"]
