@@ -13,6 +13,7 @@ from tapstack.tcp.options import LEGACY_COMPAT, PortMode, SocketOptions
 
 from . import wire
 from .pair import End, Pair, read_all
+from .seen import acknowledged, ending, stream
 
 A, B = "2001:db8:a::1", "2001:db8:b::1"
 LEGACY = "2001:db8:c::7"
@@ -149,6 +150,10 @@ def test_l2_serves_many_connections_of_one_host_on_one_address() -> None:
         client.write(b"from %d" % n)
     pair.run(1)
     assert sorted(read_all(s) for s in servers) == [b"from 0", b"from 1", b"from 2"]
+    for port in (5000, 5001, 5002):  # the client's port alone tells them apart
+        syn = next(tcp for tcp in map(wire.read, sent_by(pair, "a")) if tcp.sport == port)
+        answer, *_, last = [tcp for tcp in map(wire.read, sent_by(pair, "b")) if tcp.dport == port]
+        assert str(answer.flags) == "SA" and (last.ack - syn.seq - 1) & 0xFFFFFFFF == len(b"from 0")
     assert listener.state.value == "LISTEN_o", "the third session was the last"
 
 
@@ -169,6 +174,8 @@ def test_aware_tells_connections_apart_by_any_one_of_four_values() -> None:
     pair.run(1)
     assert [c.state.value for c in clients] == ["ESTABLISHED"] * 4
     assert len(pair.b.tcp.demux.fours) == 4
+    answers = [(tcp.sport, tcp.dport, str(tcp.flags)) for tcp in map(wire.read, sent_by(pair, "b"))]
+    assert sorted(answers) == [(port, to, "SA") for port in (80, 81) for to in (5000, 5001)]
 
 
 @pytest.mark.proves("UM-PORT-11")
@@ -181,7 +188,7 @@ def test_the_reduced_port_is_written_where_none_is_named() -> None:
     assert wire.read(sent_by(pair, "a")[0]).dport == 2222
 
 
-@pytest.mark.proves("UM-PORT-7")
+@pytest.mark.proves("UM-PORT-7", by="api")
 @pytest.mark.parametrize(
     ("first", "second"),
     [
@@ -202,7 +209,7 @@ def test_a_socket_that_could_shadow_another_is_refused_by_name(first: PortMode, 
     pair.a.tcp.check()
 
 
-@pytest.mark.proves("UM-PORT-7")
+@pytest.mark.proves("UM-PORT-7", by="api")
 def test_aware_sockets_of_different_ports_do_not_conflict() -> None:
     pair = Pair()
     entry = pair.a.entry(pair.now)
@@ -218,10 +225,16 @@ def test_a_wrong_checksum_is_dropped_and_counted() -> None:
     pair = Pair()
     client, server = pair.connect()
     client.write(b"payload")
+    before = len(pair.packets)
     pair.meddle = lambda end, packet: [packet[:-1] + bytes([packet[-1] ^ 1])] if end is pair.a else [packet]
     pair.run(0.05)
     assert read_all(server) == b""
     assert pair.b.counters.drops["checksum"] == 1  # type: ignore[index]
+    assert not sent_by(pair, "b", before)
+    pair.meddle = None
+    pair.run(1)
+    assert sent_by(pair, "b", before) and acknowledged(pair, "b") == 7, "the intact one, sent again, is answered"
+    assert read_all(server) == b"payload"
 
 
 SYN_ACKS: dict[str, tuple[Callable[[bytes], bytes], str]] = {
@@ -245,9 +258,11 @@ def test_a_syn_ack_that_is_not_sound_establishes_nothing(fault: str) -> None:
     pair.run(0.1)
     assert client.state.value == "SYN-SENT"
     assert pair.a.counters.drops[reason] == 1  # type: ignore[index]
+    assert [str(wire.read(p).flags) for p in sent_by(pair, "a")] == ["S"], "it is not answered"
     pair.meddle = lambda end, packet: [packet]
     pair.run(3)
     assert client.state.value == "ESTABLISHED"
+    assert [str(wire.read(p).flags) for p in sent_by(pair, "a")] == ["S", "S", "A"], "the sound one is"
 
 
 @pytest.mark.proves("UM-PORT-12", "MUST-10")
@@ -263,6 +278,9 @@ def test_simultaneous_open(mode: PortMode) -> None:
     other.write(b"pong")
     pair.run(1)
     assert (read_all(other), read_all(one)) == (b"ping", b"pong")
+    assert ending(pair, 0)[:4] == [("a", "S"), ("b", "S"), ("a", "SA"), ("b", "SA")]
+    assert (stream(pair, "a"), stream(pair, "b")) == (b"ping", b"pong")
+    assert (acknowledged(pair, "a"), acknowledged(pair, "b")) == (4, 4)
 
 
 @pytest.mark.proves("UM-PORT-12")
@@ -281,3 +299,5 @@ def test_a_spoofed_syn_does_not_wedge_the_real_syn_ack() -> None:
     client.write(b"through")
     pair.run(1)
     assert read_all(server) == b"through"
+    assert ending(pair, 0)[:4] == [("a", "S"), ("a", "SA"), ("b", "SA"), ("a", "A")]
+    assert acknowledged(pair, "b") == len(b"through")
