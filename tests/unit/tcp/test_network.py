@@ -7,6 +7,7 @@ from scapy.layers.inet import TCP
 from scapy.layers.inet6 import (
     ICMPv6DestUnreach,
     ICMPv6ND_NS,
+    ICMPv6PacketTooBig,
     ICMPv6ParamProblem,
     ICMPv6TimeExceeded,
     IPv6,
@@ -138,6 +139,32 @@ def test_before_it_is_established_an_icmp_error_ends_it_and_no_other(message: Sc
     caller.run(10)
     assert not caller.sent(5000, told), "no SYN any more"
     assert [str(segment.flags) for segment in caller.sent(5001, told)] == ["S", "S"], "the other goes on trying"
+
+
+@pytest.mark.proves("ST-IP6-8", "UM-PORT-13")
+@pytest.mark.parametrize(("beside", "mtu"), [(0, 1300), (-1, 1300), (1_000_000, 1300), (1 << 31, 1300), (0, 1500)])
+def test_a_packet_too_big_makes_segments_smaller_where_it_quotes_what_is_in_flight(beside: int, mtu: int) -> None:
+    caller = Caller()
+    client = caller.answered(5000)
+    before = len(caller.out)
+    client.write(bytes(6 * 1440))
+    caller.check()
+    flight = caller.sent(5000, before)
+    assert [len(tcp.payload) for tcp in flight] == [1440] * 6
+    about = caller.out[before][1].copy()
+    about[TCP].seq = (about[TCP].seq + beside) % (1 << 32)
+    told = len(caller.out)
+    caller.report(ICMPv6PacketTooBig(mtu=mtu), about)
+    again = caller.sent(5000, told)
+    if (beside, mtu) == (0, 1300):
+        ends = [(tcp.seq + len(tcp.payload) - flight[0].seq) % (1 << 32) for tcp in again]
+        assert [(tcp.seq - flight[0].seq) % (1 << 32) for tcp in again] == [0, *ends[:-1]], "without a gap"
+        assert ends[-1] == 6 * 1440, "all of it, at once"
+        assert max(len(frame[IPv6]) for _, frame in caller.out[told:]) == 1300
+    else:
+        assert not again
+        caller.run(2)
+        assert len(caller.sent(5000, told)[0].payload) == 1440, "a time-out repeats it as it was"
 
 
 # -- the next hop --------------------------------------------------------------------------------------
