@@ -13,6 +13,7 @@ from tapstack.tcp.options import Ecn, SocketOptions, TimeWait
 
 from .pair import End, Pair, read_all
 from .path import DATA
+from .seen import stream
 
 SIZE = 250_000
 LINKS: list[Literal["cut", "whole"] | None] = [None, "cut", "whole"]
@@ -76,6 +77,7 @@ def test_both_streams_arrive_equal(
     assert finished(), "an address is still held"
     expected = hashlib.sha256(DATA[:SIZE]).hexdigest()
     assert [digest.hexdigest() for digest in hashes.values()] == [expected, expected]
+    assert [hashlib.sha256(stream(pair, who)).hexdigest() for who in "ab"] == [expected, expected]
     assert (client.error, server.error) == (None, None)
     assert pair.a.tcp.budget.used == pair.b.tcp.budget.used == 0
 

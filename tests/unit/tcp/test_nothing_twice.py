@@ -6,20 +6,20 @@ Links are read in turns, so that much arrives in one reading: a step of several 
 from __future__ import annotations
 
 import math
+import struct
 from dataclasses import replace
 from random import Random
 
 import pytest
 
 from tapstack.tcp.options import Ecn
-from tapstack.tcp.sequence import unwrap
-from tapstack.wire import tcp as wire
-from tapstack.wire.ipv6 import HEADER_LENGTH
 
 from .pair import End, Pair
+from .seen import FIN, RST, SYN
 from .test_two_way import Program, options
 
 SEEDS = range(120)
+HALF = 1 << 31
 
 
 class Repetitions:
@@ -33,15 +33,14 @@ class Repetitions:
         pair.meddle = self.meddle
 
     def meddle(self, end: End, packet: bytes) -> list[bytes | tuple[float, bytes]]:
-        header = wire.TcpHeader.parse(memoryview(packet)[HEADER_LENGTH:])
-        length = len(packet) - HEADER_LENGTH - header.length + bool(header.flags & (wire.SYN | wire.FIN))
-        next_one = self.sent.get(end.name, header.sequence)
-        sequence = unwrap(header.sequence, next_one)
-        if (length and sequence < next_one) or header.flags & wire.RST:
-            self.seen.append(
-                f"{end.name} at {self.pair.now:.4f}: flags {header.flags:#x}, {length} from {sequence - next_one}"
-            )
-        self.sent[end.name] = max(next_one, sequence + length) if length else next_one
+        sequence, offset, flags = struct.unpack_from("!I4xBB", packet, 44)
+        length = len(packet) - 40 - (offset >> 4) * 4 + bool(flags & (SYN | FIN))
+        beyond = sequence - self.sent.get(end.name, sequence)
+        beyond = (beyond + HALF) % (2 * HALF) - HALF  # of what was sent before; less than 0 where it goes again
+        if (length and beyond < 0) or flags & RST:
+            self.seen.append(f"{end.name} at {self.pair.now:.4f}: flags {flags:#x}, {length} from {beyond}")
+        if length and beyond + length > 0:
+            self.sent[end.name] = sequence + length
         if not self.turn:
             return [packet]
         arrival = self.pair.now + self.pair.delay

@@ -68,7 +68,7 @@ def sacked(sender: Sender) -> set[int]:
 block = st.tuples(st.integers(0, LENGTH), st.integers(1, 60)).map(lambda b: (b[0], min(b[0] + b[1], LENGTH)))
 
 
-@pytest.mark.proves("ST-TCP-3")
+@pytest.mark.proves("ST-TCP-3", by="api")
 @given(st.lists(st.tuples(st.integers(0, LENGTH), st.lists(block, max_size=3)), max_size=12), st.integers(20, 100))
 @settings(max_examples=150)
 def test_marks_are_the_union_of_what_was_reported(acks: list[tuple[int, list[tuple[int, int]]]], cut: int) -> None:
@@ -96,7 +96,7 @@ def test_marks_are_the_union_of_what_was_reported(acks: list[tuple[int, list[tup
         assert sender.news.delivered >= una - before - LENGTH
 
 
-@pytest.mark.proves("ST-TCP-3")
+@pytest.mark.proves("ST-TCP-3", by="api")
 @given(st.lists(block, min_size=1, max_size=40), st.integers(0, 5))
 @settings(max_examples=150)
 def test_runs_hold_what_came_and_give_it_back_in_order(pieces: list[tuple[int, int]], shift: int) -> None:
@@ -125,7 +125,7 @@ def test_runs_hold_what_came_and_give_it_back_in_order(pieces: list[tuple[int, i
     assert len(got) == next(n for n in range(LENGTH + 1) if n not in here)
 
 
-@pytest.mark.proves("ST-TCP-3")
+@pytest.mark.proves("ST-TCP-3", by="api")
 def test_the_block_with_the_latest_segment_comes_first() -> None:
     receiver = Receiver(1 << 20, 1 << 20)
     receiver.start(99)
@@ -136,7 +136,7 @@ def test_the_block_with_the_latest_segment_comes_first() -> None:
     assert receiver.sack_blocks(3) == [(200, 300), (800, 850), (600, 650)]
 
 
-@pytest.mark.proves("ST-TCP-3")
+@pytest.mark.proves("ST-TCP-3", by="api")
 def test_a_duplicate_is_reported_before_everything_else() -> None:
     receiver = Receiver(1 << 20, 1 << 20)
     receiver.start(99)

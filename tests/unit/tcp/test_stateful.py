@@ -155,4 +155,4 @@ class Conversation(RuleBasedStateMachine):
 Conversation.TestCase.settings = settings(
     max_examples=400, stateful_step_count=25, suppress_health_check=list(HealthCheck), derandomize=True
 )
-TestConversation = pytest.mark.proves("ST-TCP-1", "UM-REL-1")(Conversation.TestCase)
+TestConversation = pytest.mark.proves("ST-TCP-1", "UM-REL-1", by="api")(Conversation.TestCase)

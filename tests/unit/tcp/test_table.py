@@ -232,7 +232,8 @@ def cases(s: Subject) -> Iterator[tuple[str, int, int, bytes]]:
             yield flags, seq, ack, payload
 
 
-@pytest.mark.proves("ST-TCP-1", "ST-TCP-8", "SHLD-2", "UM-LIS-1")
+@pytest.mark.proves("ST-TCP-1", "ST-TCP-8", "SHLD-2")
+@pytest.mark.proves("UM-LIS-1", by="api")
 @pytest.mark.parametrize("state", OPENING + SYNCHRONIZED)
 def test_reaction_to_every_segment(state: str) -> None:
     wrong, uncounted = [], []

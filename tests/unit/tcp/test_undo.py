@@ -50,7 +50,7 @@ def reduced_by_a_loss(**options: Any) -> tuple[Pair, Connection, Connection, Pat
     return pair, client, server, path
 
 
-@pytest.mark.proves("ST-TCP-3", "ST-TCP-5")
+@pytest.mark.proves("ST-TCP-3", "ST-TCP-5", by="api")
 @pytest.mark.parametrize("timestamps", [True, False])
 @pytest.mark.parametrize("twice", [1, 6, 30])
 def test_a_duplicate_that_the_network_made_does_not_make_a_loss_undone(timestamps: bool, twice: int) -> None:
@@ -71,7 +71,7 @@ def test_a_duplicate_that_the_network_made_does_not_make_a_loss_undone(timestamp
     assert server.receiver.queued == 60 * MSS
 
 
-@pytest.mark.proves("ST-TCP-3", "ST-TCP-5")
+@pytest.mark.proves("ST-TCP-3", "ST-TCP-5", by="api")
 @pytest.mark.parametrize("wait", [1.0, 600.0])
 def test_nor_does_one_of_a_later_time(wait: float) -> None:
     pair, client, server, path = reduced_by_a_loss()
@@ -85,7 +85,7 @@ def test_nor_does_one_of_a_later_time(wait: float) -> None:
     assert client.sender.congestion.ssthresh == ssthresh
 
 
-@pytest.mark.proves("ST-TCP-3", "ST-TCP-5")
+@pytest.mark.proves("ST-TCP-3", "ST-TCP-5", by="api")
 def test_nor_does_a_late_one_of_the_repetition_itself() -> None:
     """Only until what was sent after the recovery is acknowledged: then it is the network that made it."""
     pair = Pair(delay=0.02)
@@ -107,7 +107,7 @@ def test_nor_does_a_late_one_of_the_repetition_itself() -> None:
     assert client.sender.congestion.ssthresh == ssthresh < 1 << 40
 
 
-@pytest.mark.proves("ST-TCP-3", "ST-TCP-4", "ST-TCP-6")
+@pytest.mark.proves("ST-TCP-3", "ST-TCP-4", "ST-TCP-6", by="api")
 @pytest.mark.parametrize("count", [1, 2, 5])
 @pytest.mark.parametrize("fate", ["late", "lost"])
 def test_the_report_of_a_probes_segment_is_none_of_a_duplicate_of_the_network(count: int, fate: str) -> None:
@@ -133,7 +133,7 @@ def test_the_report_of_a_probes_segment_is_none_of_a_duplicate_of_the_network(co
     assert (controller.ssthresh == 60 * MSS) is (fate == "late")
 
 
-@pytest.mark.proves("ST-TCP-3")
+@pytest.mark.proves("ST-TCP-3", by="api")
 @pytest.mark.parametrize("reported", [0, 1], ids=["without the FIN", "with the FIN"])
 def test_some_peers_report_a_fin_twice_and_some_do_not(reported: int) -> None:
     pair = Pair()
@@ -152,7 +152,7 @@ def test_some_peers_report_a_fin_twice_and_some_do_not(reported: int) -> None:
     assert controller.cwnd > sender.mss
 
 
-@pytest.mark.proves("ST-TCP-7", "ST-TCP-5")
+@pytest.mark.proves("ST-TCP-7", "ST-TCP-5", by="api")
 def test_nor_takes_it_back_the_reduction_for_a_mark() -> None:
     pair, client, _, path = reduced_by_a_loss(ecn=Ecn.REQUEST)
     path.fate = lambda n: 0.0
@@ -166,7 +166,7 @@ def test_nor_takes_it_back_the_reduction_for_a_mark() -> None:
     assert client.sender.congestion.ssthresh == ssthresh
 
 
-@pytest.mark.proves("ST-TCP-7", "ST-TCP-5")
+@pytest.mark.proves("ST-TCP-7", "ST-TCP-5", by="api")
 def test_a_reduction_for_a_mark_ends_the_wait_for_proofs_about_the_one_before() -> None:
     _, client, _, _ = reduced_by_a_loss(ecn=Ecn.REQUEST)
     recovery, una = client.sender.recovery, client.sender.snd_una
@@ -185,7 +185,7 @@ def undo() -> Undo:
     return made
 
 
-@pytest.mark.proves("ST-TCP-3")
+@pytest.mark.proves("ST-TCP-3", by="api")
 @pytest.mark.parametrize(
     "reports",
     [
@@ -202,7 +202,7 @@ def test_all_that_was_sent_again_must_be_reported_however_it_is_cut(reports: lis
     ]
 
 
-@pytest.mark.proves("ST-TCP-3")
+@pytest.mark.proves("ST-TCP-3", by="api")
 def test_what_was_sent_again_twice_must_be_reported_twice() -> None:
     made = undo()
     made.retransmitted(2.0, 5000, 6000)
@@ -211,7 +211,7 @@ def test_what_was_sent_again_twice_must_be_reported_twice() -> None:
     assert made.duplicate_reported(5000, 6000, 1000)
 
 
-@pytest.mark.proves("ST-TCP-3")
+@pytest.mark.proves("ST-TCP-3", by="api")
 @pytest.mark.parametrize("stray", [(3000, 4000), (2500, 3500), (6000, 6001)])
 def test_a_duplicate_of_what_was_not_sent_again_ends_the_belief_in_all_others(stray: tuple[int, int]) -> None:
     made = undo()
@@ -219,7 +219,7 @@ def test_a_duplicate_of_what_was_not_sent_again_ends_the_belief_in_all_others(st
     assert not any(made.duplicate_reported(*each, 1000) for each in ((1000, 3000), (5000, 6000)))
 
 
-@pytest.mark.proves("ST-TCP-3")
+@pytest.mark.proves("ST-TCP-3", by="api")
 def test_reports_come_until_what_was_sent_after_the_recovery_is_acknowledged() -> None:
     made = undo()
     made.over(8000)
@@ -231,7 +231,7 @@ def test_reports_come_until_what_was_sent_after_the_recovery_is_acknowledged() -
     assert not late.duplicate_reported(5000, 6000, 8001)
 
 
-@pytest.mark.proves("ST-TCP-3")
+@pytest.mark.proves("ST-TCP-3", by="api")
 def test_a_duplicate_of_an_earlier_repetition_says_nothing() -> None:
     made = undo()
     assert not made.duplicate_reported(400, 900, 1000)
@@ -239,7 +239,7 @@ def test_a_duplicate_of_an_earlier_repetition_says_nothing() -> None:
     assert made.duplicate_reported(5000, 6000, 1000)
 
 
-@pytest.mark.proves("ST-TCP-3")
+@pytest.mark.proves("ST-TCP-3", by="api")
 def test_what_is_waited_for_is_bounded() -> None:
     made, few = undo(), undo()
     for number in range(10_000):
@@ -251,7 +251,7 @@ def test_what_is_waited_for_is_bounded() -> None:
     assert few.duplicate_reported(10_000, 210_000, 1000)
 
 
-@pytest.mark.proves("ST-TCP-3")
+@pytest.mark.proves("ST-TCP-3", by="api")
 def test_what_is_taken_back_once_or_was_confirmed_is_not_taken_back_again() -> None:
     made, confirmed = undo(), undo()
     assert made.take_back(create("newreno", 1000)) == 700, "what was reduced before"

@@ -14,8 +14,8 @@ from tapstack.wire.tcp import Options
 from . import wire
 from .pair import Pair
 from .path import DATA, Path, established
+from .seen import RST, segments
 
-pytestmark = pytest.mark.proves("ST-TCP-11")
 A, B = "2001:db8:a::1", "2001:db8:b::1"
 
 
@@ -38,6 +38,7 @@ def opened(client: SocketOptions, server: SocketOptions) -> tuple[Pair, Connecti
     return pair, one, other
 
 
+@pytest.mark.proves("ST-TCP-11")
 def test_by_default_nothing_is_told_and_nothing_believed() -> None:
     pair, one, other = opened(
         SocketOptions(user_timeout=30.0), SocketOptions(tell_user_timeout=True, user_timeout=500.0)
@@ -48,6 +49,7 @@ def test_by_default_nothing_is_told_and_nothing_believed() -> None:
     assert (one.user_timeout, other.user_timeout) == (30.0, 500.0)
 
 
+@pytest.mark.proves("ST-TCP-11")
 @pytest.mark.parametrize(
     ("mine", "yours", "both"),
     [(30.0, 500.0, 500.0), (500.0, 30.0, 500.0), (30.0, 40.0, 100.0), (300.0, 90_000.0, UPPER_LIMIT)],
@@ -66,6 +68,7 @@ def test_both_wait_for_the_longer_time_within_limits(mine: float, yours: float, 
     assert pair.b.tcp.counters.drops["tcp-malformed"] == 0  # type: ignore[index]
 
 
+@pytest.mark.proves("ST-TCP-11")
 def test_an_application_that_chose_a_time_keeps_it_and_tells_it() -> None:
     pair, one, other = opened(SocketOptions(tell_user_timeout=True), SocketOptions(tell_user_timeout=True))
     one.set_user_timeout(200.0)
@@ -79,6 +82,7 @@ def test_an_application_that_chose_a_time_keeps_it_and_tells_it() -> None:
     assert one.told_timeout is not None and one.told_timeout.told == 1000, "kept for who asks"
 
 
+@pytest.mark.proves("ST-TCP-11")
 def test_behind_a_cookie_the_first_acknowledgement_tells_it() -> None:
     pair = Pair()
     pair.b.tcp.passive.limit = 0
@@ -96,6 +100,7 @@ def test_behind_a_cookie_the_first_acknowledgement_tells_it() -> None:
     assert any(option(p) for _, who, p in pair.packets[2:] if who == "b")
 
 
+@pytest.mark.proves("ST-TCP-11", by="api")
 @pytest.mark.parametrize(
     ("seconds", "field"),
     [(1, 1), (32_767, 32_767), (32_768, 0x8000 | 547), (10_000_000, 0xFFFF), (60 * 0x7FFF, 0xFFFF)],
@@ -106,11 +111,13 @@ def test_the_field(seconds: int, field: int) -> None:
     assert (Options.parse(packed).user_timeout or 0) >= min(seconds, 60 * 0x7FFF)
 
 
+@pytest.mark.proves("ST-TCP-11", by="api")
 def test_a_field_of_zero_is_ignored() -> None:
     assert Options.parse(bytes((28, 4, 0, 0))).user_timeout is None
     assert Options.parse(bytes((28, 4, 0x80, 0))).user_timeout is None
 
 
+@pytest.mark.proves("ST-TCP-11")
 @pytest.mark.parametrize("sack", [True, False])
 @pytest.mark.parametrize("limit", [0.5, 7.0, 100.0])
 def test_the_end_is_exact_whatever_the_time_out_of_the_moment(limit: float, sack: bool) -> None:
@@ -119,12 +126,14 @@ def test_the_end_is_exact_whatever_the_time_out_of_the_moment(limit: float, sack
     path.fate = lambda n: None
     pair.run(3)
     client.write(DATA[:5000])
-    begun = pair.now
-    pair.run(1000, until=lambda: client.state.value == "CLOSED")
-    assert pair.now - begun == pytest.approx(limit)
+    begun, before = pair.now, len(pair.packets)
+    pair.run(1000)
+    end = next(seen for seen in segments(pair, "a", before) if seen.flags & RST)
+    assert end.when - begun == pytest.approx(limit)
     assert isinstance(client.error, TimeoutError)
 
 
+@pytest.mark.proves("ST-TCP-11")
 @pytest.mark.proves("MUST-20")
 def test_what_is_heard_without_acknowledging_moves_no_time_out() -> None:
     pair = Pair()
@@ -135,8 +144,9 @@ def test_what_is_heard_without_acknowledging_moves_no_time_out() -> None:
     for at in (0.3, 0.6, 0.9, 1.2):
         pair.run(begun + at - pair.now)
         server.write(b"y")  # which acknowledges nothing new
-    pair.run(50, until=lambda: client.state.value == "CLOSED")
-    assert pair.now - begun == pytest.approx(2.0), "it counts how long the same data waits (RFC 9293 §3.8.3)"
+    pair.run(50)
+    end = next(seen for seen in segments(pair, "a", before) if seen.flags & RST)
+    assert end.when - begun == pytest.approx(2.0), "it counts how long the same data waits (RFC 9293 §3.8.3)"
     again = [
         when - begun for when, who, p in pair.packets[before:] if who == "a" and bytes(wire.read(p).payload) == b"x"
     ]
