@@ -19,8 +19,6 @@ from .handmade import by_hand, plain
 from .pair import End, Pair
 from .path import DATA, Path, established, lose, transfer
 
-pytestmark = pytest.mark.proves("ST-TCP-7")
-
 
 def codepoint(packet: bytes) -> int:
     return packet[1] >> 4 & 3
@@ -47,6 +45,7 @@ def marking(pair: Pair, numbers: set[int]) -> Path:
     return path
 
 
+@pytest.mark.proves("ST-TCP-7")
 @pytest.mark.parametrize(
     ("client", "server", "used"),
     [
@@ -72,6 +71,7 @@ def test_negotiation(client: Ecn, server: Ecn, used: bool) -> None:
     assert codepoint(syn) == codepoint(syn_ack) == 0, "neither SYN nor SYN-ACK is ECT"
 
 
+@pytest.mark.proves("ST-TCP-7")
 def test_a_repeated_syn_does_not_ask_again() -> None:
     pair = Pair()
     pair.meddle = lambda end, packet: []
@@ -80,6 +80,7 @@ def test_a_repeated_syn_does_not_ask_again() -> None:
     assert [flags(p) for _, _, p in pair.packets] == ["SEC", "S", "S"]
 
 
+@pytest.mark.proves("ST-TCP-7")
 @pytest.mark.parametrize("lost", ["SYN", "SYN-ACK"])
 def test_after_a_syn_that_does_not_ask_nothing_is_marked_and_marks_are_echoed(lost: str) -> None:
     """RFC 3168 §6.1.1: such a SYN forbids ECT to its sender and its receiver; marks are processed if they agreed."""
@@ -112,6 +113,7 @@ def test_after_a_syn_that_does_not_ask_nothing_is_marked_and_marks_are_echoed(lo
         assert one.ecn.reductions == 0, "an echo means nothing to one who does not mark"
 
 
+@pytest.mark.proves("ST-TCP-7")
 def test_in_a_simultaneous_open_nothing_is_marked_where_one_did_not_ask() -> None:
     pair = Pair()
     asks, accepts = (SocketOptions(ecn=ecn, mode=PortMode.L1) for ecn in (Ecn.REQUEST, Ecn.ACCEPT))
@@ -124,6 +126,7 @@ def test_in_a_simultaneous_open_nothing_is_marked_where_one_did_not_ask() -> Non
     assert not any(codepoint(p) for _, _, p in pair.packets)
 
 
+@pytest.mark.proves("ST-TCP-7")
 def test_a_mark_is_echoed_until_the_sender_says_that_it_has_reduced() -> None:
     pair = Pair()
     client, server, _ = established(pair, ecn=Ecn.REQUEST)
@@ -143,6 +146,7 @@ def test_a_mark_is_echoed_until_the_sender_says_that_it_has_reduced() -> None:
     assert not any(echoes[last:]) and len(echoes) > last, "and stops after CWR"
 
 
+@pytest.mark.proves("ST-TCP-7", by="api")
 @pytest.mark.parametrize("acked", [1, 5, 10])
 @pytest.mark.parametrize(("congestion", "left"), [("newreno", 5), ("cubic", 7)])
 def test_a_mark_reduces_by_the_flight_that_met_it(congestion: str, left: int, acked: int) -> None:
@@ -158,6 +162,7 @@ def test_a_mark_reduces_by_the_flight_that_met_it(congestion: str, left: int, ac
     assert sender.congestion.cwnd == sender.congestion.ssthresh == left * sender.mss
 
 
+@pytest.mark.proves("ST-TCP-7")
 def test_only_new_data_is_ect() -> None:
     pair = Pair()
     client, server, path = established(pair, ecn=Ecn.REQUEST)
@@ -177,6 +182,7 @@ def test_only_new_data_is_ect() -> None:
     assert client.sender.retransmissions == 1
 
 
+@pytest.mark.proves("ST-TCP-7")
 def test_without_agreement_nothing_is_ect_and_marks_mean_nothing() -> None:
     pair = Pair()
     client, server, _ = established(pair)
@@ -227,6 +233,7 @@ def reductions(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return noted
 
 
+@pytest.mark.proves("ST-TCP-7")
 @pytest.mark.parametrize("congestion", ["newreno", "cubic"])
 @pytest.mark.parametrize("sack", [True, False])
 @pytest.mark.parametrize(("mark", "lost"), [(5, 20), (20, 5)], ids=["mark first", "loss first"])
@@ -252,6 +259,7 @@ def test_a_mark_and_a_loss_in_one_window_reduce_it_once(
     assert client.sender.retransmissions == 1
 
 
+@pytest.mark.proves("ST-TCP-7")
 @pytest.mark.parametrize("mark", [0, 5])
 def test_a_mark_and_a_tail_that_a_probe_repairs_reduce_the_window_once(reductions: list[int], mark: int) -> None:
     """The loss alone does it as well, and CWR says so."""
@@ -272,6 +280,7 @@ def test_a_mark_and_a_tail_that_a_probe_repairs_reduce_the_window_once(reduction
     assert len(reductions) == 1
 
 
+@pytest.mark.proves("ST-TCP-7", by="api")
 @pytest.mark.parametrize("congestion", ["newreno", "cubic"])
 @pytest.mark.parametrize("sack", [True, False])
 @pytest.mark.parametrize("lost", [(75,), (55, 75)])
@@ -293,6 +302,7 @@ def test_a_loss_of_the_next_window_reduces_it_again(
     assert controller.ssthresh <= reductions[0] * controller.decrease**2 + 2 * client.sender.mss
 
 
+@pytest.mark.proves("ST-TCP-7", by="api")
 def test_losses_of_both_windows_that_one_acknowledgement_shows_reduce_it_again(reductions: list[int]) -> None:
     pair = Pair(delay=0.05)
     client, _ = sixty(pair)
@@ -308,6 +318,7 @@ def test_losses_of_both_windows_that_one_acknowledgement_shows_reduce_it_again(r
     assert len(reductions) == 2
 
 
+@pytest.mark.proves("ST-TCP-7", by="api")
 def test_so_does_one_that_is_noticed_while_a_loss_is_repaired(reductions: list[int]) -> None:
     """Without marks: a repetition is lost as well, so that recovery lasts until the next window shows a loss of its own."""
     pair = Pair(delay=0.05)
@@ -336,6 +347,7 @@ def test_so_does_one_that_is_noticed_while_a_loss_is_repaired(reductions: list[i
     assert len(reductions) == 2
 
 
+@pytest.mark.proves("ST-TCP-7", by="api")
 @pytest.mark.parametrize("sack", [True, False])
 @pytest.mark.parametrize("spurious", ["loss", "time-out"])
 def test_a_mark_counts_where_the_reduction_of_its_window_was_a_mistake(sack: bool, spurious: str) -> None:
@@ -355,6 +367,7 @@ def test_a_mark_counts_where_the_reduction_of_its_window_was_a_mistake(sack: boo
     assert not server.ecn.echo
 
 
+@pytest.mark.proves("ST-TCP-7", by="api")
 def test_a_reduction_that_a_mark_confirms_is_not_taken_back(reductions: list[int]) -> None:
     pair = Pair(delay=0.05)
     client, _ = sixty(pair)
@@ -369,6 +382,7 @@ def test_a_reduction_that_a_mark_confirms_is_not_taken_back(reductions: list[int
     assert client.sender.congestion.ssthresh < 60 * client.sender.mss
 
 
+@pytest.mark.proves("ST-TCP-7", by="api")
 def test_nor_is_a_confirmed_one_counted_when_f_rto_finds_the_time_out_spurious(reductions: list[int]) -> None:
     pair = Pair(delay=0.05)
     client, _ = sixty(pair, timestamps=False)
@@ -383,6 +397,7 @@ def test_nor_is_a_confirmed_one_counted_when_f_rto_finds_the_time_out_spurious(r
     assert client.sender.congestion.ssthresh < 60 * client.sender.mss
 
 
+@pytest.mark.proves("ST-TCP-7")
 @pytest.mark.parametrize("sack", [True, False])
 def test_after_a_time_out_new_data_says_cwr(sack: bool) -> None:
     pair = Pair()
@@ -400,6 +415,7 @@ def test_after_a_time_out_new_data_says_cwr(sack: bool) -> None:
     assert ["C" in str(tcp.flags) for tcp in data if tcp.payload] == [True] + [False] * (len(data) - 1)
 
 
+@pytest.mark.proves("ST-TCP-7")
 def test_cwr_goes_in_a_segment_of_its_own_where_the_link_cuts() -> None:
     """RFC 3168 §6.1.2 asks for one packet; a device may write it into all that it makes of a super-segment."""
     pair = Pair(delay=0.05, offload="whole")
@@ -414,6 +430,7 @@ def test_cwr_goes_in_a_segment_of_its_own_where_the_link_cuts() -> None:
     assert max(len(tcp.payload) for tcp in sent) > 10 * client.sender.mss, "super-segments go on"
 
 
+@pytest.mark.proves("ST-TCP-7")
 def test_what_fits_into_a_small_window_is_ect() -> None:
     """The time-out of SWS avoidance sends it like a probe, but the window is open."""
     pair = Pair()
@@ -427,6 +444,7 @@ def test_what_fits_into_a_small_window_is_ect() -> None:
     assert (len(wire.read(packet).payload), codepoint(packet)) == (room, 2)
 
 
+@pytest.mark.proves("ST-TCP-7")
 def test_a_probe_of_a_closed_window_is_not_ect() -> None:
     """RFC 3168 §6.1.6, the first of them as well."""
     pair = Pair()

@@ -17,7 +17,7 @@ from .path import DATA, collect, established, transfer
 MSS = 1428
 
 
-@pytest.mark.proves("ST-TCP-4")
+@pytest.mark.proves("ST-TCP-4", by="api")
 @pytest.mark.parametrize("seed", range(10))
 @pytest.mark.parametrize("loss", [0.02, 0.05, 0.08])
 def test_where_nothing_is_reordered_no_reduction_is_taken_back(loss: float, seed: int) -> None:
@@ -70,7 +70,7 @@ def test_reordering_behind_a_long_queue_costs_little_more_than_what_is_late(seed
     assert client.timers.timeouts == 0
 
 
-@pytest.mark.proves("ST-TCP-4", "ST-TCP-5")
+@pytest.mark.proves("ST-TCP-4", "ST-TCP-5", by="api")
 def test_that_one_was_only_late_says_nothing_of_others_that_are_lost() -> None:
     pair = Pair()
     client, server, path = established(pair)
@@ -86,7 +86,7 @@ def test_that_one_was_only_late_says_nothing_of_others_that_are_lost() -> None:
     assert client.sender.congestion.ssthresh < 1 << 40, "something was lost, and the reduction stands"
 
 
-@pytest.mark.proves("ST-TCP-4", "ST-TCP-5")
+@pytest.mark.proves("ST-TCP-4", "ST-TCP-5", by="api")
 @pytest.mark.parametrize("sack", [True, False])
 def test_a_time_out_while_losses_are_repaired_reduces_the_threshold_once(sack: bool) -> None:
     pair = Pair()
@@ -108,7 +108,7 @@ def test_a_time_out_while_losses_are_repaired_reduces_the_threshold_once(sack: b
     assert server.receiver.queued == 40 * MSS
 
 
-@pytest.mark.proves("ST-TCP-4", "ST-TCP-5")
+@pytest.mark.proves("ST-TCP-4", "ST-TCP-5", by="api")
 @pytest.mark.parametrize("sack", [True, False])
 def test_a_time_out_of_another_segment_reduces_the_threshold_again(sack: bool) -> None:
     """RFC 5681 §3.1: it is held only for a segment that the timer has sent again before."""
@@ -134,7 +134,7 @@ def test_a_time_out_of_another_segment_reduces_the_threshold_again(sack: bool) -
     assert congestion.ssthresh <= max((sender.snd_nxt - sender.snd_una) // 2, 2 * MSS) < first
 
 
-@pytest.mark.proves("ST-TCP-4", "ST-TCP-5")
+@pytest.mark.proves("ST-TCP-4", "ST-TCP-5", by="api")
 @pytest.mark.parametrize(("name", "share"), [("newreno", 0.5), ("cubic", 0.7)])
 def test_the_threshold_is_never_above_equation_four(name: str, share: float) -> None:
     controller = create(name, MSS)
@@ -149,7 +149,7 @@ def test_the_threshold_is_never_above_equation_four(name: str, share: float) -> 
     assert controller.ssthresh == 2 * MSS
 
 
-@pytest.mark.proves("ST-TCP-5")
+@pytest.mark.proves("ST-TCP-5", by="api")
 def test_after_a_time_out_cubics_curve_begins_where_slow_start_ends() -> None:
     controller = create("cubic", MSS)
     assert isinstance(controller, Cubic)
@@ -167,7 +167,7 @@ def test_after_a_time_out_cubics_curve_begins_where_slow_start_ends() -> None:
     assert controller.cwnd - 700 * MSS < 8 * MSS, "no rush back to the old maximum (RFC 9438 §4.8)"
 
 
-@pytest.mark.proves("ST-TCP-5")
+@pytest.mark.proves("ST-TCP-5", by="api")
 @pytest.mark.parametrize("every", [0.0, 0.01, 0.05])
 def test_slow_start_doubles_however_the_acknowledgements_come(every: float) -> None:
     """Acknowledgements that arrive in a bunch, before anything can be sent, show a window that was in use all the same."""
@@ -185,7 +185,7 @@ def test_slow_start_doubles_however_the_acknowledgements_come(every: float) -> N
         last = window
 
 
-@pytest.mark.proves("ST-TCP-6")
+@pytest.mark.proves("ST-TCP-6", by="api")
 @pytest.mark.parametrize("seed", range(6))
 def test_an_acknowledgement_clocks_out_what_it_delivered_once(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """RFC 9937 §6.2: what the reordering timer finds lost is no news of what has been delivered."""
@@ -216,7 +216,7 @@ def test_an_acknowledgement_clocks_out_what_it_delivered_once(seed: int, monkeyp
     assert sum(counted) - sum(by_timer) <= 1_000_000
 
 
-@pytest.mark.proves("ST-TCP-5")
+@pytest.mark.proves("ST-TCP-5", by="api")
 @pytest.mark.parametrize("name", ["newreno", "cubic"])
 @pytest.mark.parametrize("sack", [True, False])
 def test_what_had_arrived_before_a_time_out_opens_no_window(sack: bool, name: str) -> None:
