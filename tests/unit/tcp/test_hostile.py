@@ -16,7 +16,7 @@ from .handmade import sent
 from .pair import Pair, read_all
 from .path import DATA, established, transfer
 from .seen import RST, SYN, data, segments
-from .test_timers import in_time_wait, reopen
+from .test_time_wait import in_time_wait, reopen
 
 A, B = "2001:db8:a::1", "2001:db8:b::1"
 WRAP = 1 << 32

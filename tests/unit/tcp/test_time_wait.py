@@ -1,0 +1,146 @@
+"""TIME-WAIT: to its last moment, and what it answers and opens again (RFC 9293 §3.6.1, RFC 6191, unified-multiplex §7)."""
+
+from __future__ import annotations
+
+import pytest
+
+from tapstack.ipv6.addresses import AddressKind
+from tapstack.tcp.connection import Connection
+from tapstack.tcp.options import PortMode, SocketOptions, TimeWait
+from tapstack.tcp.timewait import TimeWaitRecord
+
+from . import wire
+from .handmade import A, B, ended, old_segment
+from .pair import Pair
+from .path import established
+from .seen import ACK, segments
+
+
+@pytest.mark.proves("ST-TCP-13", "UM-REL-2")
+@pytest.mark.parametrize(("option", "seconds"), [(TimeWait.FULL, 60.0), (TimeWait.SHORT, 1.0), (TimeWait.SHARP, 0.0)])
+def test_time_wait_ends_exactly(option: TimeWait, seconds: float) -> None:
+    pair = Pair()
+    client, _, entered = ended(pair, option)
+    ends_at(pair, client, entered + seconds)
+
+
+@pytest.mark.proves("ST-TCP-13", "UM-REL-2")
+def test_after_an_outage_the_short_wait_is_no_longer_than_the_full_one() -> None:
+    """Without timestamps a FIN that was repeated gives no sample: the time-out stays doubled."""
+    pair = Pair()
+    client, server, path = established(pair, timestamps=False, time_wait=TimeWait.SHORT)
+    pair.meddle = lambda end, packet: [] if end is pair.a else [packet]
+    client.shutdown(pair.now)
+    pair.run(60)
+    pair.meddle = path
+    pair.run(100, until=server.receiver.fin_taken)
+    assert client.rtt.rto > 15
+    server.shutdown(pair.now)
+    pair.run(5, until=lambda: segments(pair, "a")[-1].flags == ACK)
+    ends_at(pair, client, segments(pair, "a")[-1].when + 60.0)
+
+
+def ends_at(pair: Pair, connection: Connection, end: float) -> None:
+    """TIME-WAIT at `a` answers an old segment until then and no longer; the address of the node itself does."""
+    if end > pair.now:
+        pair.run(end - 1e-3 - pair.now)
+        assert old_segment(pair, connection) == ["A"]
+        pair.run(2e-3)
+    assert old_segment(pair, connection) == []
+    pair.a.entry(pair.now, AddressKind.STABLE)
+    assert old_segment(pair, connection) == ["R"]
+
+
+def reopen(pair: Pair, mode: PortMode, isn: int, stamp: int | None) -> str | None:
+    """A SYN for a pair in TIME-WAIT; what is answered, or None."""
+    options = [("MSS", 1440)] + ([("Timestamp", (stamp, 0))] if stamp is not None else [])
+    before = len(pair.packets)
+    pair.a.input(wire.segment(B, A, 5000, 80, "S", seq=isn, options=options), pair.now)
+    pair.run(0.001)
+    answers = [str(wire.read(p).flags) for _, who, p in pair.packets[before:] if who == "a"]
+    return answers[0] if answers else None
+
+
+def in_time_wait(mode: PortMode, timestamps: bool) -> tuple[Pair, Connection]:
+    """`a` is the server, on a stable address where the mode allows it, and the one in TIME-WAIT."""
+    pair = Pair()
+    aware = mode is PortMode.AWARE
+    options = SocketOptions(mode=mode, timestamps=timestamps)
+    listener = pair.a.tcp.listen(options, pair.now, 80 if aware else None)
+    kind = AddressKind.STABLE if aware else AddressKind.SERVICE
+    listener.arm(pair.a.entry(pair.now, kind), pair.now, sessions=None)
+    client = pair.b.tcp.connect(
+        pair.b.entry(pair.now), pair.a.address, 80, pair.now, SocketOptions(mode=PortMode.AWARE), local_port=5000
+    )
+    pair.run(1)
+    server = listener.accept()
+    assert server is not None
+    server.shutdown(pair.now)
+    pair.run(0.1)
+    client.shutdown(pair.now)
+    pair.run(1)
+    assert len(pair.a.tcp.time_waits) == 1
+    return pair, server
+
+
+@pytest.mark.proves("ST-TCP-13")
+@pytest.mark.parametrize(
+    ("mode", "timestamps", "sequence", "later", "answer"),
+    [
+        (PortMode.AWARE, False, 1, 0, "SA"),
+        (PortMode.AWARE, False, -5, 0, "A"),
+        (PortMode.AWARE, True, -5, 1000, "SA"),
+        (PortMode.AWARE, True, 1, 0, "SA"),
+        (PortMode.AWARE, True, -5, 0, "A"),
+        (PortMode.AWARE, True, 1, -1000, "A"),
+        (PortMode.L2, True, 1, 1000, "A"),
+    ],
+)
+def test_a_newer_syn_reopens_in_aware_mode_only(
+    mode: PortMode, timestamps: bool, sequence: int, later: int, answer: str
+) -> None:
+    pair, server = in_time_wait(mode, timestamps)
+    record = next(iter(pair.a.tcp.demux))
+    assert isinstance(record, TimeWaitRecord)
+    stamp = (record.ts_recent or 0) + later if timestamps else None
+    pair.run(1)
+    assert reopen(pair, mode, server.receiver.rcv_nxt + sequence, stamp) == answer
+
+
+@pytest.mark.proves("ST-TCP-13", "MAY-2")
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize("ahead", [0, 3_000_000, 1 << 31])
+def test_what_is_reopened_begins_above_the_last_number_of_the_old_connection(ahead: int, full: bool) -> None:
+    """RFC 9293 §3.6.1: also where that was faster than the clock of the ISN, and where a stranger would get a cookie."""
+    pair, server = in_time_wait(PortMode.AWARE, False)
+    record = next(iter(pair.a.tcp.demux))
+    assert isinstance(record, TimeWaitRecord)
+    used = (record.facts().snd_nxt + ahead) & 0xFFFFFFFF
+    record.change(record.facts()._replace(snd_nxt=used))
+    if full:
+        pair.a.tcp.passive.limit = 0
+    assert reopen(pair, PortMode.AWARE, server.receiver.rcv_nxt + 1, None) == "SA"
+    isn = next(wire.read(p).seq for _, who, p in reversed(pair.packets) if who == "a")
+    assert 0 < (isn - used) % (1 << 32) < 1 << 31
+    assert pair.a.tcp.demux.half_open_count == 1
+
+
+@pytest.mark.proves("UM-REL-2", by="api")
+def test_waits_of_different_lengths_end_in_their_order_and_leave_nothing() -> None:
+    pair = Pair()
+    waits = [TimeWait.FULL, TimeWait.SHORT, TimeWait.FULL, TimeWait.SHORT]
+    users = len(pair.a.entry(pair.now).users)
+    for option in waits:
+        client, server = pair.connect(SocketOptions(time_wait=option, mode=PortMode.L2))
+        client.shutdown(pair.now)
+        pair.run(0.1)
+        server.shutdown(pair.now)
+        pair.run(0.1)
+    table = pair.a.tcp.time_waits
+    assert len(table) == 4
+    pair.run(2.0)
+    assert len(table) == 2, "the short ones do not wait behind the long ones"
+    pair.run(61.0)
+    assert len(table) == 0
+    assert not table._line and not table._heap and not table._aside
+    assert len(pair.a.entry(pair.now).users) == users
