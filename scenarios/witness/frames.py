@@ -204,7 +204,8 @@ class Decoder:
             frame.cut = len(data) < raw.length
             try:
                 self._ipv6(frame, data[start:], raw.length - start)
-            except (struct.error, IndexError, ValueError, dpkt.UnpackError) as error:
+            # AttributeError: dpkt, of extension headers in an order that it does not expect
+            except (struct.error, IndexError, ValueError, AttributeError, dpkt.UnpackError) as error:
                 if not frame.cut:
                     self._fault(raw.number, f"malformed: {error or type(error).__name__}", frame.eth_src)
         return frame

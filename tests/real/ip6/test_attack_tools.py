@@ -9,23 +9,26 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from random import Random
 
 import pytest
 
 from compat import kernel
 from compat.programs.process import run_in
+from scenarios.witness.frames import UNSPECIFIED, Solicitation, text
 from tapstack.events import LinkNotice
 from tapstack.types import address
 from unimux.pool import Pool, PoolChanged, PoolConfig
 from unimux.source import AddressSource
 from unimux.state import MemoryState
 
-from .lan import KERNEL, Lan, lan
+from ..wire import advertisements, captured, frames, made_by_a_tool
+from .lan import KERNEL, MAC, Lan, lan
 from .test_kernel_neighbour import echo
 
 FLOODS = ("atk6-flood_router26", "atk6-flood_solicitate6", "atk6-flood_advertise6")
-pytestmark = pytest.mark.real("atk6-dos-new-ip6", *FLOODS)
+pytestmark = pytest.mark.real("atk6-dos-new-ip6", "dumpcap", *FLOODS)
 
 PINGS = 5
 
@@ -44,7 +47,7 @@ def net() -> Iterator[Lan]:
         yield made
 
 
-@pytest.mark.proves("ST-IP6-4", "ST-IP6-5")
+@pytest.mark.proves("ST-IP6-4", "ST-IP6-5", by="api")  # the sizes of tables
 @pytest.mark.parametrize("tool", FLOODS)
 def test_a_flood_fills_no_table_beyond_its_bound_and_leaves_nothing_broken(
     net: Lan, tool: str, record_property: Callable[[str, object], None]
@@ -87,15 +90,11 @@ def test_a_flood_fills_no_table_beyond_its_bound_and_leaves_nothing_broken(
 
 
 @pytest.mark.proves("UM-ADDR-10", "UM-POOL-1", "UM-POOL-3")
-def test_a_neighbour_that_claims_every_address_is_told_backed_off_from_and_outlived() -> None:
+def test_a_neighbour_that_claims_every_address_is_told_backed_off_from_and_outlived(artefacts: Path) -> None:
     with lan(dad_backoff=4.0, dad_transmits=1, stable_addresses=True) as net:
         said: list[str] = []
         net.driver.stack.events.subscribe(
             lambda event: said.append(event.cause) if isinstance(event, (PoolChanged, LinkNotice)) else None
-        )
-        probes = [0]
-        net.driver.stack.events.subscribe(
-            lambda event: probes.__setitem__(0, probes[0] + (getattr(event, "new", None) == "TENTATIVE"))
         )
 
         async def main() -> None:
@@ -113,11 +112,23 @@ def test_a_neighbour_that_claims_every_address_is_told_backed_off_from_and_outli
                 net.driver.kick()
                 await net.until(lambda: any("claimed by another node" in cause for cause in said), 20)
                 assert pool.ready == 0
-                tried = probes[0]
                 await asyncio.sleep(2.0)
-                assert probes[0] == tried, "no new address within the pause"
                 assert pool.status(net.now).held_back_for > 0
             await net.until(lambda: pool.ready == 4, 30)
             pool.check()
 
-        net.run(main())
+        with captured(net.port, artefacts / "peer.pcapng") as path:
+            net.run(main())
+    seen = frames(path)
+    tested = [frame for frame in seen if frame.eth_src == MAC and isinstance(frame.message, Solicitation)]
+    targets = [text(frame.message.target) for frame in tested if isinstance(frame.message, Solicitation)]
+    assert len(set(targets)) == len(targets), "a duplicate is replaced by a fresh address"
+    assert all(
+        frame.src == UNSPECIFIED and frame.message.nonce for frame in tested if isinstance(frame.message, Solicitation)
+    )
+    claims = [bool(advertisements(seen, target)) for target in targets]
+    assert claims == [True] * claims.count(True) + [False] * 4, "a claim of each address, until nobody claims any more"
+    last, first = tested[claims.count(True) - 1], tested[claims.count(True)]
+    assert claims.count(True) >= 3
+    assert first.time - last.time >= 3.9, "no new address within the pause"
+    made_by_a_tool(path, MAC)

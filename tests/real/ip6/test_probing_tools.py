@@ -10,17 +10,21 @@ import asyncio
 import json
 import re
 import subprocess
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from compat import kernel
+from scenarios.witness.frames import Advertisement, Checksum, Kind, Quote
 from tapstack.ipv6.addresses import AddressKind
 
-from .lan import PREFIX, Lan, lan
+from ..wire import advertisements, captured, echoes, frames, made_by_a_tool, questions
+from .lan import KERNEL_MAC, MAC, PREFIX, Lan, lan
 
-pytestmark = pytest.mark.real("atk6-implementation6", "ndisc6")
+pytestmark = pytest.mark.real("atk6-implementation6", "dumpcap", "ndisc6")
 
 LINE = re.compile(r"^Test\s+(\d+): (.*?)\t+(?:PASSED|FAILED) - (.*?)\s*$", re.MULTILINE)
 REPLY, SILENCE = "we got a reply", "no reply"
@@ -89,13 +93,24 @@ def test_implementation6_finds_what_it_finds_at_a_linux_kernel(
                 found[int(line[1])] = line[3]
                 record_property(f"implementation6 {line[1]}: {line[2]}", line[3])
 
-    net.run(main())
+    with captured(net.port, artefacts / "peer.pcapng") as path:
+        net.run(main())
+    made_by_a_tool(path, MAC)
     (artefacts / "implementation6.json").write_text(json.dumps(found, indent=1))
     assert found == EXPECTED
+    # What the tool calls a reply is one: nothing that the host said is malformed or has a wrong checksum.
+    sent = [frame for frame in frames(path) if frame.eth_src == MAC]
+    assert {frame.checksum for frame in sent if frame.kind in (Kind.ECHO_REPLY, Kind.ERROR)} == {Checksum.GOOD}
+    problems = Counter((f.message.type, f.message.code) for f in sent if isinstance(f.message, Quote))
+    wanted = Counter(EXPECTED.values())
+    for code, told in enumerate((HEADER_FIELD, NEXT_HEADER, OPTION)):
+        assert problems[4, code] >= wanted[told]
+    in_pieces = any(frame.kind is Kind.FRAGMENT for frame in sent)  # the answer to a request of two fragments
+    assert len(echoes(sent, Kind.ECHO_REPLY)) + in_pieces == wanted[REPLY] - 1  # one reply is an advertisement
 
 
 @pytest.mark.proves("UM-ADDR-3", "UM-ADDR-9")
-def test_ndisc6_sees_an_address_only_while_it_is_used(net: Lan) -> None:
+def test_ndisc6_sees_an_address_only_while_it_is_used(net: Lan, artefacts: Path) -> None:
     text = PREFIX + "abcd:1:2:3"
 
     async def main() -> None:
@@ -111,4 +126,13 @@ def test_ndisc6_sees_an_address_only_while_it_is_used(net: Lan) -> None:
         net.driver.kick()
         assert "No response" in await asked()
 
-    net.run(main())
+    with captured(net.port, artefacts / "peer.pcapng") as path:
+        net.run(main())
+    seen = frames(path)
+    asked = questions(seen, text)
+    (answer,) = (frame for frame in advertisements(seen, text) if cast(Advertisement, frame.message).solicited)
+    assert [frame.eth_src for frame in asked] == [KERNEL_MAC] * 3, (
+        "each time it asked, and the second question was answered"
+    )
+    assert asked[1].order < answer.order < asked[2].order
+    assert answer.eth_src == MAC

@@ -12,6 +12,7 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, asynccontextmanager, suppress
+from pathlib import Path
 
 import dpkt
 import pytest
@@ -20,17 +21,21 @@ from compat import kernel
 from compat.kernel import topology
 from compat.kernel.topology import Topology, demo_topology
 from compat.programs.radvd import Advertisement, router_advertiser
+from scenarios.witness.frames import UNSPECIFIED, Solicitation, text
 from tapstack.events import DropReason
 from tapstack.link.base import Link, LinkProperties
 from tapstack.tcp.options import SocketOptions, TimeWait
-from tapstack.types import Buffer, Frame
+from tapstack.types import Buffer, Frame, address
 from unimux import errors
 from unimux.aio import open_connection
 from unimux.node import Node, NodeConfig
 from unimux.pool import PoolChanged
 from unimux.poolstate import PoolConfig
 
-pytestmark = pytest.mark.real("radvd")
+from ..um.judge import segments, sessions
+from ..wire import advertisements, after, capturing, frames, questions
+
+pytestmark = pytest.mark.real("dumpcap", "radvd")
 
 ROOM = 4
 """Addresses that the link takes: the link-local one and three more."""
@@ -135,7 +140,9 @@ async def use(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Non
     [(True, "what is sent to its group does not arrive"), (False, "what is sent from it does not arrive")],
     ids=["snooping", "validation"],
 )
-def test_the_pool_shrinks_to_what_the_link_takes(snooping: bool, why: str) -> None:
+def test_the_pool_shrinks_to_what_the_link_takes(snooping: bool, why: str, artefacts: Path) -> None:
+    path = artefacts / "router.pcapng"
+
     async def main(top: Topology, stack: ExitStack) -> None:
         tap = stack.enter_context(
             kernel.bridged_tap(top.client_bridge, "tap-refused", mac=bytes.fromhex("020000000a12"))
@@ -146,7 +153,12 @@ def test_the_pool_shrinks_to_what_the_link_takes(snooping: bool, why: str) -> No
         advertised = Advertisement(top.router_client, topology.CLIENT_PREFIX)
         config = NodeConfig(pool=POOL, socket=SocketOptions(time_wait=TimeWait.SHORT))
         said: list[str] = []
-        async with router_advertiser(top.router, advertised), echo_server(top), Node(link, config) as node:
+        async with (
+            router_advertiser(top.router, advertised),
+            echo_server(top),
+            capturing(top.router_client, path),
+            Node(link, config) as node,
+        ):
             node.watch(lambda event: said.append(event.cause) if isinstance(event, PoolChanged) else None)
             await node.ready(8, timeout=20)
             if snooping:
@@ -166,5 +178,22 @@ def test_the_pool_shrinks_to_what_the_link_takes(snooping: bool, why: str) -> No
                 session[1].close()
 
     with demo_topology() as top, ExitStack() as stack, asyncio.Runner() as runner:
+        router = top.router_client.mac
         top.set_offloads(False)
         runner.run(main(top, stack))
+    seen = frames(path)
+    known = {session.client: session for session in sessions(segments(path), by_ports=True)}
+    served = [client for client, session in known.items() if session.established is not None]
+    assert len(served) == ROOM - 1
+    assert all(known[client].request == known[client].answer == b"hello" * 2 for client in served)
+    tested = {text(f.message.target) for f in seen if f.src == UNSPECIFIED and isinstance(f.message, Solicitation)}
+    assert len(tested) >= 8, "the pool had filled, and these are what the link takes"
+    refused = {client: session for client, session in known.items() if client not in served}
+    if snooping:  # the router heard the SYN, and nobody hears its question
+        assert refused
+        for client in refused:
+            (first, *_) = (f for f in seen if f.src == address(client))
+            assert [f for f in questions(after(seen, first), client) if f.eth_src == router]
+            assert not advertisements(after(seen, first), client)
+    else:
+        assert not refused, "a packet from an address that the link does not take"
