@@ -14,7 +14,7 @@ import signal
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from ipaddress import IPv6Address, IPv6Network
 from pathlib import Path
@@ -24,9 +24,11 @@ import dpkt
 
 from compat.kernel import topology
 from compat.kernel.topology import Topology, demo_topology
-from compat.programs import Advertisement, dumpcap, router_advertiser, run_in
+from compat.programs import Advertisement, router_advertiser, run_in
 from compat.programs.process import is_bound, until
 from scenarios.witness import CaptureFile, Judgement, Setup, UnifiedNode, Verdict, judge
+
+from ..wire import capturing
 
 PROGRAMS = ("curl", "dumpcap", "radvd")
 READY = 20.0
@@ -98,13 +100,9 @@ class Place:
                 await made.next("end")
                 assert await asyncio.wait_for(process.wait(), 10) == 0, log.read_text()
 
-    @asynccontextmanager
-    async def captured(self, path: Path) -> AsyncIterator[None]:
+    def captured(self, path: Path) -> AbstractAsyncContextManager[Path]:
         """Capture the router's link to the server's LAN, where everything passes."""
-        async with dumpcap(self.top.router_server, path, snaplen=262144, buffer_mib=32) as capture:
-            yield
-            await capture.stop()
-        assert capture.dropped == 0
+        return capturing(self.top.router_server, path)
 
     def judge(self, path: Path, sessions: dict[str, int] | None = None, *stable: str) -> Judgement:
         """The witness's verdict on a capture; every rule must pass."""

@@ -22,6 +22,7 @@ from unimux.aio import open_connection, start_server
 from unimux.node import Node
 from unimux.server import Server
 
+from ..wire import capturing
 from . import legacy
 from .judge import Segment, Session, segments, sessions, sound
 from .room import BOUND, Room
@@ -121,7 +122,7 @@ async def play(room: Room, cell: Cell, path: Path, random: Random) -> Played:
     size = 20_000 if cell.parallel == 1 else 2_000
     requests = [random.randbytes(size) for _ in range(cell.parallel)]
     async with AsyncExitStack() as stack:
-        await stack.enter_async_context(room.captured(interface, path))
+        await stack.enter_async_context(capturing(interface, path))
         if cell.server.startswith("L"):
             await stack.enter_async_context(legacy.serve(room.legacy, WP, respond))
             calls = [open_connection(node, SERVER_ADDRESS, WP, mode=cell.mode) for _ in requests]

@@ -12,8 +12,8 @@ live between two calls of `run`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import Coroutine, Iterator
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -22,7 +22,6 @@ from typing import Any, TypeVar
 from compat import kernel
 from compat.kernel import topology
 from compat.kernel.topology import Topology, demo_topology
-from compat.programs.dumpcap import dumpcap
 from compat.programs.radvd import Advertisement, router_advertiser
 from tapstack.events import Event
 from tapstack.ipv6.config import HostConfig
@@ -105,14 +104,6 @@ class Room:
     def prefix(self, name: str) -> Prefix:
         """The routed prefix of a node."""
         return next(prefix for prefix in self.node(name).stack.host.prefixes if prefix.dedicated)
-
-    @asynccontextmanager
-    async def captured(self, interface: kernel.Interface, path: Path) -> AsyncIterator[None]:
-        """Capture an interface while the block runs, to the last frame; nothing may be missing."""
-        async with dumpcap(interface, path) as capture:
-            yield
-            await capture.stop()
-        assert capture.dropped == 0, f"the capture of {interface} lost {capture.dropped} frames"
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from unimux.aio import open_connection
 from unimux.errors import NameNotResolved
 from unimux.node import Node
 
+from ..wire import capturing
 from . import legacy
 from .cells import WP
 from .judge import frames, sound
@@ -65,7 +66,7 @@ def test_names_are_asked_of_the_server_that_the_router_announces(net: Room, arte
             await stack.enter_async_context(router_advertiser_again(net, announcement))
             await bob.until(lambda: bool(bob.stack.host.rdnss), 15)
             await bob.ready(6, 15)
-            await stack.enter_async_context(net.captured(net.top.server_bridge, capture))
+            await stack.enter_async_context(capturing(net.top.server_bridge, capture))
             await stack.enter_async_context(legacy.serve(net.legacy, WP, respond))
             assert await bob.resolve("files.example", timeout=5) == [IPv6Address(SERVER_ADDRESS).packed]
             assert len(await bob.resolve("TWO.example.", timeout=5)) == 2
@@ -117,7 +118,7 @@ def test_a_hundred_flows_to_one_kernel_socket(net: Room, artefacts: Path, rng: R
                 made.sendto(answer_to(data), sender)
 
         loop.add_reader(made, echo)
-        async with net.captured(net.top.server_bridge, capture):
+        async with capturing(net.top.server_bridge, capture):
             remote = IPv6Address(SERVER_ADDRESS).packed
             await dora.datagrams.exchange(remote, b"first", 5, port=7777)
             answers = await asyncio.gather(*(dora.datagrams.exchange(remote, data, 5.0, port=7777) for data in said))
@@ -142,7 +143,7 @@ def test_the_kernels_port_unreachable_ends_one_exchange_and_no_other(net: Room, 
         remote = IPv6Address(SERVER_ADDRESS).packed
         silent = legacy.kernel_socket(net.legacy, socket.SOCK_DGRAM)
         silent.bind(("::", 7778))
-        async with net.captured(net.top.server_bridge, capture):
+        async with capturing(net.top.server_bridge, capture):
             waiting = asyncio.ensure_future(dora.datagrams.exchange(remote, b"?", 1.5, port=7778))
             began = dora.now()
             with pytest.raises(ConnectionRefusedError):

@@ -28,6 +28,7 @@ from unimux import errors
 from unimux.aio import open_connection, start_server
 from unimux.datagram import EphemeralFlow
 
+from ..wire import capturing
 from . import legacy
 from .cells import WP
 from .judge import frames, icmp, segments, sessions, sound
@@ -125,7 +126,7 @@ def test_a_genuine_error_ends_the_connect_that_it_is_about(
 
     async def main() -> None:
         dora = net.node("dora")
-        async with net.captured(net.top.router_client, capture), legacy.serve(net.legacy, WP, respond):
+        async with capturing(net.top.router_client, capture), legacy.serve(net.legacy, WP, respond):
             began = dora.now()
             calls = [open_connection(dora, SERVER_ADDRESS, WP, mode=mode) for _ in range(7)]
             calls.insert(3, open_connection(dora, NOWHERE, WP, mode=mode, timeout=10))
@@ -147,9 +148,16 @@ def test_a_genuine_error_ends_the_connect_that_it_is_about(
 @pytest.mark.proves("UM-PORT-13", "UM-PORT-9", "UM-PORT-10")
 @pytest.mark.parametrize("mode", MODES)
 def test_a_forged_error_needs_a_sequence_number_in_flight(
-    net: Room, mode: PortMode, forger: Forger, rng: Random
+    net: Room, mode: PortMode, forger: Forger, artefacts: Path, rng: Random
 ) -> None:
+    capture = artefacts / "router.pcapng"
+
     async def main() -> None:
+        async with capturing(net.top.router_client, capture):
+            await forge()
+        await released(net)
+
+    async def forge() -> None:
         dora = net.node("dora")
         attempt = asyncio.ensure_future(open_connection(dora, NOWHERE, WP, mode=mode, timeout=10))
         await dora.until(lambda: len(dora.stack.tcp.demux) == 1, 5)
@@ -158,6 +166,9 @@ def test_a_forged_error_needs_a_sequence_number_in_flight(
         for kind in (ICMPv6DestUnreach(code=4), ICMPv6DestUnreach(code=0), ICMPv6TimeExceeded(code=0)):
             for wrong in (isn + 1, isn - 1, isn + 70_000, rng.getrandbits(32)):
                 await forger.quote(kind, connection, seq=wrong & 0xFFFFFFFF)
+        async with asyncio.timeout(5):
+            while not connection.syn_retransmitted:
+                await asyncio.sleep(0.01)
         assert not attempt.done(), "a forged error ended the connect"
         if mode is PortMode.AWARE:
             await forger.quote(ICMPv6DestUnreach(code=4), connection, seq=isn, sport=connection.local_port ^ 1)
@@ -171,10 +182,15 @@ def test_a_forged_error_needs_a_sequence_number_in_flight(
             await forger.quote(ICMPv6DestUnreach(code=4), connection, seq=isn, sport=7, dport=9)
         with pytest.raises(errors.ConnectRefused):
             await asyncio.wait_for(attempt, 1)
-        await released(net)
 
     with routed(net, "blackhole"):
         net.run(main())
+    told = [number for number, _, _, kind, _ in icmp(capture) if kind < 128]
+    tried = [segment for segment in segments(capture) if segment.dst == NOWHERE]
+    assert len(told) == 13 + (mode in (PortMode.AWARE, PortMode.L2))
+    assert len({segment.seq for segment in tried}) == 1
+    assert tried[0].number < told[0] and tried[-1].number > told[11], "no SYN after twelve errors that were forged"
+    assert tried[-1].number < told[-1], "a SYN after the error that counts"
 
 
 @pytest.mark.proves("UM-PORT-13", "UM-PORT-9")
@@ -187,7 +203,7 @@ def test_an_error_never_ends_a_session_and_a_forged_size_does_not_count(
 
     async def main() -> None:
         dora = net.node("dora")
-        async with net.captured(net.top.server_bridge, capture), legacy.serve(net.legacy, WP, respond):
+        async with capturing(net.top.server_bridge, capture), legacy.serve(net.legacy, WP, respond):
             streams = await open_connection(dora, SERVER_ADDRESS, WP, mode=mode)
             assert await ask(streams, request) == answer_to(request)
             connection = only_connection(net)
@@ -225,7 +241,7 @@ def test_a_genuine_packet_too_big_reaches_every_connection_that_it_is_about(
 
     async def main() -> None:
         dora = net.node("dora")
-        async with net.captured(net.top.server_bridge, capture), legacy.serve(net.legacy, WP, respond):
+        async with capturing(net.top.server_bridge, capture), legacy.serve(net.legacy, WP, respond):
             streams = {mode: await open_connection(dora, SERVER_ADDRESS, WP, mode=mode) for mode in MODES}
             for mode, request in requests.items():
                 assert await ask(streams[mode], request) == answer_to(request)
@@ -259,7 +275,7 @@ def test_a_genuine_packet_too_big_reaches_every_session_that_was_accepted(
 
     async def main() -> None:
         dora = net.node("dora")
-        async with net.captured(net.top.server_bridge, capture), AsyncExitStack() as stack:
+        async with capturing(net.top.server_bridge, capture), AsyncExitStack() as stack:
             streams = []
             for mode in MODES:
                 server = start_server(dora, respond, mode=mode, port=WP if mode is PortMode.AWARE else None)
@@ -319,7 +335,7 @@ def test_genuine_errors_reach_the_udp_flow_that_they_are_about(net: Room, artefa
             echo.sendto(data[::-1], sender)
 
         asyncio.get_running_loop().add_reader(echo, answer)
-        async with net.captured(net.top.router_client, capture):
+        async with capturing(net.top.router_client, capture):
             wide, narrow = flow("wide", SERVER_ADDRESS, 7000), flow("narrow", SERVER_ADDRESS, 7000)
             wide.send(large)
             await until(lambda: heard == [("wide", large[::-1])])

@@ -24,6 +24,7 @@ from tapstack.tcp.segment import Segment
 from tapstack.types import address
 from unimux.aio import open_connection, start_server
 
+from ..wire import capturing
 from . import legacy, talk
 from .cells import PROPERTY, WP, Cell, judge_cell, play, row_of, rows
 from .judge import ACK, RST, segments, sessions, sound
@@ -92,7 +93,7 @@ def test_aware_connections_differ_in_any_one_of_four_values(net: Room, artefacts
         for server in servers:
             for where in (BOUND, f"{BOUND}b"):
                 server.bind(where)
-        async with net.captured(net.top.server_bridge, capture), net.captured(net.top.third_link, other):
+        async with capturing(net.top.server_bridge, capture), capturing(net.top.third_link, other):
             streams = {
                 (server, client): await legacy.connect(hosts[client][0], *places[server], source=hosts[client][1])
                 for server, client in requests
@@ -127,7 +128,7 @@ def test_modes_mix_on_one_node(net: Room, artefacts: Path, rng: Random) -> None:
 
     async def main() -> None:
         async with AsyncExitStack() as stack:
-            await stack.enter_async_context(net.captured(net.top.server_bridge, capture))
+            await stack.enter_async_context(capturing(net.top.server_bridge, capture))
             await stack.enter_async_context(legacy.serve(net.legacy, WP, respond))
             calls = []
             for mode in PortMode:
@@ -179,7 +180,7 @@ async def knock_twice(net: Room, row: Refused, capture: Path, requests: tuple[by
         else:
             target = str(await server.issue(sessions=2 if row.where == "an SSA for two" else 1))
         async with AsyncExitStack() as stack:
-            await stack.enter_async_context(net.captured(net.top.server_bridge, capture))
+            await stack.enter_async_context(capturing(net.top.server_bridge, capture))
             first = await legacy.connect(net.legacy, target, WP, source=row.source)
             stack.callback(first[1].transport.abort)
             assert await ask(first, requests[0]) == answer_to(requests[0])
@@ -258,7 +259,7 @@ def test_of_two_syns_at_once_one_becomes_the_session(net: Room, artefacts: Path,
     async def race() -> str:
         server = start_server(net.node("dora"), respond, mode=PortMode.L1)
         target = str(await server.issue())
-        async with net.captured(net.top.server_bridge, capture):
+        async with capturing(net.top.server_bridge, capture):
             both = await asyncio.gather(
                 *(legacy.connect(net.legacy, target, WP, timeout=2) for _ in range(2)), return_exceptions=True
             )
@@ -294,7 +295,7 @@ def test_l2_serves_as_many_sessions_as_it_was_issued_for(net: Room, artefacts: P
         dora = net.node("dora")
         server = start_server(dora, respond, mode=PortMode.L2)
         target = str(await server.issue(sessions=3))
-        async with net.captured(net.top.server_bridge, capture):
+        async with capturing(net.top.server_bridge, capture):
             three = [await legacy.connect(net.legacy, target, WP) for _ in range(3)]
             with pytest.raises((ConnectionRefusedError, TimeoutError)):
                 await legacy.connect(net.legacy, target, WP, timeout=1.5)
@@ -334,7 +335,7 @@ def test_a_lease_is_for_its_first_client_until_it_expires(net: Room, artefacts: 
         server = start_server(dora, respond, mode=PortMode.L2)
         target = str(await server.issue(lease=True, lifetime=4.0))
         ends = dora.now() + 4.0
-        async with net.captured(net.top.server_bridge, capture), net.captured(net.top.third_link, other):
+        async with capturing(net.top.server_bridge, capture), capturing(net.top.third_link, other):
             for _ in range(3):  # one after the other, as a browser does that comes back
                 streams = await asyncio.gather(*(legacy.connect(net.legacy, target, WP) for _ in range(4)))
                 with pytest.raises(TimeoutError):
@@ -365,22 +366,33 @@ def test_a_lease_is_for_its_first_client_until_it_expires(net: Room, artefacts: 
 
 
 @pytest.mark.proves("UM-PORT-7")
-def test_a_second_session_of_one_pair_is_refused_by_name_at_the_unified_end(net: Room) -> None:
-    """What would be a second session at L0 or L1 between two addresses does not even leave as a SYN."""
+def test_a_second_session_of_one_pair_is_refused_by_name_at_the_unified_end(
+    net: Room, artefacts: Path, rng: Random
+) -> None:
+    """What would be a second session at L0 or L1 between two addresses does not even leave as a SYN, and harms nothing."""
+    capture, request = artefacts / "peer.pcapng", rng.randbytes(600)
     dora = net.node("dora")
 
     async def main() -> str:
-        entry = await dora.take_address(AddressKind.EPHEMERAL, None, timeout=1)
-        options = SocketOptions(mode=PortMode.L0)
-        one = dora.stack.tcp.connect(entry, address(SERVER_ADDRESS), WP, dora.now(), options)
-        with pytest.raises(ConflictingSocket) as caught:
-            dora.stack.tcp.connect(entry, address(SERVER_ADDRESS), WP + 1, dora.now(), options)
-        one.abort(dora.now())
+        async with capturing(net.top.server_bridge, capture), legacy.serve(net.legacy, WP, respond):
+            streams = await open_connection(dora, SERVER_ADDRESS, WP, mode=PortMode.L0)
+            entry = streams[1].get_extra_info("connection").entry
+            with pytest.raises(ConflictingSocket) as caught:
+                dora.stack.tcp.connect(
+                    entry, address(SERVER_ADDRESS), WP + 1, dora.now(), SocketOptions(mode=PortMode.L0)
+                )
+            dora.driver.kick()
+            assert await ask(streams, request) == answer_to(request)
+            await end(streams)
         return str(caught.value)
 
     message = net.run(main())
     assert message.count("connection ") == 2
     assert message.count(SERVER_ADDRESS) == 2
+    sound(capture)
+    (session,) = sessions(segments(capture), by_ports=True)
+    assert (session.syn.dst, session.syn.dport, session.request) == (SERVER_ADDRESS, WP, request)
+    assert session.ended is not None
 
 
 # -- negative controls: the checks can fail -------------------------------------------------------------

@@ -20,6 +20,7 @@ from tapstack.tcp.segment import Segment
 from unimux.aio import start_server
 from unimux.node import Node
 
+from ..wire import capturing
 from . import legacy
 from .cells import WP
 from .judge import ACK, RST, SYN, segments, sessions, sound
@@ -86,8 +87,8 @@ def rebound_session(net: Room, artefacts: Path, rng: Random) -> None:
         async with (
             AsyncExitStack() as stack,
             translated_host(net) as (behind, own, box),
-            net.captured(own, inside),
-            net.captured(node.interface, outside),
+            capturing(own, inside),
+            capturing(node.interface, outside),
         ):
             reader, writer = await legacy.connect(behind, target, WP)
             stack.callback(writer.transport.abort)

@@ -22,6 +22,7 @@ from tapstack.ipv6.addresses import AddressKind, AddressState
 from tapstack.types import address, address_text
 from unimux.aio import open_connection
 
+from ..wire import capturing
 from . import legacy
 from .cells import WP
 from .judge import segments, sessions
@@ -63,7 +64,7 @@ def test_the_router_knows_or_asks(net: Room, accepts: int, artefacts: Path, rng:
     known: list[bool] = []
 
     async def main() -> str:
-        async with net.captured(net.top.router_client, capture), legacy.serve(net.legacy, WP, respond):
+        async with capturing(net.top.router_client, capture), legacy.serve(net.legacy, WP, respond):
             await alice.ready(4, 15)
             streams = await open_connection(alice, SERVER_ADDRESS, WP)
             source = str(streams[1].get_extra_info("sockname")[0])
@@ -121,7 +122,7 @@ def test_reserving_announces_nothing(net: Room, artefacts: Path, rng: Random) ->
     capture = artefacts / "router.pcapng"
 
     async def main() -> None:
-        async with net.captured(net.top.router_server, capture), AsyncExitStack() as stack:
+        async with capturing(net.top.router_server, capture), AsyncExitStack() as stack:
             newcomer = await net.attach("newcomer", stack, rng)
             await newcomer.ready(4, 15)
 

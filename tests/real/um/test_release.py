@@ -35,6 +35,7 @@ from tests.plugins import taps
 from unimux.aio import open_connection, start_server
 from unimux.node import Node
 
+from ..wire import capturing
 from . import legacy
 from .cells import WP
 from .room import BOUND, PROGRAMS, Room, room
@@ -151,7 +152,7 @@ def test_on_a_routed_prefix_released_and_never_existed_look_the_same(net: Room, 
         never = address_text(address(released)[:8] + rng.randbytes(8))
         assert address(never) not in dora.stack.host.addresses
         for name, target in (("released", released), ("never", never)):
-            async with net.captured(net.top.third_link, artefacts / f"{name}.pcapng"):
+            async with capturing(net.top.third_link, artefacts / f"{name}.pcapng"):
                 seen = dora.stack.counters.frames_in
                 sent = probes(THIRD_ADDRESS, target, Random(seed))
                 prober.send(sent)
@@ -200,7 +201,7 @@ def test_a_live_address_is_as_silent_to_a_third_host_as_one_that_never_existed(
                 address(BOUND), AddressKind.STABLE, dora.now(), trigger=Trigger.ADD_WITHOUT_DAD, per_address_nd=False
             )
             for name, target in targets.items():
-                async with net.captured(net.top.third_link, artefacts / f"{name}.pcapng"):
+                async with capturing(net.top.third_link, artefacts / f"{name}.pcapng"):
                     seen = dora.stack.counters.frames_in
                     sent = probes(THIRD_ADDRESS, target, Random(seed))
                     prober.send(sent)
@@ -260,7 +261,7 @@ def test_on_a_shared_link_the_node_says_nothing_about_a_released_address(
         permitted = (
             Ether(src=own, dst=mac) / IPv6(src=CLIENT_ADDRESS, dst=address_text(link_local)) / ICMPv6EchoRequest(id=9)
         )
-        async with net.captured(net.peers["alice"].interface, capture):
+        async with capturing(net.peers["alice"].interface, capture):
             seen = alice.stack.counters.frames_in
             prober.send_frames([*frames, permitted])
             for _ in range(100):

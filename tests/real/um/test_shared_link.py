@@ -15,6 +15,7 @@ from tapstack.ipv6.addresses import AddressKind
 from tapstack.tcp.options import PortMode
 from unimux.aio import open_connection, start_server
 
+from ..wire import capturing
 from . import legacy
 from .cells import WP
 from .room import PROGRAMS, room
@@ -47,7 +48,7 @@ def test_fifty_service_and_fifty_ephemeral_addresses_at_once(artefacts: Path, rn
 
         async def main() -> str:
             async with AsyncExitStack() as stack:
-                await stack.enter_async_context(net.captured(net.top.router_server, capture))
+                await stack.enter_async_context(capturing(net.top.router_server, capture))
                 node = await net.attach("newcomer", stack, rng, told=events)
                 await stack.enter_async_context(legacy.serve(net.top.client, WP, respond))
                 server = start_server(node, respond, mode=PortMode.L1)

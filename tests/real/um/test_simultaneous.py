@@ -14,6 +14,7 @@ from tapstack.tcp.connection import Connection
 from tapstack.tcp.options import PortMode
 from unimux.aio import open_connection
 
+from ..wire import capturing
 from .crafted import CraftedPeer, crafted_peer
 from .judge import ACK, RST, SYN, segments, sound
 from .room import PROGRAMS, Room, room
@@ -91,7 +92,7 @@ def test_both_ends_open_at_once(net: Room, mode: PortMode, artefacts: Path, rng:
 
     async def main() -> str:
         async with (
-            net.captured(net.top.third_link, capture),
+            capturing(net.top.third_link, capture),
             crafted_peer(net.top.third_link, net.top.router_server.mac, PEER) as peer,
         ):
             opening = asyncio.ensure_future(open_connection(dora, PEER, PORT, mode=mode, timeout=10))
@@ -133,7 +134,7 @@ def test_a_syn_in_the_peers_name_does_not_stop_the_real_syn_ack(
 
     async def main() -> str:
         async with (
-            net.captured(net.top.third_link, capture),
+            capturing(net.top.third_link, capture),
             crafted_peer(net.top.third_link, net.top.router_server.mac, PEER) as peer,
         ):
             opening = asyncio.ensure_future(open_connection(dora, PEER, PORT, mode=mode, timeout=10))
