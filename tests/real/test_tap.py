@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from functools import partial
+from pathlib import Path
 from random import Random
 
 import pytest
@@ -22,8 +23,10 @@ from tapstack.link.counters import LinkDrop
 from tapstack.link.errors import LinkLost, LinkUnavailable, Unavailable
 from tapstack.link.tap import open_queues, open_tap
 from tapstack.link.tun import open_tun
+from tests.plugins import taps
 
 from .tap_support import KERNEL, OWN, Far, next_frame, tap_in_namespace
+from .wire import captured, packets
 
 pytestmark = pytest.mark.real()
 
@@ -37,10 +40,14 @@ def echo_request(frame: bytes) -> Ether | None:
     return packet if ICMPv6EchoRequest in packet else None
 
 
+@pytest.mark.real("dumpcap")
 @pytest.mark.proves("ST-LINK-1")
 @pytest.mark.parametrize("offload", [False, True])
-def test_a_ping_of_the_kernel_arrives_and_our_answer_gets_back(offload: bool) -> None:
-    with tap_in_namespace("link-ping", offload=offload) as (link, far):
+def test_a_ping_of_the_kernel_arrives_and_our_answer_gets_back(offload: bool, artefacts: Path) -> None:
+    with (
+        tap_in_namespace("link-ping", offload=offload) as (link, far),
+        captured(far.interface, artefacts / "peer.pcapng") as path,
+    ):
         ping = far.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6)
         virtio = bytes(10) if offload else b""
         with ping:
@@ -57,6 +64,8 @@ def test_a_ping_of_the_kernel_arrives_and_our_answer_gets_back(offload: bool) ->
                 if got[0] == 129:  # the raw socket sees the kernel's neighbour discovery, too
                     break
             assert got[4:] == b"\x00\x4d\x00\x01hello"
+    echoes = [bytes(p) for p in packets(path) if ICMPv6EchoRequest in p or ICMPv6EchoReply in p]
+    assert echoes == [bytes(request), whole], "what crossed the interface is what was received and sent, byte for byte"
 
 
 def test_a_sent_frame_is_seen_by_a_packet_socket_byte_for_byte() -> None:
@@ -193,9 +202,10 @@ def test_settings_reach_the_kernel() -> None:
             unnamed.close()
 
 
+@pytest.mark.real("dumpcap")
 @pytest.mark.proves("ST-LINK-2")
 @pytest.mark.parametrize("offload", [False, True])
-def test_tun_carries_bare_packets_both_ways(offload: bool) -> None:
+def test_tun_carries_bare_packets_both_ways(offload: bool, artefacts: Path) -> None:
     virtio = bytes(10) if offload else b""
     with namespace("link") as space:
         with in_namespace(space):
@@ -205,6 +215,7 @@ def test_tun_carries_bare_packets_both_ways(offload: bool) -> None:
             far = Far(space, Interface(space, "link-tun"))
             with (
                 far.has_address(),
+                captured(far.interface, artefacts / "peer.pcapng") as path,
                 far.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6) as ping,
             ):
                 ping.sendto(bytes(ICMPv6EchoRequest(id=5, data=b"tun")), (OWN, 0))
@@ -213,13 +224,18 @@ def test_tun_carries_bare_packets_both_ways(offload: bool) -> None:
                     packet = IPv6(frame[len(virtio) :])
                     return packet if ICMPv6EchoRequest in packet else None
 
-                assert next_frame(link, request).dst == OWN
-                link.send([virtio, bytes(IPv6(src=OWN, dst=KERNEL) / ICMPv6EchoReply(id=5, data=b"tun"))])
+                asked = next_frame(link, request)
+                assert asked.dst == OWN
+                answer = bytes(IPv6(src=OWN, dst=KERNEL) / ICMPv6EchoReply(id=5, data=b"tun"))
+                assert link.send([virtio, answer])
                 while (got := ping.recv(2000))[0] != 129:
                     pass
                 assert got[-3:] == b"tun"
         finally:
             link.close()
+    seen = packets(path)
+    assert not [packet for packet in seen if Ether in packet]
+    assert [bytes(p) for p in seen if ICMPv6EchoRequest in p or ICMPv6EchoReply in p] == [bytes(asked), answer]
 
 
 def test_a_taken_name_is_refused_in_one_sentence() -> None:
@@ -304,8 +320,9 @@ def test_wrong_arguments_are_errors_before_anything_is_opened() -> None:
             open_tap("link-bad", mac=Random(1), kernel_mac=mac)
 
 
+@pytest.mark.real("dumpcap")
 @pytest.mark.proves("ST-LINK-1")
-def test_queues_of_one_tap_get_what_is_for_their_sub_prefix() -> None:
+def test_queues_of_one_tap_get_what_is_for_their_sub_prefix(artefacts: Path) -> None:
     mac = bytes.fromhex("020000000007")
     with namespace("link-queues") as space:
         with in_namespace(space):
@@ -315,14 +332,16 @@ def test_queues_of_one_tap_get_what_is_for_their_sub_prefix() -> None:
             with in_namespace(space):
                 kernel = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
                 kernel.bind(("tapq", 0))
-            with kernel:
-                for number in (2, 0, 1, 1, 4):
-                    packet = (
-                        Ether(dst=mac.hex(":")) / IPv6(dst=f"2001:db8:b1:{number:x}::1", nh=59) / (b"queue %d" % number)
-                    )
-                    kernel.send(bytes(packet))
+            sent = [
+                bytes(Ether(dst=mac.hex(":")) / IPv6(dst=f"2001:db8:b1:{number:x}::1", nh=59) / (b"queue %d" % number))
+                for number in (2, 0, 1, 1, 4)
+            ]
+            with kernel, captured(Interface(space, "tapq"), artefacts / "peer.pcapng") as path:
+                for frame in sent:
+                    kernel.send(taps.by_hand(frame))
             got = [[frame[-7:] for frame in iter(link.receive, None) if frame[-7:-2] == b"queue"] for link in links]
         finally:
             for link in links:
                 link.close()
+    assert [frame for frame in map(bytes, packets(path)) if frame in sent] == sent
     assert got == [[b"queue 0"], [b"queue 1", b"queue 1", b"queue 4"], [b"queue 2"]]

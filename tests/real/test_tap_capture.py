@@ -20,8 +20,9 @@ from tapstack.link.pcapng import Direction
 from tapstack.link.tun import open_tun
 
 from .tap_support import KERNEL, OWN, Far, next_frame, tap_in_namespace
+from .wire import captured, packets
 
-pytestmark = [pytest.mark.real("tshark", "capinfos"), pytest.mark.proves("ST-LINK-4")]
+pytestmark = [pytest.mark.real("dumpcap", "tshark", "capinfos"), pytest.mark.proves("ST-LINK-4")]
 
 
 def output(*command: str | Path) -> str:
@@ -48,6 +49,7 @@ def test_tshark_and_capinfos_read_a_capture_of_a_tap(offload: bool, artefacts: P
     with (
         tap_in_namespace("link-cap", offload=offload) as (tap, far),
         closing(CaptureLink(tap, file, name="link-cap", comment="a connection refused")) as link,
+        captured(far.interface, artefacts / "peer.pcapng") as path,
         far.socket(socket.AF_INET6, socket.SOCK_STREAM) as client,
     ):
         client.setblocking(False)
@@ -65,6 +67,8 @@ def test_tshark_and_capinfos_read_a_capture_of_a_tap(offload: bool, artefacts: P
         select.select([], [client], [], 5)
         assert client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.ECONNREFUSED
 
+    ours, peers = ([bytes(p) for p in packets(each) if TCP in p] for each in (file, path))
+    assert ours == peers, "dumpcap saw other frames on the kernel's interface"
     information = output("capinfos", file)
     assert "nanoseconds (9)" in information
     assert "Capture comment:     a connection refused" in information
@@ -93,11 +97,14 @@ def test_tshark_reads_a_capture_of_a_tun(artefacts: Path) -> None:
         with (
             closing(CaptureLink(tun, file, name="link-cap")) as link,
             far.has_address(),
+            captured(far.interface, artefacts / "peer.pcapng") as path,
             far.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6) as ping,
         ):
             ping.sendto(bytes(ICMPv6EchoRequest(id=7, data=b"hello")), (OWN, 0))
             next_frame(link, lambda frame: frame if ICMPv6EchoRequest in IPv6(frame) else None, fd=tun.fileno())
             link.remark("over TUN")
+    ours, peers = ([bytes(p) for p in packets(each) if ICMPv6EchoRequest in p] for each in (file, path))
+    assert ours == peers, "dumpcap saw other packets on the kernel's interface"
     assert "Encapsulation = Raw IP" in output("capinfos", file)
     assert rows(file, "icmpv6.type == 128", "ipv6.dst", "frame.comment", "icmpv6.checksum.status") == [
         [OWN, "over TUN", "1"]

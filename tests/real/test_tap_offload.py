@@ -6,6 +6,8 @@ import random
 import socket
 import struct
 from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from scapy.layers.inet import TCP
@@ -15,15 +17,35 @@ from scapy.layers.l2 import Ether
 from compat.kernel import set_sysctl
 from tapstack.link.device import GSO_SIZE
 from tapstack.link.tap import TapLink
-from tapstack.wire.virtio import GSO_TCPV6, HEADER_LENGTH, NEEDS_CSUM, VirtioHeader
+from tests.plugins import taps
 
 from .tap_support import KERNEL, OWN, WAIT, Far, next_frame, tap_in_namespace
+from .wire import captured, packets
 
-pytestmark = [pytest.mark.real(), pytest.mark.proves("ST-LINK-1")]
+pytestmark = [pytest.mark.real("dumpcap"), pytest.mark.proves("ST-LINK-1")]
 
 MSS = 1440
 OWN_PORT, KERNEL_PORT = 40001, 8080
 HEADERS = 14 + 40 + 20
+NEEDS_CSUM, DATA_VALID, GSO_TCPV6, GSO_ECN = 1, 2, 4, 0x80
+"""VIRTIO_NET_HDR_F_… and VIRTIO_NET_HDR_GSO_… of linux/virtio_net.h."""
+VIRTIO = struct.Struct("=BBHHHH")
+"""struct virtio_net_hdr: a TAP's fields are in the byte order of the machine."""
+
+
+LENGTHS = (20_000, 40_000, GSO_SIZE - 60, GSO_SIZE - 60)
+"""Payload of each super-segment."""
+
+
+class Virtio(NamedTuple):
+    """The header before each frame, as the kernel defines it."""
+
+    flags: int = 0
+    gso_type: int = 0
+    header_length: int = 0
+    gso_size: int = 0
+    checksum_start: int = 0
+    checksum_offset: int = 0
 
 
 def pseudo_sum(length: int) -> int:
@@ -33,9 +55,9 @@ def pseudo_sum(length: int) -> int:
     return (total & 0xFFFF) + (total >> 16)
 
 
-def tcp_of(frame: bytes) -> tuple[VirtioHeader, TCP] | None:
-    packet = Ether(frame[HEADER_LENGTH:])
-    return (VirtioHeader.parse(frame), packet[TCP]) if TCP in packet else None
+def tcp_of(frame: bytes) -> tuple[Virtio, TCP] | None:
+    packet = Ether(frame[VIRTIO.size :])
+    return (Virtio(*VIRTIO.unpack_from(frame)), packet[TCP]) if TCP in packet else None
 
 
 @dataclass
@@ -66,7 +88,7 @@ class HandMade:
             src=OWN, dst=KERNEL, plen=length, nh=6
         )
         large = len(payload) > MSS
-        virtio = VirtioHeader(
+        virtio = Virtio(
             flags=NEEDS_CSUM,
             gso_type=GSO_TCPV6 if large else 0,
             header_length=HEADERS,
@@ -75,7 +97,8 @@ class HandMade:
             checksum_offset=16,
         )
         self.seq += len(payload) + ("S" in flags)
-        return self.link.send([virtio.pack(), bytes(head), bytes(tcp), memoryview(payload)])
+        taps.by_hand(bytes(head) + bytes(tcp) + payload)
+        return self.link.send([VIRTIO.pack(*virtio), bytes(head), bytes(tcp), memoryview(payload)])
 
     def connect(self) -> None:
         """The three-way handshake; every checksum of it is unfinished, too."""
@@ -103,8 +126,11 @@ def receive_exactly(connection: socket.socket, length: int) -> bytes:
     return b"".join(pieces)
 
 
-def test_the_kernel_takes_super_segments_with_unfinished_checksums(rng: random.Random) -> None:
-    with tap_in_namespace("link-gso", offload=True) as (link, far):
+def test_the_kernel_takes_super_segments_with_unfinished_checksums(rng: random.Random, artefacts: Path) -> None:
+    with (
+        tap_in_namespace("link-gso", offload=True) as (link, far),
+        captured(far.interface, artefacts / "peer.pcapng") as path,
+    ):
         assert link.properties.gso_size == GSO_SIZE
         with far.socket(socket.AF_INET6, socket.SOCK_STREAM) as listener:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
@@ -116,29 +142,40 @@ def test_the_kernel_takes_super_segments_with_unfinished_checksums(rng: random.R
             connection.settimeout(WAIT)
             with connection:
                 # The largest needs a window opened beyond the handshake's 64 KiB, so smaller ones go first.
-                for payload_length in (20_000, 40_000, GSO_SIZE - 60, GSO_SIZE - 60):
+                for payload_length in LENGTHS:
                     data = rng.randbytes(payload_length)
                     assert peer.segment("PA", data)
                     assert receive_exactly(connection, payload_length) == data
                     peer.wait_acknowledged()
-                assert link.counters.sent == 6
+    seen = [packet[TCP] for packet in packets(path) if TCP in packet]
+    large = [tcp for tcp in seen if tcp.sport == OWN_PORT and tcp.payload]
+    assert [len(tcp.payload) for tcp in large] == list(LENGTHS), "each crossed in one piece"
+    assert [tcp.chksum for tcp in large] == [pseudo_sum(20 + length) for length in LENGTHS], "and unfinished"
+    assert max(seen, key=lambda tcp: tcp.ack if tcp.sport == KERNEL_PORT else 0).ack == large[-1].seq + LENGTHS[-1]
 
 
-def test_a_bad_offset_is_refused_and_counted() -> None:
-    with tap_in_namespace("link-bad", offload=True) as (link, _):
-        wrong = VirtioHeader(flags=NEEDS_CSUM, checksum_start=5000, checksum_offset=16)
-        assert not link.send([wrong.pack(), bytes(100)])
+def test_a_bad_offset_is_refused_and_counted(artefacts: Path) -> None:
+    refused, taken = (bytes(12) + b"\x88\xb5" + bytes([fill]) * 86 for fill in (1, 2))
+    with (
+        tap_in_namespace("link-bad", offload=True) as (link, far),
+        captured(far.interface, artefacts / "peer.pcapng") as path,
+    ):
+        wrong = Virtio(flags=NEEDS_CSUM, checksum_start=5000, checksum_offset=16)
+        assert not link.send([VIRTIO.pack(*wrong), refused])
         assert link.counters.as_dict()["drop.device-refused"] == 1
+        assert link.send([VIRTIO.pack(*Virtio()), taps.by_hand(taken)])
+    assert [frame for frame in map(bytes, packets(path)) if frame in (refused, taken)] == [taken]
 
 
-def data_of(frame: bytes) -> tuple[VirtioHeader, TCP] | None:
+def data_of(frame: bytes) -> tuple[Virtio, TCP] | None:
     got = tcp_of(frame)
     return got if got and got[1].payload else None
 
 
-def test_the_kernel_hands_out_super_segments(rng: random.Random) -> None:
+def test_the_kernel_hands_out_super_segments(rng: random.Random, artefacts: Path) -> None:
     with (
         tap_in_namespace("link-gro", offload=True) as (link, far),
+        captured(far.interface, artefacts / "peer.pcapng") as path,
         far.socket(socket.AF_INET6, socket.SOCK_STREAM) as listener,
     ):
         # This peer is slow, and for slow peers the kernel prefers small super-segments, if it is left to choose.
@@ -158,9 +195,9 @@ def test_the_kernel_hands_out_super_segments(rng: random.Random) -> None:
             while len(got) < sent:
                 header, segment = next_frame(link, data_of)
                 payload = bytes(segment.payload)
-                assert header.checksum_trusted
+                assert header.flags & (NEEDS_CSUM | DATA_VALID)
                 if len(payload) > MSS:
-                    assert (header.gso_type & 0x7F, header.gso_size) == (GSO_TCPV6, MSS)
+                    assert (header.gso_type & ~GSO_ECN, header.gso_size) == (GSO_TCPV6, MSS)
                 largest = max(largest, len(payload))
                 begin = (segment.seq - first) % 2**32
                 assert begin <= len(got)  # nothing is lost; on a busy machine something may be sent twice
@@ -169,3 +206,10 @@ def test_the_kernel_hands_out_super_segments(rng: random.Random) -> None:
                 peer.segment("A")
             assert got == data[:sent]
             assert largest >= 10 * MSS
+    said = [packet[TCP] for packet in packets(path) if TCP in packet and packet[TCP].sport == KERNEL_PORT]
+    on_wire = bytearray(sent)
+    for segment in (segment for segment in said if segment.payload):
+        begin = (segment.seq - first) % 2**32
+        on_wire[begin : begin + len(segment.payload)] = bytes(segment.payload)
+    assert on_wire == data[:sent]
+    assert max(len(segment.payload) for segment in said) == largest

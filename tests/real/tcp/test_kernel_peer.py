@@ -1,6 +1,6 @@
 """The kernel's TCP as peer, over a bad path: what both agree on, that every byte arrives, and how connections end.
 
-What was agreed is read from the kernel's TCP_INFO and counters, not from the stack.
+What was agreed and said is read from what dumpcap saw at the kernel, and from the kernel's TCP_INFO and counters.
 """
 
 from __future__ import annotations
@@ -14,25 +14,37 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
+from typing import Any, NamedTuple
 
+import dpkt
 import pytest
 
 from compat.kernel import Interface, Namespace, address, in_namespace, namespace, set_sysctl
+from scenarios.witness.frames import Checksum
 from tapstack.driver import Driver
 from tapstack.ipv6.addresses import AddressKind, Trigger
 from tapstack.ipv6.config import HostConfig
+from tapstack.link.base import Link
 from tapstack.link.impairment import ImpairedLink, Impairment
 from tapstack.link.tun import open_tun
 from tapstack.stack import Stack
 from tapstack.tcp.connection import Connection, Signal
 from tapstack.tcp.options import Ecn, PortMode, SocketOptions, TimeWait
+from tapstack.types import Frame
 from tapstack.types import address as packed
+from tests.plugins import taps
 
-pytestmark = pytest.mark.real()
+from ..um import judge
+from ..wire import capturing, frames
+
+pytestmark = pytest.mark.real("dumpcap")
 
 KERNEL, OWN, PORT = "2001:db8:7c5::1", "2001:db8:7c5::2", 5080
 PATIENCE = 40.0
 BAD = Impairment(loss=0.02, reorder=0.05, duplicate=0.01, corrupt=0.01, delay=0.003, reorder_delay=0.004)
+CAPTURE = "peer.pcapng"
+WHOLE, HEADERS = 262_144, 128
+"""Bytes kept of each packet."""
 TIMESTAMPS, SACK, WINDOW_SCALE, ECN = 1, 2, 4, 8
 """Bits of tcpi_options."""
 DATA = Random(11).randbytes(250_000)
@@ -70,6 +82,24 @@ class Program:
         async with asyncio.timeout(PATIENCE):
             while not self.news & bits:
                 await asyncio.sleep(0.005)
+
+
+class Disturbed(ImpairedLink):
+    """A bad path; what it changes on its way to the kernel is the test's doing."""
+
+    def __init__(self, link: Link, *, seed: int, path: Impairment) -> None:
+        super().__init__(link, seed=seed, outgoing=path, incoming=path)
+        self._whole: set[bytes] = set()
+
+    def send(self, frame: Frame) -> bool:
+        self._whole.add(b"".join(frame))
+        return super().send(frame)
+
+    def _leave(self, frames: list[bytes]) -> None:
+        for frame in frames:
+            if frame not in self._whole:
+                taps.by_hand(frame)
+        super()._leave(frames)
 
 
 class Site:
@@ -124,21 +154,26 @@ class Site:
 
 
 @asynccontextmanager
-async def site(path: Impairment | None = None, seed: int = 1, **settings: int) -> AsyncIterator[Site]:
-    """A kernel with the given settings of its TCP, and a node behind `path`, both ways."""
+async def site(
+    artefacts: Path, path: Impairment | None = None, seed: int = 1, snaplen: int = WHOLE, **settings: int
+) -> AsyncIterator[Site]:
+    """A kernel with the given settings of its TCP, captured, and a node behind `path`, both ways."""
     with namespace("tcp") as space:
         for name, value in settings.items():
             set_sysctl(space, f"ipv4/{name}", value)
         with in_namespace(space):
             tun = open_tun("peer")
-        link = tun if path is None else ImpairedLink(tun, seed=seed, outgoing=path, incoming=path)
+        if path is not None:
+            taps.disturbs()
+        link = tun if path is None else Disturbed(tun, seed=seed, path=path)
         stack = Stack(link.properties, os.urandom(32), HostConfig(solicit_routers=False, stable_addresses=False))
         driver = Driver(stack, link)
         try:
             with address(Interface(space, "peer"), f"{KERNEL}/64"):
                 driver.start()
                 stack.host.prefix_list.add_static(packed(OWN)[:8] + bytes(8), 64, autonomous=False, now=driver.now())
-                yield Site(space, driver)
+                async with capturing(Interface(space, "peer"), artefacts / CAPTURE, snaplen=snaplen):
+                    yield Site(space, driver)
         finally:
             driver.close()
 
@@ -163,11 +198,66 @@ async def exchange(kernel: socket.socket, data: bytes) -> bytes:
     return bytes(arrived)
 
 
+class Packet(NamedTuple):
+    """One TCP segment as dpkt reads it; `node`: whether the node sent it."""
+
+    node: bool
+    tcp: Any
+    options: dict[int, bytes]
+    length: int
+    """of its data, also where the capture cut it"""
+
+
+def said(artefacts: Path) -> list[Packet]:
+    """The segments at the kernel's interface in order, without those that the path spoilt."""
+    path = artefacts / CAPTURE
+    sound = {frame.number for frame in frames(path) if frame.checksum in (Checksum.GOOD, Checksum.CUT)}
+    return [
+        Packet(
+            packet.src == packed(OWN),
+            packet.data,
+            dict(dpkt.tcp.parse_opts(packet.data.opts)),
+            packet.plen - packet.data.off * 4,
+        )
+        for number, _, packet in judge.frames(path)
+        if number in sound and isinstance(packet.data, dpkt.tcp.TCP)
+    ]
+
+
+def session(artefacts: Path) -> judge.Session:
+    """The one connection at the kernel's interface."""
+    path = artefacts / CAPTURE
+    sound = {frame.number for frame in frames(path) if frame.checksum is Checksum.GOOD}
+    (found,) = judge.sessions((s for s in judge.segments(path) if s.number in sound), by_ports=True)
+    return found
+
+
+def streams(found: judge.Session) -> dict[bool, bytes]:
+    """What the node (True) and the kernel (False) said, by sequence numbers."""
+    mine = found.client == OWN
+    return {mine: found.request, not mine: found.answer}
+
+
+def shown(seen: list[Packet]) -> int:
+    """What SYN and SYN-ACK agree on, as bits of tcpi_options."""
+    answer = next(n for n, each in enumerate(seen) if each.tcp.flags & (SYN | ACK) == SYN | ACK)
+    asked = next(each for each in reversed(seen[:answer]) if each.tcp.flags & SYN)
+    both = asked.options.keys() & seen[answer].options.keys()
+    bits = {
+        dpkt.tcp.TCP_OPT_TIMESTAMP: TIMESTAMPS,
+        dpkt.tcp.TCP_OPT_SACKOK: SACK,
+        dpkt.tcp.TCP_OPT_WSCALE: WINDOW_SCALE,
+    }
+    ecn: bool = asked.tcp.flags & (ECE | CWR) == ECE | CWR and seen[answer].tcp.flags & (ECE | CWR) == ECE
+    return sum(bit for kind, bit in bits.items() if kind in both) + ecn * ECN
+
+
 def agreed(kernel: socket.socket) -> int:
     """tcpi_options of the kernel's socket."""
     return kernel.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)[5]
 
 
+FIN, SYN, RST, ACK, URG, ECE, CWR = 1, 2, 4, 16, 32, 64, 128
 ALL = TIMESTAMPS | SACK | WINDOW_SCALE
 CASES = [
     ("node", {}, {}, ALL),
@@ -184,15 +274,16 @@ CASES = [
 @pytest.mark.proves("ST-TCP-1", "ST-TCP-2", "ST-TCP-3", "ST-TCP-7")
 @pytest.mark.parametrize(("opener", "settings", "own", "expected"), CASES)
 def test_both_streams_arrive_equal_whatever_is_agreed(
-    opener: str, settings: dict[str, int], own: dict[str, object], expected: int
+    opener: str, settings: dict[str, int], own: dict[str, object], expected: int, artefacts: Path
 ) -> None:
-    async def main() -> None:
-        async with site(BAD, **settings) as made:
+    async def main() -> int:
+        async with site(artefacts, BAD, **settings) as made:
             program, kernel = await made.opened(opener, options(**own), DATA)
             with kernel:
                 assert agreed(kernel) & ALL == expected & ALL
                 asked = ECN if program.connection.ecn.usable else 0
                 assert agreed(kernel) & ECN == asked
+                bits = agreed(kernel) & (ALL | ECN)
                 # A SYN that the path lost is repeated without asking (RFC 3168 §6.1.1.1); which of them is answered is chance.
                 assert (
                     asked == expected & ECN or program.connection.syn_retransmitted or made.counters()["TCPSynRetrans"]
@@ -206,15 +297,25 @@ def test_both_streams_arrive_equal_whatever_is_agreed(
             assert counters["OutRsts"] == 0
             assert counters["TCPSACKReneging"] == 0
             assert counters["EmbryonicRsts"] == 0
+            return bits
 
-    asyncio.run(main())
+    bits = asyncio.run(main())
+    found = session(artefacts)
+    assert streams(found) == {True: DATA, False: DATA[::-1]}
+    seen = said(artefacts)
+    assert shown(seen) == bits
+    sent = [each for each in seen if each.node and not each.tcp.flags & (SYN | RST)]
+    assert not found.resets(OWN), "a reset before the end"
+    stamped = sum(dpkt.tcp.TCP_OPT_TIMESTAMP in each.options for each in sent)
+    assert stamped == (len(sent) if expected & TIMESTAMPS else 0), "each segment has a timestamp, or none"
+    assert any(dpkt.tcp.TCP_OPT_SACK in each.options for each in sent) == bool(expected & SACK)
 
 
 @pytest.mark.proves("ST-TCP-10")
 @pytest.mark.parametrize("stamps", [0, 1])
-def test_a_kernel_takes_our_cookie(stamps: int) -> None:
+def test_a_kernel_takes_our_cookie(stamps: int, artefacts: Path) -> None:
     async def main() -> None:
-        async with site(tcp_timestamps=stamps) as made:
+        async with site(artefacts, tcp_timestamps=stamps) as made:
             made.driver.stack.tcp.passive.limit = 0
             program, kernel = await made.opened("kernel", options(), DATA)
             with kernel:
@@ -225,14 +326,16 @@ def test_a_kernel_takes_our_cookie(stamps: int) -> None:
             assert made.driver.stack.counters.drops["tcp-cookie-sent"] >= 1  # type: ignore[index]
 
     asyncio.run(main())
+    assert streams(session(artefacts)) == {True: DATA, False: DATA}
+    assert shown(said(artefacts)) == (ALL if stamps else 0), "a cookie keeps options in its timestamp only"
 
 
 @pytest.mark.proves("ST-TCP-11", "MUST-30", "MUST-62")
-def test_urgent_data_both_ways() -> None:
+def test_urgent_data_both_ways(artefacts: Path) -> None:
     """The kernel takes the last byte of urgent data for the mark, as Berkeley's sockets always did."""
 
     async def main() -> None:
-        async with site() as made:
+        async with site(artefacts) as made:
             loop = asyncio.get_running_loop()
             program, kernel = await made.opened("node", options())
             with kernel:
@@ -248,13 +351,16 @@ def test_urgent_data_both_ways() -> None:
                         await asyncio.sleep(0.005)
 
     asyncio.run(main())
+    urgent = next(each.tcp for each in said(artefacts) if each.node and each.tcp.flags & URG)
+    assert bytes(urgent.data) == b"now!"
+    assert urgent.urp == 4, "the pointer names the octet after the urgent data (RFC 9293 §3.8.5)"
 
 
 @pytest.mark.proves("ST-TCP-11", "ST-TCP-8")
 @pytest.mark.parametrize("who", ["node", "kernel"])
-def test_an_abort_reaches_the_other(who: str) -> None:
+def test_an_abort_reaches_the_other(who: str, artefacts: Path) -> None:
     async def main() -> None:
-        async with site() as made:
+        async with site(artefacts) as made:
             loop = asyncio.get_running_loop()
             program, kernel = await made.opened("node", options())
             with kernel:
@@ -271,12 +377,16 @@ def test_an_abort_reaches_the_other(who: str) -> None:
             assert not len(made.driver.stack.tcp.demux)
 
     asyncio.run(main())
+    (*_, last) = seen = said(artefacts)
+    assert last.tcp.flags & RST and last.node == (who == "node"), "a reset, and nothing after it"
+    expected = next(each.tcp.ack for each in reversed(seen) if each.node != last.node)
+    assert last.tcp.seq == expected, "with exactly the number that the other expects (RFC 5961 §3)"
 
 
 @pytest.mark.proves("ST-TCP-11")
-def test_a_half_closed_connection_and_a_window_that_was_closed() -> None:
+def test_a_half_closed_connection_and_a_window_that_was_closed(artefacts: Path) -> None:
     async def main() -> None:
-        async with site() as made:
+        async with site(artefacts, snaplen=HEADERS) as made:
             program, kernel = await made.opened("node", options(), b"request")
             with kernel:
                 loop = asyncio.get_running_loop()
@@ -297,12 +407,25 @@ def test_a_half_closed_connection_and_a_window_that_was_closed() -> None:
             assert program.received == much
 
     asyncio.run(main())
+    seen = said(artefacts)
+    over = next(n for n, each in enumerate(seen) if each.node and each.tcp.flags & FIN)
+    later = seen[over + 1 :]
+    assert not [each for each in later if each.node and each.length], "its own stream has ended"
+    first = next(each.tcp.seq for each in later if not each.node and each.length)
+    end = next(each for each in later if not each.node and each.tcp.flags & FIN)
+    said_by_then = (end.tcp.seq + end.length - first) % 2**32
+    assert said_by_then == len(DATA) * 20
+    assert [each for each in later if each.node and each.tcp.ack == (first + said_by_then + 1) % 2**32]
+    (scale,) = seen[0].options[dpkt.tcp.TCP_OPT_WSCALE]
+    windows = [each.tcp.win << scale for each in later if each.node]
+    closed = next(n for n, window in enumerate(windows) if window <= 1428)
+    assert max(windows[closed:]) > 100_000, "the window was closed, and opened again"
 
 
 @pytest.mark.proves("ST-TCP-11")
-def test_a_kernel_whose_program_does_not_read_is_acknowledged_all_the_while() -> None:
+def test_a_kernel_whose_program_does_not_read_is_acknowledged_all_the_while(artefacts: Path) -> None:
     async def main() -> None:
-        async with site() as made:
+        async with site(artefacts, snaplen=HEADERS) as made:
             program, kernel = await made.opened("node", options())
             with kernel:
                 connection = program.connection
@@ -322,3 +445,12 @@ def test_a_kernel_whose_program_does_not_read_is_acknowledged_all_the_while() ->
             assert program.received == DATA * 4
 
     asyncio.run(main())
+    seen = said(artefacts)
+    closed = next(n for n, each in enumerate(seen) if not each.node and not each.tcp.win and each.tcp.flags & ACK)
+    probes = [
+        each for each in seen[closed:] if each.node and (each.tcp.seq - seen[closed].tcp.ack) % 2**32 in (0, 2**32 - 1)
+    ]
+    assert probes, "the closed window was probed"
+    begin = next(each.tcp.seq for each in seen[closed:] if not each.node and each.length)
+    numbers = [(each.tcp.ack - begin) % 2**32 for each in seen[closed:] if each.node]
+    assert max(number for number in numbers if number < 2**31) == len(DATA) * 4

@@ -46,12 +46,14 @@ class Segment:
 
 
 def frames(path: Path) -> Iterable[tuple[int, float, dpkt.ip6.IP6]]:
-    """The IPv6 packets of a capture."""
+    """The IPv6 packets of a capture of a TAP or TUN."""
     with path.open("rb") as file:
-        for number, (when, frame) in enumerate(dpkt.pcapng.Reader(file), 1):
-            ethernet = dpkt.ethernet.Ethernet(frame)
-            if isinstance(ethernet.data, dpkt.ip6.IP6):
-                yield number, float(when), ethernet.data
+        reader = dpkt.pcapng.Reader(file)
+        bare = reader.datalink() != dpkt.pcap.DLT_EN10MB
+        for number, (when, frame) in enumerate(reader, 1):
+            packet = dpkt.ip6.IP6(frame) if bare else dpkt.ethernet.Ethernet(frame).data
+            if isinstance(packet, dpkt.ip6.IP6):
+                yield number, float(when), packet
 
 
 def segments(path: Path) -> list[Segment]:
