@@ -100,9 +100,9 @@ class Place:
                 await made.next("end")
                 assert await asyncio.wait_for(process.wait(), 10) == 0, log.read_text()
 
-    def captured(self, path: Path) -> AbstractAsyncContextManager[Path]:
+    def captured(self, path: Path, **options: int) -> AbstractAsyncContextManager[Path]:
         """Capture the router's link to the server's LAN, where everything passes."""
-        return capturing(self.top.router_server, path)
+        return capturing(self.top.router_server, path, **options)
 
     def judge(self, path: Path, sessions: dict[str, int] | None = None, *stable: str) -> Judgement:
         """The witness's verdict on a capture; every rule must pass."""

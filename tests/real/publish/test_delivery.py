@@ -11,13 +11,18 @@ import sys
 from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from ipaddress import IPv6Address
 from pathlib import Path
 
 import pytest
 
 from compat.kernel import topology
 from compat.programs import complete_in, run_in, web_server
+from scenarios.witness.frames import BLOCK, TO_INCLUDE, Kind, solicited_node
 from tests.real.publish.place import PROGRAMS, READY, Place, daemon, place, radvd
+
+from ..um.judge import segments, sessions
+from ..wire import advertisements, after, frames, probes, questions, reports
 
 BODY = random.Random(9).randbytes(50_000)
 ZONE = "shop.example"
@@ -53,6 +58,11 @@ async def resolver(here: Place, program: str) -> AsyncIterator[None]:
         argv = ("unbound", "-d", "-c", str(file))
     async with daemon(here, here.top.client, program, argv, "udp6", 53):
         yield
+
+
+def address_in(token: bytes) -> str:
+    """The address of a token."""
+    return token.decode().partition("[")[2].partition("]")[0]
 
 
 async def fetch(here: Place, *options: str) -> tuple[int, str, int]:
@@ -109,8 +119,9 @@ def test_curl_needs_only_a_name_and_a_caching_resolver_keeps_nothing(here: Place
 @pytest.mark.proves("UM-SSA-1")
 def test_listen_and_connect_carry_files_both_ways(here: Place) -> None:
     """A token printed by `unimux listen` on one LAN is given to `unimux connect` on the other."""
+    path = here.folder / "capture.pcapng"
 
-    async def main() -> None:
+    async def main() -> str:
         up, down = BODY, BODY[::-1]
         (here.folder / "up").write_bytes(up)
         (here.folder / "down").write_bytes(down)
@@ -119,6 +130,7 @@ def test_listen_and_connect_carry_files_both_ways(here: Place) -> None:
         with (here.folder / "down").open("rb") as given, (here.folder / "got").open("wb") as got:
             async with (
                 radvd(here),
+                here.captured(path),
                 run_in(here.top.server, listening, stdin=given, stdout=got, stderr=PIPE, env=environment) as server,
             ):
                 assert server.stderr is not None
@@ -140,8 +152,14 @@ def test_listen_and_connect_carry_files_both_ways(here: Place) -> None:
                 assert again.code == 4
                 assert b"did not answer" in again.stderr
         assert (here.folder / "got").read_bytes() == up
+        return str(told["token"])
 
-    asyncio.run(main())
+    token = asyncio.run(main())
+    served, *again = sessions(segments(path), by_ports=True)
+    assert served.server in token, "the address that was carried by hand is the one that was called"
+    assert (served.request, served.answer) == (BODY, BODY[::-1])
+    assert served.ended is not None
+    assert again and not [segment for one in again for segment in one.answered], "a used token was answered"
 
 
 @pytest.mark.real(*PROGRAMS)
@@ -170,19 +188,36 @@ def test_connect_to_a_kernel_server_and_what_its_exit_says(here: Place) -> None:
 @pytest.mark.real(*PROGRAMS)
 @pytest.mark.proves("UM-LIS-5")
 def test_a_listen_that_nobody_calls_and_one_that_is_interrupted(here: Place) -> None:
-    async def main() -> None:
+    """Who calls an address after its lifetime gets nothing; the one that is issued next, with another address, is served."""
+    path = here.folder / "capture.pcapng"
+
+    async def main() -> tuple[str, str]:
         environment = here.environment()
         command = (*COMMAND, "listen", "--bridge", here.top.server_bridge.name)
-        async with radvd(here):
+        async with radvd(here), here.captured(path):
             done = await complete_in(here.top.server, (*command, "--lifetime", "1"), env=environment)
             assert done.code == 4
             assert done.stderr.startswith(b"unimux://[2001:db8:2:")
             assert b"Nobody connected" in done.stderr
-            async with run_in(here.top.server, command, stderr=PIPE, env=environment) as process:
+            expired = address_in(done.stderr)
+            async with run_in(here.top.server, command, stdin=PIPE, stderr=PIPE, env=environment) as process:
                 assert process.stderr is not None
-                await process.stderr.readline()
+                fresh = address_in(await process.stderr.readline())
+                late = await complete_in(here.top.client, ("curl", "-sS", "-m", "2", f"telnet://[{expired}]:80"))
+                assert late.code in (7, 28)
+                await complete_in(here.top.client, ("curl", "-sS", "-m", "1", f"telnet://[{fresh}]:80"))
                 process.send_signal(signal.SIGTERM)
                 await asyncio.wait_for(process.wait(), 10)
             assert not [name for name in os.listdir("/sys/class/net") if name.endswith("node")]
+        return expired, fresh
 
-    asyncio.run(main())
+    expired, fresh = asyncio.run(main())
+    assert expired != fresh
+    seen = frames(path)
+    assert len(probes(seen, expired)) == 1, "it was never reserved again"
+    left = reports(seen, solicited_node(IPv6Address(expired).packed), BLOCK, TO_INCLUDE)[0]
+    late = questions(after(seen, left), expired)
+    served = next(frame.order for frame in seen if frame.kind is Kind.TCP and frame.src == IPv6Address(fresh).packed)
+    assert late and late[-1].order < served, "the late call and the permitted one are in one capture"
+    assert not [frame for frame in after(seen, left) if frame.src == IPv6Address(expired).packed]
+    assert not advertisements(after(seen, left), expired)

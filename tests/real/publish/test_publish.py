@@ -17,6 +17,8 @@ from compat.kernel import topology
 from compat.programs import complete_in, curl, web_server
 from tests.real.publish.place import PROGRAMS, Place, daemon, place, radvd, ssh_server
 
+from ..um.judge import segments, sessions
+
 BODY = random.Random(8).randbytes(700_000)
 DIGEST = hashlib.sha256(BODY).hexdigest()
 COMMAND = (sys.executable, "-m", "unimux")
@@ -133,12 +135,14 @@ def test_sshd_behind_a_one_time_address(here: Place) -> None:
 @pytest.mark.parametrize("direction", ["up", "down"])
 def test_iperf3_behind_a_lease(here: Place, direction: str) -> None:
     """iperf3 opens a control connection and four of data to one address."""
+    path = here.folder / "capture.pcapng"
 
-    async def main() -> None:
+    async def main() -> str:
         argv = ("iperf3", "-s", "-B", "::1", "-p", "5201")
         async with (
             radvd(here),
             daemon(here, here.top.server, "iperf3", argv, "tcp6", 5201),
+            here.captured(path, snaplen=128),
             here.publish("speed", "[::1]:5201") as published,
         ):
             ssa = await published.next("issued")
@@ -151,8 +155,12 @@ def test_iperf3_behind_a_lease(here: Place, direction: str) -> None:
             # Upward, iperf3's "end" on its control connection overtakes what is still buffered on the way.
             assert report["end"]["sum_received"]["bytes"] >= (8_000_000 if direction == "down" else 1_000_000)
         assert published.events[-1]["sessions"] == 5
+        return str(ssa["address"])
 
-    asyncio.run(main())
+    address = asyncio.run(main())
+    found = sessions(segments(path), by_ports=True)
+    assert len(found) == 5 and {(one.client, one.server) for one in found} == {(topology.CLIENT_ADDRESS, address)}
+    assert all(one.established is not None for one in found)
 
 
 @pytest.mark.real(*PROGRAMS, "nginx")
@@ -166,7 +174,7 @@ def test_a_shared_secret_needs_no_message_between_the_processes(here: Place) -> 
         *COMMAND, "connect", "web", "80", "--secret-file", str(secret), "--secret-client", "alice", "--json",
         "--server-prefix", topology.SERVER_PREFIX, "--state", str(states / "client"), "--bridge", here.top.client_bridge.name,
     )  # fmt: skip
-    remotes = []
+    path, remotes = here.folder / "capture.pcapng", []
 
     async def fetch() -> None:
         command = ("sh", "-c", 'printf "GET /file HTTP/1.0\\r\\n\\r\\n" | "$@"', "connect", *client)
@@ -176,7 +184,7 @@ def test_a_shared_secret_needs_no_message_between_the_processes(here: Place) -> 
         remotes.append(json.loads(done.stderr)["remote"])
 
     async def main() -> None:
-        async with radvd(here), web_server(here.top.server, here.folder / "www", port=8080):
+        async with radvd(here), web_server(here.top.server, here.folder / "www", port=8080), here.captured(path):
             for _ in range(2):
                 async with here.publish("web", "[::1]:8080", *server) as published:
                     await fetch()
@@ -185,10 +193,13 @@ def test_a_shared_secret_needs_no_message_between_the_processes(here: Place) -> 
 
     asyncio.run(main())
     assert len(set(remotes)) == 4
+    served = [one for one in sessions(segments(path), by_ports=True) if one.answer]
+    assert [f"[{one.server}]:80" for one in served] == remotes, "both ends computed the same addresses"
+    assert all(one.answer.endswith(BODY) for one in served)
 
 
 @pytest.mark.real(*PROGRAMS, "nginx")
-@pytest.mark.proves("UM-GEN-3")
+@pytest.mark.proves("UM-GEN-3", by="api")
 def test_whois_names_the_session_while_the_node_runs(here: Place) -> None:
     state = str(here.folder / "state")
 
