@@ -14,7 +14,7 @@ import multiprocessing
 import os
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from multiprocessing.connection import Connection as Pipe
 from typing import Any
 
@@ -38,20 +38,39 @@ _SUB_PREFIX_BYTE = 7
 _PARALLEL = 8
 """Connections at a time for each process."""
 _PATIENCE = 120.0
+_fork = multiprocessing.get_context("fork")
 
 Work = Callable[["_Job", Node, int, int], Coroutine[Any, Any, Series]]
 """`work(job, node, number of the process, count)`: what was done, and when (CLOCK_MONOTONIC, which all share)."""
 
 
+class Meeting:
+    """Where so many processes wait for each other; each has it from the fork that made it."""
+
+    def __init__(self, processes: int) -> None:
+        self._processes = processes
+        self._came = _fork.Value("i", 0)
+        self._times = 0
+
+    def come(self) -> Callable[[], bool]:
+        """Be there, once more; whether the others have come as often."""
+        self._times += 1
+        expected = self._times * self._processes
+        with self._came.get_lock():
+            self._came.value += 1
+        return lambda: self._came.value >= expected
+
+
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """What each process does; parallel: connections at a time."""
+    """What each process does.  parallel: connections at a time; meeting: of the processes that do it."""
 
     net: Rig
     work: Work
     count: int
     parallel: int
     time_wait: TimeWait
+    meeting: Meeting
 
 
 def sub_prefix(number: int) -> str:
@@ -101,15 +120,15 @@ def _process(number: int, links: list[TapLink], job: _Job, pipe: Pipe) -> None:
         pipe.send(str(error) or type(error).__name__)
 
 
-def _together(job: _Job, count: int) -> list[Series]:
-    """What `count` processes do at the same time."""
-    fork = multiprocessing.get_context("fork")
+def _together(net: Rig, work: Work, setting: Setting, count: int, parallel: int) -> list[Series]:
+    """What `count` processes do at the same time, each with so many connections at a time."""
+    job = _Job(net, work, setting.many(4000, 32), parallel, setting.time_wait, Meeting(count))
     with ExitStack() as stack:
-        links = stack.enter_context(_queues(job.net, count))
+        links = stack.enter_context(_queues(net, count))
         pipes: list[Pipe] = []
         for number in range(count):
-            ours, theirs = fork.Pipe()
-            process = fork.Process(target=_process, args=(number, links, job, theirs))
+            ours, theirs = _fork.Pipe()
+            process = _fork.Process(target=_process, args=(number, links, job, theirs))
             process.start()
             stack.callback(_end, process)
             theirs.close()
@@ -163,6 +182,8 @@ async def _connect(job: _Job, node: Node, number: int, count: int) -> Series:
     port = PORT + number
     async with job.net.helper(job.net.peer, "echo", ADDRESS, port) as echo:
         await connections.steady(node, job.parallel, port=port)
+        all_steady = job.meeting.come()
+        await connections.connections(node, None, job.parallel, enough=lambda series: all_steady(), port=port)
         before = await echo.cpu()
         series = await connections.connections(node, count, job.parallel, port=port)
         series.peer = await echo.cpu() - before
@@ -178,11 +199,9 @@ def _compared(setting: Setting, id: str, what: str, how: str, work: Work) -> lis
     alone: list[list[Series]] = []
     number, parallel = setting.workers, _PARALLEL * setting.workers
     with rig() as net:
-        shared = _Job(net, work, setting.many(4000, 32), _PARALLEL, setting.time_wait)
-        whole = replace(shared, parallel=parallel)
         for _ in range(setting.repeats):
-            several.append(_together(shared, number))
-            alone.append(_together(whole, 1))
+            several.append(_together(net, work, setting, number, _PARALLEL))
+            alone.append(_together(net, work, setting, 1, parallel))
     how = f"{number} processes on a multi-queue TAP, {parallel} at a time in all, {how}; baseline one process, as many at a time"
     processors = os.cpu_count() or 1
     own = [1e6 * outcomes[0].cost for outcomes in alone]

@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from contextlib import nullcontext
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -108,6 +109,16 @@ def test_what_the_processes_of_a_sharded_run_take_is_added_up() -> None:
     assert workers.share(outcomes, 4) == pytest.approx(30.0)
     apart = [outcomes[0], replace(outcomes[1], began=13.0)]
     assert workers.rate(apart) == 10.0, "from the first beginning to the last end"
+
+
+def test_processes_that_meet_wait_for_the_last_one_each_time() -> None:
+    one = workers.Meeting(2)
+    other = copy(one)  # as a fork has it: what was counted before is its own, the number of those who came is shared
+    for _ in range(2):
+        first = one.come()
+        assert not first()
+        second = other.come()
+        assert first() and second()
 
 
 ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello"
