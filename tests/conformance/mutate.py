@@ -1,11 +1,14 @@
 """Break the stack in each known way, and see the tests notice.
 
     python -m tests.conformance.mutate [--quick] [--only NAME,…] [--sample COUNT] [--json FILE]
+    python -m tests.conformance.mutate --rules
 
 Each mutation runs in a process of its own, forked from one that has everything imported; it is broken, runs the tests that must
 notice, and stops at the first failure.  A test that hangs has failed; a mutant that hangs all the same is ended, and not
 counted as noticed.  Its memory is bounded.  Before that the same tests run on the stack as it is: one that fails there proves
 nothing, and is left out.
+
+`--rules` runs none, and prints the ids that are broken before a test that proves them.
 """
 
 from __future__ import annotations
@@ -33,6 +36,7 @@ import pytest
 
 from compat.programs.launch import end_with
 from tests.conformance.mutant import Mutation, StaleMutation, load
+from tests.plugins.requirements import PROPERTY
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 300.0
@@ -40,6 +44,7 @@ PATIENCE = 300.0
 MEMORY = 3 << 30
 """Bytes of address space of one mutant."""
 WORKERS = 2
+_QUIETLY = ("-p", "no:cacheprovider", "-Wignore::pytest.PytestAssertRewriteWarning", f"--rootdir={ROOT}")
 _NOTICED, _SURVIVED, _STALE, _UNUSABLE = "caught", "survived", "stale", "tests could not run"
 
 
@@ -77,15 +82,7 @@ class Child:
 def run_tests(tests: Sequence[str], scratch: Path, *, stop: bool, without: Iterable[str] = ()) -> dict[str, object]:
     """Run tests in this process and say what failed."""
     watch = Watch()
-    arguments = [
-        "-q",
-        "--no-header",
-        "--tb=line",
-        "-p",
-        "no:cacheprovider",
-        "-Wignore::pytest.PytestAssertRewriteWarning",
-    ]
-    arguments += [f"--rootdir={ROOT}"]
+    arguments = ["-q", "--no-header", "--tb=line", *_QUIETLY]
     arguments += ["--proves", str(scratch / "proves.json"), "--timeout=60"]
     arguments += ["-x"] if stop else []
     arguments += [f"--deselect={name}" for name in without]
@@ -214,6 +211,33 @@ def _node_id(name: str) -> str | None:
     return None
 
 
+class Proofs:
+    """A pytest plug-in: the ids that each test proves, by its node id."""
+
+    def __init__(self) -> None:
+        self.ids: dict[str, set[str]] = {}
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        for item in session.items:
+            self.ids[item.nodeid] = {rule for marker in item.iter_markers(PROPERTY) for rule in marker.args}
+
+
+def rules(mutations: Sequence[Mutation]) -> set[str]:
+    """The ids that one of these mutations breaks while one of its own tests proves them."""
+    proofs = Proofs()
+    named = {mutation.name: existing(mutation.tests) for mutation in mutations}
+    with tempfile.TemporaryDirectory() as scratch, contextlib.redirect_stdout(sys.stderr):
+        arguments = ["--collect-only", "-qq", *_QUIETLY]
+        arguments += ["--proves", f"{scratch}/proves.json"]
+        pytest.main([*arguments, *sorted({name for names in named.values() for name in names})], plugins=[proofs])
+    found: set[str] = set()
+    for mutation in mutations:
+        for test, proven in proofs.ids.items():
+            if any(test == name or test.startswith((f"{name}::", f"{name}[")) for name in named[mutation.name]):
+                found |= proven.intersection(mutation.ids)
+    return found
+
+
 def sample(mutations: Sequence[Mutation], count: int) -> list[Mutation]:
     """`count` of them, evenly spread over the families."""
     return [mutations[number * len(mutations) // count] for number in range(min(count, len(mutations)))]
@@ -276,6 +300,9 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--only", metavar="NAME,…", help="these mutations")
     parser.add_argument("--sample", type=int, metavar="COUNT", help="so many of them, evenly spread")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there")
+    parser.add_argument(
+        "--rules", action="store_true", help="print the ids that are broken before a test that proves them"
+    )
     chosen = parser.parse_args(arguments)
     mutations = [m for m in ALL if m.quick or not chosen.quick]
     if chosen.only:
@@ -286,6 +313,9 @@ def main(arguments: Sequence[str]) -> int:
     if chosen.sample is not None:
         mutations = sample(mutations, chosen.sample)
     os.chdir(ROOT)
+    if chosen.rules:
+        print("\n".join(sorted(rules(mutations))))
+        return 0
     results = run(mutations, _tell)
     if chosen.json:
         chosen.json.write_text(json.dumps(results, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")

@@ -275,4 +275,24 @@ MUTATIONS = (
         ("tests/real/um/test_promotion.py::test_the_router_knows_or_asks",),
         (Edit("tapstack.tcp.layer:Tcp.connect", "if remote_port is None:", "if True:"),),
     ),
+    Mutation(
+        "time-waits-without-number",
+        "records of TIME-WAIT are not bounded",
+        ("ST-TCP-13",),
+        ("tests/unit/tcp/test_hostile.py::test_time_waits_are_bounded_and_the_oldest_makes_room",),
+        (Edit("tapstack.tcp.timewait:TimeWaitTable.enter", "if self._count >= self.limit:", "if False:"),),
+    ),
+    Mutation(
+        "second-syn-ends-the-first",
+        "a second SYN of a legacy client ends the session that stands",
+        ("UM-PORT-10", "UM-PORT-4"),
+        ("tests/real/um/test_matrix.py::test_refused",),
+        (
+            Edit(
+                "tapstack.tcp.arrives:_check_syn",
+                "connection.challenge(now)",
+                'connection.delete(TcpTrigger.DELETE, now, "reset", errors.reset())',
+            ),
+        ),
+    ),
 )

@@ -340,4 +340,24 @@ MUTATIONS = (
         ("tests/unit/unimux/test_http_libraries.py::test_an_http_client_and_an_http_server",),
         (Put("unimux.transport:SessionTransport._start_tls_compatible", "False"),),
     ),
+    Mutation(
+        "flow-keeps-its-address",
+        "a UDP flow that has ended keeps its one-time address",
+        ("UM-DAS-6", "UM-REL-1"),
+        ("tests/unit/udp/test_udp.py::test_a_flow_ends_its_one_time_address", "tests/unit/um/test_datagram.py"),
+        (Edit("tapstack.udp.layer:Udp.close_flow", "self.host.addresses.drop(flow.entry, flow, now, cause)", "pass"),),
+    ),
+    Mutation(
+        "issued-twice",
+        "every client of a server is told the address of the first",
+        ("UM-NODE-3",),
+        ("tests/unit/unimux/test_node.py::test_parallel_sessions_each_have_their_own_pair",),
+        (
+            Edit(
+                "unimux.ssa.issue:Issuer._arm",
+                "ssa = ServiceAddress(IPv6Address(entry.address)",
+                "ssa = ServiceAddress(IPv6Address(next(iter(self._issued), entry.address))",
+            ),
+        ),
+    ),
 )
