@@ -10,13 +10,24 @@ from pathlib import Path
 
 import dns.name
 import pytest
+from scapy.layers.inet import UDP
+from scapy.layers.inet6 import (
+    IPv6,
+    IPv6ExtHdrDestOpt,
+    IPv6ExtHdrFragment,
+    IPv6ExtHdrHopByHop,
+    IPv6ExtHdrRouting,
+    PadN,
+)
+from scapy.packet import Packet as ScapyPacket
 
 from compat.socks.handshake import Handshake
 from compat.socks.messages import pack_datagram
+from tapstack.stack import Stack
 from tapstack.tcp.layer import Tcp
 from tapstack.tcp.receiver import Receiver
 from tapstack.tcp.timers import ConnectionTimers
-from tapstack.wire import checksum
+from tapstack.types import Frame
 from tapstack.wire.error import WireError
 from tapstack.wire.ipv6 import Fragment
 from tests.fuzz import codecs, front, world
@@ -86,8 +97,7 @@ def test_a_broken_stack_does_not_get_past_the_corpus(broken: str, monkeypatch: p
 
     match broken:
         case "checksum":
-            right = checksum.field
-            monkeypatch.setattr(checksum, "field", lambda total: right(total) ^ 1)
+            monkeypatch.setattr(Stack, "output", damaged(Stack.output))
         case "reset":
             monkeypatch.setattr(Tcp, "reset", raises)
         case "leak":
@@ -97,7 +107,36 @@ def test_a_broken_stack_does_not_get_past_the_corpus(broken: str, monkeypatch: p
         case "timer":
             monkeypatch.setattr(ConnectionTimers, "retire", lambda self: None)
     name = "tcp" if broken in ("buffer", "timer") else "world"
-    assert until_it_fails(target(name), [path.read_bytes() for path in corpus(name)]) is not None
+    error = until_it_fails(target(name), [path.read_bytes() for path in corpus(name)])
+    assert error is not None
+    assert (broken == "checksum") == ("a wrong checksum leaves" in str(error))
+
+
+def damaged(output: Callable[[Stack, float], list[Frame]]) -> Callable[[Stack, float], list[Frame]]:
+    """What a stack puts out, with one bit of each frame's last byte wrong."""
+
+    def changed(frame: Frame) -> Frame:
+        data = b"".join(frame)
+        return [data[:-1] + bytes([data[-1] ^ 1])]
+
+    return lambda stack, now: [changed(frame) for frame in output(stack, now)]
+
+
+@pytest.mark.parametrize(
+    ("headers", "at", "fragment"),
+    [
+        ([], 40, False),
+        ([IPv6ExtHdrHopByHop(options=[PadN(optdata=bytes(12))]), IPv6ExtHdrDestOpt()], 64, False),
+        ([IPv6ExtHdrRouting(addresses=["2001:db8::1"]), IPv6ExtHdrFragment(offset=1)], 72, True),
+    ],
+)
+def test_what_leaves_is_judged_behind_its_extension_headers(
+    headers: list[ScapyPacket], at: int, fragment: bool
+) -> None:
+    packet: ScapyPacket = IPv6()
+    for header in headers:
+        packet = packet / header
+    assert world.upper_layer(bytes(packet / UDP())) == (17, at, fragment)
 
 
 @pytest.mark.parametrize("broken", ["handshake", "datagram", "token", "name", "tag", "query", "response"])

@@ -48,6 +48,18 @@ _EXPECTED = (AddressError, NoRouteError, ConflictingSocket, FlowClosed, ValueErr
 """What calls of an application may raise, for their arguments or the state of the network."""
 
 
+def upper_layer(packet: bytes) -> tuple[int, int, bool]:
+    """Number and place of the header behind the extension headers, and whether the packet is a fragment.
+
+    What leaves is judged from its bytes (RFC 8200 §4), without the codecs that wrote them.
+    """
+    kind, at, fragment = packet[6], 40, False
+    while kind in (0, 43, 44, 60):
+        fragment |= kind == 44
+        kind, at = packet[at], at + (8 if kind == 44 else 8 * (packet[at + 1] + 1))
+    return kind, at, fragment
+
+
 class World:
     """A node among a peer and a stranger that a script moves.  `mode` is that of its sockets."""
 
@@ -150,10 +162,10 @@ class World:
         src = packet[8:24]
         entry = self.stack.host.addresses.get(src)
         assert entry is None or entry.answers & Answers.TRAFFIC or src == bytes(16), "a source that may not speak"
-        upper = ipv6.find_upper_layer(packet)
-        if upper.next_header in (6, 17, 58) and not upper.fragment:
-            body = packet[upper.offset :]
-            whole = packet[8:40] + len(body).to_bytes(4, "big") + bytes((0, 0, 0, upper.next_header)) + body
+        kind, at, fragment = upper_layer(packet)
+        if kind in (6, 17, 58) and not fragment:
+            body = packet[at:]
+            whole = packet[8:40] + len(body).to_bytes(4, "big") + bytes((0, 0, 0, kind)) + body
             whole += bytes(len(whole) % 2)
             assert int.from_bytes(whole, "big") % 65535 == 0, "a wrong checksum leaves"
 
