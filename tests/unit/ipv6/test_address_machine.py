@@ -78,7 +78,7 @@ class Table:
         actions[trigger]()
 
 
-@pytest.mark.proves("UM-ADDR-1", "UM-NODE-4")
+@pytest.mark.proves("UM-ADDR-1", "UM-NODE-4", by="api")
 @pytest.mark.parametrize("trigger", list(Trigger), ids=lambda trigger: trigger.name)
 @pytest.mark.parametrize("state", list(AddressState))
 def test_every_cell(state: AddressState, trigger: Trigger) -> None:
@@ -131,7 +131,7 @@ def test_every_state_is_reached_and_every_life_ends() -> None:
     assert ends == set(AddressState)
 
 
-@pytest.mark.proves("UM-REL-1")
+@pytest.mark.proves("UM-REL-1", by="api")
 def test_users_keep_a_one_time_address_and_the_last_one_releases_it() -> None:
     bench = Table()
     entry = bench.table.add(ADDRESS, AddressKind.EPHEMERAL, 0.0, trigger=T.ADD_WITHOUT_DAD)

@@ -12,7 +12,7 @@ from scapy.packet import Packet as ScapyPacket
 
 from tapstack.ipv6.addresses import AddressKind
 from tapstack.ipv6.carriage import Carriage
-from tapstack.types import Frame, address
+from tapstack.types import Frame, address, address_text
 from tests.unit.ipv6.bench import (
     OFF_LINK,
     OUR_MAC,
@@ -73,6 +73,10 @@ class Room(Bench):
         return verdict
 
 
+def is_question(packet: ScapyPacket) -> bool:
+    return ICMPv6ND_NS in packet
+
+
 def is_control(packet: ScapyPacket) -> bool:
     return bool(packet[IPv6].src.startswith("fe80"))
 
@@ -85,7 +89,7 @@ def is_plain(packet: ScapyPacket) -> bool:
     return not is_control(packet) and ICMPv6NDOptSrcLLAddr not in packet
 
 
-@pytest.mark.proves("UM-ADDR-12")
+@pytest.mark.proves("UM-ADDR-12", by="api")
 @pytest.mark.parametrize(("plain", "control", "full"), list(product([False, True], repeat=3)))
 def test_the_link_is_blamed_only_where_another_address_is_answered(plain: bool, control: bool, full: bool) -> None:
     room = Room(lambda p: (plain and is_plain(p)) or (control and is_control(p)) or (full and is_full(p)))
@@ -123,6 +127,7 @@ def test_a_question_that_is_lost_is_asked_again(lost: int) -> None:
         return is_control(packet) or len(seen) > lost
 
     assert Room(answers).verdict() is Carriage.CARRIED
+    assert len(seen) == lost + 1
 
 
 @pytest.mark.proves("UM-ADDR-12")
@@ -131,12 +136,13 @@ def test_a_released_address_ends_its_test_without_a_verdict() -> None:
     assert room.test()
     assert not room.test(), "one test of an address at a time"
     room.run(0.5)
+    assert only([packet for _, packet in room.out], is_question), "it asks while it is in use"
     (user,) = room.entry.users
     room.host.addresses.drop(room.entry, user, room.now, "closed")
     assert [verdict for _, verdict in room.verdicts] == [Carriage.UNKNOWN]
     room.out.clear()
     room.run(10.0)
-    assert not only([packet for _, packet in room.out], ICMPv6ND_NS)
+    assert not only([packet for _, packet in room.out], is_question)
 
 
 @pytest.mark.proves("UM-ADDR-12", "UM-ADDR-5")
@@ -149,9 +155,13 @@ def test_only_an_address_in_use_asks_and_only_somebody_who_is_known() -> None:
     assert not room.test()
     assert not only([packet for _, packet in room.out], ICMPv6ND_NS)
     assert reserved.kind is AddressKind.RESERVED
+    room.feed(advertisement())  # the control: a router is known again
+    assert room.test()
+    (question,) = only([packet for _, packet in room.out], is_question)
+    assert (question[IPv6].src, question[IPv6].dst) == (address_text(address(OURS)), ROUTER)
 
 
-@pytest.mark.proves("UM-ADDR-12")
+@pytest.mark.proves("UM-ADDR-12", by="api")
 def test_the_address_is_given_up_before_the_reason_is_sought_and_then_released() -> None:
     room = Room(is_control)
     (user,) = room.entry.users

@@ -84,7 +84,7 @@ def test_a_probe_is_as_the_rfc_has_it(bench: Bench) -> None:
     assert len(nonce_of(sent)) == 6
 
 
-@pytest.mark.proves("UM-ADDR-10")
+@pytest.mark.proves("UM-ADDR-10", by="api")
 @pytest.mark.parametrize("kind", [AddressKind.RESERVED, AddressKind.STABLE])
 @pytest.mark.parametrize(
     "packet",
@@ -263,7 +263,10 @@ def test_link_up_ends_the_back_off(bench: Bench) -> None:
     assert (bench.host.dad.held_until or 0) > bench.now + 50
     bench.host.link_up(bench.now)
     entry = bench.reserve(TEXT, settle=False)
+    up = bench.now
     bench.run(2)
+    ((when, _),) = probes(bench, TEXT)
+    assert when - up < 0.1
     assert entry.state == "UNCERTAIN"
 
 
@@ -290,11 +293,13 @@ def test_a_duplicate_stable_address_is_formed_anew_with_the_next_counter() -> No
 @pytest.mark.proves("ST-IP6-9")
 def test_the_link_local_address_depends_on_the_secret_and_each_prefix_has_another_identifier() -> None:
     def addresses(secret: bytes) -> list[bytes]:
+        """Those that a host of this secret tests."""
         bench = Bench(secret=secret)
-        bench.settle()
-        bench.feed(advertisement(prefix="2001:db8:2::"))
+        bench.run(1.5)
+        for prefix in (PREFIX, "2001:db8:2::"):
+            bench.feed(advertisement(prefix=prefix))
         bench.run(3)
-        return [entry.address for entry in bench.host.addresses]
+        return [address(packet[ICMPv6ND_NS].tgt) for _, packet in probes(bench)]
 
     one_node, same_node, other_node = addresses(b"one"), addresses(b"one"), addresses(b"other")
     assert one_node == same_node
@@ -335,8 +340,11 @@ class TestOptimistic:
 
     def test_an_advertisement_is_a_conflict(self, bench: Bench) -> None:
         entry = self.add(bench)
+        ping = to_us(STRANGER, TEXT) / ICMPv6EchoRequest()
+        assert one(bench.feed(ping), ICMPv6EchoReply)
         bench.feed(neighbor_advertisement(TEXT))
         assert entry.state == "DUPLICATED"
+        assert bench.feed(ping) == []
 
     def test_it_never_solicits_and_goes_by_the_router(self, bench: Bench) -> None:
         """RFC 4429 §3.2: no address resolution from an optimistic address; the packet goes to a default router."""

@@ -66,7 +66,7 @@ def world() -> World:
     return World()
 
 
-@pytest.mark.proves("ST-IP6-1")
+@pytest.mark.proves("ST-IP6-1", by="api")
 def test_headers_in_any_order_and_number_lead_to_the_upper_layer(world: World) -> None:
     """RFC 8200 §4.1: a node must accept extension headers in any order, hop-by-hop options only first."""
     kinds = {
@@ -264,7 +264,7 @@ def test_the_payload_length_rules(world: World) -> None:
         ({"src": "own"}, DropReason.IP_BAD_SOURCE),
     ],
 )
-@pytest.mark.proves("ST-LINK-5")
+@pytest.mark.proves("ST-LINK-5", by="api")
 def test_what_the_fixed_header_rules_out_is_counted(world: World, change: dict[str, Any], reason: DropReason) -> None:
     if change.get("src") == "own":
         change = {"src": world.us}

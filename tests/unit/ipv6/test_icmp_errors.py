@@ -58,7 +58,7 @@ def world() -> World:
     return World()
 
 
-@pytest.mark.proves("ST-IP6-3")
+@pytest.mark.proves("ST-IP6-3", by="api")
 @pytest.mark.parametrize(
     ("message", "expected"),
     [
@@ -88,7 +88,7 @@ def test_errors_are_handed_to_the_protocol_that_they_quote(
     assert bytes(error.payload) == b"12345678 quoted"
 
 
-@pytest.mark.proves("ST-IP6-3")
+@pytest.mark.proves("ST-IP6-3", by="api")
 def test_errors_that_are_nobodys_are_counted(world: World) -> None:
     head = to_us(ROUTER_AWAY, world.us)
     world.feed(head / ICMPv6DestUnreach() / world.quoted(src=STRANGER))
@@ -111,7 +111,7 @@ def test_errors_that_are_nobodys_are_counted(world: World) -> None:
     assert world.out == []
 
 
-@pytest.mark.proves("ST-IP6-8")
+@pytest.mark.proves("ST-IP6-8", by="api")
 def test_a_packet_too_big_changes_nothing_until_its_protocol_believes_it(world: World) -> None:
     path = world.host.path(address(OFF_LINK), world.now)
     world.too_big(1300)
@@ -130,7 +130,7 @@ def test_a_packet_too_big_changes_nothing_until_its_protocol_believes_it(world: 
     assert path.mtu == 1280
 
 
-@pytest.mark.proves("ST-IP6-8")
+@pytest.mark.proves("ST-IP6-8", by="api")
 def test_a_path_mtu_is_forgotten_after_ten_minutes(world: World) -> None:
     world.believe = True
     path = world.host.path(address(OFF_LINK), world.now)
@@ -147,7 +147,7 @@ def test_a_path_mtu_is_forgotten_after_ten_minutes(world: World) -> None:
     assert len(world.host.routes.mtus) == 0
 
 
-@pytest.mark.proves("ST-IP6-8")
+@pytest.mark.proves("ST-IP6-8", by="api")
 def test_path_mtus_are_bounded() -> None:
     world = World(HostConfig(dad_initial_delay=0.0, path_mtus=100))
     world.believe = True

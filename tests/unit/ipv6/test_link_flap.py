@@ -83,6 +83,7 @@ def test_a_connection_keeps_an_address_that_somebody_took_meanwhile_and_an_event
     bench.run(5.0)
     assert entry.state == "PREFERRED"
     assert entry.users
+    assert only(bench.feed(solicitation(USED)), ICMPv6ND_NA), "it still answers for it"
     assert notices(bench, USED) == ["02:00:00:00:00:66 has it; it is kept"]
 
 
@@ -96,6 +97,10 @@ def test_an_address_that_stays_is_replaced_when_somebody_took_it_meanwhile(bench
     with pytest.raises(AssertionError):
         _ = bench.link_local
     bench.run(5.0)
+    gone = {address_text(before[0].address), before[1]}
+    tested = probed(bench)
+    assert len(tested - gone) == 2, "others are tested in their place"
+    assert {text for text in tested if only(bench.feed(solicitation(text)), ICMPv6ND_NA)} == tested - gone
     assert bench.link_local != before[1]
     assert stable(bench).address != before[0].address
     assert stable(bench).state == "PREFERRED"
@@ -133,7 +138,7 @@ def test_an_optimistic_address_is_tested_on_the_link_that_came_back(bench: Bench
     assert entry.state == "DUPLICATED"
 
 
-@pytest.mark.proves("ST-IP6-6")
+@pytest.mark.proves("ST-IP6-6", by="api")
 def test_a_probe_that_the_link_brings_back_is_no_conflict_here_either(bench: Bench) -> None:
     entry = bench.ephemeral(USED)
     flap(bench)
@@ -156,7 +161,7 @@ def preferred(bench: Bench) -> list[str]:
     return [address_text(prefix.prefix) for prefix in bench.host.prefixes if prefix.preferred]
 
 
-@pytest.mark.proves("ST-IP6-6")
+@pytest.mark.proves("ST-IP6-6", by="api")
 def test_the_servers_of_a_link_that_went_away_are_forgotten(bench: Bench) -> None:
     """RFC 8106 §5.1: none is used after its lifetime, which nobody on the next link would renew."""
     nat64 = Raw(Pref64(address("2001:db8:64::"), 96, 600).pack())
@@ -168,7 +173,7 @@ def test_the_servers_of_a_link_that_went_away_are_forgotten(bench: Bench) -> Non
     assert bench.host.rdnss == [address("2001:db8:2::53")]
 
 
-@pytest.mark.proves("ST-IP6-6", "UM-ADDR-11")
+@pytest.mark.proves("ST-IP6-6", "UM-ADDR-11", by="api")
 def test_the_prefixes_of_another_link_take_the_place_of_the_old_ones(bench: Bench) -> None:
     entry, kept = bench.ephemeral(USED), stable(bench)
     flap(bench)
@@ -188,7 +193,7 @@ def test_the_prefixes_of_another_link_take_the_place_of_the_old_ones(bench: Benc
     assert bench.host.routes.next_hop(address(NEIGHBOR), bench.now) == address(NEIGHBOR)
 
 
-@pytest.mark.proves("ST-IP6-6", "UM-ADDR-11")
+@pytest.mark.proves("ST-IP6-6", "UM-ADDR-11", by="api")
 @pytest.mark.parametrize("answered", [True, False])
 def test_the_prefixes_of_a_link_that_is_the_same_go_on(bench: Bench, answered: bool) -> None:
     """Whether its router says so, of both in one advertisement, or has not been heard yet."""

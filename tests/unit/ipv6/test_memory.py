@@ -118,7 +118,7 @@ def floods(us: str) -> dict[str, Callable[[int], bytes]]:
 NAMES = list(floods("2001:db8::1"))
 
 
-@pytest.mark.proves("ST-IP6-4", "ST-IP6-2")
+@pytest.mark.proves("ST-IP6-4", "ST-IP6-2", by="api")
 @pytest.mark.parametrize("name", NAMES)
 def test_memory_stays_bounded_under_attack(name: str, record_property: Callable[[str, object], None]) -> None:
     bench = Quiet(HostConfig(dad_initial_delay=0.0))

@@ -28,6 +28,7 @@ from tests.unit.ipv6.bench import (
     Bench,
     checksum_is_right,
     group_of,
+    one,
     only,
     records,
     to_group,
@@ -209,6 +210,10 @@ def test_in_version_1_another_listeners_report_is_enough(bench: Bench) -> None:
     bench.feed(report / ICMPv6MLReport(mladdr=GROUP_A))
     bench.run(20)
     assert bench.out == []
+    # The control: where no other listener reports, this one does.
+    bench.feed(query(GROUP_A, delay=10_000, version=1))
+    bench.run(20)
+    assert one(sent(bench), ICMPv6MLReport)[ICMPv6MLReport].mladdr == GROUP_A
 
 
 def test_the_all_nodes_group_is_never_reported(bench: Bench) -> None:

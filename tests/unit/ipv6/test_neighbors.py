@@ -129,6 +129,8 @@ def test_confirmation_from_above_needs_no_probe(cache: Cache) -> None:
     cache.run(60)
     assert path.ready(cache.now)
     assert cache.state() is NeighborState.DELAY  # it aged while nobody looked
+    cache.run(6)
+    assert [dst for _, dst in cache.solicited()][:1] == [PEER]  # and without confirmation it is probed
 
 
 @pytest.mark.proves("ST-IP6-4")
@@ -179,7 +181,7 @@ def appendix_c(
     return (S.REACHABLE if solicited else S.STALE), mac
 
 
-@pytest.mark.proves("ST-IP6-4")
+@pytest.mark.proves("ST-IP6-4", by="api")
 @pytest.mark.parametrize("mac", [None, PEER_MAC, OTHER_MAC])
 @pytest.mark.parametrize("override", ANY)
 @pytest.mark.parametrize("solicited", ANY)
@@ -349,6 +351,7 @@ def test_of_routers_that_are_all_silent_the_one_that_comes_back_is_found(cache: 
     (other,) = macs.keys() - {address_text(path.next_hop)}
     use(2 * int(NUD_MAX_RETRANS), answering=other)
     assert address_text(path.next_hop) == other
+    assert cache.send(OFF_LINK)[0][Ether].dst == macs[other]
 
 
 def test_a_router_that_becomes_a_host_is_no_default_router(cache: Cache) -> None:

@@ -52,11 +52,13 @@ def test_the_host_reaches_itself_without_a_frame(bench: Bench, size: int) -> Non
     assert bench.out == []
 
 
-@pytest.mark.proves("UM-ADDR-4", "UM-EA-1")
+@pytest.mark.proves("UM-ADDR-4", "UM-EA-1", by="api")
 def test_a_silent_address_is_silent_to_its_own_node_too(bench: Bench) -> None:
     own = stable(bench).address
     reserved = bench.reserve()
     used = bench.ephemeral(PREFIX + "7:7:7:7", peer="2001:db8:99::1")
+    assert bench.host.link_local is not None
+    assert len(ping(bench, own, bench.host.link_local)) == 1, "an ordinary address answers"
     assert ping(bench, own, reserved.address) == []
     assert ping(bench, own, used.address) == []
     assert bench.drops(DropReason.ADDRESS_UNCERTAIN) == 1

@@ -21,7 +21,7 @@ def source(destination: str, *candidates: str | Candidate) -> str | None:
     return address_text(chosen.address) if chosen else None
 
 
-@pytest.mark.proves("ST-IP6-10")
+@pytest.mark.proves("ST-IP6-10", by="api")
 @pytest.mark.parametrize(
     ("destination", "candidates", "best"),
     [
@@ -57,7 +57,7 @@ def test_no_candidate_no_source() -> None:
     assert source("2001:db8::1") is None
 
 
-@pytest.mark.proves("ST-IP6-10")
+@pytest.mark.proves("ST-IP6-10", by="api")
 def test_deprecated_addresses_are_avoided_but_not_at_the_cost_of_scope() -> None:
     old = Candidate(address("2001:db8:1::1"), deprecated=True)
     assert source("2001:db8:1::9", old, "2001:db8:2::1") == "2001:db8:2::1"
@@ -74,7 +74,7 @@ def sources_of(*candidates: str) -> list[Candidate]:
     return [Candidate(address(text)) for text in candidates]
 
 
-@pytest.mark.proves("ST-IP6-10")
+@pytest.mark.proves("ST-IP6-10", by="api")
 @pytest.mark.parametrize(
     ("candidates", "destinations"),
     [

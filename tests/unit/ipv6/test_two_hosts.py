@@ -16,6 +16,7 @@ from tapstack.ipv6.host import Host
 from tapstack.link.base import LinkProperties
 from tapstack.timers import TimerQueue
 from tapstack.types import Frame, address, address_text
+from tests.plugins import taps
 from tests.unit.ipv6.bench import PREFIX, only
 
 TEXT = PREFIX + "abcd:1234:5678"
@@ -30,6 +31,7 @@ class Link:
         self.lost: set[int] = set()
         self._reported = 0
         self._flying = TimerQueue()
+        self.tap = taps.world("two hosts")
         self.timers = [TimerQueue() for _ in range(count)]
         self.hosts = [self._host(number) for number in range(count)]
         for host in self.hosts:
@@ -54,7 +56,9 @@ class Link:
     def _send(self, sender: int, frame: Frame) -> None:
         data = b"".join(frame)
         self.wire.append(Ether(data))
-        if len(self.wire) in self.lost:
+        lost = len(self.wire) in self.lost
+        self.tap.sent(self.now, f"host {sender}", data, [] if lost else None)
+        if lost:
             return
         for number, host in enumerate(self.hosts):
             if number != sender:
@@ -110,11 +114,15 @@ def test_a_reserved_address_is_defended_against_the_other(link: Link) -> None:
     first = link.reserve(0, TEXT)
     link.run(2)
     second = link.reserve(1, TEXT)
-    link.run(2)
+    wire = link.run(2)
+    asked = [packet for packet in only(wire, ICMPv6ND_NS) if packet[ICMPv6ND_NS].tgt == TEXT]
+    (defence,) = only(wire, ICMPv6ND_NA)
+    assert [packet[Ether].src for packet in (*asked, defence)] == ["02:00:00:00:00:11", "02:00:00:00:00:10"]
+    assert (defence[IPv6].dst, defence[ICMPv6ND_NA].tgt) == ("ff02::1", TEXT)
     assert (first.state, second.state) == ("UNCERTAIN", "DUPLICATED")
 
 
-@pytest.mark.proves("UM-ADDR-10")
+@pytest.mark.proves("UM-ADDR-10", by="api")
 @pytest.mark.parametrize("gap", [0.0, 0.0005])
 def test_of_two_that_probe_at_once_neither_gets_the_address(link: Link, gap: float) -> None:
     """RFC 4862 §5.4.3: each hears the other's probe, with a nonce that is not its own."""
@@ -125,7 +133,7 @@ def test_of_two_that_probe_at_once_neither_gets_the_address(link: Link, gap: flo
     assert (first.state, second.state) == ("DUPLICATED", "DUPLICATED")
 
 
-@pytest.mark.proves("UM-ADDR-10")
+@pytest.mark.proves("UM-ADDR-10", by="api")
 def test_of_two_that_probe_one_after_the_other_only_the_later_gets_the_address(link: Link) -> None:
     """The earlier one, still testing, hears the later probe and gives up; the later one hears nothing."""
     first = link.reserve(0, TEXT)

@@ -182,6 +182,9 @@ def test_our_own_defence_brought_back_by_the_link_discards_nothing(bench: Bench)
     bench.feed(answer)
     assert entry.state == "UNCERTAIN"
     assert bench.drops(DropReason.ND_LOOPED_BACK) == 1
+    bench.run(10)
+    assert one(bench.feed(probe(TEXT)), ICMPv6ND_NA), "it is defended as before"
+    assert records(sent(bench)) == []
 
 
 @pytest.mark.proves("UM-ADDR-6", "UM-ADDR-11")
@@ -205,7 +208,7 @@ def test_a_withdrawn_prefix_discards_what_is_reserved_and_deprecates_what_is_use
     assert bench.moves(PREFIX + "1:2:3:4")[-1] == ("DEPRECATED", "INVALID")
 
 
-@pytest.mark.proves("UM-ADDR-11")
+@pytest.mark.proves("UM-ADDR-11", by="api")
 def test_a_prefix_that_comes_back_refreshes_its_addresses(bench: Bench) -> None:
     used = bench.ephemeral(TEXT)
     bench.feed(advertisement(preferred=0))
@@ -222,6 +225,7 @@ def test_a_foreign_advertisement_for_a_used_address_is_an_event_and_changes_noth
     notices = [event for event in bench.events if isinstance(event, LinkNotice) and event.subject == TEXT]
     assert len(notices) == 1
     assert "02:00:00:00:00:66" in notices[0].cause
+    assert one(bench.feed(solicitation(TEXT)), ICMPv6ND_NA), "it still answers for it"
     frame = bytes(neighbor_advertisement(TEXT))  # a flood of them is a bounded number of events
     for _ in range(5000):
         bench.host.input(frame, bench.now)
@@ -348,7 +352,10 @@ def test_one_time_addresses_are_never_chosen_as_a_source(bench: Bench) -> None:
     bench.ephemeral(PREFIX + "7:7:7:7")
     stable = next(entry for entry in bench.host.addresses if entry.kind is AddressKind.STABLE)
     assert bench.host.source_for(address("2001:db8:9::1")) == stable.address
-    assert bench.host.source_for(address("fe80::1")) == bench.host.link_local
+    bench.teach("fe80::66", "02:00:00:00:00:66")
+    for asker, source in ((STRANGER, address_text(stable.address)), ("fe80::66", bench.link_local)):
+        reply = one(bench.feed(to_group(asker, "ff02::1") / ICMPv6EchoRequest()), ICMPv6EchoReply)
+        assert reply[IPv6].src == source
 
 
 def test_link_up_gives_up_what_is_reserved_and_keeps_what_is_used(bench: Bench) -> None:

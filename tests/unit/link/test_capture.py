@@ -28,8 +28,6 @@ from unimux.aio import open_connection, start_server
 from unimux.node import Node, NodeConfig
 from unimux.poolstate import PoolConfig
 
-pytestmark = pytest.mark.proves("ST-LINK-4")
-
 EPOCH = 1_700_000_000_123_456_789
 MACS = (b"\x02\0\0\0\0\1", b"\x02\0\0\0\0\2")
 
@@ -99,6 +97,7 @@ def below() -> Canned:
     return Canned(LinkProperties(mtu=1500, mac=MACS[0]))
 
 
+@pytest.mark.proves("ST-LINK-4")
 def test_both_directions_with_nanoseconds_and_virtual_time() -> None:
     async def main() -> list[Read]:
         loop = asyncio.get_running_loop()
@@ -126,6 +125,7 @@ def test_both_directions_with_nanoseconds_and_virtual_time() -> None:
     assert (sent.resolution, sent.interface, sent.link_type, sent.comments) == (10**9, b"left", 1, [])
 
 
+@pytest.mark.proves("ST-LINK-4")
 def test_remarks_land_on_the_frame_they_are_about(below: Canned) -> None:
     file = io.BytesIO()
     link = CaptureLink(below, file, clock=Clock())
@@ -158,6 +158,7 @@ def test_remarks_land_on_the_frame_they_are_about(below: Canned) -> None:
     assert [frame.nanoseconds for frame in read(file)] == [EPOCH + n for n in range(1, 8)]
 
 
+@pytest.mark.proves("ST-LINK-4")
 def test_what_is_remarked_of_a_frame_that_was_handled_is_about_the_next(below: Canned) -> None:
     """What an application does after it heard the news, however long after, does not come of the frame that brought them."""
     file = io.BytesIO()
@@ -173,6 +174,7 @@ def test_what_is_remarked_of_a_frame_that_was_handled_is_about_the_next(below: C
     assert [each.comments for each in read(file)] == [["heard"], ["said"]]
 
 
+@pytest.mark.proves("ST-LINK-4")
 def test_flush_completes_the_file_for_a_reader(below: Canned, tmp_path: Path) -> None:
     link = CaptureLink(below, tmp_path / "x.pcapng", clock=Clock())
     below.waiting = [b"held"]
@@ -185,6 +187,7 @@ def test_flush_completes_the_file_for_a_reader(below: Canned, tmp_path: Path) ->
     link.close()
 
 
+@pytest.mark.proves("ST-LINK-4")
 def test_events_and_drops_become_comments(below: Canned) -> None:
     file = io.BytesIO()
     link = CaptureLink(below, file, clock=Clock())
@@ -211,6 +214,7 @@ def test_events_and_drops_become_comments(below: Canned) -> None:
     ]
 
 
+@pytest.mark.proves("ST-LINK-4")
 def test_a_frame_the_link_refused_says_so(below: Canned) -> None:
     file = io.BytesIO()
     link = CaptureLink(below, file, clock=Clock())
@@ -220,6 +224,7 @@ def test_a_frame_the_link_refused_says_so(below: Canned) -> None:
     assert read(file)[0].comments == ["not taken by the link"]
 
 
+@pytest.mark.proves("ST-LINK-4")
 def test_virtio_headers_are_taken_off_and_explained() -> None:
     below = Canned(LinkProperties(mtu=1500, mac=MACS[0], vnet_header=True))
     file = io.BytesIO()
@@ -239,6 +244,7 @@ def test_virtio_headers_are_taken_off_and_explained() -> None:
     ]
 
 
+@pytest.mark.proves("ST-LINK-4")
 def test_a_link_without_ethernet_is_captured_as_bare_ip() -> None:
     file = io.BytesIO()
     link = CaptureLink(Canned(LinkProperties(mtu=1500, mac=None)), file)
@@ -247,6 +253,7 @@ def test_a_link_without_ethernet_is_captured_as_bare_ip() -> None:
     assert read(file)[0].link_type == 101
 
 
+@pytest.mark.proves("ST-LINK-4")
 def test_comments_are_bounded_in_number_and_length(below: Canned) -> None:
     file = io.BytesIO()
     link = CaptureLink(below, file)
@@ -260,6 +267,7 @@ def test_comments_are_bounded_in_number_and_length(below: Canned) -> None:
     assert comments[-1] == "and 5 remarks more"
 
 
+@pytest.mark.proves("ST-LINK-4")
 def test_long_frames_are_cut_and_say_how_long_they_were() -> None:
     file = io.BytesIO()
     writer = PcapngWriter(file, snaplen=100)
@@ -272,6 +280,7 @@ def test_long_frames_are_cut_and_say_how_long_they_were() -> None:
         writer.write(2, EPOCH, b"x")
 
 
+@pytest.mark.proves("ST-LINK-4", by="api")
 def test_a_full_disk_ends_the_capture_and_not_the_traffic(below: Canned) -> None:
     class Full(io.BytesIO):
         room = 200
@@ -292,11 +301,13 @@ def test_a_full_disk_ends_the_capture_and_not_the_traffic(below: Canned) -> None
     link.close()
 
 
+@pytest.mark.proves("ST-LINK-4", by="api")
 def test_a_file_that_cannot_be_made_is_an_oserror(below: Canned, tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No such file"):
         CaptureLink(below, tmp_path / "missing" / "x.pcapng")
 
 
+@pytest.mark.proves("ST-LINK-4", by="api")
 def test_a_file_that_somebody_has_closed_ends_the_capture_and_not_the_traffic(below: Canned) -> None:
     file = io.BytesIO()
     link = CaptureLink(below, file, clock=Clock())
@@ -307,6 +318,7 @@ def test_a_file_that_somebody_has_closed_ends_the_capture_and_not_the_traffic(be
     assert below.closed
 
 
+@pytest.mark.proves("ST-LINK-4")
 def test_a_node_that_closes_in_the_middle_of_acknowledgements_explains_each_frame_by_itself() -> None:
     """The acknowledgement of a FIN tells of its state, and an abort is told with the reset that it sends."""
     file = io.BytesIO()

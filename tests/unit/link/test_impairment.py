@@ -22,8 +22,6 @@ from tapstack.link.errors import LinkLost
 from tapstack.link.impairment import BATCH, IN_FLIGHT, ImpairedLink, Impairment, Jitter
 from tapstack.link.memory import MemoryWire
 
-pytestmark = pytest.mark.proves("ST-LINK-3")
-
 COUNT = 20_000
 MACS = (b"\x02\0\0\0\0\1", b"\x02\0\0\0\0\2")
 Arrival = tuple[float, bytes]
@@ -93,12 +91,14 @@ def assert_distribution(samples: list[float], cdf: Callable[[float], float]) -> 
     assert distance <= 1.95 / math.sqrt(n), f"distance {distance}"
 
 
+@pytest.mark.proves("ST-LINK-3")
 def test_without_impairment_nothing_changes() -> None:
     arrivals, impaired = run(Impairment(), count=100)
     assert arrivals == [(float(n), numbered(n)) for n in range(100)]
     assert set(impaired.outgoing.as_dict().values()) == {0}
 
 
+@pytest.mark.proves("ST-LINK-3")
 @pytest.mark.parametrize("incoming", [False, True])
 def test_loss_is_independent_with_the_given_probability(incoming: bool) -> None:
     arrivals, impaired = run(Impairment(loss=0.1), incoming=incoming)
@@ -109,11 +109,13 @@ def test_loss_is_independent_with_the_given_probability(incoming: bool) -> None:
     assert (counters.entered, counters.lost) == (COUNT, COUNT - len(arrived))
 
 
+@pytest.mark.proves("ST-LINK-3")
 def test_delay_is_exact() -> None:
     arrivals, _ = run(Impairment(delay=0.125), count=1000)
     assert [(t, number_of(f)) for t, f in arrivals] == [(n + 0.125, n) for n in range(1000)]
 
 
+@pytest.mark.proves("ST-LINK-3")
 def test_uniform_jitter() -> None:
     arrivals, _ = run(Impairment(delay=0.25, jitter=0.5))
     extra = [t - 0.25 - number_of(f) for t, f in arrivals]
@@ -121,16 +123,19 @@ def test_uniform_jitter() -> None:
     assert_distribution(extra, lambda x: min(max(x / 0.5, 0.0), 1.0))
 
 
+@pytest.mark.proves("ST-LINK-3")
 def test_exponential_jitter() -> None:
     arrivals, _ = run(Impairment(jitter=0.02, jitter_shape=Jitter.EXPONENTIAL))
     assert_distribution([t - number_of(f) for t, f in arrivals], lambda x: 1 - math.exp(-x / 0.02))
 
 
+@pytest.mark.proves("ST-LINK-3")
 def test_jitter_alone_never_reorders() -> None:
     arrivals, _ = run(Impairment(jitter=5.0, jitter_shape=Jitter.EXPONENTIAL), spacing=0.01, count=3000)
     assert [number_of(f) for _, f in arrivals] == list(range(3000))
 
 
+@pytest.mark.proves("ST-LINK-3")
 def test_reordering_holds_back_the_given_share_by_the_given_time() -> None:
     arrivals, impaired = run(Impairment(delay=1.0, reorder=0.1, reorder_delay=2.5), spacing=1.0)
     late = {number_of(f) for t, f in arrivals if t == number_of(f) + 3.5}
@@ -143,6 +148,7 @@ def test_reordering_holds_back_the_given_share_by_the_given_time() -> None:
     assert order != sorted(order)
 
 
+@pytest.mark.proves("ST-LINK-3")
 def test_a_frame_sent_as_another_falls_due_does_not_overtake_it() -> None:
     async def main(seed: int) -> list[tuple[float, int]]:
         loop = asyncio.get_running_loop()
@@ -160,6 +166,7 @@ def test_a_frame_sent_as_another_falls_due_does_not_overtake_it() -> None:
     assert all([number for _, number in outcome] == [0, 1] for outcome in outcomes)
 
 
+@pytest.mark.proves("ST-LINK-3")
 def test_duplicates_follow_their_original() -> None:
     arrivals, impaired = run(Impairment(delay=0.5, duplicate=0.2))
     copies = Counter(number_of(f) for _, f in arrivals)
@@ -170,6 +177,7 @@ def test_duplicates_follow_their_original() -> None:
     assert all(t == number_of(f) + 0.5 for t, f in arrivals)
 
 
+@pytest.mark.proves("ST-LINK-3")
 def test_corruption_flips_one_bit_anywhere_behind_the_ethernet_header() -> None:
     arrivals, impaired = run(Impairment(corrupt=0.5), size=39)
     flipped: Counter[int] = Counter()
@@ -187,17 +195,20 @@ def test_corruption_flips_one_bit_anywhere_behind_the_ethernet_header() -> None:
     assert chi_square <= 199 + 4 * math.sqrt(2 * 199)
 
 
+@pytest.mark.proves("ST-LINK-3")
 def test_the_rate_spaces_frames() -> None:
     arrivals, _ = run(Impairment(rate=1_000_000, delay=0.5), count=100, spacing=0, size=125)
     assert [number_of(f) for _, f in arrivals] == list(range(100))
     assert [t for t, _ in arrivals] == pytest.approx([0.501 + n * 0.001 for n in range(100)], abs=1e-9)
 
 
+@pytest.mark.proves("ST-LINK-3")
 def test_an_idle_bottleneck_costs_only_the_sending_time() -> None:
     arrivals, _ = run(Impairment(rate=8000.0), count=20, spacing=2.0, size=1000)
     assert [t for t, _ in arrivals] == [n * 2.0 + 1.0 for n in range(20)]
 
 
+@pytest.mark.proves("ST-LINK-3", by="api")
 @pytest.mark.parametrize("begin", [0.0, 17.3, 1234.567])
 @pytest.mark.parametrize(
     ("limit", "size", "passed"), [(3000, 1500, 2), (6000, 1000, 6), (10_000, 1000, 10), (999, 1000, 1)]
@@ -216,6 +227,7 @@ def test_how_many_of_a_burst_find_room_does_not_depend_on_the_clock(
     assert run_virtual(main()) == passed
 
 
+@pytest.mark.proves("ST-LINK-3", by="api")
 def test_what_is_on_the_path_when_the_link_closes_is_counted() -> None:
     async def main() -> int:
         impaired = ImpairedLink(MemoryWire(*MACS).a, seed=1, outgoing=Impairment(delay=0.1))
@@ -228,6 +240,7 @@ def test_what_is_on_the_path_when_the_link_closes_is_counted() -> None:
     assert run_virtual(main()) == 3
 
 
+@pytest.mark.proves("ST-LINK-3")
 def test_the_queue_limit_drops_the_tail() -> None:
     arrivals, impaired = run(Impairment(rate=8000.0, queue_limit=10_000), count=50, spacing=0, size=1000)
     assert [number_of(f) for _, f in arrivals] == list(range(10))
@@ -236,6 +249,7 @@ def test_the_queue_limit_drops_the_tail() -> None:
     assert [number_of(f) for _, f in arrivals] == [0, 2, 4]  # an idle bottleneck takes any frame
 
 
+@pytest.mark.proves("ST-LINK-3")
 def test_equal_seeds_give_equal_runs_and_others_do_not() -> None:
     everything = Impairment(
         loss=0.1, delay=0.05, jitter=0.1, reorder=0.1, duplicate=0.1, corrupt=0.1, rate=1e5, queue_limit=3000
@@ -247,6 +261,7 @@ def test_equal_seeds_give_equal_runs_and_others_do_not() -> None:
     assert first != other
 
 
+@pytest.mark.proves("ST-LINK-3")
 def test_one_impairment_does_not_disturb_another() -> None:
     def lost(impairment: Impairment) -> set[int]:
         # By when they arrive, less than a second after they were sent: a corrupted frame may have another number.
@@ -258,12 +273,14 @@ def test_one_impairment_does_not_disturb_another() -> None:
     assert plain < lost(Impairment(loss=0.2))  # common random numbers: more loss loses the same and more
 
 
+@pytest.mark.proves("ST-LINK-3")
 def test_the_two_directions_are_separate() -> None:
     there, _ = run(Impairment(loss=0.5), count=2000)
     back, _ = run(Impairment(loss=0.5), count=2000, incoming=True)
     assert {number_of(f) for _, f in there} != {number_of(f) for _, f in back}
 
 
+@pytest.mark.proves("ST-LINK-3")
 def test_the_statistics_would_notice() -> None:
     flags = [True, False] * (COUNT // 2)
     with pytest.raises(AssertionError):
@@ -276,17 +293,20 @@ def test_the_statistics_would_notice() -> None:
         assert_distribution([t - number_of(f) for t, f in arrivals], lambda x: min(max(x / 0.5, 0.0), 1.0))
 
 
+@pytest.mark.proves("ST-LINK-3")
 def test_what_is_in_flight_is_bounded() -> None:
     arrivals, impaired = run(Impairment(delay=10.0), count=IN_FLIGHT + 7, spacing=0)
     assert len(arrivals) == IN_FLIGHT
     assert impaired.outgoing.overflow == 7
 
 
+@pytest.mark.proves("ST-LINK-3")
 def test_many_frames_at_once_all_come_in() -> None:
     arrivals, _ = run(Impairment(jitter=1e-6), count=BATCH * 3 + 1, spacing=0, incoming=True)
     assert [number_of(f) for _, f in arrivals] == list(range(BATCH * 3 + 1))
 
 
+@pytest.mark.proves("ST-LINK-3")
 def test_close_forgets_what_is_under_way() -> None:
     async def main() -> None:
         wire = MemoryWire()
@@ -331,6 +351,7 @@ class Vanishing(Link):
         pass
 
 
+@pytest.mark.proves("ST-LINK-3", by="api")
 @pytest.mark.parametrize("sending", [False, True])
 def test_a_link_lost_below_is_told_to_the_owner(sending: bool) -> None:
     async def main() -> None:
@@ -353,6 +374,7 @@ def test_a_link_lost_below_is_told_to_the_owner(sending: bool) -> None:
     run_virtual(main())
 
 
+@pytest.mark.proves("ST-LINK-3", by="api")
 @pytest.mark.parametrize(
     "wrong",
     [{"loss": 1.1}, {"loss": -0.1}, {"corrupt": float("nan")}, {"delay": -1.0}, {"jitter": float("inf")}, {"rate": 0.0},
@@ -363,6 +385,7 @@ def test_impossible_settings_are_refused(wrong: dict[str, float]) -> None:
         Impairment(**wrong)  # type: ignore[arg-type]
 
 
+@pytest.mark.proves("ST-LINK-3", by="api")
 def test_corruption_of_offloaded_frames_is_refused() -> None:
     class Offloaded(Vanishing):
         @property

@@ -117,7 +117,7 @@ def test_the_address_table_is_bounded_and_the_oldest_goes() -> None:
     virtual(main())
 
 
-@pytest.mark.proves("ST-LINK-5")
+@pytest.mark.proves("ST-LINK-5", by="api")
 def test_every_drop_is_counted() -> None:
     async def main() -> None:
         switch = MemorySwitch(mtu=100, fabric_limit=5)
@@ -287,7 +287,7 @@ def test_a_checksum_that_lies_outside_its_frame_is_left_alone() -> None:
     assert virtio.completed(virtio.PLAIN + b"frame") == b"frame"
 
 
-@pytest.mark.proves("ST-IP6-11")
+@pytest.mark.proves("ST-IP6-11", by="api")
 @pytest.mark.parametrize(("offset", "zero"), [(6, b"\xff\xff"), (16, b"\x00\x00")], ids=["UDP", "TCP"])
 def test_a_udp_checksum_that_is_finished_as_zero_is_written_as_all_ones(offset: int, zero: bytes) -> None:
     """RFC 8200 §8.1: zero would say that there is none."""

@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 from scapy.layers.inet import UDP
-from scapy.layers.inet6 import ICMPv6DestUnreach, ICMPv6PacketTooBig, IPv6, IPv6ExtHdrFragment
+from scapy.layers.inet6 import ICMPv6DestUnreach, ICMPv6ND_NA, ICMPv6PacketTooBig, IPv6, IPv6ExtHdrFragment
 from scapy.packet import Raw
 
 from tapstack.events import DropReason
@@ -16,7 +16,19 @@ from tapstack.signals import Signal
 from tapstack.types import address
 from tapstack.udp.flow import MAXIMUM_DATA, QUEUE_DATAGRAMS, FlowClosed
 from tapstack.udp.layer import DYNAMIC_PORTS, PortInUseError, Udp
-from tests.unit.ipv6.bench import PREFIX, ROUTER, STRANGER, Bench, checksum_is_right, one, only, to_us
+from tests.unit.ipv6.bench import (
+    PREFIX,
+    ROUTER,
+    STRANGER,
+    Bench,
+    checksum_is_right,
+    group_of,
+    one,
+    only,
+    records,
+    solicitation,
+    to_us,
+)
 
 SERVER = "2001:db8:ffff::53"
 
@@ -59,7 +71,7 @@ def test_a_datagram_leaves_with_a_right_checksum(world: World) -> None:
     assert checksum_is_right(sent)
 
 
-@pytest.mark.proves("ST-IP6-11")
+@pytest.mark.proves("ST-IP6-11", by="api")
 @pytest.mark.parametrize("checksum", [0, 0x1234])
 def test_a_missing_or_wrong_checksum_is_dropped(world: World, checksum: int) -> None:
     flow = world.udp.open(world.stable, world.now, address(SERVER), 53)
@@ -70,7 +82,7 @@ def test_a_missing_or_wrong_checksum_is_dropped(world: World, checksum: int) -> 
     assert world.drops(DropReason.CHECKSUM) == 1
 
 
-@pytest.mark.proves("ST-IP6-11")
+@pytest.mark.proves("ST-IP6-11", by="api")
 def test_a_zero_checksum_is_refused_even_where_the_sum_is_zero(world: World) -> None:
     """RFC 8200 §8.1: zero means that there is none; the datagram whose sum is zero says 0xFFFF."""
     flow = world.udp.open(world.stable, world.now, address(SERVER), 53)
@@ -107,8 +119,12 @@ def test_a_flow_ends_its_one_time_address(world: World) -> None:
     entry = world.taken()
     flow = world.udp.open(entry, world.now, address(SERVER), 53)
     flow.send(b"query", world.now)
-    assert one([packet for _, packet in world.out], UDP)[IPv6].src == PREFIX + "abcd:1234:5678"
+    text = PREFIX + "abcd:1234:5678"
+    assert one([packet for _, packet in world.out], UDP)[IPv6].src == text
+    assert one(world.feed(solicitation(text)), ICMPv6ND_NA)
     flow.close(world.now)
+    assert only(world.feed(solicitation(text)), ICMPv6ND_NA) == []
+    assert (3, group_of(text)) in records([packet for _, packet in world.out])
     assert entry.state == "INVALID"
     assert entry.address not in world.host.addresses
     with pytest.raises(FlowClosed):
@@ -185,7 +201,7 @@ def test_signals_reach_whoever_drives_the_stack(world: World) -> None:
     assert flow.signals == Signal.READABLE
 
 
-@pytest.mark.proves("ST-IP6-3")
+@pytest.mark.proves("ST-IP6-3", by="api")
 def test_errors_reach_their_flow_and_no_other(world: World) -> None:
     flow = world.udp.open(world.stable, world.now, address(SERVER), 53)
     flow.send(b"query", world.now)
