@@ -12,10 +12,13 @@ from random import Random
 from typing import Any
 
 import pytest
+from scapy.layers.inet import UDP
+from scapy.layers.inet6 import IPv6
+from scapy.layers.l2 import Ether
 
 from compat.socks.services import DatagramService, Flow
 from tapstack.tcp.errors import from_icmp
-from tapstack.types import address, address_text
+from tapstack.types import address
 from tapstack.udp.flow import UdpFlow
 from tests.unit.unimux.lan import virtual
 from unimux import errors
@@ -29,7 +32,10 @@ POOL = PoolConfig(low=16, high=32, pace=0.001)
 
 
 class Peer:
-    """An ordinary host's UDP socket: answers in capitals, unless it is told to be silent."""
+    """An ordinary host's UDP socket: answers in capitals, unless it is told to be silent.
+
+    `heard` is what was on the wire for it, as (data, source, port).
+    """
 
     def __init__(self, made: Bed, node: Node, port: int = 53) -> None:
         self.node = node
@@ -42,10 +48,15 @@ class Peer:
         self.heard: list[tuple[bytes, str, int]] = []
         self.flow: UdpFlow = node.stack.udp.open(entry, node.now(), None, None, port)
         self.flow.owner = self._on_signals
+        made.switch.observe(self._see)
+
+    def _see(self, when: float, where: int, frame: bytes) -> None:
+        packet = Ether(frame)
+        if UDP in packet and (packet[IPv6].dst, packet[UDP].dport) == (self.text, self.port):
+            self.heard.append((bytes(packet[UDP].payload), packet[IPv6].src, packet[UDP].sport))
 
     def _on_signals(self, bits: int) -> None:
         while (datagram := self.flow.receive()) is not None:
-            self.heard.append((datagram.data, address_text(datagram.remote), datagram.remote_port))
             if not self.silent:
                 self.flow.send(datagram.data.upper(), self.node.now(), datagram.remote, datagram.remote_port)
         self.node.driver.kick()
@@ -94,6 +105,7 @@ def test_the_address_is_drawn_at_the_first_datagram_and_ends_with_the_flow(dedic
             assert sock.get_extra_info("peername")[:2] == (peer.text, 53)
             await asyncio.sleep(5)
             assert in_use(alice) == [], "a connect() that sends nothing burns no address"
+            assert peer.heard == []
             sock.sendto(b"hello")
             sock.sendto(b"again")
             await eventually(lambda: len(told.received) == 2)
@@ -159,10 +171,17 @@ def test_an_idle_flow_gives_its_address_back_and_wakes_with_another(rng: Random)
             assert last != first
             before = len(told.received)
             bob_flow = peer.flow
+            frames: list[bytes] = []
+            made.switch.observe(lambda when, where, frame: frames.append(bytes(frame)))
             bob_flow.send(b"late", bob.now(), address(first), peer.heard[0][2])
             bob.driver.kick()
             await asyncio.sleep(1)
             assert len(told.received) == before, "what comes for the old address reaches nobody"
+            assert [f for f in frames if f[38:54] == address(first)], "it was seen arriving"
+            assert [f for f in frames if f[22:38] == address(first)] == [], "the old address said something"
+            sock.sendto(b"alive")
+            await eventually(lambda: len(told.received) == before + 1)
+            assert [f for f in frames if f[22:38] == address(last)]
             sock.close()
             await made.quiet()
 
@@ -186,7 +205,7 @@ def test_nothing_keeps_a_flow_that_was_closed(rng: Random) -> None:
     virtual(main())
 
 
-@pytest.mark.proves("UM-DAS-6", "UM-POOL-3")
+@pytest.mark.proves("UM-DAS-6", "UM-POOL-3", by="api")
 def test_without_an_address_datagrams_wait_a_little_and_the_socket_is_told(rng: Random) -> None:
     async def main() -> None:
         async with bed(rng, dedicated=False, pool=PoolConfig(low=0, high=1, limit=1)) as made:
@@ -212,7 +231,7 @@ def test_without_an_address_datagrams_wait_a_little_and_the_socket_is_told(rng: 
     virtual(main())
 
 
-@pytest.mark.proves("UM-DAS-6", "UM-REL-1")
+@pytest.mark.proves("UM-DAS-6", "UM-REL-1", by="api")
 def test_closing_at_any_moment_leaves_nothing(rng: Random) -> None:
     async def main() -> None:
         async with bed(rng, dedicated=False, pool=PoolConfig(low=0, high=4, limit=8, pace=0.01)) as made:
@@ -265,7 +284,7 @@ def test_a_flow_hears_its_peer_only(rng: Random) -> None:
     virtual(main())
 
 
-@pytest.mark.proves("UM-PORT-9", "UM-DAS-6")
+@pytest.mark.proves("UM-PORT-9", "UM-DAS-6", by="api")
 def test_an_icmp_error_reaches_the_flow_that_it_is_about(rng: Random) -> None:
     async def main() -> None:
         async with bed(rng, pool=POOL) as made:
@@ -379,7 +398,7 @@ def test_an_exchange_is_one_question_from_an_address_of_its_own(rng: Random) -> 
     virtual(main())
 
 
-@pytest.mark.proves("UM-POOL-3")
+@pytest.mark.proves("UM-POOL-3", by="api")
 def test_an_exchange_without_an_address_says_so(rng: Random) -> None:
     async def main() -> None:
         async with bed(rng, dedicated=False, pool=PoolConfig(low=0, high=1, limit=1)) as made:

@@ -70,7 +70,7 @@ def filled(count: int, random: Random) -> tuple[Demux, list[tuple[bytes, bytes, 
     return demux, packets
 
 
-@pytest.mark.proves("UM-PORT-7")
+@pytest.mark.proves("UM-PORT-7", by="api")
 @pytest.mark.parametrize("count", [10, 1000, 30_000])
 def test_a_look_up_is_a_fixed_sequence(count: int, rng: Random) -> None:
     demux, packets = filled(count, rng)
@@ -93,7 +93,7 @@ def listener(pair: Pair, mode: PortMode, service: str, port: int = 80) -> Listen
     return pair.b.tcp.listen(SocketOptions(mode=mode), pair.now, port if mode is PortMode.AWARE else None, service)
 
 
-@pytest.mark.proves("UM-PORT-7", "UM-LIS-7")
+@pytest.mark.proves("UM-PORT-7", "UM-LIS-7", by="api")
 @pytest.mark.parametrize("first", list(PortMode))
 @pytest.mark.parametrize("second", list(PortMode))
 def test_two_listeners_where_one_could_take_the_others_clients(first: PortMode, second: PortMode) -> None:
@@ -119,7 +119,7 @@ def test_two_listeners_where_one_could_take_the_others_clients(first: PortMode, 
     pair.b.tcp.check()
 
 
-@pytest.mark.proves("UM-PORT-7")
+@pytest.mark.proves("UM-PORT-7", by="api")
 def test_aware_listeners_share_an_address_by_their_ports_and_every_address_by_name() -> None:
     pair = Pair()
     entry = pair.b.entry(pair.now, AddressKind.STABLE)

@@ -46,7 +46,7 @@ class Registrar:
         return await self._services[request.service].issue(lifetime=30, front_end="registrar", who=request.identity)
 
 
-@pytest.mark.proves("UM-SSA-4")
+@pytest.mark.proves("UM-SSA-4", by="api")
 def test_a_registrar_needs_no_more_than_there_is() -> None:
     seen: list[Event] = []
 

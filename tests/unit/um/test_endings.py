@@ -22,7 +22,7 @@ from .endings import ENDINGS, HOLDERS
 POOL = PoolConfig(low=64, high=128, limit=2048, pace=0.001, concurrent=256)
 
 
-@pytest.mark.proves("UM-REL-1", "UM-NODE-4")
+@pytest.mark.proves("UM-REL-1", "UM-NODE-4", by="api")
 @pytest.mark.parametrize("name", ENDINGS)
 @pytest.mark.parametrize("dedicated", [True, False], ids=["dedicated", "on-link"])
 def test_an_ending_leaves_nothing(name: str, dedicated: bool, rng: Random) -> None:
@@ -53,7 +53,7 @@ SHOWN = {
 }
 
 
-@pytest.mark.proves("UM-REL-1", "UM-REL-2")
+@pytest.mark.proves("UM-REL-1", "UM-REL-2", by="api")
 @pytest.mark.parametrize("name", ENDINGS)
 def test_the_table_of_endings_and_holders(name: str) -> None:
     """Each ending hands the address from holder to holder without a gap; the last one to let go releases it."""
@@ -88,7 +88,7 @@ def told_whole_stories(witnesses: list[Witness]) -> None:
         assert witness.faults(ended=True)[:5] == []
 
 
-@pytest.mark.proves("UM-REL-1", "UM-REL-2", "UM-NODE-4")
+@pytest.mark.proves("UM-REL-1", "UM-REL-2", "UM-NODE-4", by="api")
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(("dedicated", "count"), [(True, 9000), (False, 1000)], ids=["dedicated-9000", "on-link-1000"])
 def test_ten_thousand_mixed_endings_leave_nothing(dedicated: bool, count: int, rng: Random) -> None:
@@ -128,7 +128,7 @@ def test_ten_thousand_mixed_endings_leave_nothing(dedicated: bool, count: int, r
     assert set(happened) == set(ENDINGS)
 
 
-@pytest.mark.proves("UM-ADDR-11", "UM-REL-1")
+@pytest.mark.proves("UM-ADDR-11", "UM-REL-1", by="api")
 def test_a_prefix_that_goes_takes_half_open_handshakes_with_their_ssas(rng: Random) -> None:
     """The armed address ends its handshakes; they are users of the same address, and end once."""
 

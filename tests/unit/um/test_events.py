@@ -98,7 +98,7 @@ def test_ordinary_addresses_have_their_end_when_the_node_stops(rng: Random) -> N
     assert {"link-local", "stable"} <= ended
 
 
-@pytest.mark.proves("UM-NODE-4")
+@pytest.mark.proves("UM-NODE-4", by="api")
 def test_json_lines_carry_time_id_and_cause(tmp_path: Path, rng: Random) -> None:
     path = tmp_path / "events.jsonl"
 

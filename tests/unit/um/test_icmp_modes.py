@@ -66,7 +66,7 @@ def troubled(connections: list[Connection]) -> list[int]:
     return found
 
 
-@pytest.mark.proves("UM-PORT-9", "UM-PORT-13")
+@pytest.mark.proves("UM-PORT-9", "UM-PORT-13", by="api")
 @pytest.mark.parametrize("end", ["caller", "called"])
 @pytest.mark.parametrize("mode", list(PortMode))
 def test_an_error_reaches_its_session_and_no_other(mode: PortMode, end: str) -> None:
@@ -89,7 +89,7 @@ def test_an_error_reaches_its_session_and_no_other(mode: PortMode, end: str) -> 
     assert {c.state.value for c in (*callers, *called)} == {"ESTABLISHED"}
 
 
-@pytest.mark.proves("UM-PORT-9", "UM-PORT-13", "UM-LIS-3")
+@pytest.mark.proves("UM-PORT-9", "UM-PORT-13", "UM-LIS-3", by="api")
 @pytest.mark.parametrize("mode", list(PortMode))
 def test_an_error_about_a_syn_ack_ends_that_handshake_alone(mode: PortMode) -> None:
     """Half-open handshakes have all four values in every mode; the SSA stays armed for its client."""

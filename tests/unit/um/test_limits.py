@@ -25,25 +25,25 @@ LIMITS = {
 }
 
 
-@pytest.mark.proves("UM-NODE-5")
+@pytest.mark.proves("UM-NODE-5", by="api")
 @pytest.mark.parametrize("limit", LIMITS)
 def test_each_known_limit_is_an_item_of_the_page(limit: str) -> None:
     assert sum(re.search(LIMITS[limit], item) is not None for item in ITEMS) == 1
 
 
-@pytest.mark.proves("UM-NODE-5")
+@pytest.mark.proves("UM-NODE-5", by="api")
 @pytest.mark.parametrize("page", ["README.md", "docs/unified-multiplex.md"])
 def test_users_are_led_to_it(page: str) -> None:
     assert re.search(r"\[[^\]]+\]\((docs/)?limits\.md\)", (ROOT / page).read_text(encoding="utf-8"))
 
 
-@pytest.mark.proves("UM-NODE-5")
+@pytest.mark.proves("UM-NODE-5", by="api")
 @pytest.mark.parametrize("name", sorted(set(re.findall(r"\(`([a-z-]+)`\)", PAGE))))
 def test_the_scenario_that_measures_it_exists(name: str) -> None:
     assert load(name).name == name
 
 
-@pytest.mark.proves("UM-NODE-5")
+@pytest.mark.proves("UM-NODE-5", by="api")
 def test_most_limits_can_be_measured() -> None:
     named = set(re.findall(r"\(`([a-z-]+)`\)", PAGE))
     assert {"scan", "linkability", "neighbor-cost", "rebinding", "pool-exhaustion", "time-wait"} <= named

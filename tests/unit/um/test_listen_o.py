@@ -8,6 +8,9 @@ from collections.abc import Callable
 from random import Random
 
 import pytest
+from scapy.layers.inet import TCP
+from scapy.layers.inet6 import IPv6
+from scapy.layers.l2 import Ether
 
 from tapstack.events import Event, ListenerChanged
 from tapstack.ipv6.addresses import AddressKind
@@ -25,7 +28,7 @@ from unimux.poolstate import PoolConfig, WhenEmpty
 from unimux.ssa.issue import IssueError, ServiceAddress
 from unimux.status import snapshot
 
-from .bed import bed, in_use, shut
+from .bed import Bed, bed, in_use, shut
 
 POOL = PoolConfig(low=32, high=64)
 
@@ -37,7 +40,7 @@ async def eventually(condition: Callable[[], bool], timeout: float = 10.0) -> No
             await asyncio.sleep(0.01)
 
 
-@pytest.mark.proves("UM-LIS-1", "UM-LIS-2", "UM-DAS-1", "UM-DAS-2")
+@pytest.mark.proves("UM-LIS-1", "UM-LIS-2", "UM-DAS-1", "UM-DAS-2", by="api")
 def test_accept_arms_one_when_none_is_armed() -> None:
     async def main() -> None:
         async with lan() as net:
@@ -66,7 +69,7 @@ def test_accept_arms_one_when_none_is_armed() -> None:
     virtual(main())
 
 
-@pytest.mark.proves("UM-LIS-2")
+@pytest.mark.proves("UM-LIS-2", by="api")
 def test_accept_arms_nothing_where_something_is_armed() -> None:
     async def main() -> None:
         async with lan() as net:
@@ -85,7 +88,7 @@ def test_accept_arms_nothing_where_something_is_armed() -> None:
     virtual(main())
 
 
-@pytest.mark.proves("UM-LIS-2")
+@pytest.mark.proves("UM-LIS-2", by="api")
 def test_several_waiting_accepts_arm_one_after_the_other() -> None:
     async def main() -> None:
         async with lan() as net:
@@ -106,7 +109,7 @@ def test_several_waiting_accepts_arm_one_after_the_other() -> None:
     virtual(main())
 
 
-@pytest.mark.proves("UM-LIS-2", "UM-LIS-5")
+@pytest.mark.proves("UM-LIS-2", "UM-LIS-5", by="api")
 def test_accept_arms_anew_when_its_address_expires() -> None:
     async def main() -> None:
         async with lan() as net:
@@ -125,7 +128,7 @@ def test_accept_arms_anew_when_its_address_expires() -> None:
     virtual(main())
 
 
-@pytest.mark.proves("UM-LIS-2", "UM-DAS-3")
+@pytest.mark.proves("UM-LIS-2", "UM-DAS-3", by="api")
 def test_accept_ends_within_its_time_out_whatever_is_missing() -> None:
     async def main() -> None:
         async with lan() as net:
@@ -147,7 +150,7 @@ def test_accept_ends_within_its_time_out_whatever_is_missing() -> None:
     virtual(main())
 
 
-@pytest.mark.proves("UM-DAS-3", "UM-LIS-2")
+@pytest.mark.proves("UM-DAS-3", "UM-LIS-2", by="api")
 def test_accept_with_das_required_takes_the_agents_address_or_none() -> None:
     async def main() -> None:
         async with lan() as net:
@@ -176,7 +179,7 @@ def test_accept_with_das_required_takes_the_agents_address_or_none() -> None:
     virtual(main())
 
 
-@pytest.mark.proves("UM-LIS-2")
+@pytest.mark.proves("UM-LIS-2", by="api")
 def test_auto_arm_keeps_n_armed_whatever_becomes_of_them() -> None:
     async def main() -> None:
         async with lan() as net:
@@ -207,7 +210,7 @@ def test_auto_arm_keeps_n_armed_whatever_becomes_of_them() -> None:
     virtual(main())
 
 
-@pytest.mark.proves("UM-LIS-2", "UM-POOL-3")
+@pytest.mark.proves("UM-LIS-2", "UM-POOL-3", by="api")
 def test_auto_arm_outlives_an_empty_pool() -> None:
     async def main() -> None:
         async with lan() as net:
@@ -229,7 +232,7 @@ def test_auto_arm_outlives_an_empty_pool() -> None:
     virtual(main())
 
 
-@pytest.mark.proves("UM-LIS-1", "UM-LIS-2", "UM-LIS-5", "UM-LIS-6")
+@pytest.mark.proves("UM-LIS-1", "UM-LIS-2", "UM-LIS-5", "UM-LIS-6", by="api")
 def test_many_armed_at_once_each_for_one_session_and_the_view_always_tells_which(rng: Random) -> None:
     """A model follows: what was issued, minus what was used, expired or withdrawn, is what is armed, at every step."""
 
@@ -284,7 +287,7 @@ def armed_now(node: Node) -> View:
     return found
 
 
-@pytest.mark.proves("UM-LIS-2", "UM-LIS-4", "UM-LIS-8", "UM-NODE-4")
+@pytest.mark.proves("UM-LIS-2", "UM-LIS-4", "UM-LIS-8", "UM-NODE-4", by="api")
 def test_events_and_view_always_tell_which_are_armed_for_whom_until_when(rng: Random) -> None:
     """Two observers, one of the events alone and one of `unimux top`, agree with the listeners after every step."""
 
@@ -346,6 +349,19 @@ def test_events_and_view_always_tell_which_are_armed_for_whom_until_when(rng: Ra
     virtual(main())
 
 
+def handshakes(made: Bed) -> list[tuple[str, str]]:
+    """Source and destination of each SYN and SYN-ACK that is sent from now on."""
+    found: list[tuple[str, str]] = []
+
+    def see(when: float, port: int, frame: bytes) -> None:
+        packet = Ether(frame)
+        if TCP in packet and packet[TCP].flags.S:
+            found.append((packet[IPv6].src, packet[IPv6].dst))
+
+    made.switch.observe(see)
+    return found
+
+
 @pytest.mark.proves("UM-LIS-8", "UM-PORT-5")
 def test_a_lease_is_for_its_first_client_alone_until_it_expires(rng: Random) -> None:
     async def main() -> None:
@@ -364,15 +380,20 @@ def test_a_lease_is_for_its_first_client_alone_until_it_expires(rng: Random) -> 
             fixed = await one.take_address(AddressKind.EPHEMERAL, None, timeout=5)
             guest = await one.take_address(AddressKind.EPHEMERAL, None, timeout=5)
             target = lease.address.packed
+            syns = handshakes(made)
+            service, own, other = (address_text(each) for each in (target, fixed.address, guest.address))
             clients = [one.stack.tcp.connect(fixed, target, 80, one.now(), legacy) for _ in range(5)]
             one.driver.kick()
             await asyncio.sleep(0.1)
             assert [c.state for c in clients] == [TcpState.ESTABLISHED] * 5
+            assert syns.count((service, own)) == 5
             assert len(sessions) == 5
             stranger = one.stack.tcp.connect(guest, target, 80, one.now(), legacy)
             one.driver.kick()
             await asyncio.sleep(5)
             assert stranger.state is TcpState.SYN_SENT, "another client gets nothing"
+            assert syns.count((other, service)) >= 3
+            assert (service, other) not in syns
             for connection in clients[:4]:
                 connection.close(one.now())
             shut(*sessions[:4])
@@ -386,6 +407,7 @@ def test_a_lease_is_for_its_first_client_alone_until_it_expires(rng: Random) -> 
             late = one.stack.tcp.connect(fixed, target, 80, one.now(), legacy)
             one.driver.kick()
             await asyncio.sleep(2)
+            assert (syns.count((own, service)), syns.count((service, own))) == (7, 6)
             assert late.state in (TcpState.SYN_SENT, TcpState.CLOSED), "nothing new starts after the lease"
             assert again.state is TcpState.ESTABLISHED, "what stands goes on"
             for connection in (*clients, again, late, stranger):
@@ -399,7 +421,7 @@ def test_a_lease_is_for_its_first_client_alone_until_it_expires(rng: Random) -> 
     virtual(main())
 
 
-@pytest.mark.proves("UM-LIS-8")
+@pytest.mark.proves("UM-LIS-8", by="api")
 def test_a_lease_needs_a_mode_that_tells_sessions_apart_and_an_end() -> None:
     async def main() -> None:
         async with lan() as net:
@@ -414,7 +436,7 @@ def test_a_lease_needs_a_mode_that_tells_sessions_apart_and_an_end() -> None:
     virtual(main())
 
 
-@pytest.mark.proves("UM-LIS-8", "UM-LIS-5")
+@pytest.mark.proves("UM-LIS-8", "UM-LIS-5", by="api")
 def test_an_unused_lease_expires_like_any_ssa() -> None:
     async def main() -> None:
         async with lan() as net:

@@ -27,7 +27,7 @@ from .test_endings import told_whole_stories
 POOL = PoolConfig(low=32, high=64, limit=512, pace=0.001)
 
 
-@pytest.mark.proves("UM-REL-1", "UM-NODE-4")
+@pytest.mark.proves("UM-REL-1", "UM-NODE-4", by="api")
 @pytest.mark.parametrize("dedicated", [True, False], ids=["dedicated", "on-link"])
 def test_a_stopping_node_releases_everything_and_so_do_its_peers(dedicated: bool, rng: Random) -> None:
     async def main() -> None:
@@ -87,6 +87,7 @@ def test_after_a_crash_old_pairs_stay_silent_for_ever(dedicated: bool, rng: Rand
             for talk in talks:
                 talk.server[1].write(b"are you there")
             alive = await made.talk()
+            assert [frame for frame in heard if frame[22:38] == alive.client_address], "the new node speaks"
             fresh = {alive.client_address}
             for _ in range(200):
                 entry = await again.take_address(AddressKind.EPHEMERAL, None, timeout=5)

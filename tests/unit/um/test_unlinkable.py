@@ -38,7 +38,7 @@ def spread(values: list[int], bits: int) -> None:
         assert 0.32 < share < 0.68, f"bit {bit} is set in {share:.0%} of the sessions"  # 5 sigma of a fair coin
 
 
-@pytest.mark.proves("UM-GEN-7")
+@pytest.mark.proves("UM-GEN-7", "UM-GEN-1")
 @pytest.mark.parametrize("side", ["client", "server"])
 def test_sessions_of_one_node_share_no_number(side: str, rng: Random) -> None:
     async def main() -> list[Packet]:

@@ -6,6 +6,11 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
+from scapy.layers.inet import TCP
+from scapy.layers.inet6 import IPv6
+from scapy.layers.l2 import Ether
+from scapy.packet import Packet
+
 from tapstack.clock import run_virtual
 from tapstack.link.memory import MemoryLink, MemorySwitch
 from tapstack.tcp.options import SocketOptions, TimeWait
@@ -60,6 +65,20 @@ class Lan:
         node.pool.start(node.now())
         node.driver.kick()
         return node
+
+    def packets(self, layer: type[Packet]) -> list[tuple[float, Packet]]:
+        """What went over the switch and contains a layer, as scapy reads it, with its times."""
+        read = ((when, Ether(frame)) for when, frame in self.frames)
+        return [(when, packet) for when, packet in read if layer in packet]
+
+    def syns(self) -> list[tuple[float, Packet]]:
+        """The first segments of all connections, each once."""
+        first = {
+            (p[IPv6].src, p[IPv6].dst, p[TCP].seq): (at, p)
+            for at, p in reversed(self.packets(TCP))
+            if p[TCP].flags == "S"
+        }
+        return list(first.values())[::-1]
 
     def unplug(self, node: Node) -> None:
         """From now on nobody hears it, and it hears nobody; it is not told."""

@@ -156,7 +156,7 @@ def found(judgement: Judgement, rule: str) -> Finding:
 
 @pytest.mark.proves(
     *("UM-ADDR-1", "UM-ADDR-2", "UM-ADDR-3", "UM-ADDR-4", "UM-ADDR-5", "UM-ADDR-7", "UM-ADDR-8", "UM-ADDR-9"),
-    *("UM-DAS-4", "UM-EA-1", "UM-LIS-6", "UM-PORT-1", "UM-REL-1", "UM-NODE-4"),
+    *("UM-DAS-1", "UM-DAS-4", "UM-EA-1", "UM-GEN-1", "UM-LIS-6", "UM-PORT-1", "UM-REL-1", "UM-NODE-4"),
 )
 def test_the_stack_passes_every_rule(artefacts: Path) -> None:
     judgement = run(artefacts)
