@@ -65,7 +65,7 @@ def missing(shown: list[str], printed: list[str]) -> list[str]:
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     ("page", "name"),
-    [pytest.param(*each, marks=pytest.mark.proves(*PROVEN.get(each[0], ()))) for each in PAGES.items()],
+    [pytest.param(*each, marks=pytest.mark.proves(*PROVEN.get(each[0], ()), by="api")) for each in PAGES.items()],
 )
 def test_a_page_can_be_followed_as_it_stands(page: str, name: str | None, tmp_path: Path) -> None:
     if name is not None:

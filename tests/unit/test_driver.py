@@ -101,7 +101,7 @@ def test_a_link_that_is_never_empty_does_not_stop_the_timers() -> None:
     assert order_of_events(None) == ["frame"] * (PATIENCE + 1) * BATCH + ["timer"]
 
 
-@pytest.mark.proves("ST-IP6-6")
+@pytest.mark.proves("ST-IP6-6", by="api")
 def test_the_wait_of_dad_is_counted_from_when_the_probe_left() -> None:
     """A process that is stopped between making a probe and writing it hears the answer later, and waits for it."""
 

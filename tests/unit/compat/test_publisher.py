@@ -89,7 +89,7 @@ def test_half_close_and_every_byte_are_carried() -> None:
     asyncio.run(main())
 
 
-@pytest.mark.proves("UM-LIS-6")
+@pytest.mark.proves("UM-LIS-6", by="api")
 def test_an_ssa_serves_one_session_and_an_ssa_for_three_serves_three() -> None:
     async def main() -> None:
         async with stage() as (alice, publisher):
@@ -312,7 +312,7 @@ def test_a_backend_that_nobody_can_be_called_is_a_sentence() -> None:
     asyncio.run(main())
 
 
-@pytest.mark.proves("UM-SSA-3")
+@pytest.mark.proves("UM-SSA-3", by="api")
 def test_so_many_addresses_asked_for_by_dns_wait_for_their_clients_and_no_more() -> None:
     """Also when they are asked for in one moment, in which none is ready."""
 
@@ -345,7 +345,7 @@ def test_the_url_for_people_and_the_token_for_programs() -> None:
     asyncio.run(main())
 
 
-@pytest.mark.proves("UM-LIS-8")
+@pytest.mark.proves("UM-LIS-8", by="api")
 def test_by_default_the_first_client_leases_an_ssa_and_the_next_client_gets_another() -> None:
     async def main() -> None:
         async with lan(latency=0.0001) as net, backend(echo) as where:
@@ -369,7 +369,7 @@ def test_by_default_the_first_client_leases_an_ssa_and_the_next_client_gets_anot
     asyncio.run(main())
 
 
-@pytest.mark.proves("UM-SSA-1", "UM-LIS-4")
+@pytest.mark.proves("UM-SSA-1", "UM-LIS-4", by="api")
 def test_other_processes_ask_for_addresses_over_the_control_socket(
     tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -119,7 +119,7 @@ def test_connect_from_an_address_of_its_own_that_the_reply_names() -> None:
     virtual(main())
 
 
-@pytest.mark.proves("UM-GEN-3", "UM-NODE-4")
+@pytest.mark.proves("UM-GEN-3", "UM-NODE-4", by="api")
 def test_the_journal_names_the_front_end_and_the_user_of_connect_and_bind() -> None:
     async def main() -> None:
         async with proxy() as (front, far):

@@ -109,7 +109,8 @@ def whole(name: str, folder: Path, seed: int = 1) -> Outcome:
     return outcome
 
 
-@pytest.mark.proves("UM-LIS-1", "UM-LIS-2", "UM-REL-1", "UM-NODE-4")
+@pytest.mark.proves("UM-REL-1", "UM-NODE-4")
+@pytest.mark.proves("UM-LIS-1", "UM-LIS-2", by="api")
 def test_a_run_leaves_its_folder(tmp_path: Path) -> None:
     folder = tmp_path / "hello"
     whole("hello", folder)

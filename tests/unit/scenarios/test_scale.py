@@ -35,7 +35,7 @@ async def crowd(run: Run) -> None:
         run.require_quietly(await exchange(*streams, b"hello" * 100), "Every pair talked")
 
 
-@pytest.mark.proves("UM-NODE-3")
+@pytest.mark.proves("UM-NODE-3", by="api")
 def test_a_thousand_nodes() -> None:
     made = scenario()(crowd)
     outcome = execute(made, Order("here", {}, 1, "sim"))

@@ -17,6 +17,7 @@ import dns.rdataclass
 import dns.rdatatype
 import dns.tsig
 import dns.tsigkeyring
+from scapy.layers.inet import UDP
 
 from tapstack.ipv6.addresses import AddressEntry
 from tapstack.types import address
@@ -69,11 +70,12 @@ class Stage:
         try:
             async with asyncio.timeout(timeout):
                 await came.wait()
-            datagram = flow.receive()
-            assert datagram is not None
+            assert flow.receive() is not None
+            port = flow.local_port  # what came is read from the wire
+            data = next(bytes(p[UDP].payload) for _, p in reversed(self.net.packets(UDP)) if p[UDP].dport == port)
             if isinstance(query, bytes):  # whose signature, if there is one, is not to be checked
-                return dns.message.from_wire(datagram.data, keyring=False)
-            return dns.message.from_wire(datagram.data, keyring=query.keyring, request_mac=query.mac)
+                return dns.message.from_wire(data, keyring=False)
+            return dns.message.from_wire(data, keyring=query.keyring, request_mac=query.mac)
         except TimeoutError:
             return None
         finally:

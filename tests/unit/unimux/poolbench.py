@@ -6,14 +6,14 @@ from collections.abc import Callable
 from random import Random
 from typing import Any
 
-from scapy.layers.inet6 import ICMPv6ND_NS, IPv6
+from scapy.layers.inet6 import ICMPv6ND_NA, ICMPv6ND_NS, IPv6
 from scapy.packet import Packet as ScapyPacket
 
 from tapstack.events import EventStream
 from tapstack.ipv6.addresses import AddressEntry, AddressKind
 from tapstack.ipv6.config import HostConfig
 from tapstack.types import Frame, address, address_text
-from tests.unit.ipv6.bench import Bench, User, neighbor_advertisement
+from tests.unit.ipv6.bench import Bench, User, neighbor_advertisement, records
 from unimux.errors import UnimuxError
 from unimux.pool import Pool, PoolChanged, PoolConfig, Ticket
 from unimux.source import AddressSource
@@ -101,6 +101,14 @@ class PoolBench(Bench):
     def causes(self) -> list[str]:
         """What the pool said, in order."""
         return [event.cause for event in self.events if isinstance(event, PoolChanged)]
+
+    def announced(self) -> list[tuple[float, str]]:
+        """Which addresses were announced to the routers when they were taken (UM-ADDR-8), and when."""
+        return [(when, p[ICMPv6ND_NA].tgt) for when, p in self.out if ICMPv6ND_NA in p and p[IPv6].dst == "ff02::2"]
+
+    def left(self) -> set[str]:
+        """The groups that were left."""
+        return {group for kind, group in records([packet for _, packet in self.out]) if kind == 3}
 
     def pool_figures(self) -> tuple[int, int, int]:
         """ready, pending, held."""

@@ -13,7 +13,7 @@ from unimux.aio import open_connection
 from unimux.ssa.issue import ServiceAddress
 
 
-@pytest.mark.proves("UM-LIS-2")
+@pytest.mark.proves("UM-LIS-2", by="api")
 def test_a_session_goes_to_who_still_waits_when_another_gives_up_in_the_same_moment() -> None:
     async def main() -> None:
         async with lan() as net:

@@ -161,7 +161,7 @@ def test_more_addresses_than_are_to_be_had_are_not_waited_for_without_end(timeou
     virtual(main())
 
 
-@pytest.mark.proves("UM-DAS-3")
+@pytest.mark.proves("UM-DAS-3", by="api")
 def test_an_address_under_test_outlives_calls_that_are_shorter_than_the_test() -> None:
     agent = Supplies("2001:db8:1::5e7")
 

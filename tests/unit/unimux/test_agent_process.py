@@ -80,7 +80,7 @@ async def fetch(node: Node, where: IPv6Address, **options: Any) -> tuple[bytes, 
     return data, IPv6Address(writer.get_extra_info("sockname")[0])
 
 
-@pytest.mark.proves("UM-DAS-3")
+@pytest.mark.proves("UM-DAS-3", by="api")
 def test_the_example_agent_sets_the_address_of_a_connection_and_of_a_service(tmp_path: Path) -> None:
     path = tmp_path / "agent.sock"
 
@@ -109,7 +109,7 @@ def test_the_example_agent_sets_the_address_of_a_connection_and_of_a_service(tmp
     asyncio.run(main())
 
 
-@pytest.mark.proves("UM-DAS-3")
+@pytest.mark.proves("UM-DAS-3", by="api")
 def test_what_an_agent_supplies_is_tested_and_it_may_try_again(tmp_path: Path) -> None:
     path = tmp_path / "agent.sock"
 
@@ -136,7 +136,7 @@ def test_what_an_agent_supplies_is_tested_and_it_may_try_again(tmp_path: Path) -
     asyncio.run(main())
 
 
-@pytest.mark.proves("UM-DAS-3")
+@pytest.mark.proves("UM-DAS-3", by="api")
 @pytest.mark.parametrize("agent", ["none", "silent", "dies"])
 def test_without_an_answer_it_is_a_time_out_and_never_a_hang(tmp_path: Path, agent: str) -> None:
     path = tmp_path / "agent.sock"
@@ -167,7 +167,7 @@ def test_without_an_answer_it_is_a_time_out_and_never_a_hang(tmp_path: Path, age
     asyncio.run(main())
 
 
-@pytest.mark.proves("UM-DAS-3")
+@pytest.mark.proves("UM-DAS-3", by="api")
 def test_a_refusal_is_the_sockets_error_at_once_and_rubbish_is_answered(tmp_path: Path) -> None:
     path = tmp_path / "agent.sock"
 
@@ -202,7 +202,7 @@ def test_a_refusal_is_the_sockets_error_at_once_and_rubbish_is_answered(tmp_path
     asyncio.run(main())
 
 
-@pytest.mark.proves("UM-DAS-3")
+@pytest.mark.proves("UM-DAS-3", by="api")
 def test_what_is_wanted_before_there_is_a_prefix_is_answered_when_there_is_one(tmp_path: Path) -> None:
     """A node that has just started hears its router a little later; the agent is told the prefix, and the socket has waited."""
     path = tmp_path / "agent.sock"

@@ -59,7 +59,7 @@ def used(state: DiskState, count: int = 1, policy: JournalPolicy | None = None) 
     return made
 
 
-@pytest.mark.proves("UM-GEN-3")
+@pytest.mark.proves("UM-GEN-3", by="api")
 def test_an_audit_reads_beside_a_running_node_and_changes_nothing(tmp_path: Path) -> None:
     folder = tmp_path / "state"
     with DiskState(folder) as state:
@@ -117,7 +117,7 @@ def test_a_node_that_starts_while_somebody_looks_is_not_told_that_another_node_r
     assert outcome == ["started"]
 
 
-@pytest.mark.proves("UM-GEN-3")
+@pytest.mark.proves("UM-GEN-3", by="api")
 def test_the_rows_of_files_put_aside_are_found_oldest_first(tmp_path: Path) -> None:
     folder = tmp_path / "state"
     with DiskState(folder) as state:

@@ -42,7 +42,8 @@ class Pair:
 
     @asynccontextmanager
     async def _make(self) -> AsyncIterator[Node]:
-        async with lan(latency=0.0002) as net:
+        async with lan(latency=0.0002) as self.lan:
+            net = self.lan
             pool = PoolConfig(low=40, high=48, pace=0.001)
             self.bob, alice = await net.node(pool=pool), await net.node(pool=pool)
             await alice.ready(20, 20)
@@ -102,7 +103,7 @@ def connected(pair: Pair) -> Iterator[Socket]:
         yield made
 
 
-@pytest.mark.proves("UM-DAS-1")
+@pytest.mark.proves("UM-DAS-1", by="api")
 def test_the_address_is_unspecified_until_it_is_set(pair: Pair) -> None:
     with pair.net.socket() as s:
         s.bind(("", 0))
@@ -233,7 +234,7 @@ def test_options(pair: Pair) -> None:
         assert modes == {PortMode.L2}
 
 
-@pytest.mark.proves("UM-DAS-4")
+@pytest.mark.proves("UM-DAS-4", by="api")
 def test_sockets_of_a_sticky_session_share_an_address_and_others_do_not(pair: Pair) -> None:
     names: list[str | NamedSession | None] = ["shop", NamedSession("shop", ttl=60), "mail", None]
     seen = []
@@ -251,7 +252,7 @@ def test_sockets_of_a_sticky_session_share_an_address_and_others_do_not(pair: Pa
     assert len(set(seen)) == 3
 
 
-@pytest.mark.proves("UM-DAS-3")
+@pytest.mark.proves("UM-DAS-3", by="api")
 def test_das_required_waits_for_the_application(pair: Pair) -> None:
     ssa = pair.serve()
     with pair.net.socket() as s:
@@ -267,7 +268,7 @@ def test_das_required_waits_for_the_application(pair: Pair) -> None:
         assert s.recv(1) == b"x"
 
 
-@pytest.mark.proves("UM-LIS-2")
+@pytest.mark.proves("UM-LIS-2", by="api")
 def test_accept_arms_an_ssa_and_the_accepted_socket_gives_it(pair: Pair) -> None:
     with pair.net.socket() as listening:
         listening.listen()
@@ -290,7 +291,7 @@ def test_accept_arms_an_ssa_and_the_accepted_socket_gives_it(pair: Pair) -> None
             listening.accept()
 
 
-@pytest.mark.proves("UM-LIS-2")
+@pytest.mark.proves("UM-LIS-2", by="api")
 def test_a_policy_keeps_ssas_armed(pair: Pair) -> None:
     with pair.net.socket() as listening:
         listening.setsockopt(SOL_UNIMUX, Option.SSA_POLICY, SsaPolicy(auto_arm=3, lifetime=None))
@@ -402,7 +403,7 @@ def test_a_socket_that_nobody_holds_any_more_is_closed(pair: Pair) -> None:
     pair.net.run(pair.net.node.until(lambda: armed not in addresses and own not in addresses, 10))
 
 
-@pytest.mark.proves("UM-REL-1")
+@pytest.mark.proves("UM-REL-1", by="api")
 @pytest.mark.parametrize("way", ["connect", "listen"])
 def test_a_socket_that_is_closed_while_it_connects_or_begins_to_listen_leaves_nothing(pair: Pair, way: str) -> None:
     """A watchdog closes it in another thread; what comes about all the same is ended."""

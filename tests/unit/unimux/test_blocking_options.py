@@ -10,6 +10,7 @@ from dataclasses import replace
 from ipaddress import IPv6Address
 
 import pytest
+from scapy.layers.inet6 import IPv6
 
 from tapstack.ipv6.addresses import AddressEntry
 from tapstack.tcp.connection import Connection
@@ -47,9 +48,11 @@ def test_an_address_that_was_chosen_is_that_of_no_session(pair: Pair) -> None:
         s.settimeout(10)
         s.connect((str(ssa), 80))
         assert s.getsockname()[0] == STABLE
+        _, syn = pair.net.call(lambda: pair.lan.syns()[-1])
+        assert (syn[IPv6].src, syn[IPv6].dst) == (STABLE, str(ssa))
 
 
-@pytest.mark.proves("UM-DAS-5")
+@pytest.mark.proves("UM-DAS-5", by="api")
 def test_a_port_that_was_bound_is_connected_from_in_aware_mode(pair: Pair) -> None:
     ssa = pair.serve(PortMode.L2)
     with pair.net.socket() as s:

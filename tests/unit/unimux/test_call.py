@@ -15,7 +15,7 @@ AFTER = 10.0
 """Seconds until there is a prefix to form addresses in."""
 
 
-@pytest.mark.proves("UM-POOL-3")
+@pytest.mark.proves("UM-POOL-3", by="api")
 @pytest.mark.parametrize("count", [1, 8])
 def test_an_address_is_waited_for_as_long_whatever_the_number_of_addresses_of_the_name(count: int) -> None:
     async def main() -> None:

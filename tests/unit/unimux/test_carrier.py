@@ -20,7 +20,7 @@ def reserved(node: Node) -> set[bytes]:
     return {entry.address for entry in node.stack.host.addresses if entry.state is AddressState.UNCERTAIN}
 
 
-@pytest.mark.proves("UM-ADDR-10", "UM-POOL-1")
+@pytest.mark.proves("UM-ADDR-10", "UM-POOL-1", by="api")
 @pytest.mark.parametrize("away", [0.1, 20.0])
 def test_connections_outlive_it_and_what_was_reserved_does_not(away: float) -> None:
     async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -60,7 +60,7 @@ def test_connections_outlive_it_and_what_was_reserved_does_not(away: float) -> N
     virtual(main())
 
 
-@pytest.mark.proves("ST-IP6-6")
+@pytest.mark.proves("ST-IP6-6", by="api")
 def test_what_name_servers_said_on_it_is_forgotten() -> None:
     async def main() -> None:
         async with lan() as net:

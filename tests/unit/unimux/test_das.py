@@ -30,7 +30,7 @@ from unimux.pool import PoolConfig
 # -- auto set ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.proves("UM-DAS-1", "UM-DAS-2")
+@pytest.mark.proves("UM-DAS-1", "UM-DAS-2", by="api")
 def test_auto_set_gives_an_address_in_the_same_call() -> None:
     bench = filled()
     entry = AutoSet(bench.pool).ask(want(bench), bench.now, Answer())
@@ -38,7 +38,7 @@ def test_auto_set_gives_an_address_in_the_same_call() -> None:
     assert (entry.state, entry.kind) == (AddressState.PREFERRED, EA)
 
 
-@pytest.mark.proves("UM-DAS-2", "UM-POOL-3")
+@pytest.mark.proves("UM-DAS-2", "UM-POOL-3", by="api")
 def test_auto_set_waits_for_the_pool_until_the_deadline() -> None:
     bench = filled(PoolConfig(low=1, high=1, limit=2))
     policy = AutoSet(bench.pool)
@@ -72,14 +72,17 @@ def test_a_supplied_address_is_set_after_dad() -> None:
         AddressState.PREFERRED,
         EA,
     )
-    assert [target for _, target in bench.probes].count(GOOD) == 1
+    (tested,) = (when for when, target in bench.probes if target == GOOD)
+    ((taken, target),) = bench.announced()
+    assert target == GOOD
+    assert taken - tested >= 1.0
     assert das.needs == {}
     assert bench.pool.held == 1
     bench.host.addresses.release(answer.entry, bench.now, "done")
     assert bench.pool.held == 0
 
 
-@pytest.mark.proves("UM-DAS-3")
+@pytest.mark.proves("UM-DAS-3", by="api")
 def test_an_address_that_is_never_supplied_is_a_timeout_error() -> None:
     bench = filled()
     das, need, answer = required(bench, wait=7.0)
@@ -94,7 +97,7 @@ def test_an_address_that_is_never_supplied_is_a_timeout_error() -> None:
         das.supply(need.number, address(GOOD), bench.now, Verdict())
 
 
-@pytest.mark.proves("UM-DAS-3")
+@pytest.mark.proves("UM-DAS-3", by="api")
 @pytest.mark.parametrize(
     ("supplied", "reason"),
     [
@@ -116,7 +119,7 @@ def test_an_address_that_cannot_be_ours_is_refused_at_once(supplied: str, reason
     assert address_text(answer.entry.address) == GOOD
 
 
-@pytest.mark.proves("UM-DAS-3", "UM-ADDR-9")
+@pytest.mark.proves("UM-DAS-3", "UM-ADDR-9", by="api")
 def test_an_address_that_is_or_was_in_use_is_refused() -> None:
     bench = filled()
     taken = bench.take()
@@ -131,7 +134,7 @@ def test_an_address_that_is_or_was_in_use_is_refused() -> None:
         das.supply(need.number, taken.address, bench.now, Verdict())
 
 
-@pytest.mark.proves("UM-DAS-3")
+@pytest.mark.proves("UM-DAS-3", by="api")
 def test_a_duplicate_is_refused_and_the_socket_goes_on_waiting() -> None:
     bench = filled(claims=lambda target: target == GOOD)
     das, need, answer = required(bench, wait=5.0)
@@ -148,7 +151,7 @@ def test_a_duplicate_is_refused_and_the_socket_goes_on_waiting() -> None:
     assert f"{GOOD} was refused (it was used on this node before)" in str(answer.error)
 
 
-@pytest.mark.proves("UM-DAS-3")
+@pytest.mark.proves("UM-DAS-3", by="api")
 def test_a_prefix_withdrawn_during_dad_refuses_the_address() -> None:
     bench = filled()
     das, need, _ = required(bench)
@@ -173,7 +176,7 @@ def test_two_addresses_for_one_socket_are_one_too_many() -> None:
     assert address_text(answer.entry.address) == GOOD
 
 
-@pytest.mark.proves("UM-DAS-3")
+@pytest.mark.proves("UM-DAS-3", by="api")
 @pytest.mark.parametrize("dedicated", [False, True])
 def test_a_socket_that_gives_up_leaves_nothing_behind(dedicated: bool) -> None:
     bench = filled()
@@ -221,7 +224,7 @@ def test_too_many_sockets_that_wait_are_refused() -> None:
         das.ask(want(bench), bench.now, Answer())
 
 
-@pytest.mark.proves("UM-NODE-4")
+@pytest.mark.proves("UM-NODE-4", by="api")
 def test_needs_are_told_as_events() -> None:
     bench = filled()
     das, need, _ = required(bench, wait=5.0)
@@ -240,7 +243,7 @@ def test_needs_are_told_as_events() -> None:
 # -- chosen by the application -----------------------------------------------------------------------
 
 
-@pytest.mark.proves("UM-DAS-5")
+@pytest.mark.proves("UM-DAS-5", by="api")
 def test_an_application_that_chose_an_address_gets_it() -> None:
     bench = filled(host=HostConfig(dad_initial_delay=0.0))
     stable = next(entry for entry in bench.host.addresses if entry.kind is AddressKind.STABLE)
@@ -249,7 +252,7 @@ def test_an_application_that_chose_an_address_gets_it() -> None:
     assert policy.ask(want(bench), bench.now, Answer()) is stable
 
 
-@pytest.mark.proves("UM-DAS-4", "UM-DAS-5")
+@pytest.mark.proves("UM-DAS-4", "UM-DAS-5", by="api")
 def test_a_one_time_address_cannot_be_chosen() -> None:
     bench = filled()
     taken = bench.take()
@@ -262,7 +265,7 @@ def test_a_one_time_address_cannot_be_chosen() -> None:
         assert caught.value.errno == errno.EADDRNOTAVAIL
 
 
-@pytest.mark.proves("UM-DAS-5")
+@pytest.mark.proves("UM-DAS-5", by="api")
 def test_an_address_the_node_does_not_have_cannot_be_chosen() -> None:
     bench = filled()
     with pytest.raises(AddressUnavailable, match="not an address of this node"):
@@ -272,7 +275,7 @@ def test_an_address_the_node_does_not_have_cannot_be_chosen() -> None:
         ChosenAddress(bench.host.addresses, address("2001:db8:1::6")).ask(want(bench), bench.now, Answer())
 
 
-@pytest.mark.proves("UM-DAS-3")
+@pytest.mark.proves("UM-DAS-3", by="api")
 def test_an_agent_that_gives_up_within_the_asking_is_the_sockets_error() -> None:
     async def main() -> None:
         async with lan() as net:

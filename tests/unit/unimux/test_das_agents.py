@@ -71,7 +71,7 @@ def agent_of(bench: PoolBench, clockwork: Clockwork, agent: Any) -> DasRequired:
     return das
 
 
-@pytest.mark.proves("UM-DAS-2")
+@pytest.mark.proves("UM-DAS-2", by="api")
 def test_obtain_from_the_pool_at_once_and_after_waiting() -> None:
     bench = filled(PoolConfig(low=2, high=2, limit=20))
 
@@ -84,7 +84,7 @@ def test_obtain_from_the_pool_at_once_and_after_waiting() -> None:
     assert {entry.state for entry in entries} == {AddressState.PREFERRED}
 
 
-@pytest.mark.proves("UM-DAS-3")
+@pytest.mark.proves("UM-DAS-3", by="api")
 def test_an_agent_supplies_the_address() -> None:
     bench = filled()
     seen: list[Want] = []
@@ -105,7 +105,7 @@ def test_an_agent_supplies_the_address() -> None:
     assert [(asked.purpose.who, asked.destination) for asked in seen] == [("curl", PEER)]
 
 
-@pytest.mark.proves("UM-DAS-3")
+@pytest.mark.proves("UM-DAS-3", by="api")
 def test_an_agent_is_asked_again_after_a_duplicate() -> None:
     bench = filled(claims=lambda target: target == GOOD)
     offers = iter([GOOD, "2001:db8:1::2"])
@@ -144,7 +144,7 @@ async def silent(asked: Want) -> str:
     return GOOD
 
 
-@pytest.mark.proves("UM-DAS-3")
+@pytest.mark.proves("UM-DAS-3", by="api")
 @pytest.mark.parametrize(
     ("agent", "message", "latest"),
     [
@@ -169,7 +169,7 @@ def test_an_agent_that_does_not_do_its_job_is_an_error_never_a_hang(agent: Any, 
     assert bench.pool.held == 0
 
 
-@pytest.mark.proves("UM-DAS-3")
+@pytest.mark.proves("UM-DAS-3", by="api")
 def test_the_address_of_a_late_agent_is_not_offered_to_who_has_left() -> None:
     """The first socket gave up; what the agent has at last is for the one that waits now."""
     bench = filled()
@@ -192,7 +192,7 @@ def test_the_address_of_a_late_agent_is_not_offered_to_who_has_left() -> None:
     assert address_text(virtual(story, bench).address) == GOOD
 
 
-@pytest.mark.proves("UM-DAS-3")
+@pytest.mark.proves("UM-DAS-3", by="api")
 def test_cancelling_gives_back_what_was_on_its_way() -> None:
     bench = filled(PoolConfig(low=0, high=0, limit=20))
     offers = iter(["2001:db8:1::1", "2001:db8:1::2"])

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from scapy.layers.inet6 import IPv6
 
-from tapstack.types import address, address_text
+from tapstack.types import address_text
 from tests.unit.unimux.lan import lan, virtual
 from unimux.aio import start_server
-
-ROUTER = "fe80::1"
+from unimux.errors import ConnectTimeout
 
 
 @pytest.mark.proves("ST-IP6-10")
@@ -23,10 +23,15 @@ ROUTER = "fe80::1"
 def test_the_order_of_a_names_addresses(told: list[str], expected: list[str]) -> None:
     async def main() -> None:
         async with lan() as net:
-            node = await net.node(names={"shop.example": told})
-            node.stack.host.routers.add_static(address(ROUTER), node.now())
+            router, node = await net.node(), await net.node(names={"shop.example": told})
+            await router.until(lambda: router.stack.host.link_local is not None, 5)
+            assert router.stack.host.link_local is not None
+            node.stack.host.routers.add_static(router.stack.host.link_local, node.now())
             await node.until(lambda: node.stack.host.link_local is not None, 5)  # addresses are formed from then on
             assert [address_text(each) for each in await node.resolve("shop.example", timeout=5)] == expected
+            with pytest.raises(ConnectTimeout):  # the router forwards nothing
+                await node.connect("shop.example", 80, timeout=10)
+            assert [syn[IPv6].dst for _, syn in net.syns()] == expected
 
     virtual(main())
 
@@ -46,6 +51,7 @@ def test_a_connection_goes_to_where_there_is_a_way_first() -> None:
             connection = await client.connect("shop.example", 80, timeout=20)
             assert connection.remote == ssa.address.packed
             assert client.now() - began < 1, "nothing was tried before"
+            assert [syn[IPv6].dst for _, syn in net.syns()] == [str(ssa.address)]
             server.close()
 
     virtual(main())

@@ -79,7 +79,7 @@ def test_what_a_client_has_taken_is_not_told_to_the_next_client_of_its_resolver(
     run(scene)
 
 
-@pytest.mark.proves("UM-SSA-3")
+@pytest.mark.proves("UM-SSA-3", by="api")
 def test_over_tcp_several_queries_on_one_connection() -> None:
     async def scene(s: Stage) -> None:
         found = await s.tcp(aaaa(), dns.message.make_query("shop.example", "SOA"), aaaa("ns.shop.example"))
@@ -164,7 +164,8 @@ def test_minting_over_tcp_only_sends_udp_there() -> None:
 # -- who asks ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.proves("UM-SSA-3", "UM-LIS-4")
+@pytest.mark.proves("UM-SSA-3")
+@pytest.mark.proves("UM-LIS-4", by="api")
 def test_a_believed_client_subnet_names_the_client_and_splits_the_answers() -> None:
     async def scene(s: Stage) -> None:
         near = dns.edns.ECSOption("2001:db8:1::", 64)
@@ -265,7 +266,7 @@ def digest(secret: bytes, request_mac: bytes | None, response: dns.message.Messa
     return hmac.digest(secret, asked + message + variables + times + other, "sha256")
 
 
-@pytest.mark.proves("UM-SSA-3")
+@pytest.mark.proves("UM-SSA-3", by="api")
 def test_a_wrong_signature_is_answered_with_the_reason_why() -> None:
     """RFC 8945 §5.2: BADKEY and BADSIG unsigned, BADTIME signed for the client's time and with ours in it."""
 

@@ -129,7 +129,7 @@ def test_a_message_that_comes_in_drops_is_not_waited_for() -> None:
     run(scene)
 
 
-@pytest.mark.proves("UM-SSA-3")
+@pytest.mark.proves("UM-SSA-3", by="api")
 def test_who_has_nothing_to_ask_gives_way_to_who_has() -> None:
     async def scene(s: Stage) -> None:
         squatters = []

@@ -149,7 +149,7 @@ async def one_session(alice: Node, bob: Node, who: str | None = None) -> None:
     await asyncio.gather(alice.until(lambda: not alice.pool.held, 5), bob.until(lambda: not bob.pool.held, 5))
 
 
-@pytest.mark.proves("UM-NODE-4", "UM-REL-1")
+@pytest.mark.proves("UM-NODE-4", "UM-REL-1", by="api")
 def test_a_subscriber_that_raises_cuts_no_change_of_state_in_two() -> None:
     async def main() -> None:
         async with asyncio.timeout(60), lan() as net:
@@ -168,7 +168,7 @@ def test_a_subscriber_that_raises_cuts_no_change_of_state_in_two() -> None:
     virtual(main())
 
 
-@pytest.mark.proves("UM-NODE-4", "UM-REL-1")
+@pytest.mark.proves("UM-NODE-4", "UM-REL-1", by="api")
 def test_events_on_a_full_disk_are_counted_and_told_once() -> None:
     async def main() -> None:
         async with asyncio.timeout(60), lan() as net:
@@ -183,7 +183,7 @@ def test_events_on_a_full_disk_are_counted_and_told_once() -> None:
     virtual(main())
 
 
-@pytest.mark.proves("UM-NODE-4")
+@pytest.mark.proves("UM-NODE-4", by="api")
 def test_a_name_that_is_no_text_is_written_as_escapes_and_leaks_no_address(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
 

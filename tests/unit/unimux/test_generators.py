@@ -25,7 +25,7 @@ KEY = hashlib.sha256(b"generators").digest()
 SECRET = b"a secret of 16 bytes"
 
 
-@pytest.mark.proves("UM-GEN-2")
+@pytest.mark.proves("UM-GEN-2", by="api")
 def test_the_registry_of_rfc_5453_and_nothing_else() -> None:
     reserved = [0, 0x02005EFFFE000000, 0x02005EFFFEFFFFFF, 0xFDFFFFFFFFFFFF80, 0xFDFFFFFFFFFFFFFF]
     free = [1, 0x02005EFFFDFFFFFF, 0x02005EFFFF000000, 0xFDFFFFFFFFFFFF7F, 0xFE00000000000000, 2**64 - 1]
@@ -34,7 +34,7 @@ def test_the_registry_of_rfc_5453_and_nothing_else() -> None:
     assert reserved_mask(np.array(reserved + free, dtype=np.uint64)).tolist() == [True] * 5 + [False] * 6
 
 
-@pytest.mark.proves("UM-GEN-2")
+@pytest.mark.proves("UM-GEN-2", by="api")
 def test_other_widths_reserve_the_router_and_the_subnet_anycast_block() -> None:
     """RFC 2526 §2: outside a /64 the reserved block is the last 128 identifiers."""
     values = [0, 1, 2**48 - 129, 2**48 - 128, 2**48 - 1]
@@ -50,7 +50,7 @@ def test_one_and_many_agree_on_what_is_reserved(identifiers: list[int]) -> None:
     assert reserved_mask(np.array(values, dtype=np.uint64)).tolist() == [is_reserved(value) for value in values]
 
 
-@pytest.mark.proves("UM-GEN-3")
+@pytest.mark.proves("UM-GEN-3", by="api")
 @given(counter=st.integers(0, 2**64 - 1), prefix=st.binary(min_size=8, max_size=8))
 def test_the_key_maps_an_address_back_to_its_counter(counter: int, prefix: bytes) -> None:
     generator = PermutationGenerator(KEY)
@@ -100,7 +100,7 @@ class Odd(Generator):
 '''
 
 
-@pytest.mark.proves("UM-GEN-6")
+@pytest.mark.proves("UM-GEN-6", by="api")
 def test_a_generator_in_a_file_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "lecture_generator.py").write_text(OWN)
     monkeypatch.syspath_prepend(tmp_path)
@@ -128,14 +128,14 @@ def test_a_name_that_leads_nowhere_is_one_sentence(name: str, message: str) -> N
 # -- shared secret -----------------------------------------------------------------------------------
 
 
-@pytest.mark.proves("UM-GEN-5")
+@pytest.mark.proves("UM-GEN-5", by="api")
 def test_both_sides_compute_the_same_sequence_without_a_message() -> None:
     server, client = SecretSequence(SECRET, "ssh", "alice"), SecretSequence(SECRET, "ssh", "alice")
     assert server.identifiers(0, 50).tolist() == client.identifiers(0, 50).tolist()
     assert len(set(server.identifiers(0, 50).tolist())) == 50
 
 
-@pytest.mark.proves("UM-GEN-5")
+@pytest.mark.proves("UM-GEN-5", by="api")
 @pytest.mark.parametrize(
     "other",
     [(b"another secret 16 bytes", "ssh", "alice"), (SECRET, "http", "alice"), (SECRET, "ssh", "bob"),
@@ -181,7 +181,7 @@ def test_abstract_methods_are_required() -> None:
         Half(KEY)  # type: ignore[abstract]
 
 
-@pytest.mark.proves("UM-GEN-1")
+@pytest.mark.proves("UM-GEN-1", by="api")
 def test_a_million_identifiers_without_a_repeat() -> None:
     identifiers = PermutationGenerator(KEY).identifiers(0, 1_000_000)
     assert len(np.unique(identifiers)) == 1_000_000

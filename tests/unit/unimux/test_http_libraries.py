@@ -143,7 +143,7 @@ async def served(context: ssl.SSLContext | None = None) -> AsyncIterator[Web]:
         await server.shutdown(1)
 
 
-@pytest.mark.proves("UM-NODE-2", "UM-DAS-4")
+@pytest.mark.proves("UM-NODE-2", "UM-DAS-4", by="api")
 @pytest.mark.parametrize("scheme", ["http", "https"])
 def test_an_http_client_and_an_http_server(scheme: str, contexts: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:
     async def main() -> None:
@@ -252,7 +252,7 @@ class Faulty(asyncio.Protocol):
         self._note("data_received")
 
 
-@pytest.mark.proves("UM-REL-1")
+@pytest.mark.proves("UM-REL-1", by="api")
 @pytest.mark.parametrize("at", ["", "connection_made", "data_received"])
 def test_a_protocol_that_fails_behind_the_handshake_leaves_no_connection_behind(
     at: str, contexts: tuple[ssl.SSLContext, ssl.SSLContext]
@@ -277,7 +277,7 @@ def test_a_protocol_that_fails_behind_the_handshake_leaves_no_connection_behind(
     virtual(main())
 
 
-@pytest.mark.proves("UM-REL-1")
+@pytest.mark.proves("UM-REL-1", by="api")
 @pytest.mark.parametrize("at", ["", "connection_made"])
 def test_a_clients_protocol_that_fails_behind_the_handshake_leaves_no_connection_behind(
     at: str, contexts: tuple[ssl.SSLContext, ssl.SSLContext]

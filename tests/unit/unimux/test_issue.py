@@ -65,7 +65,7 @@ class Bed:
         return AddressState.INVALID if entry is None else entry.state
 
 
-@pytest.mark.proves("UM-LIS-1", "UM-LIS-2")
+@pytest.mark.proves("UM-LIS-1", "UM-LIS-2", by="api")
 def test_an_ssa_is_armed_when_it_is_returned() -> None:
     bed = Bed()
     states = [bed.listener.state]
@@ -78,7 +78,7 @@ def test_an_ssa_is_armed_when_it_is_returned() -> None:
     assert (ssa.sessions, ssa.service, ssa.client) == (1, "files", None)
 
 
-@pytest.mark.proves("UM-LIS-2", "UM-POOL-3")
+@pytest.mark.proves("UM-LIS-2", "UM-POOL-3", by="api")
 def test_with_an_empty_pool_it_is_armed_when_it_is_told() -> None:
     bed = Bed()
     while bed.bench.take():
@@ -98,7 +98,7 @@ def test_with_an_empty_pool_it_is_armed_when_it_is_told() -> None:
     assert armed_when_told == [True]
 
 
-@pytest.mark.proves("UM-POOL-3")
+@pytest.mark.proves("UM-POOL-3", by="api")
 def test_no_address_by_the_deadline_is_an_error() -> None:
     bed = Bed(PoolConfig(low=1, high=1, limit=1))
     assert bed.bench.take() is not None
@@ -121,7 +121,7 @@ def test_issuing_can_be_cancelled() -> None:
     assert not bed.listener.armed
 
 
-@pytest.mark.proves("UM-LIS-2")
+@pytest.mark.proves("UM-LIS-2", by="api")
 def test_several_ssas_may_be_armed_at_once() -> None:
     bed = Bed()
     issued = [bed.issue() for _ in range(3)]
@@ -130,7 +130,7 @@ def test_several_ssas_may_be_armed_at_once() -> None:
     assert bed.issuer.outstanding == issued
 
 
-@pytest.mark.proves("UM-LIS-5")
+@pytest.mark.proves("UM-LIS-5", by="api")
 def test_unused_it_expires_to_invalid_and_never_returns_to_the_pool() -> None:
     bed = Bed()
     ssa = bed.issue(lifetime=60.0)
@@ -184,7 +184,7 @@ def test_what_is_over_is_forgotten_without_being_asked() -> None:
     assert bed.issuer.outstanding == []
 
 
-@pytest.mark.proves("UM-LIS-4")
+@pytest.mark.proves("UM-LIS-4", by="api")
 @pytest.mark.parametrize(
     ("client", "expected"),
     [
@@ -263,7 +263,7 @@ class Refusing:
 
 
 @pytest.mark.parametrize("error", [OSError("in the way of another listener"), IssueError("no.")])
-@pytest.mark.proves("UM-REL-1")
+@pytest.mark.proves("UM-REL-1", by="api")
 def test_a_listener_that_refuses_leaks_no_address(error: Exception) -> None:
     bed = Bed()
     issuer = Issuer(Refusing(error), AutoSet(bed.bench.pool), bed.bench.host.addresses)
@@ -307,7 +307,7 @@ def issue_now(server: Node, issuer: Issuer, **options: Any) -> ServiceAddress:
     return ssa
 
 
-@pytest.mark.proves("UM-LIS-3", "UM-LIS-5", "UM-REL-1")
+@pytest.mark.proves("UM-LIS-3", "UM-LIS-5", "UM-REL-1", by="api")
 def test_the_last_session_consumes_it_and_its_end_releases_it() -> None:
     async def main() -> None:
         async with lan() as made:
@@ -330,7 +330,7 @@ def test_the_last_session_consumes_it_and_its_end_releases_it() -> None:
     virtual(main())
 
 
-@pytest.mark.proves("UM-LIS-4")
+@pytest.mark.proves("UM-LIS-4", by="api")
 def test_a_named_client_gets_in_and_others_get_nothing() -> None:
     async def main() -> None:
         async with lan() as made:
@@ -345,7 +345,7 @@ def test_a_named_client_gets_in_and_others_get_nothing() -> None:
     virtual(main())
 
 
-@pytest.mark.proves("UM-LIS-3")
+@pytest.mark.proves("UM-LIS-3", by="api")
 def test_an_ssa_for_n_sessions_is_consumed_by_the_nth() -> None:
     async def main() -> None:
         async with lan() as made:

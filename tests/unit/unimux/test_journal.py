@@ -98,7 +98,7 @@ def journal(request: pytest.FixtureRequest, path: Path) -> Iterator[SessionJourn
         made.close()
 
 
-@pytest.mark.proves("UM-GEN-3")
+@pytest.mark.proves("UM-GEN-3", by="api")
 def test_an_address_leads_to_its_session(journal: SessionJournal, request: pytest.FixtureRequest) -> None:
     node: Node = request.node.the_node
     first = node.session(purpose=Purpose(front_end="socks5", who="alice"))

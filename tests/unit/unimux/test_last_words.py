@@ -55,7 +55,7 @@ async def session(net: Lan, rng: Random, lost: float) -> None:
     assert asyncio.get_running_loop().time() - begun < SOON
 
 
-@pytest.mark.proves("UM-REL-1")
+@pytest.mark.proves("UM-REL-1", by="api")
 @pytest.mark.parametrize("lost", [0.0, 0.03])
 @pytest.mark.parametrize("seed", range(20))
 def test_neither_waits_for_a_node_that_is_gone(seed: int, lost: float) -> None:

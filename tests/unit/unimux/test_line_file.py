@@ -27,7 +27,7 @@ def event(number: int) -> AddressAssigned:
     )
 
 
-@pytest.mark.proves("UM-NODE-4")
+@pytest.mark.proves("UM-NODE-4", by="api")
 def test_a_reader_that_stands_still_stops_nobody_and_what_it_reads_are_whole_lines(fifo: Path) -> None:
     reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
     events = EventStream()

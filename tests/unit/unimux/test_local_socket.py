@@ -157,7 +157,7 @@ class FullDisk:
         node.source.state.claim = claim  # type: ignore[method-assign]
 
 
-@pytest.mark.proves("UM-DAS-3")
+@pytest.mark.proves("UM-DAS-3", by="api")
 def test_an_address_that_cannot_be_accounted_for_is_an_error_at_once() -> None:
     async def main() -> None:
         async with lan() as net:
@@ -176,7 +176,7 @@ def test_an_address_that_cannot_be_accounted_for_is_an_error_at_once() -> None:
     virtual(main())
 
 
-@pytest.mark.proves("UM-DAS-3")
+@pytest.mark.proves("UM-DAS-3", by="api")
 def test_an_agent_at_the_socket_stays_connected_though_the_disk_is_full(tmp_path: Path) -> None:
     async def main() -> None:
         async with lan(latency=0.0001) as net:

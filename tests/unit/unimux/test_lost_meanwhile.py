@@ -46,7 +46,7 @@ class _Timer:
         self._cancel()
 
 
-@pytest.mark.proves("UM-DAS-6", "UM-ADDR-6")
+@pytest.mark.proves("UM-DAS-6", "UM-ADDR-6", by="api")
 def test_a_flow_takes_another_one() -> None:
     async def main() -> None:
         async with lan() as net:
@@ -69,7 +69,7 @@ def test_a_flow_takes_another_one() -> None:
     virtual(main())
 
 
-@pytest.mark.proves("UM-DAS-1", "UM-ADDR-6")
+@pytest.mark.proves("UM-DAS-1", "UM-ADDR-6", by="api")
 def test_a_connection_takes_another_one() -> None:
     async def main() -> None:
         async with lan() as net:
@@ -84,7 +84,7 @@ def test_a_connection_takes_another_one() -> None:
     virtual(main())
 
 
-@pytest.mark.proves("UM-ADDR-6")
+@pytest.mark.proves("UM-ADDR-6", by="api")
 def test_one_that_is_lost_again_and_again_is_an_error_at_the_deadline() -> None:
     async def main() -> None:
         async with lan() as net:

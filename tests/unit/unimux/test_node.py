@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from scapy.layers.inet6 import ICMPv6ND_NA, ICMPv6ND_NS, IPv6
 
 from tapstack.events import AddressChanged, ConnectionChanged, Event
 from tapstack.ipv6.addresses import AddressKind, AddressState
@@ -53,7 +54,7 @@ async def settle(node: Node) -> None:
     await node.until(lambda: not one_time(node), 30)
 
 
-@pytest.mark.proves("UM-DAS-1", "UM-DAS-2", "UM-LIS-2", "UM-REL-1")
+@pytest.mark.proves("UM-DAS-1", "UM-DAS-2", "UM-LIS-2", "UM-REL-1", by="api")
 @pytest.mark.parametrize("mode", [PortMode.L0, PortMode.L1, PortMode.L2])
 def test_a_connection_lives_and_leaves_nothing(mode: PortMode) -> None:
     async def main() -> None:
@@ -93,11 +94,13 @@ def test_parallel_sessions_each_have_their_own_pair() -> None:
             assert [received for received, _ in results] == [b"%d" % n * 1000 for n in range(40)]
             assert len({source for _, source in results}) == 40
             assert len({ssa.address for ssa in issued}) == 40
+            pairs = [(syn[IPv6].src, syn[IPv6].dst) for _, syn in net.syns()]
+            assert len(pairs) == len({src for src, _ in pairs}) == len({dst for _, dst in pairs}) == 40
 
     virtual(main())
 
 
-@pytest.mark.proves("UM-ADDR-1", "UM-DAS-1")
+@pytest.mark.proves("UM-ADDR-1", "UM-DAS-1", "UM-DAS-2")
 def test_the_address_is_set_before_the_syn_and_no_second_dad_is_made() -> None:
     async def main() -> None:
         async with lan() as net:
@@ -112,11 +115,17 @@ def test_the_address_is_set_before_the_syn_and_no_second_dad_is_made() -> None:
             syn = next(e for e in seen if isinstance(e, ConnectionChanged) and e.new == "SYN-SENT")
             assert seen.index(mine[2]) < seen.index(syn)
             assert mine[2].time == syn.time, "promotion takes no time"
+            ((sent, first),) = net.syns()
+            tested = [at for at, p in net.packets(ICMPv6ND_NS) if p[ICMPv6ND_NS].tgt == source and p[IPv6].src == "::"]
+            told = [at for at, p in net.packets(ICMPv6ND_NA) if p[IPv6].src == source and p[IPv6].dst == "ff02::2"]
+            assert first[IPv6].src == source
+            assert (len(tested), len(told)) == (1, 1)
+            assert tested[0] + 1.0 <= told[0] <= sent < told[0] + 0.01, "the SYN waits for the SSA's resolution alone"
 
     virtual(main())
 
 
-@pytest.mark.proves("UM-DAS-4")
+@pytest.mark.proves("UM-DAS-4", by="api")
 def test_a_sticky_session_shares_one_address_until_it_ends() -> None:
     @dataclass(frozen=True)
     class Session:
@@ -141,7 +150,7 @@ def test_a_sticky_session_shares_one_address_until_it_ends() -> None:
     virtual(main())
 
 
-@pytest.mark.proves("UM-POOL-3", "UM-POOL-5")
+@pytest.mark.proves("UM-POOL-3", "UM-POOL-5", by="api")
 def test_an_empty_pool_waits_within_the_time_out_and_says_what_it_sustains() -> None:
     async def main() -> None:
         async with lan() as net:
@@ -160,7 +169,7 @@ def test_an_empty_pool_waits_within_the_time_out_and_says_what_it_sustains() -> 
     virtual(main())
 
 
-@pytest.mark.proves("UM-POOL-3")
+@pytest.mark.proves("UM-POOL-3", by="api")
 def test_a_pool_that_fails_at_once_does() -> None:
     async def main() -> None:
         async with lan() as net:
@@ -189,7 +198,7 @@ def test_without_a_prefix_the_error_says_so() -> None:
     virtual(main())
 
 
-@pytest.mark.proves("UM-REL-1")
+@pytest.mark.proves("UM-REL-1", by="api")
 @pytest.mark.parametrize("timeout", [0.3, 2.5, 20.0])
 def test_a_connect_to_a_silent_host_ends_at_its_time_however_often_the_syn_went(timeout: float) -> None:
     async def main() -> None:
@@ -208,7 +217,7 @@ def test_a_connect_to_a_silent_host_ends_at_its_time_however_often_the_syn_went(
     virtual(main())
 
 
-@pytest.mark.proves("UM-REL-1")
+@pytest.mark.proves("UM-REL-1", by="api")
 def test_a_connect_that_gets_no_answer_times_out_and_releases() -> None:
     async def main() -> None:
         async with lan() as net:
@@ -224,7 +233,7 @@ def test_a_connect_that_gets_no_answer_times_out_and_releases() -> None:
     virtual(main())
 
 
-@pytest.mark.proves("UM-REL-1")
+@pytest.mark.proves("UM-REL-1", by="api")
 def test_a_cancelled_connect_releases_whatever_it_was_waiting_for() -> None:
     async def main() -> None:
         async with lan() as net:
@@ -257,6 +266,11 @@ def test_a_dedicated_prefix_needs_no_dad_and_no_group() -> None:
             await asyncio.sleep(5)
             about = [f for _, f in net.frames[before:] if entry.address in f or entry.address[13:] in f]
             assert about == []
+            # The control: an address of the shared prefix is heard of.
+            other = await bob.take_address(AddressKind.EPHEMERAL, None, timeout=5)
+            bob.stack.host.addresses.release(other, bob.now(), "test")
+            await asyncio.sleep(5)
+            assert [f for _, f in net.frames[before:] if other.address in f]
 
     virtual(main())
 
@@ -322,7 +336,7 @@ def test_back_pressure_stops_the_writer() -> None:
 
 
 @pytest.mark.parametrize("ending", ["close", "abort", "peer-abort", "both-close"])
-@pytest.mark.proves("UM-REL-1")
+@pytest.mark.proves("UM-REL-1", by="api")
 def test_every_ending_releases_both_addresses(ending: str) -> None:
     async def main() -> None:
         async with lan() as net:

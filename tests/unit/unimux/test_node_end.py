@@ -60,7 +60,7 @@ async def full_node(net: Lan) -> Node:
     return node
 
 
-@pytest.mark.proves("UM-POOL-3", "UM-DAS-3")
+@pytest.mark.proves("UM-POOL-3", "UM-DAS-3", by="api")
 @pytest.mark.parametrize("lost", [False, True], ids=["closed", "link lost"])
 @pytest.mark.parametrize("ask", WAYS)
 def test_whoever_waits_for_an_address_is_told(ask: Callable[[Node], Awaitable[object]], lost: bool) -> None:
@@ -107,7 +107,7 @@ def test_whoever_waits_for_a_change_or_for_a_client_is_told(lost: bool) -> None:
     virtual(main())
 
 
-@pytest.mark.proves("UM-DAS-6")
+@pytest.mark.proves("UM-DAS-6", by="api")
 @pytest.mark.parametrize("why", [None, LinkLost("the device is gone")], ids=["closed", "link lost"])
 def test_a_datagram_socket_hears_of_the_end(why: LinkLost | None) -> None:
     ends: list[tuple[str, Exception | None]] = []
@@ -152,7 +152,7 @@ def test_nothing_begins_on_a_node_that_has_stopped(ask: Callable[[Node], Awaitab
     virtual(main())
 
 
-@pytest.mark.proves("UM-NODE-4")
+@pytest.mark.proves("UM-NODE-4", by="api")
 def test_of_a_node_that_lost_its_link_nobody_claimed_addresses() -> None:
     async def main() -> None:
         async with lan() as net:
@@ -229,7 +229,7 @@ def test_a_close_that_is_cancelled_closes_at_once() -> None:
     virtual(main())
 
 
-@pytest.mark.proves("UM-REL-1")
+@pytest.mark.proves("UM-REL-1", by="api")
 @pytest.mark.parametrize("port", [-1, 65536])
 def test_what_is_no_port_costs_no_address(port: int) -> None:
     async def main() -> None:
@@ -245,7 +245,7 @@ def test_what_is_no_port_costs_no_address(port: int) -> None:
     virtual(main())
 
 
-@pytest.mark.proves("UM-DAS-6")
+@pytest.mark.proves("UM-DAS-6", by="api")
 def test_a_datagram_sent_by_who_hears_of_a_failure_is_sent() -> None:
     async def main() -> None:
         async with lan() as net:

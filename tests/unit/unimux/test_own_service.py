@@ -24,7 +24,7 @@ def in_use(node: Node) -> int:
     return sum(e.kind in (AddressKind.EPHEMERAL, AddressKind.SERVICE) for e in node.stack.host.addresses)
 
 
-@pytest.mark.proves("UM-DAS-4", "UM-REL-1")
+@pytest.mark.proves("UM-DAS-4", "UM-REL-1", by="api")
 @pytest.mark.parametrize("mode", list(PortMode))
 @pytest.mark.parametrize("dedicated", [None, "2001:db8:d::"])
 def test_it_is_reached_without_a_frame_and_leaves_nothing(mode: PortMode, dedicated: str | None) -> None:

@@ -12,8 +12,8 @@ import pytest
 
 from tapstack.ipv6.addresses import AddressKind, AddressState
 from tapstack.ipv6.config import HostConfig
-from tapstack.types import address_text
-from tests.unit.ipv6.bench import User, advertisement, records
+from tapstack.types import address, address_text
+from tests.unit.ipv6.bench import User, advertisement, group_of, records
 from tests.unit.unimux.poolbench import EA, PEER, SMALL, PoolBench, filled
 from unimux.errors import NodeStopped, PoolExhausted, SetupError
 from unimux.pool import PoolConfig, WhenEmpty
@@ -26,13 +26,14 @@ from unimux.state import MemoryState
 def test_it_fills_to_the_high_mark_and_then_rests() -> None:
     bench = filled()
     assert bench.pool_figures() == (8, 0, 0)
+    assert len({target for _, target in bench.probes if not target.startswith("fe80")}) == 8
     probes = len(bench.probes)
     bench.run(100.0)
     assert bench.pool_figures() == (8, 0, 0)
     assert len(bench.probes) == probes
 
 
-@pytest.mark.proves("UM-POOL-1")
+@pytest.mark.proves("UM-POOL-1", by="api")
 def test_it_refills_below_the_low_mark_only() -> None:
     bench = filled()
     for _ in range(4):
@@ -60,13 +61,13 @@ def test_probes_and_group_reports_are_paced() -> None:
     assert len(reports) <= 2 * 32 + 10
 
 
-@pytest.mark.proves("UM-POOL-1")
+@pytest.mark.proves("UM-POOL-1", by="api")
 def test_the_default_is_well_under_hundreds_of_addresses() -> None:
     bench = filled(PoolConfig())
     assert bench.pool.ready == 32
 
 
-@pytest.mark.proves("UM-POOL-1")
+@pytest.mark.proves("UM-POOL-1", by="api")
 def test_no_more_are_under_dad_than_allowed() -> None:
     bench = PoolBench(PoolConfig(low=8, high=16, concurrent=3))
     bench.settle(router=False)
@@ -79,7 +80,7 @@ def test_no_more_are_under_dad_than_allowed() -> None:
     assert bench.pool.ready == 16
 
 
-@pytest.mark.proves("UM-POOL-1")
+@pytest.mark.proves("UM-POOL-1", by="api")
 def test_the_limit_counts_addresses_in_use() -> None:
     bench = filled(PoolConfig(low=4, high=8, limit=10))
     for _ in range(3):
@@ -129,6 +130,8 @@ def test_taking_is_synchronous_and_takes_no_second_dad() -> None:
     assert entry is not None
     assert entry.state is AddressState.PREFERRED
     assert entry.kind is EA
+    assert bench.announced() == [(bench.now, address_text(entry.address))]
+    assert address_text(entry.address) in [target for _, target in bench.probes]
     bench.host.addresses.acquire(entry, User(None))
     bench.run(5.0)
     assert len(bench.probes) == probes
@@ -153,19 +156,25 @@ def test_no_address_is_ever_issued_twice() -> None:
             bench.hold(entry, 1.0)
         bench.run(0.2)
     assert len(seen) > 250
+    announced = [target for _, target in bench.announced()]
+    assert len(set(announced)) == len(announced) == len(seen)
 
 
 @pytest.mark.proves("UM-POOL-2")
 def test_reservations_are_replaced_at_their_maximum_age() -> None:
     bench = filled(PoolConfig(low=4, high=8, max_age=100.0))
     first = {entry.address for entry in bench.host.addresses if entry.state is AddressState.UNCERTAIN}
+    probes = len(bench.probes)
     bench.run(70.0)
+    assert (len(bench.probes), bench.left()) == (probes, set())
     still = {entry.address for entry in bench.host.addresses if entry.state is AddressState.UNCERTAIN}
     assert still == first
     bench.run(40.0)
     later = {entry.address for entry in bench.host.addresses if entry.state is AddressState.UNCERTAIN}
     assert first.isdisjoint(later)
     assert len(later) >= 4
+    assert first.isdisjoint(address(target) for _, target in bench.probes[probes:])
+    assert bench.left() == {group_of(address_text(each)) for each in first}
     # Their ends are spread: reservations that go together would tell that they belong together.
     ends = [event.time for event in bench.events if getattr(event, "cause", "") == "its maximum age is over"]
     assert max(ends[:8]) - min(ends[:8]) > 5.0
@@ -181,6 +190,7 @@ def test_reservations_end_with_the_preferred_lifetime() -> None:
     assert bench.pool_figures() == (0, 0, 0)
     assert bench.take() is None
     assert not [entry for entry in bench.host.addresses if entry.kind is AddressKind.RESERVED]
+    assert bench.left() == {group_of(target) for _, target in bench.probes if not target.startswith("fe80")}
 
 
 def test_a_preferred_lifetime_that_is_renewed_costs_no_reservation() -> None:
@@ -210,9 +220,12 @@ def test_who_finds_it_empty_waits_for_a_fresh_dad() -> None:
     assert answer.entry.state is AddressState.PREFERRED
     assert answer.when is not None
     assert 1.0 <= answer.when - asked < 1.2
+    (tested,) = (when for when, target in bench.probes if target == address_text(answer.entry.address))
+    (taken,) = (when for when, target in bench.announced() if target == address_text(answer.entry.address))
+    assert asked <= tested <= taken - 1.0
 
 
-@pytest.mark.proves("UM-POOL-3")
+@pytest.mark.proves("UM-POOL-3", by="api")
 def test_waiting_is_bounded_and_the_error_says_the_rate() -> None:
     bench = filled(PoolConfig(low=2, high=4, limit=4))
     while entry := bench.take():
@@ -228,7 +241,7 @@ def test_waiting_is_bounded_and_the_error_says_the_rate() -> None:
     assert bench.pool.waiting == 0
 
 
-@pytest.mark.proves("UM-POOL-3")
+@pytest.mark.proves("UM-POOL-3", by="api")
 def test_requests_are_served_in_order() -> None:
     bench = filled(PoolConfig(low=2, high=4, limit=30))
     while bench.take():
@@ -299,7 +312,7 @@ def test_nothing_keeps_a_request_that_is_over_until_its_deadline(end: str) -> No
     assert gone() is None
 
 
-@pytest.mark.proves("UM-POOL-3")
+@pytest.mark.proves("UM-POOL-3", by="api")
 def test_the_policy_fail_answers_at_once() -> None:
     bench = filled(PoolConfig(low=2, high=4, when_empty=WhenEmpty.FAIL))
     while bench.take():
@@ -310,7 +323,7 @@ def test_the_policy_fail_answers_at_once() -> None:
     assert answer.error.waited == 0.0
 
 
-@pytest.mark.proves("UM-POOL-3", "UM-POOL-1")
+@pytest.mark.proves("UM-POOL-3", "UM-POOL-1", by="api")
 @pytest.mark.parametrize("high", [1, 4])
 def test_a_pool_that_fails_at_once_is_filled_again_whatever_its_low_mark(high: int) -> None:
     """Nobody waits in line whose request would ask for the next address: emptied, the pool fills itself."""
@@ -335,7 +348,7 @@ def test_a_pool_that_fails_and_keeps_nothing_is_refused() -> None:
         PoolConfig(low=0, high=0, when_empty=WhenEmpty.FAIL)
 
 
-@pytest.mark.proves("UM-POOL-3")
+@pytest.mark.proves("UM-POOL-3", by="api")
 def test_the_policy_optimistic_gives_an_address_whose_dad_still_runs() -> None:
     bench = filled(PoolConfig(low=2, high=4, when_empty=WhenEmpty.OPTIMISTIC))
     entries = [bench.take() for _ in range(6)]
@@ -363,7 +376,7 @@ def test_too_many_requests_are_refused_at_once() -> None:
     assert isinstance(answers[4].error, PoolExhausted)
 
 
-@pytest.mark.proves("UM-POOL-3", "UM-DAS-7")
+@pytest.mark.proves("UM-POOL-3", "UM-DAS-7", by="api")
 def test_never_a_stable_address() -> None:
     """With stable addresses on the node, an empty pool still gives none of them."""
     bench = filled(SMALL, host=HostConfig(dad_initial_delay=0.0))
@@ -381,7 +394,7 @@ def test_never_a_stable_address() -> None:
 # -- figures -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.proves("UM-POOL-5")
+@pytest.mark.proves("UM-POOL-5", by="api")
 def test_the_ceiling_is_pool_size_over_holding_time() -> None:
     """Sessions of 10 s on at most 20 addresses: 2 per second by the formula; offered 4, about 2 get through."""
     bench = filled(PoolConfig(low=8, high=8, limit=20, pace=0.02))
@@ -399,7 +412,7 @@ def test_the_ceiling_is_pool_size_over_holding_time() -> None:
     assert 0.8 * ceiling < rate <= ceiling
 
 
-@pytest.mark.proves("UM-POOL-5")
+@pytest.mark.proves("UM-POOL-5", by="api")
 def test_with_short_sessions_the_pace_is_the_ceiling() -> None:
     bench = filled(PoolConfig(low=8, high=8, limit=20, pace=0.5))
     for _ in range(20):
@@ -408,7 +421,7 @@ def test_with_short_sessions_the_pace_is_the_ceiling() -> None:
     assert bench.pool.ceiling() == pytest.approx(2.0)
 
 
-@pytest.mark.proves("UM-POOL-5")
+@pytest.mark.proves("UM-POOL-5", by="api")
 def test_the_status_shows_everything() -> None:
     bench = filled()
     bench.take()

@@ -111,7 +111,7 @@ class PoolMachine(RuleBasedStateMachine):
 
 
 PoolMachine.TestCase.settings = settings(max_examples=12, stateful_step_count=20)
-TestPoolMachine = pytest.mark.proves("UM-POOL-1", "UM-ADDR-6", "UM-ADDR-10")(PoolMachine.TestCase)
+TestPoolMachine = pytest.mark.proves("UM-POOL-1", "UM-ADDR-6", "UM-ADDR-10", by="api")(PoolMachine.TestCase)
 
 
 @given(count=st.integers(1, 40))

@@ -25,7 +25,7 @@ from unimux.state import MemoryState
 # -- neighbours --------------------------------------------------------------------------------------
 
 
-@pytest.mark.proves("UM-ADDR-10")
+@pytest.mark.proves("UM-ADDR-10", by="api")
 def test_a_duplicate_is_replaced_by_a_fresh_address() -> None:
     claimed: list[str] = []
 
@@ -41,7 +41,7 @@ def test_a_duplicate_is_replaced_by_a_fresh_address() -> None:
     assert all(address(target) not in bench.host.addresses for target in claimed)
 
 
-@pytest.mark.proves("UM-POOL-3")
+@pytest.mark.proves("UM-POOL-3", by="api")
 def test_an_optimistic_address_that_turns_out_a_duplicate_is_no_longer_held() -> None:
     hostile = [False]
     config = PoolConfig(low=2, high=2, when_empty=WhenEmpty.OPTIMISTIC)
@@ -54,7 +54,7 @@ def test_an_optimistic_address_that_turns_out_a_duplicate_is_no_longer_held() ->
     assert bench.pool.held == 2
 
 
-@pytest.mark.proves("UM-ADDR-10")
+@pytest.mark.proves("UM-ADDR-10", by="api")
 def test_two_nodes_with_the_same_key_never_have_the_same_address() -> None:
     """A clone that nothing gave away: the addresses come in the same order on both, and DAD keeps them apart."""
 
@@ -86,7 +86,7 @@ def test_two_nodes_with_the_same_key_never_have_the_same_address() -> None:
     run_virtual(main())
 
 
-@pytest.mark.proves("UM-ADDR-6")
+@pytest.mark.proves("UM-ADDR-6", by="api")
 def test_a_foreign_advertisement_discards_a_reservation_and_the_pool_refills() -> None:
     bench = filled(PoolConfig(low=8, high=8))
     victim = next(entry for entry in bench.host.addresses if entry.state is AddressState.UNCERTAIN)
@@ -152,7 +152,7 @@ def test_old_reservations_do_not_excuse_a_neighbour_that_claims_new_ones() -> No
     assert bench.pool.ready == 7
 
 
-@pytest.mark.proves("UM-ADDR-10")
+@pytest.mark.proves("UM-ADDR-10", by="api")
 def test_the_link_coming_up_starts_afresh() -> None:
     hostile = [True]
     bench = PoolBench(SMALL, claims=lambda target: hostile[0])
@@ -165,7 +165,7 @@ def test_the_link_coming_up_starts_afresh() -> None:
     assert bench.pool.ready == 8
 
 
-@pytest.mark.proves("UM-ADDR-10")
+@pytest.mark.proves("UM-ADDR-10", by="api")
 def test_on_another_link_reservations_are_made_anew_and_no_claims_counted() -> None:
     bench = filled()
     before = {entry.address for entry in bench.host.addresses if entry.state is AddressState.UNCERTAIN}

@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import pytest
+from scapy.layers.inet6 import ICMPv6EchoReply, ICMPv6EchoRequest, ICMPv6ND_NA, IPv6
 
 from tapstack.ipv6.addresses import AddressKind, AddressState
 from tapstack.ipv6.prefixes import Prefix
 from tapstack.types import address, address_text
-from tests.unit.ipv6.bench import PREFIX, ICMPv6ND_RS, User, advertisement, probe, solicitation
+from tests.unit.ipv6.bench import (
+    PREFIX,
+    STRANGER_MAC,
+    ICMPv6ND_RS,
+    User,
+    advertisement,
+    one,
+    probe,
+    solicitation,
+    to_us,
+)
 from tests.unit.unimux.poolbench import EA, PEER, SECOND, SMALL, PoolBench, filled
 from unimux.generators import GeneratorError
 from unimux.pool import NoPrefix, PoolConfig
@@ -16,7 +27,7 @@ from unimux.prefix import choose_prefix
 # -- prefixes ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.proves("UM-POOL-3")
+@pytest.mark.proves("UM-POOL-3", by="api")
 def test_without_a_prefix_requests_wait_for_one() -> None:
     bench = PoolBench(SMALL)
     bench.settle(router=False)
@@ -30,7 +41,7 @@ def test_without_a_prefix_requests_wait_for_one() -> None:
     assert address_text(patient.entry.address).startswith("2001:db8:1:")
 
 
-@pytest.mark.proves("UM-ADDR-6", "UM-POOL-1")
+@pytest.mark.proves("UM-ADDR-6", "UM-POOL-1", by="api")
 def test_a_withdrawn_prefix_is_replaced_by_the_new_one_and_nobody_notices() -> None:
     bench = filled()
     kept = bench.take()
@@ -62,7 +73,7 @@ def test_requests_move_with_the_prefix() -> None:
     assert address_text(answer.entry.address).startswith("2001:db8:2:")
 
 
-@pytest.mark.proves("UM-ADDR-6")
+@pytest.mark.proves("UM-ADDR-6", by="api")
 def test_the_pool_survives_a_flapping_prefix() -> None:
     bench = filled()
     for _ in range(20):
@@ -74,7 +85,7 @@ def test_the_pool_survives_a_flapping_prefix() -> None:
     assert bench.pool_figures() == (8, 0, 0)
 
 
-@pytest.mark.proves("UM-POOL-1", "ST-IP6-5")
+@pytest.mark.proves("UM-POOL-1", "ST-IP6-5", by="api")
 def test_another_router_takes_over_and_no_reservation_is_lost() -> None:
     """The prefix belongs to the link: whoever announces it, what is reserved in it stays."""
     bench = filled()
@@ -90,7 +101,7 @@ def test_another_router_takes_over_and_no_reservation_is_lost() -> None:
     assert bench.take() is not None
 
 
-@pytest.mark.proves("UM-POOL-1", "UM-ADDR-6")
+@pytest.mark.proves("UM-POOL-1", "UM-ADDR-6", by="api")
 def test_another_router_with_another_prefix_fills_another_shelf_before_the_old_one_ends() -> None:
     bench = filled()
     bench.feed(advertisement(source="fe80::fd", mac="02:00:00:00:00:fd", prefix="2001:db8:2::"))
@@ -119,6 +130,7 @@ def test_rfc_6724_chooses_the_prefix() -> None:
         entry = bench.take(address(destination))
         assert entry is not None
         assert address_text(entry.address).startswith(expected)
+        assert bench.announced()[-1] == (bench.now, address_text(entry.address))
     service = bench.take(None, AddressKind.SERVICE)
     assert service is not None
     assert address_text(service.address).startswith("2001:db8:1:")
@@ -145,7 +157,7 @@ def make(text: str, *, dedicated: bool = False) -> Prefix:
     return prefix
 
 
-@pytest.mark.proves("UM-DAS-7")
+@pytest.mark.proves("UM-DAS-7", by="api")
 @pytest.mark.parametrize(
     ("prefixes", "destination", "expected"),
     [
@@ -168,6 +180,17 @@ def test_which_prefix(prefixes: list[str], destination: str | None, expected: in
 # -- dedicated ---------------------------------------------------------------------------------------
 
 
+NEIGHBOUR = "fe80::66"
+
+
+def answers_an_echo(bench: PoolBench, target: str) -> bool:
+    """Whether NEIGHBOUR, whose link-layer address is known, gets an echo reply from an address."""
+    bench.teach(NEIGHBOUR, STRANGER_MAC)
+    answers = bench.feed(to_us(NEIGHBOUR, target) / ICMPv6EchoRequest())
+    assert all(ICMPv6EchoReply in packet and packet[IPv6].src == target for packet in answers)
+    return bool(answers)
+
+
 @pytest.mark.proves("UM-POOL-4")
 def test_a_dedicated_prefix_needs_neither_dad_nor_groups_nor_waiting() -> None:
     bench = PoolBench(SMALL)
@@ -185,6 +208,9 @@ def test_a_dedicated_prefix_needs_neither_dad_nor_groups_nor_waiting() -> None:
     bench.run(5.0)
     assert [packet for _, packet in bench.out if ICMPv6ND_RS not in packet] == []
     assert bench.pool.ceiling() is None
+    assert entries[0] is not None
+    bench.host.addresses.acquire(entries[0], User(NEIGHBOUR))
+    assert answers_an_echo(bench, address_text(entries[0].address)), "the control: one in use answers its peer"
 
 
 @pytest.mark.proves("UM-POOL-4")
@@ -195,12 +221,19 @@ def test_any_address_of_a_dedicated_prefix_that_is_not_in_use_is_silent() -> Non
     entry = bench.take()
     assert entry is not None
     text = address_text(entry.address)
-    user = User("2001:db8:99::1")
+    user = User(NEIGHBOUR)
     bench.host.addresses.acquire(entry, user)
-    for target in ("2001:db8:dd00::1234", text):
+    unused = "2001:db8:dd00::1234"
+    # The controls: the address in use answers its peer, and the link-local one whoever asks for it.
+    assert answers_an_echo(bench, text)
+    assert one(bench.feed(probe(bench.link_local)), ICMPv6ND_NA)
+    assert one(bench.feed(solicitation(bench.link_local, src=NEIGHBOUR)), ICMPv6ND_NA)
+    for target in (unused, text):
         assert bench.feed(probe(target)) == []
     bench.host.addresses.drop(entry, user, bench.now, "closed")
-    assert bench.feed(solicitation(text)) == []
+    for target in (unused, text):
+        assert bench.feed(solicitation(target, src=NEIGHBOUR)) == []
+        assert not answers_an_echo(bench, target)
     assert bench.pool.held == 0
 
 

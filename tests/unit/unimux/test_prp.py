@@ -65,32 +65,32 @@ def worst_avalanche(rounds: int) -> float:
     return worst
 
 
-@pytest.mark.proves("UM-GEN-1", "UM-GEN-3")
+@pytest.mark.proves("UM-GEN-1", "UM-GEN-3", by="api")
 def test_every_bit_is_set_half_of_the_time() -> None:
     assert worst_bit_balance(sequence(10)) < SIGMAS
     assert worst_bit_balance(np.arange(N, dtype=np.uint64)) > SIGMAS
 
 
-@pytest.mark.proves("UM-GEN-1", "UM-GEN-3")
+@pytest.mark.proves("UM-GEN-1", "UM-GEN-3", by="api")
 @pytest.mark.parametrize("lag", [1, 2, 3, 4, 256])
 def test_identifiers_of_neighbouring_counters_do_not_correlate(lag: int) -> None:
     assert worst_serial_correlation(sequence(10), lag) < SIGMAS
     assert worst_serial_correlation(sequence(1), lag) > SIGMAS
 
 
-@pytest.mark.proves("UM-GEN-1", "UM-GEN-3")
+@pytest.mark.proves("UM-GEN-1", "UM-GEN-3", by="api")
 def test_bits_of_one_identifier_do_not_correlate() -> None:
     assert worst_bit_pair(sequence(10)) < SIGMAS
     assert worst_bit_pair(np.arange(N, dtype=np.uint64)) > SIGMAS
 
 
-@pytest.mark.proves("UM-GEN-1", "UM-GEN-3")
+@pytest.mark.proves("UM-GEN-1", "UM-GEN-3", by="api")
 def test_one_counter_bit_changes_half_of_the_identifier() -> None:
     assert worst_avalanche(10) < SIGMAS
     assert worst_avalanche(2) > SIGMAS
 
 
-@pytest.mark.proves("UM-GEN-3")
+@pytest.mark.proves("UM-GEN-3", by="api")
 def test_two_nodes_share_nothing() -> None:
     """The same counters under two keys: no equal identifiers, no correlation of any bit pair."""
     other = FeistelPermutation(hashlib.sha256(b"another key").digest())
@@ -110,7 +110,7 @@ def luby_rackoff_collisions(rounds: int, texts: int) -> int:
     return texts - len(np.unique((output >> np.uint64(32)) ^ left))
 
 
-@pytest.mark.proves("UM-GEN-1")
+@pytest.mark.proves("UM-GEN-1", by="api")
 def test_the_distinguisher_that_breaks_two_rounds_finds_nothing() -> None:
     """2**16 chosen texts: a random permutation gives 2**31 / 2**32 = half a collision on average, two rounds give all.
 

@@ -211,7 +211,7 @@ BOTH = pytest.mark.parametrize(
 )
 
 
-@pytest.mark.proves("UM-ADDR-12")
+@pytest.mark.proves("UM-ADDR-12", by="api")
 @BOTH
 def test_the_pool_shrinks_to_what_works_says_so_and_the_program_hears_nothing(
     switch: Callable[[int], Refusing], why: str
@@ -239,7 +239,7 @@ def test_the_pool_shrinks_to_what_works_says_so_and_the_program_hears_nothing(
     world(switch, 6, main)
 
 
-@pytest.mark.proves("UM-ADDR-12")
+@pytest.mark.proves("UM-ADDR-12", by="api")
 @BOTH
 def test_when_the_link_has_room_again_the_pool_grows_back(switch: Callable[[int], Refusing], why: str) -> None:
     async def main(world: World) -> None:
@@ -260,7 +260,7 @@ def test_when_the_link_has_room_again_the_pool_grows_back(switch: Callable[[int]
     world(switch, 4, main)
 
 
-@pytest.mark.proves("UM-ADDR-12", "UM-DAS-4")
+@pytest.mark.proves("UM-ADDR-12", "UM-DAS-4", by="api")
 @BOTH
 def test_a_session_gives_up_an_address_that_the_link_refuses(switch: Callable[[int], Refusing], why: str) -> None:
     """Room for three: the session's address is none of them, until there is room; then its connection gets another one."""
@@ -282,7 +282,7 @@ def test_a_session_gives_up_an_address_that_the_link_refuses(switch: Callable[[i
     world(switch, 4, main)
 
 
-@pytest.mark.proves("UM-ADDR-12")
+@pytest.mark.proves("UM-ADDR-12", by="api")
 def test_a_link_that_takes_no_address_at_all_is_named_in_the_error() -> None:
     async def main(world: World) -> None:
         with pytest.raises(errors.UnimuxError, match="link refuses"):
@@ -292,7 +292,7 @@ def test_a_link_that_takes_no_address_at_all_is_named_in_the_error() -> None:
     world(Validating, 1, main)
 
 
-@pytest.mark.proves("UM-ADDR-12")
+@pytest.mark.proves("UM-ADDR-12", by="api")
 def test_a_silent_server_is_not_taken_for_a_refusing_link() -> None:
     """The server's link-layer address is known and its host is up, but it answers no SYN: an EA answers its peer only."""
 
@@ -310,7 +310,7 @@ def test_a_silent_server_is_not_taken_for_a_refusing_link() -> None:
     world(Validating, 1000, main)
 
 
-@pytest.mark.proves("UM-ADDR-12")
+@pytest.mark.proves("UM-ADDR-12", by="api")
 @BOTH
 def test_a_service_address_that_the_link_refuses_is_withdrawn(switch: Callable[[int], Refusing], why: str) -> None:
     """Room for three: two service addresses stand, the third is told apart although no client ever came."""
@@ -328,7 +328,7 @@ def test_a_service_address_that_the_link_refuses_is_withdrawn(switch: Callable[[
     world(switch, 3, main)
 
 
-@pytest.mark.proves("UM-ADDR-12", "UM-DAS-6")
+@pytest.mark.proves("UM-ADDR-12", "UM-DAS-6", by="api")
 def test_a_datagram_flow_moves_to_an_address_that_works() -> None:
     async def main(world: World) -> None:
         await world.open()
@@ -349,7 +349,7 @@ def test_a_datagram_flow_moves_to_an_address_that_works() -> None:
     world(Validating, 2, main)
 
 
-@pytest.mark.proves("UM-ADDR-12", "ST-IP6-7")
+@pytest.mark.proves("UM-ADDR-12", "ST-IP6-7", by="api")
 def test_where_a_switch_forgets_because_nobody_asks_groups_are_reported_unasked() -> None:
     async def main(world: World) -> None:
         await asyncio.sleep(400)  # all that is reserved is forgotten by now

@@ -162,7 +162,7 @@ def test_a_lack_of_addresses_to_ask_from_is_reported_as_that(error: Exception) -
     run_virtual(main())
 
 
-@pytest.mark.proves("UM-POOL-3", "UM-POOL-5")
+@pytest.mark.proves("UM-POOL-3", "UM-POOL-5", by="api")
 @pytest.mark.parametrize("missing", [PoolExhausted, NoPrefix])
 @pytest.mark.parametrize("host", ["2001:db8:1::80", "www.example"])
 def test_an_empty_pool_is_waited_for_and_told_by_name_as_by_address(host: str, missing: type[Exception]) -> None:

@@ -24,7 +24,7 @@ SECONDS = 20
 RATE = 500
 
 
-@pytest.mark.proves("ST-IP6-4", "UM-POOL-1")
+@pytest.mark.proves("ST-IP6-4", "UM-POOL-1", by="api")
 @pytest.mark.parametrize("kind", ["on-link", "off-link"])
 def test_connections_go_on_and_new_ones_are_made(
     kind: str, monkeypatch: pytest.MonkeyPatch, record_property: Callable[[str, object], None]

@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from scapy.layers.inet import TCP, UDP
+from scapy.layers.inet6 import ICMPv6ND_NS, IPv6
+from scapy.layers.l2 import Ether
 
 from tapstack.events import Event
 from tapstack.ipv6.addresses import AddressKind, AddressState
@@ -85,6 +88,11 @@ def client_of(
     return SecretClient(node, shared, NETWORK, counters or MemoryCounters(), **options)
 
 
+def mac_of(node: Node) -> str:
+    assert node.link.properties.mac is not None
+    return node.link.properties.mac.hex(":")
+
+
 async def talk(client: SecretClient, word: bytes = b"hello", **options: Any) -> None:
     """One session."""
     transport, protocol = await client.create_connection(Heard, **options)
@@ -116,12 +124,21 @@ def test_the_next_k_are_armed_those_beyond_are_uncertain_and_no_message_is_neede
                 assert client.counters.used == n
                 assert client.attempts[-1] == (n, None)
             assert len(client.attempts) == 10, "every first try led to the server"
+            syns, solicited = net.syns(), net.packets(ICMPv6ND_NS)
+            server = {
+                p[ICMPv6ND_NS].tgt for at, p in solicited if p[IPv6].src == "::" and p[Ether].src == mac_of(bob.node)
+            }
+            called = [p[IPv6].dst for _, p in syns]
+            assert len(set(called)) == 10
+            assert set(called) <= server, "the server had tested what the client made up by itself"
+            spoken = [p for at, p in net.packets(IPv6) if at < syns[0][0] and (TCP in p or UDP in p)]
+            assert spoken == [], "nobody told anybody"
             await bob.armed(window, [10, 11, 12])
 
     virtual(main())
 
 
-@pytest.mark.proves("UM-GEN-5")
+@pytest.mark.proves("UM-GEN-5", by="api")
 def test_a_client_that_times_out_tries_the_next_counter() -> None:
     async def main() -> None:
         async with lan() as net:
@@ -138,7 +155,7 @@ def test_a_client_that_times_out_tries_the_next_counter() -> None:
     virtual(main())
 
 
-@pytest.mark.proves("UM-GEN-5", "UM-SSA-2")
+@pytest.mark.proves("UM-GEN-5", "UM-SSA-2", by="api")
 @pytest.mark.parametrize("ahead", [5, 9, 20, 31])
 def test_a_client_that_lost_its_counters_finds_the_server_again(ahead: int) -> None:
     async def main() -> None:
@@ -156,7 +173,7 @@ def test_a_client_that_lost_its_counters_finds_the_server_again(ahead: int) -> N
     virtual(main())
 
 
-@pytest.mark.proves("UM-GEN-5")
+@pytest.mark.proves("UM-GEN-5", by="api")
 def test_the_look_ahead_is_bounded() -> None:
     async def main() -> None:
         async with lan() as net:
@@ -176,7 +193,7 @@ def test_the_look_ahead_is_bounded() -> None:
     virtual(main())
 
 
-@pytest.mark.proves("UM-GEN-5")
+@pytest.mark.proves("UM-GEN-5", by="api")
 def test_a_counter_lost_to_dad_is_skipped_by_both_sides() -> None:
     async def main() -> None:
         async with lan() as net:
@@ -198,7 +215,7 @@ def test_a_counter_lost_to_dad_is_skipped_by_both_sides() -> None:
     virtual(main())
 
 
-@pytest.mark.proves("UM-GEN-5")
+@pytest.mark.proves("UM-GEN-5", by="api")
 def test_counters_of_which_none_is_to_be_had_do_not_stop_the_node(monkeypatch: pytest.MonkeyPatch) -> None:
     tried = 0
 
@@ -221,7 +238,7 @@ def test_counters_of_which_none_is_to_be_had_do_not_stop_the_node(monkeypatch: p
     virtual(main())
 
 
-@pytest.mark.proves("UM-GEN-5")
+@pytest.mark.proves("UM-GEN-5", by="api")
 def test_a_reserved_counter_is_defended() -> None:
     async def main() -> None:
         async with lan() as net:
@@ -240,7 +257,7 @@ def test_a_reserved_counter_is_defended() -> None:
     virtual(main())
 
 
-@pytest.mark.proves("UM-GEN-5", "UM-SSA-2")
+@pytest.mark.proves("UM-GEN-5", "UM-SSA-2", by="api")
 def test_two_clients_have_sequences_and_windows_of_their_own() -> None:
     async def main() -> None:
         async with lan() as net:
@@ -261,7 +278,7 @@ def test_two_clients_have_sequences_and_windows_of_their_own() -> None:
     virtual(main())
 
 
-@pytest.mark.proves("UM-GEN-5", "UM-NODE-3")
+@pytest.mark.proves("UM-GEN-5", "UM-NODE-3", by="api")
 def test_parallel_connections_of_one_client_use_a_counter_each() -> None:
     async def main() -> None:
         async with lan() as net:
@@ -276,7 +293,7 @@ def test_parallel_connections_of_one_client_use_a_counter_each() -> None:
     virtual(main())
 
 
-@pytest.mark.proves("UM-LIS-5", "UM-GEN-5")
+@pytest.mark.proves("UM-LIS-5", "UM-GEN-5", by="api")
 def test_counters_far_below_the_used_ones_are_withdrawn() -> None:
     async def main() -> None:
         async with lan() as net:
@@ -293,7 +310,7 @@ def test_counters_far_below_the_used_ones_are_withdrawn() -> None:
     virtual(main())
 
 
-@pytest.mark.proves("UM-GEN-5", "UM-GEN-6")
+@pytest.mark.proves("UM-GEN-5", "UM-GEN-6", by="api")
 def test_a_restart_goes_on_where_the_record_says(tmp_path: Path) -> None:
     """What served a session never comes again; what was only reserved is taken up, but not after a doubt."""
 
@@ -366,7 +383,7 @@ def test_a_window_whose_claims_cannot_be_kept_closes_and_disturbs_nobody(monkeyp
     virtual(main())
 
 
-@pytest.mark.proves("UM-POOL-4", "UM-GEN-5")
+@pytest.mark.proves("UM-POOL-4", "UM-GEN-5", by="api")
 def test_on_a_dedicated_prefix_nothing_is_reserved_on_the_link() -> None:
     async def main() -> None:
         async with lan() as net:
@@ -434,7 +451,7 @@ def test_a_secret_file_is_private_long_enough_and_never_overwritten(tmp_path: Pa
     assert os.listdir(tmp_path) == ["secret"]
 
 
-@pytest.mark.proves("UM-GEN-3")
+@pytest.mark.proves("UM-GEN-3", by="api")
 def test_a_journal_that_names_nobody_does_not_name_the_clients_of_a_secret() -> None:
     async def main() -> None:
         async with lan() as net:

@@ -70,7 +70,7 @@ def low(address: bytes) -> int:
     return int.from_bytes(address[8:], "big")
 
 
-@pytest.mark.proves("UM-GEN-1", "UM-ADDR-9")
+@pytest.mark.proves("UM-GEN-1", "UM-ADDR-9", by="api")
 def test_addresses_are_in_the_prefix_and_never_repeat() -> None:
     source = AddressSource(memory(), block=300)
     drawn = [source.draw(PREFIX) for _ in range(2000)]
@@ -78,7 +78,7 @@ def test_addresses_are_in_the_prefix_and_never_repeat() -> None:
     assert all(address[:8] == PREFIX[:8] for address in drawn)
 
 
-@pytest.mark.proves("UM-GEN-1")
+@pytest.mark.proves("UM-GEN-1", by="api")
 def test_one_identifier_is_used_in_one_prefix_only() -> None:
     source = AddressSource(memory())
     other = bytes.fromhex("20010db8000000020000000000000000")
@@ -86,7 +86,7 @@ def test_one_identifier_is_used_in_one_prefix_only() -> None:
     assert len({low(address) for address in drawn}) == 1000
 
 
-@pytest.mark.proves("UM-GEN-1", "UM-GEN-6")
+@pytest.mark.proves("UM-GEN-1", "UM-GEN-6", by="api")
 def test_ten_million_addresses_over_restarts_crashes_and_a_rollback(tmp_path: Path) -> None:
     """Ten runs of a million each: half end by a crash, one starts on state that was put back."""
     directory, runs = tmp_path / "state", []
@@ -118,7 +118,7 @@ def test_ten_million_addresses_over_restarts_crashes_and_a_rollback(tmp_path: Pa
     assert not (everything[1:] == everything[:-1]).any()
 
 
-@pytest.mark.proves("UM-GEN-6", "UM-ADDR-9")
+@pytest.mark.proves("UM-GEN-6", "UM-ADDR-9", by="api")
 def test_a_new_epoch_passes_over_whatever_an_old_one_issued() -> None:
     """With generators that give the same identifiers nothing but the check keeps them apart."""
     state = memory(PLAIN)
@@ -137,7 +137,7 @@ def test_a_new_epoch_passes_over_whatever_an_old_one_issued() -> None:
     assert low(AddressSource(state).draw(PREFIX)) == horizon + 1
 
 
-@pytest.mark.proves("UM-GEN-6", "UM-ADDR-9")
+@pytest.mark.proves("UM-GEN-6", "UM-ADDR-9", by="api")
 def test_a_map_that_does_not_depend_on_its_key_goes_on_behind_the_old_epoch() -> None:
     state = memory(PLAIN)
     source = AddressSource(state, block=50)
@@ -163,7 +163,7 @@ def test_a_generator_that_makes_reserved_identifiers_only_is_told_and_does_not_h
             source.draw(PREFIX)
 
 
-@pytest.mark.proves("UM-GEN-2")
+@pytest.mark.proves("UM-GEN-2", by="api")
 @pytest.mark.parametrize(
     ("start", "expected"),
     [
@@ -185,7 +185,7 @@ def test_usable_addresses(length: int, usable: bool) -> None:
     assert is_usable(PREFIX[:15] + b"\x05", length)
 
 
-@pytest.mark.proves("UM-GEN-3")
+@pytest.mark.proves("UM-GEN-3", by="api")
 @given(count=st.integers(1, 400))
 def test_an_address_leads_back_to_its_epoch_and_counter(count: int) -> None:
     state = memory(seed=count)
@@ -201,7 +201,7 @@ def test_an_address_leads_back_to_its_epoch_and_counter(count: int) -> None:
     assert (found.epoch, found.counter, found.bits) == (1, 0, 64)
 
 
-@pytest.mark.proves("UM-GEN-3")
+@pytest.mark.proves("UM-GEN-3", by="api")
 def test_strangers_addresses_lead_nowhere() -> None:
     source = AddressSource(memory())
     source.draw(PREFIX)
@@ -209,7 +209,7 @@ def test_strangers_addresses_lead_nowhere() -> None:
     assert all(source.locate(PREFIX[:8] + rng.randbytes(8)) is None for _ in range(1000))
 
 
-@pytest.mark.proves("UM-GEN-3")
+@pytest.mark.proves("UM-GEN-3", by="api")
 def test_another_node_cannot_trace_it() -> None:
     mine, other = AddressSource(memory(seed=1)), AddressSource(memory(seed=2))
     other.draw(PREFIX)
@@ -217,7 +217,7 @@ def test_another_node_cannot_trace_it() -> None:
 
 
 @pytest.mark.parametrize("length", [48, 56, 60, 64, 72, 80, 96, 111, 112])
-@pytest.mark.proves("UM-POOL-4")
+@pytest.mark.proves("UM-POOL-4", by="api")
 def test_any_prefix_length_keeps_its_prefix_bits_and_fills_the_rest(length: int) -> None:
     source = AddressSource(memory())
     prefix = bytes.fromhex("20010db8aaaaaaaaaaaaaaaaaaaaaaaa")
@@ -248,7 +248,7 @@ def test_a_prefix_used_up_says_so() -> None:
         source.draw_many(1, bits=16)
 
 
-@pytest.mark.proves("UM-ADDR-9")
+@pytest.mark.proves("UM-ADDR-9", by="api")
 def test_a_claimed_address_is_never_drawn_or_claimed_again() -> None:
     state = memory(PLAIN)
     source = AddressSource(state)
@@ -258,7 +258,7 @@ def test_a_claimed_address_is_never_drawn_or_claimed_again() -> None:
         source.claim(PREFIX[:15] + b"\x02")
 
 
-@pytest.mark.proves("UM-ADDR-9")
+@pytest.mark.proves("UM-ADDR-9", by="api")
 def test_an_issued_address_cannot_be_claimed() -> None:
     state = memory()
     source = AddressSource(state)
@@ -270,7 +270,7 @@ def test_an_issued_address_cannot_be_claimed() -> None:
         source.claim(address)
 
 
-@pytest.mark.proves("UM-GEN-6")
+@pytest.mark.proves("UM-GEN-6", by="api")
 def test_a_generator_without_inverse_is_remembered_address_by_address() -> None:
     state = memory(ONE_WAY)
     source = AddressSource(state)
@@ -282,7 +282,7 @@ def test_a_generator_without_inverse_is_remembered_address_by_address() -> None:
         source.draw_many(10)
 
 
-@pytest.mark.proves("UM-GEN-6")
+@pytest.mark.proves("UM-GEN-6", by="api")
 def test_rekeying_drops_what_was_prepared_under_the_old_key() -> None:
     state = memory()
     source = AddressSource(state)
@@ -370,7 +370,7 @@ class FailingBack(Plain):
         raise KeyError(identifier)
 
 
-@pytest.mark.proves("UM-GEN-6")
+@pytest.mark.proves("UM-GEN-6", by="api")
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
@@ -384,7 +384,7 @@ def test_a_generator_that_fails_is_one_sentence(kind: str, message: str) -> None
         source.draw_many(600)
 
 
-@pytest.mark.proves("UM-GEN-6", "UM-GEN-3")
+@pytest.mark.proves("UM-GEN-6", "UM-GEN-3", by="api")
 def test_a_generator_with_fewer_counters_is_found_by_audit_and_never_repeats() -> None:
     state = memory(f"{__name__}:Few")
     source = AddressSource(state)
@@ -395,7 +395,7 @@ def test_a_generator_with_fewer_counters_is_found_by_audit_and_never_repeats() -
         source.claim(drawn[1])
 
 
-@pytest.mark.proves("UM-GEN-6")
+@pytest.mark.proves("UM-GEN-6", by="api")
 @pytest.mark.parametrize(
     ("kind", "length", "message"),
     [("Wide", 80, "more than 48 bits"), ("Huge", 64, "no number of 64 bits"), ("Wrong", 64, "has no true inverse")],

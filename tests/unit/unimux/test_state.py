@@ -68,7 +68,7 @@ def reopened_cause(machine: Machine, **options: object) -> str | None:
 # -- leases ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.proves("UM-GEN-6")
+@pytest.mark.proves("UM-GEN-6", by="api")
 def test_leases_never_overlap_whatever_ends_the_process(machine: Machine) -> None:
     state = machine.open()
     assert state.lease("64", 100) == range(100)
@@ -82,7 +82,7 @@ def test_leases_never_overlap_whatever_ends_the_process(machine: Machine) -> Non
     state.close()
 
 
-@pytest.mark.proves("UM-GEN-6")
+@pytest.mark.proves("UM-GEN-6", by="api")
 def test_a_lease_is_on_disk_before_it_is_handed_out(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every fsync that fails before the counters are durable means that no counters come back."""
     state = machine.open()
@@ -101,7 +101,7 @@ def test_a_lease_is_on_disk_before_it_is_handed_out(machine: Machine, monkeypatc
     state.close()
 
 
-@pytest.mark.proves("UM-GEN-6")
+@pytest.mark.proves("UM-GEN-6", by="api")
 def test_a_full_disk_ends_issuing_and_loses_nothing(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     state = machine.open()
     state.lease("64", 10)
@@ -131,7 +131,7 @@ while True:
 """
 
 
-@pytest.mark.proves("UM-GEN-6")
+@pytest.mark.proves("UM-GEN-6", by="api")
 def test_killed_at_any_moment_no_counter_comes_twice(machine: Machine) -> None:
     """A process that leases as fast as it can, killed five times in mid-write."""
     seen: list[range] = []
@@ -156,7 +156,7 @@ def test_a_second_process_is_refused_and_told_who_has_it(machine: Machine) -> No
     machine.open().close()
 
 
-@pytest.mark.proves("UM-GEN-6", "UM-ADDR-9")
+@pytest.mark.proves("UM-GEN-6", "UM-ADDR-9", by="api")
 def test_a_forked_child_does_not_go_on_with_a_state_in_memory_either() -> None:
     """Parent and child would draw the same addresses from then on."""
     source = AddressSource(MemoryState())
@@ -177,7 +177,7 @@ def test_a_forked_child_does_not_go_on_with_a_state_in_memory_either() -> None:
     source.draw(bytes(16))
 
 
-@pytest.mark.proves("UM-GEN-6")
+@pytest.mark.proves("UM-GEN-6", by="api")
 def test_a_forked_child_is_refused(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     with machine.open() as state:
         with monkeypatch.context() as patch:
@@ -206,7 +206,7 @@ def test_the_first_start_says_why_it_has_a_new_key(machine: Machine) -> None:
     assert reopened_cause(machine) is None
 
 
-@pytest.mark.proves("UM-GEN-6")
+@pytest.mark.proves("UM-GEN-6", by="api")
 def test_state_put_back_in_place_starts_a_new_key(machine: Machine) -> None:
     with machine.open() as state:
         state.lease("64", 10)
@@ -222,7 +222,7 @@ def test_state_put_back_in_place_starts_a_new_key(machine: Machine) -> None:
         assert state.lease("64", 10) == range(10)
 
 
-@pytest.mark.proves("UM-GEN-6")
+@pytest.mark.proves("UM-GEN-6", by="api")
 def test_a_copied_directory_starts_a_new_key_and_the_original_goes_on(machine: Machine, tmp_path: Path) -> None:
     with machine.open() as state:
         state.lease("64", 10)
@@ -235,21 +235,21 @@ def test_a_copied_directory_starts_a_new_key_and_the_original_goes_on(machine: M
     assert reopened_cause(machine) is None
 
 
-@pytest.mark.proves("UM-GEN-6")
+@pytest.mark.proves("UM-GEN-6", by="api")
 def test_a_clone_on_another_machine_starts_a_new_key(machine: Machine) -> None:
     machine.open().close()
     machine.surroundings = Surroundings("machine-2/host", "boot-1")
     assert "another machine" in (reopened_cause(machine) or "")
 
 
-@pytest.mark.proves("UM-GEN-6")
+@pytest.mark.proves("UM-GEN-6", by="api")
 def test_a_restart_of_the_machine_starts_a_new_key(machine: Machine) -> None:
     machine.open().close()
     machine.restart()
     assert "restarted" in (reopened_cause(machine) or "")
 
 
-@pytest.mark.proves("UM-GEN-6")
+@pytest.mark.proves("UM-GEN-6", by="api")
 def test_a_witness_that_outlives_the_machine_vouches_for_the_key(machine: Machine, tmp_path: Path) -> None:
     def use(leases: int) -> str | None:
         with machine.open(witness=tmp_path / "vault", witness_lasts=True) as state:
@@ -266,14 +266,14 @@ def test_a_witness_that_outlives_the_machine_vouches_for_the_key(machine: Machin
     assert "rolled back" in (use(1) or "")
 
 
-@pytest.mark.proves("UM-GEN-6")
+@pytest.mark.proves("UM-GEN-6", by="api")
 def test_without_a_second_place_every_start_begins_a_key(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(diskstate, "_second_place", lambda: None)
     machine.open(witness=None).close()
     assert "second stamp is missing" in (reopened_cause(machine, witness=None) or "")
 
 
-@pytest.mark.proves("UM-GEN-6")
+@pytest.mark.proves("UM-GEN-6", by="api")
 @pytest.mark.parametrize(
     "damage", [b"", b"nonsense", b"0" * 64 + b"\n{}", None], ids=["empty", "garbage", "zeros", "flip"]
 )
@@ -318,7 +318,7 @@ def test_a_generator_that_cannot_be_loaded_leaves_the_state_as_it_was(machine: M
         assert len(state.epochs) == 1
 
 
-@pytest.mark.proves("UM-GEN-6")
+@pytest.mark.proves("UM-GEN-6", by="api")
 def test_rekey_is_durable(machine: Machine) -> None:
     with machine.open() as state:
         key = state.rekey("resumed from a snapshot").key
@@ -341,7 +341,7 @@ def test_rekey_is_durable(machine: Machine) -> None:
         ("M", "i", "b", 7, True, "another machine"),
     ],
 )
-@pytest.mark.proves("UM-GEN-6")
+@pytest.mark.proves("UM-GEN-6", by="api")
 def test_what_is_doubted(
     machine_name: str, identity: str, boot: str, stamp: int | None, lasts: bool, expected: str | None
 ) -> None:
@@ -354,7 +354,7 @@ def test_what_is_doubted(
 # -- claims ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.proves("UM-ADDR-9", "UM-GEN-6")
+@pytest.mark.proves("UM-ADDR-9", "UM-GEN-6", by="api")
 def test_claims_outlive_the_process_and_a_torn_write(machine: Machine) -> None:
     with machine.open() as state:
         state.claim(bytes(range(16)))

@@ -46,7 +46,7 @@ class Full:
         return self.node.now() - began, outcome
 
 
-@pytest.mark.proves("UM-POOL-3", "UM-DAS-4")
+@pytest.mark.proves("UM-POOL-3", "UM-DAS-4", by="api")
 def test_connections_of_a_session_wait_beside_each_other_not_one_after_the_other() -> None:
     async def main() -> None:
         async with lan() as net:
@@ -60,7 +60,7 @@ def test_connections_of_a_session_wait_beside_each_other_not_one_after_the_other
     virtual(main())
 
 
-@pytest.mark.proves("UM-DAS-4")
+@pytest.mark.proves("UM-DAS-4", by="api")
 def test_a_session_has_one_address_though_the_first_to_ask_gave_up() -> None:
     async def main() -> None:
         async with lan() as net:
@@ -83,7 +83,7 @@ def test_a_session_has_one_address_though_the_first_to_ask_gave_up() -> None:
     virtual(main())
 
 
-@pytest.mark.proves("UM-DAS-4")
+@pytest.mark.proves("UM-DAS-4", by="api")
 def test_ever_new_names_hold_no_more_than_so_many_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("unimux.sticky.SESSIONS", 8)
 
@@ -104,7 +104,7 @@ def test_ever_new_names_hold_no_more_than_so_many_addresses(monkeypatch: pytest.
     virtual(main())
 
 
-@pytest.mark.proves("UM-DAS-4", "UM-POOL-3")
+@pytest.mark.proves("UM-DAS-4", "UM-POOL-3", by="api")
 def test_connections_of_a_session_share_an_address_that_is_optimistic_still() -> None:
     async def main() -> None:
         async with lan() as net:
@@ -117,7 +117,7 @@ def test_connections_of_a_session_share_an_address_that_is_optimistic_still() ->
     virtual(main())
 
 
-@pytest.mark.proves("UM-DAS-3", "UM-DAS-4")
+@pytest.mark.proves("UM-DAS-3", "UM-DAS-4", by="api")
 def test_an_agent_sets_the_address_of_a_session_once() -> None:
     agent = Supplies("2001:db8:1::5e7")
 

@@ -21,7 +21,7 @@ def address(identifier: int) -> bytes:
     return PREFIX + identifier.to_bytes(8, "big")
 
 
-@pytest.mark.proves("UM-GEN-4")
+@pytest.mark.proves("UM-GEN-4", by="api")
 @given(
     service=st.integers(0, 63),
     client=st.integers(0, 4095),
@@ -33,7 +33,7 @@ def test_a_tag_comes_back_as_it_was_sealed(service: int, client: int, slot: int,
     assert TagCodec(KEY).open(TagCodec(KEY).seal(tag)) == tag
 
 
-@pytest.mark.proves("UM-GEN-4")
+@pytest.mark.proves("UM-GEN-4", by="api")
 @pytest.mark.parametrize("name", ["service", "client", "slot", "serial"])
 def test_a_field_that_does_not_fit_is_refused_by_name(name: str) -> None:
     fields = {"service": 1, "client": 1, "slot": 1, "serial": 1, name: 1 << 12}
@@ -49,7 +49,7 @@ def test_fields_that_do_not_fit_are_refused_in_bulk_too() -> None:
         TagCodec(KEY).seal_many(0, 4096, 0, serials[:1])
 
 
-@pytest.mark.proves("UM-GEN-4")
+@pytest.mark.proves("UM-GEN-4", by="api")
 def test_widths_are_parameters_and_must_add_up() -> None:
     layout = TagLayout(service=4, client=8, slot=12, serial=8, redundancy=32)
     assert layout.forgery_odds == 2**-32
@@ -62,7 +62,7 @@ def test_widths_are_parameters_and_must_add_up() -> None:
         TagLayout(slot_length=0)
 
 
-@pytest.mark.proves("UM-GEN-4")
+@pytest.mark.proves("UM-GEN-4", by="api")
 def test_forgery_succeeds_as_often_as_the_api_says() -> None:
     """2**20 random probes against 10 redundancy bits: 1,024 expected, standard deviation 32, accepted within 6.5 of them."""
     layout = TagLayout(redundancy=10, serial=26)
@@ -75,7 +75,7 @@ def test_forgery_succeeds_as_often_as_the_api_says() -> None:
     assert abs(int(early.sum()) - expected / 2) < 6.5 * (expected / 2) ** 0.5
 
 
-@pytest.mark.proves("UM-GEN-4")
+@pytest.mark.proves("UM-GEN-4", by="api")
 def test_admission_odds_of_a_verifier_are_what_it_says() -> None:
     layout = TagLayout(service=4, client=4, slot=6, serial=42, redundancy=8)
     verifier = TagVerifier(KEY, lifetime=240.0, layout=layout, services=range(8), clients=range(4))
@@ -85,14 +85,14 @@ def test_admission_odds_of_a_verifier_are_what_it_says() -> None:
     assert abs(int(verifier.admit_many(probes, now=60.0 * 1000).sum()) - expected) < 6.5 * expected**0.5
 
 
-@pytest.mark.proves("UM-GEN-4")
+@pytest.mark.proves("UM-GEN-4", by="api")
 def test_the_wrong_key_admits_nothing() -> None:
     identifiers = TagCodec(OTHER).seal_many(1, 1, 0, np.arange(4096, dtype=np.uint64))
     genuine, _ = TagCodec(KEY).open_many(identifiers)
     assert not genuine.any()
 
 
-@pytest.mark.proves("UM-GEN-4")
+@pytest.mark.proves("UM-GEN-4", by="api")
 def test_a_verifier_admits_from_issue_to_expiry_only() -> None:
     """Slots of 60 s, a lifetime of 120 s: an address that expires in slot 10 passes from 120 s before until the slot ends."""
     verifier = TagVerifier(KEY, lifetime=120.0)
@@ -103,7 +103,7 @@ def test_a_verifier_admits_from_issue_to_expiry_only() -> None:
     assert verifier.admit(expires_in_slot_10, now=10 * 60 - 240) is None
 
 
-@pytest.mark.proves("UM-GEN-4")
+@pytest.mark.proves("UM-GEN-4", by="api")
 def test_a_verifier_admits_its_services_and_clients_only() -> None:
     verifier = TagVerifier(KEY, 60.0, services={1}, clients={2, 3})
     verdicts = [
@@ -113,7 +113,7 @@ def test_a_verifier_admits_its_services_and_clients_only() -> None:
     assert verdicts == [True, True, False, False]
 
 
-@pytest.mark.proves("UM-GEN-4")
+@pytest.mark.proves("UM-GEN-4", by="api")
 def test_when_slots_come_round_again_old_addresses_do_not() -> None:
     layout = TagLayout()
     cycle = 1024 * 60.0

@@ -7,8 +7,11 @@ from pathlib import Path
 from random import Random
 
 import pytest
+from scapy.layers.inet import TCP
+from scapy.layers.inet6 import ICMPv6ND_NS, IPv6
 
 from tapstack.ipv6.addresses import AddressKind
+from tapstack.types import address
 from tests.unit.unimux.lan import lan, virtual
 from tests.unit.unimux.test_state import Machine, abandon
 from unimux.adoption import AddressRefused
@@ -45,7 +48,7 @@ def test_what_is_issued_a_verifier_admits_until_its_end() -> None:
     assert verifier.admit(made.address.packed, made.until) is None
 
 
-@pytest.mark.proves("UM-GEN-6", "UM-ADDR-9", "UM-GEN-4")
+@pytest.mark.proves("UM-GEN-6", "UM-ADDR-9", "UM-GEN-4", by="api")
 def test_no_address_comes_twice_however_often_the_process_dies(tmp_path: Path) -> None:
     machine, random, clock = Machine(tmp_path), Random(5), Clock()
     issued = set()
@@ -64,7 +67,7 @@ def test_no_address_comes_twice_however_often_the_process_dies(tmp_path: Path) -
     assert len(issued) > 150
 
 
-@pytest.mark.proves("UM-GEN-6")
+@pytest.mark.proves("UM-GEN-6", by="api")
 def test_leases_are_on_disk_before_use_and_forgotten_when_their_slot_is_over(tmp_path: Path) -> None:
     machine, clock = Machine(tmp_path), Clock()
     state = machine.open()
@@ -88,7 +91,7 @@ def failing() -> None:
     raise StateError("the disk is full")
 
 
-@pytest.mark.proves("UM-GEN-6")
+@pytest.mark.proves("UM-GEN-6", by="api")
 def test_after_the_state_was_lost_nothing_is_issued_that_may_have_been(tmp_path: Path) -> None:
     machine, clock = Machine(tmp_path), Clock()
     state = machine.open(wall=clock)
@@ -119,7 +122,8 @@ def test_full_slots_long_lifetimes_and_other_prefixes_are_sentences() -> None:
         issuer.draw(IPv6Network("2001:db8::/48"), 1, 1, 60.0)
 
 
-@pytest.mark.proves("UM-GEN-4", "UM-DAS-3", "UM-ADDR-9")
+@pytest.mark.proves("UM-GEN-4", "UM-DAS-3")
+@pytest.mark.proves("UM-ADDR-9", by="api")
 def test_an_agent_sets_tagged_service_addresses_on_a_node() -> None:
     """How a tagged address comes into use: an agent beside the firewall makes it, the node tests it and serves one session."""
 
@@ -136,9 +140,14 @@ def test_an_agent_sets_tagged_service_addresses_on_a_node() -> None:
             das.on_need = AgentCaller(das, agent, other.now, other.driver.kick)
             server = start_server(other, lambda reader, writer: writer.close(), das=das)
             ssa = await server.issue(lifetime=300)
-            assert verifier.admit(ssa.address.packed, other.now()) == Tag(4, 9, 5, 0)
             reader, writer = await open_connection(one, ssa.address, None)
             assert await reader.read() == b""
+            ((_, syn),) = net.syns()  # what a firewall on the path sees
+            assert verifier.admit(address(syn[IPv6].dst), other.now()) == Tag(4, 9, 5, 0)
+            assert verifier.admit(address(syn[IPv6].src), other.now()) is None
+            tested = [at for at, p in net.packets(ICMPv6ND_NS) if p[ICMPv6ND_NS].tgt == syn[IPv6].dst]
+            answered = [at for at, p in net.packets(TCP) if p[IPv6].src == syn[IPv6].dst]
+            assert tested[0] + 1.0 <= answered[0]
             writer.close()
             await other.until(lambda: ssa.address.packed not in other.stack.host.addresses, 60)
             das.on_need = None
@@ -150,7 +159,7 @@ def test_an_agent_sets_tagged_service_addresses_on_a_node() -> None:
     virtual(main())
 
 
-@pytest.mark.proves("UM-GEN-6", "UM-ADDR-9")
+@pytest.mark.proves("UM-GEN-6", "UM-ADDR-9", by="api")
 @pytest.mark.parametrize("restarted", [False, True])
 def test_a_clock_that_goes_back_brings_no_address_back(tmp_path: Path, restarted: bool) -> None:
     """The serials of a slot that was over are forgotten: into such a slot nothing is issued any more."""
@@ -174,7 +183,7 @@ def test_a_clock_that_goes_back_brings_no_address_back(tmp_path: Path, restarted
     state.close()
 
 
-@pytest.mark.proves("UM-GEN-6", "UM-ADDR-9")
+@pytest.mark.proves("UM-GEN-6", "UM-ADDR-9", by="api")
 def test_a_new_key_epoch_in_memory_brings_no_address_back() -> None:
     clock = Clock()
     state = MemoryState(wall=clock)
@@ -187,7 +196,7 @@ def test_a_new_key_epoch_in_memory_brings_no_address_back() -> None:
     assert issuer.draw(PREFIX, 1, 1, 60.0).address not in issued
 
 
-@pytest.mark.proves("UM-GEN-6", "UM-ADDR-9")
+@pytest.mark.proves("UM-GEN-6", "UM-ADDR-9", by="api")
 def test_serials_that_are_leased_end_with_the_state_and_are_not_a_forked_childs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -26,7 +26,7 @@ tokens = st.builds(
 )
 
 
-@pytest.mark.proves("UM-SSA-1")
+@pytest.mark.proves("UM-SSA-1", by="api")
 @given(tokens)
 def test_what_is_written_can_be_read(token: Token) -> None:
     assert Token.parse(str(token)) == token
@@ -47,7 +47,7 @@ def test_any_text_is_a_token_or_a_sentence(text: str) -> None:
         assert Token.parse(str(token)) == token
 
 
-@pytest.mark.proves("UM-SSA-1")
+@pytest.mark.proves("UM-SSA-1", by="api")
 def test_every_part_is_read() -> None:
     until = datetime(2026, 3, 1, 12, tzinfo=UTC)
     assert Token.parse(FULL) == Token(ADDRESS, 443, "files", until, 2, PortMode.L1)
