@@ -84,7 +84,7 @@ def test_a_probe_is_as_the_rfc_has_it(bench: Bench) -> None:
     assert len(nonce_of(sent)) == 6
 
 
-@pytest.mark.proves("UM-ADDR-10", by="api")
+@pytest.mark.proves("UM-ADDR-10")
 @pytest.mark.parametrize("kind", [AddressKind.RESERVED, AddressKind.STABLE])
 @pytest.mark.parametrize(
     "packet",
@@ -105,6 +105,11 @@ def test_somebody_elses_probe_or_advertisement_is_a_conflict(
     assert entry.state == "DUPLICATED"
     assert entry.address not in bench.host.addresses
     assert bench.moves(TEXT)[-1] == ("TENTATIVE", "DUPLICATED")
+    # It is not defended then, unlike the link-local address, nor tested again.
+    assert only(bench.feed(probe(TEXT)), ICMPv6ND_NA) == []
+    assert one(bench.feed(probe(bench.link_local)), ICMPv6ND_NA)
+    bench.run(10)
+    assert len(probes(bench, TEXT)) == 1
 
 
 def test_a_conflict_before_the_own_probe_counts(bench: Bench) -> None:
