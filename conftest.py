@@ -5,7 +5,9 @@ from __future__ import annotations
 pytest_plugins = (
     "tests.plugins.real",
     "tests.plugins.requirements",
+    "tests.plugins.recording",
     "tests.plugins.artefacts",
+    "tests.plugins.failures",
     "tests.plugins.captures",
     "tests.plugins.seed",
     "tests.plugins.skips",

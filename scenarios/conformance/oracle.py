@@ -40,13 +40,22 @@ class Opinion:
         remarks = (r for listing in self.listings.values() for packet in listing.packets for r in packet.remarks)
         return Counter(remark.reason for remark in remarks if remark.reason).most_common()
 
+    def left_out(self) -> list[tuple[str, str]]:
+        """(capture, what it does not hold) where a capture is not the whole of its test's traffic."""
+        return [(name, text) for name, listing in self.listings.items() for text in listing.left_out]
+
     def sentence(self) -> str:
-        """One line on all of it."""
+        """One line on all of it, what no capture holds included."""
         packets = sum(len(listing.packets) for listing in self.listings.values())
         explained = sum(listing.explained for listing in self.listings.values())
+        missing = Counter[str]()
+        for _, text in self.left_out():
+            number, _, what = text.partition(" ")
+            missing[f"{what.removesuffix('s')}s"] += int(number)
+        gone = ", ".join(f"{number:,} {what}" for what, number in sorted(missing.items()))
         return (
             f"{self.version}: {len(self.listings)} captures, {packets:,} packets, {explained} remarks with an explanation, "
-            f"{len(self.objections())} without"
+            f"{len(self.objections())} without" + (f"; not kept: {gone}" if gone else "")
         )
 
 

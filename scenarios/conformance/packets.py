@@ -5,13 +5,13 @@ tshark is the oracle: on a capture that the suite leaves it may find no checksum
 
     made by the test    the frame is on the interface `by hand`: a test made it, or changed it on its way
     disturbed           the test lost, held back, changed or made segments between these two addresses, or the wire as a
-                        whole was impaired (the comment of the file says so)
+                        whole was impaired (a label of the file says so)
     a cause             the frames before it show why the segment had to be sent as it was: see `causes`
     ports change        the session is one at L0 or behind a NAPT: tshark follows ports, which do not identify it, and among the
                         segments of the session as a whole this one is the next
     flow control        a window that is full or closed is no fault
     a reset             tshark warns of every RST
-    offload             the file says that its link leaves checksums to the hardware
+    offload             a label says that the link leaves checksums to the hardware (see `labels`)
     a quotation         what is wrong with a packet is said again of the ICMPv6 error that quotes it
     silence             an echo request that a one-time address must not answer
 
@@ -32,16 +32,24 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from scenarios.witness.pcapng import CaptureError, file_comment
+from scenarios.witness.pcapng import CaptureError, file_comments
 from scenarios.witness.tshark import OTHER_ZERO, TsharkError, quiet_profile
 
 from .causes import Segment, beyond_windows, cause, in_order, unacknowledged
+from .labels import (
+    BROKEN,
+    BY_HAND,
+    CHANGED,
+    DISTURBED,
+    ELSEWHERE,
+    LATE,
+    LEFT_OUT,
+    LOST,
+    OFFLOAD,
+    REPEATED,
+    said,
+)
 
-BY_HAND = "by hand"
-DISTURBED = "disturbed"
-OFFLOAD = "offload"
-"""Stands in the comment of a file or frame of a link that leaves checksums, or the cutting into segments, to the hardware."""
-LOST = "lost on the way"
 _UNKNOWN = "-1"
 """tshark's scale of a window where it has not seen the SYN."""
 _SYN = 0x02
@@ -78,7 +86,7 @@ _FIELDS = (
     "icmpv6.type",
     "icmpv6.nd.na.target_address",
 )
-_MEDDLED = re.compile(r"lost on the way|held back|arrives changed|repeated on the way")
+_MEDDLED = frozenset((LOST, LATE, CHANGED, REPEATED))
 _FLOW_CONTROL = re.compile(
     r"[Ww]indow (is|specified by the receiver is now) (completely )?full|ZeroWindow|[Zz]ero ?[Ww]indow"
 )
@@ -94,8 +102,6 @@ _FACTS = re.compile(
 """Expert remarks that object to nothing; among the notes that come with `tcp.analysis` they would be counted too."""
 _GRAVE = re.compile(r"[Cc]hecksum|[Mm]alformed")
 _CHECKSUM = re.compile(r"[Cc]hecksum")
-_ELSEWHERE = re.compile(r"made by the test elsewhere: (\S+) and (\S+)")
-"""Stands in the comment of a file: the test made segments between these two addresses, at another place than this capture's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +128,11 @@ class Packet:
     comments: tuple[str, ...]
     remarks: list[Remark] = field(default_factory=list)
 
+    @property
+    def broken(self) -> bool:
+        """Whether the assertion that failed looked at this packet."""
+        return bool(said(BROKEN, self.comments))
+
 
 @dataclass(frozen=True, slots=True)
 class Listing:
@@ -129,13 +140,19 @@ class Listing:
 
     path: Path
     packets: list[Packet]
-    comment: str = ""
+    comments: tuple[str, ...] = ()
+    """of the file as a whole"""
     error: str = ""
 
     @property
     def unexplained(self) -> list[tuple[int, str]]:
         """(frame number, message) of what nothing explains."""
         return [(p.number, remark.text) for p in self.packets for remark in p.remarks if not remark.reason]
+
+    @property
+    def left_out(self) -> list[str]:
+        """What of the test's traffic the file does not hold."""
+        return said(LEFT_OUT, self.comments)
 
     @property
     def explained(self) -> int:
@@ -169,12 +186,12 @@ class Reader:
     def read(self, path: Path) -> Listing:
         """One capture."""
         try:
-            comment = file_comment(path)
+            comments = file_comments(path)
             lines = self._ask(path)
             rows = [_Row(line) for line in lines if line]
         except (CaptureError, TsharkError, OSError, ValueError) as error:
             return Listing(path, [], error=str(error) or type(error).__name__)
-        return Listing(path, _judge(rows, comment), comment)
+        return Listing(path, _judge(rows, comments), comments)
 
     def _ask(self, path: Path) -> list[str]:
         command = [self._program, "-n", "-r", str(path), "-T", "fields", "-E", "separator=/t", "-E", "aggregator=\x1f"]
@@ -223,9 +240,7 @@ class _Row:
         sender, receiver = f"{source}/{named['tcp.srcport']}", f"{destination}/{named['tcp.dstport']}"
         self.ports = frozenset((sender, receiver))
         self.is_tcp = not self.quotes and bool(named["tcp.srcport"])
-        self.segment = (
-            _segment(named, sender, any(LOST in text for text in self.packet.comments)) if self.is_tcp else None
-        )
+        self.segment = _segment(named, sender, LOST in self.packet.comments) if self.is_tcp else None
         self.syn = self.segment is not None and bool(self.segment.flags & _SYN)
         self.quoted = _quoted_pair(named) if self.quotes else None
         self.told = "" if self.quotes else named["icmpv6.nd.na.target_address"]
@@ -276,9 +291,9 @@ def _messages(named: dict[str, str]) -> list[str]:
     return grave
 
 
-def _judge(rows: Iterable[_Row], comment: str) -> list[Packet]:
+def _judge(rows: Iterable[_Row], comments: Sequence[str]) -> list[Packet]:
     rows = list(rows)
-    file = _File(rows, comment)
+    file = _File(rows, comments)
     for row in rows:
         for message in row.messages + file.objections(row):
             row.packet.remarks.append(Remark(message, file.explain(row, message)))
@@ -307,13 +322,13 @@ def _sessions(rows: Iterable[_Row]) -> dict[frozenset[str], tuple[list[Segment],
 class _File:
     """What one capture as a whole says about its packets."""
 
-    def __init__(self, rows: Sequence[_Row], comment: str) -> None:
-        self._disturbed_throughout = DISTURBED in comment
-        self._offload = OFFLOAD in comment
+    def __init__(self, rows: Sequence[_Row], comments: Sequence[str]) -> None:
+        self._disturbed_throughout = bool(said(DISTURBED, comments))
+        self._offload = bool(said(OFFLOAD, comments))
         # From which packet on the test has its hands in the segments between two addresses.
-        self._meddled = dict.fromkeys((frozenset(found.groups()) for found in _ELSEWHERE.finditer(comment)), 0)
+        self._meddled = dict.fromkeys((frozenset(pair.split(" and ")) for pair in said(ELSEWHERE, comments)), 0)
         for row in rows:
-            if row.is_tcp and (row.packet.sender == BY_HAND or any(map(_MEDDLED.search, row.packet.comments))):
+            if row.is_tcp and (row.packet.sender == BY_HAND or not _MEDDLED.isdisjoint(row.packet.comments)):
                 self._meddled.setdefault(row.pair, row.packet.number)
         opened = {row.ports for row in rows if row.syn}
         opened_pairs = {row.pair for row in rows if row.syn}
@@ -347,7 +362,7 @@ class _File:
             return "zero in its other form, as kernels write it"
         if _GRAVE.search(message):
             left = row.is_tcp and _CHECKSUM.search(message)
-            labelled = self._offload or any(OFFLOAD in text for text in row.packet.comments)
+            labelled = self._offload or said(OFFLOAD, row.packet.comments)
             return "checksum left to the offload of this link" if left and labelled else ""
         if _FLOW_CONTROL.search(message):
             return "flow control at work"

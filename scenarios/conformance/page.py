@@ -44,6 +44,9 @@ class _Link:
     page: str
     packets: int
     sound: bool
+    left_out: list[str]
+    broken: list[int]
+    """the packets that a failed assertion looked at"""
 
 
 def write(folder: Path, checkout: Path, rows: Sequence[Row], opinion: Opinion) -> Path:
@@ -86,9 +89,9 @@ def page_name(name: str) -> str:
 
 
 def heading(comment: str, stem: str) -> str:
-    """What a capture's page is headed by: the name of its test, from the file's comment or from the file's name, in words.
+    """What a capture's page is headed by: the name of its test, from the file's first comment or from the file's name, in words.
 
-    >>> heading("tests/a.py::test_one_two (pair); 3 frames more", "unit.a.test_one_two")
+    >>> heading("tests/a.py::test_one_two (pair)", "unit.a.test_one_two")
     'one two'
     >>> heading("Annotated copy of lan.pcapng", "real.test_demo.test_it_passes.capture-lan")
     'it passes, capture-lan'
@@ -104,8 +107,7 @@ def _write_capture(folder: Path, checkout: Path, name: str, listing: Listing, ro
     senders = list(dict.fromkeys(packet.sender for packet in listing.packets))
     text = _template("capture.html.j2").render(
         style=_style(),
-        title=heading(listing.comment, stem),
-        comment=listing.comment,
+        title=heading(listing.comments[0] if listing.comments else "", stem),
         file=f"{stem}.pcapng",
         listing=listing,
         packets=listing.packets[:MOST_PACKETS],
@@ -117,7 +119,9 @@ def _write_capture(folder: Path, checkout: Path, name: str, listing: Listing, ro
     (folder / f"{stem}.html").write_text(text, encoding="utf-8")
     label = stem.rpartition("test_")[2] or stem
     sound = not listing.error and not listing.unexplained
-    return _Link(label.replace("_", " "), f"captures/{stem}.html", len(listing.packets), sound)
+    broken = [packet.number for packet in listing.packets[:MOST_PACKETS] if packet.broken]
+    page = f"captures/{stem}.html"
+    return _Link(label.replace("_", " "), page, len(listing.packets), sound, listing.left_out, broken)
 
 
 def _index(checkout: Path, rows: Sequence[Row], opinion: Opinion, links: dict[str, _Link]) -> str:

@@ -16,7 +16,7 @@ from dpkt import pcapng
 from .finding import Witness
 from .judge import Judgement
 from .notes import Notes, collect
-from .pcapng import CaptureError, Interface, PcapngFile, file_comment
+from .pcapng import CaptureError, Interface, PcapngFile, file_comments
 
 _PACKET = struct.Struct("=IIIIIII")
 _LITTLE = sys.byteorder == "little"
@@ -54,9 +54,7 @@ def copy_with_notes(source: Path, target: Path, where: str, notes: Notes) -> int
     commented = described = 0
     with target.open("wb") as out:
         words = f"Annotated copy of {source.name}, taken at {where}. Verdicts rest on the original."
-        if said := file_comment(source):
-            words += f" Its comment: {said}"
-        out.write(_section_header(words))
+        out.write(_section_header(words, *file_comments(source)))
         for raw in reader.frames():
             while described < len(reader.interfaces):
                 out.write(_interface(reader.interfaces[described], where))
@@ -72,9 +70,9 @@ def _comment(words: str) -> bytes:
     return bytes(_Option(code=pcapng.PCAPNG_OPT_COMMENT, text=encoded)) + bytes(_Option())
 
 
-def _section_header(words: str) -> bytes:
-    options = [_Option(code=pcapng.PCAPNG_OPT_COMMENT, text=words), _Option()]
-    return bytes(_Section(opts=options))
+def _section_header(*comments: str) -> bytes:
+    options = [_Option(code=pcapng.PCAPNG_OPT_COMMENT, text=words) for words in comments]
+    return bytes(_Section(opts=[*options, _Option()]))
 
 
 def _interface(interface: Interface, where: str) -> bytes:

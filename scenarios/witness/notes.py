@@ -6,14 +6,16 @@ from bisect import bisect_left
 from collections.abc import Iterator
 from typing import Any
 
+from .capture import read_file
 from .claims import Claims, packed_or_none
 from .evidence import Evidence
 from .finding import Finding, Verdict, Witness
 from .flows import Connection
-from .frames import UNSPECIFIED, Frame, Kind, text
+from .frames import UNSPECIFIED, Advertisement, Frame, Kind, Solicitation, text
 from .judge import Judgement
 from .lifetimes import Lifetime, Phase, is_defence
 from .rules.silence import probe_kind
+from .setup import CaptureFile
 
 Notes = dict[Witness, list[str]]
 
@@ -105,13 +107,38 @@ def _connection(connection: Connection) -> Iterator[tuple[Frame | None, str]]:
     yield connection.closed, f"{name}: both FINs acknowledged"
 
 
-def _events(evidence: Evidence, claims: Claims) -> Iterator[tuple[Frame | None, str]]:
-    """Each event beside the frame of its address that is nearest in time."""
+def _events(evidence: Evidence, claims: Claims) -> Iterator[tuple[Frame, str]]:
+    """Each event of a one-time address, or of a session of one, beside a frame of its lifetime."""
     frames: dict[bytes, list[Frame]] = {}
     for life in evidence.lifetimes:
         own = [f for f in (life.join, life.leave, life.conflict) if f is not None]
         unique = {id(frame): frame for frame in own + life.probes + life.emissions + life.arrivals}
         frames[life.address] = sorted(unique.values(), key=lambda frame: frame.time)
+    return _beside(frames, claims)
+
+
+def beside(capture: CaptureFile, claims: Claims) -> dict[int, list[str]]:
+    """The events of a run by the frames of one capture, where nobody has said who is who there.
+
+    An event stands beside the frame that is nearest in time of those that name its address: as source, destination, or target
+    of neighbour discovery.  Raises `CaptureError` where the file cannot be read.
+    """
+    frames: dict[bytes, list[Frame]] = {}
+    _, _, captured = read_file(capture)
+    for frame in captured:
+        named = {frame.src, frame.dst}
+        if isinstance(frame.message, Solicitation | Advertisement):
+            named.add(frame.message.target)
+        for address in named:
+            frames.setdefault(address, []).append(frame)
+    notes: dict[int, list[str]] = {}
+    for frame, said in _beside(frames, claims):
+        notes.setdefault(frame.number, []).append(said)
+    return notes
+
+
+def _beside(frames: dict[bytes, list[Frame]], claims: Claims) -> Iterator[tuple[Frame, str]]:
+    """Each event with the frame of its address that is nearest in time; frames: by address, each in order of time."""
     for event in claims.events:
         for key in ("address", "local", "remote"):
             near = frames.get(packed_or_none(event.get(key)) or b"")

@@ -164,8 +164,8 @@ class PcapngFile:
         self.faults.append(Fault(self.where, self.path.name, number, reason))
 
 
-def file_comment(path: Path) -> str:
-    """The comments on a capture file as a whole (option 1 of its section header), joined.  Raises `CaptureError`."""
+def file_comments(path: Path) -> tuple[str, ...]:
+    """The comments on a capture file as a whole (option 1 of its section header).  Raises `CaptureError`."""
     try:
         with path.open("rb") as file:
             head = file.read(65_536)
@@ -182,4 +182,4 @@ def file_comment(path: Path) -> str:
         if code == pcapng.PCAPNG_OPT_COMMENT:
             found.append(head[at + 4 : at + 4 + length].decode(errors="replace"))
         at += 4 + (length + 3 & ~3)
-    return "; ".join(found)
+    return tuple(found)

@@ -41,11 +41,12 @@ def capture(
     frames: list[tuple[str, bytes]],
     change: Callable[[taps.Recorder], None] | None = None,
     times: Sequence[float] = (),
+    comments: Sequence[str] = ("tests/x.py::test_of_the_oracle (wire)",),
 ) -> Path:
     recorder = taps.Recorder("wire", taps.RAW_IP)
     for number, (who, frame) in enumerate(frames):
         recorder.sent(times[number] if times else number / 10, who, frame)
     if change is not None:
         change(recorder)
-    recorder.write(path, "tests/x.py::test_of_the_oracle (wire)")
+    recorder.write(path, *comments)
     return path

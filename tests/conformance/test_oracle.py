@@ -12,8 +12,12 @@ from scapy.layers.inet6 import ICMPv6DestUnreach, IPv6
 from scapy.layers.l2 import Ether
 from scapy.packet import Raw
 
+from scenarios.conformance import labels
+from scenarios.conformance.oracle import consult
 from scenarios.conformance.packets import Listing, Reader
-from scenarios.witness.pcapng import file_comment
+from scenarios.conformance.page import write
+from scenarios.conformance.rows import Row, Verdict
+from scenarios.witness.pcapng import file_comments
 from tapstack.wire import checksum
 from tests.plugins import taps
 from tests.plugins.marking import copy_marked
@@ -28,6 +32,7 @@ SUITE = (
     "tests/unit/ipv6/test_uncertain.py",
     "tests/unit/ipv6/test_dad.py",
     "tests/unit/unimux/test_issue.py",
+    "tests/real/um/test_matrix.py::test_modes_mix_on_one_node",
 )
 """A part of the suite that stands for all of it: `unimux conformance` gives tshark every capture."""
 
@@ -44,12 +49,18 @@ def test_nothing_that_the_suite_leaves_lacks_an_explanation(reader: Reader, tmp_
     ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stdout[-2000:]
-    captures = sorted((tmp_path / "kept").glob("*.pcapng"))
+    captures = sorted((tmp_path / "kept").rglob("*.pcapng"))
     assert len(captures) >= 40
-    for listing in reader.read_all(captures):
+    listings = list(reader.read_all(captures))
+    for listing in listings:
         assert not listing.error, listing
         assert listing.packets, listing.path
         assert not listing.unexplained, (listing.path.name, listing.unexplained)
+    real = [listing for listing in listings if listing.path.parent.name.startswith("real.")]
+    for listing in (*real, listings[-1]):
+        comments = [comment for packet in listing.packets for comment in packet.comments]
+        assert any(" says: " in comment for comment in comments), f"no event in {listing.path}"
+    assert len(real) == 1
 
 
 # -- the oracle on faults ------------------------------------------------------------------------------
@@ -68,7 +79,7 @@ def test_a_clean_talk_is_clean(reader: Reader, tmp_path: Path) -> None:
     assert (listing.error, listing.unexplained, listing.explained) == ("", [], 0)
     assert [packet.sender for packet in listing.packets] == ["a", "b", "a", "a", "b"]
     assert "[SYN, ACK]" in listing.packets[1].info
-    assert file_comment(tmp_path / "x.pcapng") == "tests/x.py::test_of_the_oracle (wire)"
+    assert file_comments(tmp_path / "x.pcapng") == ("tests/x.py::test_of_the_oracle (wire)",)
 
 
 def test_a_comment_of_several_lines_is_several(reader: Reader, tmp_path: Path) -> None:
@@ -105,7 +116,7 @@ def test_faults_of_a_stack_have_no_explanation(reader: Reader, tmp_path: Path, f
     number, message = listing.unexplained[0]
     assert number == 6
     assert said in message
-    by_hand = opinion(reader, tmp_path / "y.pcapng", (taps.BY_HAND, frame))
+    by_hand = opinion(reader, tmp_path / "y.pcapng", (labels.BY_HAND, frame))
     assert by_hand.unexplained == [], "what the test made is the test's"
     assert by_hand.explained >= 1
 
@@ -114,7 +125,7 @@ def test_a_loss_on_the_wire_explains_the_retransmission_but_no_wrong_checksum(re
     frames = [(who, bytes(packet)) for who, packet in TALK]
 
     def lossy(recorder: taps.Recorder) -> None:
-        recorder.say(taps.LOST)
+        recorder.say(labels.LOST)
         recorder.sent(1.0, "a", bytes(LOST_AND_REPEATED[1]))
         recorder.sent(1.1, "a", wrong_checksum())
 
@@ -134,14 +145,77 @@ def test_an_impaired_wire_explains_as_much(reader: Reader, tmp_path: Path) -> No
 # -- what else explains a remark --------------------------------------------------------------------
 
 
-def test_only_a_link_that_says_so_leaves_checksums_to_its_offload(reader: Reader, tmp_path: Path) -> None:
-    path = capture(tmp_path / "x.pcapng", [(who, bytes(packet)) for who, packet in TALK] + [("a", wrong_checksum())])
-    assert "checksum" in str(reader.read(path).unexplained)
-    recorder = taps.Recorder("wire", taps.RAW_IP)
-    recorder.sent(0.0, "a", wrong_checksum())
-    recorder.write(tmp_path / "y.pcapng", "offload: checksums are left to the link")
-    listing = reader.read(tmp_path / "y.pcapng")
+@pytest.mark.parametrize("label", ["offload", "offload: checksums are left to the link"])
+@pytest.mark.parametrize("of_frame", [False, True], ids=["of the file", "of the frame"])
+def test_only_a_link_that_says_so_leaves_checksums_to_its_offload(
+    reader: Reader, tmp_path: Path, label: str, of_frame: bool
+) -> None:
+    frames = [("a", wrong_checksum())]
+    assert "checksum" in str(reader.read(capture(tmp_path / "x.pcapng", frames)).unexplained)
+    if of_frame:
+        path = capture(tmp_path / "y.pcapng", frames, lambda recorder: recorder.say(label))
+    else:
+        path = capture(tmp_path / "y.pcapng", frames, comments=["tests/x.py::test_y (wire)", label])
+    listing = reader.read(path)
     assert (listing.unexplained, listing.explained) == ([], 1)
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["offload", "disturbed", "lost on the way", f"made by the test elsewhere: {A} and {B}", "left out: 3 frames"],
+)
+@pytest.mark.parametrize(
+    "comment", ["tests/x.py::test_of[{}] (wire)", "tests/x.py::test_y[{}", "a says: {}", "a says: {}: yes", "no {}"]
+)
+def test_no_other_comment_is_a_label_whatever_words_it_holds(
+    reader: Reader, tmp_path: Path, words: str, comment: str
+) -> None:
+    text = comment.format(words)
+    frames = [(who, bytes(packet)) for who, packet in TALK]
+
+    def faults(recorder: taps.Recorder) -> None:
+        recorder.remark(5, text)
+        recorder.sent(2.0, "a", bytes(LOST_AND_REPEATED[1]))
+        recorder.say(text)
+        recorder.sent(2.1, "a", wrong_checksum())
+        recorder.say(text)
+
+    listing = reader.read(capture(tmp_path / "x.pcapng", frames, faults, comments=[text]))
+    found = [(number, "hecksum" in message) for number, message in listing.unexplained]
+    assert (6, False) in found and (7, True) in found, listing.unexplained
+    assert listing.left_out == []
+
+
+def test_what_captures_do_not_hold_is_told(reader: Reader, tmp_path: Path) -> None:
+    frames = [(who, bytes(packet)) for who, packet in TALK]
+    for name, comments in (
+        ("x", ["tests/x.py::test_x (wire)", taps.left_out(1, "frame"), taps.left_out(1, "wire")]),
+        ("y", ["tests/x.py::test_y (wire)", taps.left_out(1200, "frame")]),
+        ("z", ["tests/x.py::test_z (wire)"]),
+    ):
+        capture(tmp_path / f"captures/{name}.pcapng", frames, comments=comments)
+    row = Row("um", "X-1", "", Verdict.PASSED, captures=tuple(f"captures/{name}.pcapng" for name in "xyz"))
+    opinion = consult(tmp_path, [row])
+    assert opinion.sound
+    assert opinion.sentence().endswith("0 without; not kept: 1,201 frames, 1 wires")
+    index = write(tmp_path / "report", tmp_path, [row], opinion).read_text(encoding="utf-8")
+    assert "left out: 1 frame, left out: 1 wire<" in index
+    assert index.count("left out: ") == 3
+    page = (tmp_path / "report/captures/y.html").read_text(encoding="utf-8")
+    assert "left out: 1200 frames" in page and "tests/x.py::test_y (wire)" in page
+
+
+def test_the_report_points_at_the_frame_that_broke_a_rule(tmp_path: Path) -> None:
+    frames = [(who, bytes(packet)) for who, packet in TALK]
+    why = labels.label(labels.BROKEN, "assert 3 == 4")
+    capture(tmp_path / "captures/x.pcapng", frames, lambda recorder: recorder.remark(3, why))
+    row = Row("um", "X-1", "", Verdict.FAILED, captures=("captures/x.pcapng",))
+    index = write(tmp_path / "report", tmp_path, [row], consult(tmp_path, [row])).read_text(encoding="utf-8")
+    assert '<a class="failed" href="captures/x.html#p3">failed at 3</a>' in index
+    assert index.count("failed at") == 1
+    page = (tmp_path / "report/captures/x.html").read_text(encoding="utf-8")
+    assert '<tr id="p3" class="broken">' in page and "the test failed here: assert 3 == 4" in page
+    assert page.count('class="broken"') == 1
 
 
 def test_zero_in_its_other_form_is_a_kernels_and_never_ours(reader: Reader, tmp_path: Path) -> None:
@@ -172,13 +246,13 @@ def test_frames_that_a_test_put_on_a_real_wire_are_told_from_all_others(reader: 
     recorder.sent(1.0, "eth0", bytes(forwarded))
     recorder.write(tmp_path / "x.pcapng", "")
     assert {number for number, _ in reader.read(tmp_path / "x.pcapng").unexplained} == {6}
-    copy_marked(tmp_path / "x.pcapng", tmp_path / "y.pcapng", [crafted])
+    copy_marked(tmp_path / "x.pcapng", tmp_path / "y.pcapng", made=[crafted])
     listing = reader.read(tmp_path / "y.pcapng")
-    assert [packet.sender for packet in listing.packets] == ["eth0"] * 5 + [taps.BY_HAND]
+    assert [packet.sender for packet in listing.packets] == ["eth0"] * 5 + [labels.BY_HAND]
     assert (listing.unexplained, listing.error) == ([], "")
     elsewhere = ethernet(segment(A, B, "R", 4711))
-    copy_marked(tmp_path / "x.pcapng", tmp_path / "z.pcapng", [elsewhere])
-    assert f"made by the test elsewhere: {A} and {B}" in file_comment(tmp_path / "z.pcapng")
+    copy_marked(tmp_path / "x.pcapng", tmp_path / "z.pcapng", made=[elsewhere])
+    assert f"made by the test elsewhere: {A} and {B}" in file_comments(tmp_path / "z.pcapng")
     assert {number for number, _ in reader.read(tmp_path / "z.pcapng").unexplained} == {6}, "a wrong checksum stays one"
 
 
@@ -241,7 +315,7 @@ def test_ports_that_change_explain_what_tshark_makes_of_them(reader: Reader, tmp
 
 
 def test_what_a_test_does_later_explains_nothing_before_it(reader: Reader, tmp_path: Path) -> None:
-    by_hand = (taps.BY_HAND, bytes(segment(A, B, "A", 106, 901, window=65535)))
+    by_hand = (labels.BY_HAND, bytes(segment(A, B, "A", 106, 901, window=65535)))
     fault = ("a", bytes(LOST_AND_REPEATED[1]))
     assert opinion(reader, tmp_path / "x.pcapng", by_hand, fault).unexplained == []
     listing = opinion(reader, tmp_path / "y.pcapng", fault, by_hand)

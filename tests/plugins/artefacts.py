@@ -1,7 +1,7 @@
 """The fixture `artefacts`: a folder for a test's captures, events and logs.
 
 It lies under `out/tests/`, is named for the test, and is empty when the test begins.  After a test that passed it is
-removed, unless `--keep-artefacts` asks to keep it; after a failure it stays and the report names it.
+removed, unless `--keep-artefacts` asks to keep it; after a failure it stays and the report names it (`tests.plugins.failures`).
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import pytest
 
 from tests.plugins.real import plain
 
-_FAILED = pytest.StashKey[bool]()
-_FOLDER = pytest.StashKey[Path]()
+FAILED = pytest.StashKey[bool]()
+"""Whether a test has failed so far."""
 _LONGEST = 100  # characters of a folder name; most file systems take 255 bytes
 
 
@@ -38,26 +38,31 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--keep-artefacts", action="store_true", help="keep the artefacts of tests that passed, too")
 
 
+def folder_of(item: pytest.Item) -> Path:
+    """Where a test leaves what it leaves."""
+    return item.config.rootpath / "out" / "tests" / folder_name(item.nodeid)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    shutil.rmtree(folder_of(item), ignore_errors=True)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
-    item.stash[_FAILED] = item.stash.get(_FAILED, False) or report.failed
-    if report.failed and (folder := item.stash.get(_FOLDER, None)) is not None:
-        report.sections.append(("artefacts", str(folder)))
+    failed = item.stash[FAILED] = item.stash.get(FAILED, False) or report.failed
+    if report.when == "teardown" and not failed and not item.config.getoption("--keep-artefacts"):
+        shutil.rmtree(folder_of(item), ignore_errors=True)
     return report
 
 
 @pytest.fixture
 def artefacts(request: pytest.FixtureRequest) -> Iterator[Path]:
     """An empty folder for what this test leaves behind; kept when it fails."""
-    folder = request.config.rootpath / "out" / "tests" / folder_name(request.node.nodeid)
-    shutil.rmtree(folder, ignore_errors=True)
+    folder = folder_of(request.node)
     folder.mkdir(parents=True)
-    request.node.stash[_FOLDER] = folder
     yield folder
     captures = request.config.pluginmanager.get_plugin("unimux-captures")
     if captures is not None:
         captures.keep(request.node, folder)
-    keep = request.node.stash.get(_FAILED, False) or request.config.getoption("--keep-artefacts")
-    if not keep:
-        shutil.rmtree(folder)

@@ -10,7 +10,10 @@ from typing import Any
 import pytest
 from scapy.utils import RawPcapNgReader
 
+from scenarios.conformance import labels
+from scenarios.witness.pcapng import file_comments
 from tests.plugins import taps
+from tests.plugins.marking import copy_marked
 
 from .test_plugins import ROOT, run, session
 
@@ -18,6 +21,8 @@ __all__ = ["session"]
 
 BODY = """
 import pytest
+from scenarios.conformance import labels
+from scenarios.witness.pcapng import file_comments
 from tests.plugins import taps
 
 @pytest.mark.proves("UM-ADDR-1")
@@ -32,7 +37,7 @@ def test_holds(artefacts):
     (artefacts / "deep" / "dumpcap.pcapng").write_bytes(b"x")
 
 def test_of_nothing():
-    assert taps.world("wire") is taps.FORGETFUL
+    taps.world("wire").sent(1.0, "a", b"frame of a test that proves nothing")
 """
 
 
@@ -50,16 +55,16 @@ def test_a_test_that_proves_something_leaves_its_wire(session: pytest.Pytester) 
     assert [Path(capture).parts[0] for capture in row["captures"]] == ["kept", "kept"]
     wire = next(session.path / name for name in row["captures"] if not name.endswith("dumpcap.pcapng"))
     assert read(wire) == [
-        ("a", b"frame that is lost", [taps.LOST, "a says: hello"]),
+        ("a", b"frame that is lost", [labels.LOST, "a says: hello"]),
         ("a", b"frame that arrives", []),
-        (taps.BY_HAND, b"frame of the test", []),
+        (labels.BY_HAND, b"frame of the test", []),
     ]
-    assert taps.DISTURBED.encode() not in wire.read_bytes()[:400]
+    assert file_comments(wire) == ("test_a_test_that_proves_something_leaves_its_wire.py::test_holds (wire)",)
     run(session, "--captures", "kept").assert_outcomes(passed=2)  # what an earlier run left is replaced
 
 
 def test_without_the_option_nothing_is_kept(session: pytest.Pytester) -> None:
-    session.makepyfile(BODY.replace("tap.sent", "assert tap is taps.FORGETFUL\n    tap.sent", 1))
+    session.makepyfile(BODY)
     run(session).assert_outcomes(passed=2)
     assert not list(session.path.rglob("*.pcapng"))
 
@@ -84,16 +89,53 @@ def test_what_the_wire_does_is_said(tmp_path: Path) -> None:
     recorder.disturb()
     recorder.write(tmp_path / "wire.pcapng", "a test")
     assert read(tmp_path / "wire.pcapng") == [
-        ("a", b"held", [taps.LATE]),
-        ("a", b"bent", [taps.CHANGED]),
-        ("a", b"twice", [taps.REPEATED]),
-        (taps.BY_HAND, b"BENT", []),
+        ("a", b"held", [labels.LATE]),
+        ("a", b"bent", [labels.CHANGED]),
+        ("a", b"twice", [labels.REPEATED]),
+        (labels.BY_HAND, b"BENT", []),
     ]
-    assert f"a test; {taps.DISTURBED}".encode() in (tmp_path / "wire.pcapng").read_bytes()
+    assert file_comments(tmp_path / "wire.pcapng") == ("a test", labels.DISTURBED)
 
 
-def test_what_does_not_fit_is_counted() -> None:
+def test_what_does_not_fit_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(taps, "MOST_BYTES", 20)
+    monkeypatch.setattr(taps, "LAST_FRAMES", 2)
     recorder = taps.Recorder("wire", taps.RAW_IP)
-    for number in range(3):
-        recorder.sent(float(number), "a", bytes(taps.MOST_BYTES // 2))
-    assert recorder.left_out == 1
+    for number in range(6):
+        recorder.sent(float(number), "a", b"frame no. %d" % number)
+        recorder.say(f"said after {number}")
+    recorder.write(tmp_path / "begin.pcapng", "a test")
+    assert [data for _, data, _ in read(tmp_path / "begin.pcapng")] == [b"frame no. 0"]
+    assert file_comments(tmp_path / "begin.pcapng") == ("a test", "left out: 5 frames")
+    recorder.write(tmp_path / "both.pcapng", "a test", last=True)
+    assert [(data, said) for _, data, said in read(tmp_path / "both.pcapng")] == [
+        (b"frame no. %d" % number, [f"said after {number}"]) for number in (0, 4, 5)
+    ]
+    assert file_comments(tmp_path / "both.pcapng") == ("a test", "left out: 3 frames")
+
+
+def test_of_many_wires_the_first_ones_stay_and_the_latest(tmp_path: Path) -> None:
+    recording = taps.Recording()
+    for number in range(10):
+        recording.world("wire", taps.RAW_IP).sent(0.0, "a", b"world %d" % number)
+    recording.world("idle", taps.RAW_IP)
+    paths = [tmp_path / f"{number}.pcapng" for number in range(9)]
+    written = recording.write(paths, "a test")
+    assert [read(path)[0][1] for path in written] == [b"world %d" % number for number in range(taps.MOST_WORLDS)]
+    assert file_comments(written[-1]) == ("a test (wire)", "left out: 7 wires")
+    recording.world("wire", taps.RAW_IP).sent(0.0, "a", b"the one that failed")
+    written = recording.write(paths, "a test")
+    assert [read(path)[0][1] for path in written][-2:] == [b"world 2", b"the one that failed"]
+
+
+def test_a_real_capture_that_is_too_large_is_cut_and_says_so(tmp_path: Path) -> None:
+    recorder = taps.Recorder("wire", taps.ETHERNET)
+    for number in range(100):
+        recorder.sent(float(number), "eth0", bytes(1000))
+    recorder.write(tmp_path / "all.pcapng")
+    copy_marked(tmp_path / "all.pcapng", tmp_path / "whole.pcapng", most_bytes=200_000)
+    assert (tmp_path / "whole.pcapng").read_bytes() == (tmp_path / "all.pcapng").read_bytes()
+    copy_marked(tmp_path / "all.pcapng", tmp_path / "cut.pcapng", most_bytes=50_000)
+    kept = len(read(tmp_path / "cut.pcapng"))
+    assert 40 <= kept < 50
+    assert file_comments(tmp_path / "cut.pcapng") == (f"left out: {100 - kept} frames",)

@@ -7,6 +7,9 @@ import subprocess
 from pathlib import Path
 
 from scenarios.witness import CaptureFile, annotate, read_file
+from scenarios.witness.annotate import copy_with_notes
+from scenarios.witness.pcapng import file_comments
+from tests.plugins import taps
 
 from .story import EA, SSA, examine, good
 from .test_claims import honest
@@ -72,6 +75,16 @@ def test_the_original_is_never_overwritten(tmp_path: Path) -> None:
     (written,) = annotate(judgement, tmp_path)
     assert written.name == "capture-lan-annotated.pcapng"
     assert path.read_bytes() == before
+
+
+def test_the_labels_of_a_capture_are_those_of_its_copy(tmp_path: Path) -> None:
+    path = tmp_path / "lan.pcapng"
+    recorder = taps.Recorder("lan", taps.ETHERNET)
+    recorder.sent(0.0, "veth", bytes(60))
+    recorder.write(path, "offload: checksums are left to the link", "disturbed")
+    copy_with_notes(path, tmp_path / "copy.pcapng", "lan", {})
+    assert file_comments(tmp_path / "copy.pcapng")[1:] == file_comments(path)
+    assert len(file_comments(path)) == 2
 
 
 def test_an_unreadable_capture_is_left_out(tmp_path: Path) -> None:
