@@ -16,7 +16,7 @@ import signal
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Coroutine, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
 from ipaddress import IPv6Address, IPv6Network
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,9 +25,10 @@ import dpkt
 
 from compat.kernel import topology
 from compat.kernel.topology import Topology, demo_topology
-from compat.programs import Advertisement, Completed, dumpcap, name_server, router_advertiser, run_in, web_server
+from compat.programs import Advertisement, Completed, name_server, router_advertiser, run_in, web_server
 from compat.programs.process import is_bound, until
 from scenarios.witness import CaptureFile, Judgement, Setup, UnifiedNode, Verdict, judge
+from tests.real.wire import capturing
 
 SERVERS = ("dnsmasq", "dumpcap", "nginx", "radvd")
 """Programs that every site needs."""
@@ -72,14 +73,9 @@ class Site:
                 raise AssertionError(f"{argv[0]} did not end within {timeout:g} s") from None
         return Completed(process.returncode or 0, out, said)
 
-    @asynccontextmanager
-    async def captured(self, name: str) -> AsyncIterator[Path]:
-        """Capture the router's link to the client's LAN while the block runs, to the last frame."""
-        path = self.folder / f"{name}.pcapng"
-        async with dumpcap(self.top.router_client, path) as capture:
-            yield path
-            await capture.stop()
-        assert capture.dropped == 0
+    def captured(self, folder: Path) -> AbstractAsyncContextManager[Path]:
+        """Capture the router's link to the client's LAN, into a test's folder."""
+        return capturing(self.top.router_client, folder / "router.pcapng")
 
     def judge(self, path: Path) -> Judgement:
         """What the witness says of a capture: every connection of the node from an address of its own."""

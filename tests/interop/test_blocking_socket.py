@@ -15,9 +15,11 @@ from compat.kernel import topology
 from compat.kernel.topology import Topology, demo_topology
 from compat.programs import Advertisement, curl, router_advertiser, web_server
 from tapstack.tcp.options import TimeWait
+from tests.real.um.judge import segments, sessions
+from tests.real.wire import capturing
 from unimux.blocking import NodeThread, SsaPolicy
 
-BODY = Random(8).randbytes(2_000_000)
+BODY = Random(8).randbytes(500_000)
 
 
 def fetch(net: NodeThread) -> tuple[bytes, str]:
@@ -49,15 +51,20 @@ def serve_once(net: NodeThread, tell: asyncio.Future[str], loop: asyncio.Abstrac
             return accepted.getsockname()[0]
 
 
-@pytest.mark.real("curl", "nginx", "radvd")
+@pytest.mark.real("curl", "dumpcap", "nginx", "radvd")
 @pytest.mark.proves("UM-DAS-4")
-def test_blocking_sockets_between_kernels(tmp_path: Path) -> None:
+def test_blocking_sockets_between_kernels(tmp_path: Path, artefacts: Path) -> None:
     (tmp_path / "file").write_bytes(BODY)
+    path = artefacts / "router.pcapng"
 
-    async def body(top: Topology) -> None:
+    async def body(top: Topology) -> tuple[set[str], str]:
         settings = NodeSettings(bridge=top.client_bridge.name, netns=top.client.name, time_wait=TimeWait.SHORT)
         advertisement = Advertisement(top.router_client, topology.CLIENT_PREFIX)
-        async with web_server(top.server, tmp_path), router_advertiser(top.router, advertisement):
+        async with (
+            web_server(top.server, tmp_path),
+            router_advertiser(top.router, advertisement),
+            capturing(top.router_client, path),
+        ):
             net = await asyncio.to_thread(NodeThread(lambda: attached_node(settings)).start)
             try:
                 sources = set()
@@ -75,6 +82,11 @@ def test_blocking_sockets_between_kernels(tmp_path: Path) -> None:
                 assert await serving == ssa
             finally:
                 await asyncio.to_thread(net.close)
+            return sources, ssa
 
     with demo_topology() as top:
-        asyncio.run(body(top))
+        sources, ssa = asyncio.run(body(top))
+    *fetched, served = sessions(segments(path), by_ports=True)
+    assert {each.client for each in fetched} == sources and len(fetched) == 3, "an address for each connection"
+    assert all(each.answer.endswith(BODY) and each.ended is not None for each in (*fetched, served))
+    assert (served.client, served.server) == (topology.SERVER_ADDRESS, ssa)

@@ -80,7 +80,7 @@ def seen(lines: list[str], log: str, known: dict[str, str]) -> bool:
 
 @pytest.mark.real("chromium", "curl", "ip", "nc.openbsd", "ping", "ssh", "ssh-keygen", "sshd", "unshare")
 @pytest.mark.timeout(300)
-@pytest.mark.proves("UM-DAS-4", "UM-LIS-6", "UM-LIS-8")
+@pytest.mark.proves("UM-DAS-4", "UM-LIS-6", "UM-LIS-8", by="api")  # what the programs print
 def test_the_page_can_be_typed_as_it_stands(tmp_path: Path) -> None:
     path = f"{Path(sys.executable).parent}{os.pathsep}{SYSTEM_PATH}"
     environment = {**os.environ, "PATH": path, "HOME": str(tmp_path), "UNIMUX_NODE_OFFLOAD": "true"}

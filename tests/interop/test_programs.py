@@ -44,6 +44,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """One network for all tests of this module."""
     with site(tmp_path_factory.mktemp("site")) as made:
         (made.www / "file").write_bytes(BODY)
+        (made.www / "small").write_bytes(BODY[:100_000])
         yield made
 
 
@@ -76,11 +77,11 @@ def head(clone: Path) -> str:
 
 @pytest.mark.real(*SERVERS, "curl")
 @pytest.mark.proves("UM-DAS-4", "UM-NODE-3")
-def test_curl_twenty_at_once(place: Site) -> None:
+def test_curl_twenty_at_once(place: Site, artefacts: Path) -> None:
     async def body() -> None:
-        many = [f"-o/dev/null {URL}/file?{n}".split(" ") for n in range(20)]
+        many = [f"-o/dev/null {URL}/small?{n}".split(" ") for n in range(20)]
         arguments = [word for pair in many for word in pair]
-        async with place.captured("curl") as path:
+        async with place.captured(artefacts) as path:
             done = await place.program("curl", "-q", "-sS", "-f", "-Z", "-x", f"socks5h://127.0.0.1:{PORT}", *arguments)
             assert done.code == 0, done.stderr
             one = await curl(place.top.client, f"{URL}/file", "--socks5-hostname", f"127.0.0.1:{PORT}")
@@ -91,11 +92,11 @@ def test_curl_twenty_at_once(place: Site) -> None:
 
 
 @pytest.mark.real(*SERVERS, "proxychains4", "wget")
-def test_wget(place: Site) -> None:
+def test_wget(place: Site, artefacts: Path) -> None:
     """wget itself knows HTTP proxies only, and CONNECT for https alone: proxychains4 gives it a SOCKS5 one."""
 
     async def body() -> None:
-        async with place.captured("wget") as path:
+        async with place.captured(artefacts) as path:
             done = await place.program(
                 *("proxychains4", "-q", "-f", str(chains(place)), "wget", "-q", "-O", "wget.out", f"{URL}/file"),
             )
@@ -117,9 +118,9 @@ def chains(place: Site) -> Path:
 
 
 @pytest.mark.real(*SERVERS, "proxychains4", "curl")
-def test_proxychains(place: Site) -> None:
+def test_proxychains(place: Site, artefacts: Path) -> None:
     async def body() -> None:
-        async with place.captured("proxychains") as path:
+        async with place.captured(artefacts) as path:
             for _ in range(3):
                 done = await place.program(
                     "proxychains4", "-q", "-f", str(chains(place)), "curl", "-q", "-sS", "-f", f"{URL}/file"
@@ -132,10 +133,10 @@ def test_proxychains(place: Site) -> None:
 
 
 @pytest.mark.real(*SERVERS, "ssh", "scp", "sshd", "ssh-keygen", "nc.openbsd", "git")
-def test_ssh_scp_and_git_over_ssh(place: Site) -> None:
+def test_ssh_scp_and_git_over_ssh(place: Site, artefacts: Path) -> None:
     async def body() -> None:
         wanted = repository(place.folder / "over-ssh.git")
-        async with ssh_server(place), place.captured("ssh") as path:
+        async with ssh_server(place), place.captured(artefacts) as path:
             options = ssh_options(place)
             target = f"root@{NAME}"
             said = await place.program("ssh", *options, target, "echo $SSH_CONNECTION; cat; exit 7")
@@ -184,10 +185,10 @@ def quoted(options: list[str]) -> list[str]:
 
 
 @pytest.mark.real(*SERVERS, "git")
-def test_git_over_http(place: Site) -> None:
+def test_git_over_http(place: Site, artefacts: Path) -> None:
     async def body() -> None:
         wanted = repository(place.www / "project.git")
-        async with place.captured("git") as path:
+        async with place.captured(artefacts) as path:
             done = await place.program(
                 *("git", "-c", f"http.proxy=socks5h://127.0.0.1:{PORT}"),
                 *("clone", "-q", f"{URL}/project.git", "clone"),
@@ -200,11 +201,11 @@ def test_git_over_http(place: Site) -> None:
 
 
 @pytest.mark.real(*SERVERS, "drill", "v2ray")
-def test_a_dns_tool_over_udp_associate(place: Site) -> None:
+def test_a_dns_tool_over_udp_associate(place: Site, artefacts: Path) -> None:
     """drill knows no SOCKS; v2ray takes its query and speaks UDP ASSOCIATE."""
 
     async def body() -> None:
-        async with udp_forwarder(place, 5300, SERVER, 53), place.captured("dns") as path:
+        async with udp_forwarder(place, 5300, SERVER, 53), place.captured(artefacts) as path:
             done = await place.program("drill", "-Q", "-p", "5300", "@::1", "six.example", "AAAA")
         assert done.stdout.decode().split() == ["2001:db8:6::6"], done
         ((mac, source),) = udp_sources(path, 53)
@@ -217,7 +218,7 @@ def test_a_dns_tool_over_udp_associate(place: Site) -> None:
 
 @pytest.mark.real(*SERVERS, "chromium")
 @pytest.mark.proves("UM-DAS-4", "UM-NODE-3")
-def test_a_browser_and_fifty_resources(place: Site) -> None:
+def test_a_browser_and_fifty_resources(place: Site, artefacts: Path) -> None:
     """The resources lie on ten hosts, so that the browser opens many connections at once."""
     pictures = [f"http://{MIRRORS[n % len(MIRRORS)]}/picture-{n}.png" for n in range(RESOURCES)]
     for number in range(RESOURCES):
@@ -229,7 +230,7 @@ def test_a_browser_and_fifty_resources(place: Site) -> None:
     )
 
     async def body() -> None:
-        async with place.captured("browser") as path:
+        async with place.captured(artefacts) as path:
             done = await place.program(
                 *("chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"),
                 *("--disable-background-networking", "--disable-component-update", "--no-first-run"),

@@ -27,7 +27,7 @@ from compat.kernel import NETNS_DIR, Namespace, Owner, topology
 from compat.programs import curl, run_in
 from tests.interop.site import NAME, SERVER, SERVERS, Site, site, udp_sources
 
-BODY = random.Random(60).randbytes(1_000_000)
+BODY = random.Random(60).randbytes(500_000)
 DIGEST = sha256(BODY).hexdigest()
 SETTINGS = {
     "UNIMUX_NODE_OFFLOAD": "false",
@@ -126,7 +126,7 @@ sys.stdout.buffer.write(answer.partition(b"\\r\\n\\r\\n")[2])
 
 @pytest.mark.real(*SERVERS, "busybox", "curl", "drill", "wget")
 @pytest.mark.proves("UM-DAS-4", "UM-DAS-6", "UM-NODE-3")
-def test_clients_dynamic_static_and_by_bare_system_calls(place: Site) -> None:
+def test_clients_dynamic_static_and_by_bare_system_calls(place: Site, artefacts: Path) -> None:
     (place.folder / "raw.py").write_text(RAW)
     (place.folder / "clients.sh").write_text(
         f"""\
@@ -144,7 +144,7 @@ drill -Q six.example A
     )
 
     async def body() -> str:
-        async with place.captured("run-clients") as path, run(place, "sh", "clients.sh") as running:
+        async with place.captured(artefacts) as path, run(place, "sh", "clients.sh") as running:
             out, said = await running.end()
         assert said == ""
         sources = place.sources(path)
@@ -244,7 +244,7 @@ with socket.create_connection((sys.argv[1], 8080), timeout=20) as s:
 
 @pytest.mark.real(*SERVERS, "busybox", "curl")
 @pytest.mark.proves("UM-LIS-8", "UM-NODE-1", "UM-NODE-3")
-def test_its_listening_sockets_are_services_and_it_sees_who_comes(place: Site) -> None:
+def test_its_listening_sockets_are_services_and_it_sees_who_comes(place: Site, artefacts: Path) -> None:
     (place.folder / "serve.py").write_text(SERVE)
     (place.folder / "visit.py").write_text(VISIT)
 
@@ -262,7 +262,7 @@ def test_its_listening_sockets_are_services_and_it_sees_who_comes(place: Site) -
             told = await running.next("listening")
             service = f"{Path(sys.executable).name}-8080"
             assert (told["port"], told["service"]) == (8080, service)
-            async with place.captured("run-server") as path:
+            async with place.captured(artefacts) as path:
                 for _ in range(2):
                     issued = await running.next("issued")
                     assert IPv6Address(issued["address"]) in IPv6Network(topology.CLIENT_PREFIX)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 import signal
 import socket
@@ -11,6 +10,7 @@ import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -18,6 +18,8 @@ import pytest
 from compat.kernel import Interface, Namespace, address, in_namespace, namespace
 from compat.socks.settings import SocksSettings
 from tests.interop.test_socks_curl import DIGEST, PageServer, curl
+from tests.real.um.judge import RST, segments, sessions
+from tests.real.wire import capturing
 from unimux.cli.settings import SettingsError
 
 SERVER = "2001:db8:5::1"
@@ -61,12 +63,12 @@ def links(space: Namespace) -> set[str]:
     return set(space.run(lambda: {name for _, name in socket.if_nameindex()}, "list the links"))
 
 
-@pytest.mark.real("curl")
+@pytest.mark.real("curl", "dumpcap")
 @pytest.mark.proves("UM-NODE-2")
-def test_an_unmodified_curl_reaches_an_unmodified_server(tmp_path: Path) -> None:
-    events = tmp_path / "events.jsonl"
+def test_an_unmodified_curl_reaches_an_unmodified_server(tmp_path: Path, artefacts: Path) -> None:
+    events, path = tmp_path / "events.jsonl", artefacts / "kernel.pcapng"
 
-    async def body(space: Namespace) -> None:
+    async def body(space: Namespace) -> list[str]:
         before = links(space)
         with in_namespace(space):
             listening = socket.create_server((SERVER, 0), family=socket.AF_INET6)
@@ -75,11 +77,13 @@ def test_an_unmodified_curl_reaches_an_unmodified_server(tmp_path: Path) -> None
             command("--netns", space.name, "--prefix", PREFIX, "--events", str(events)) as (process, proxy),
         ):
             url = f"http://[{SERVER}]:{page.port}/"
-            for _ in range(3):
-                fetched = await curl("--socks5-hostname", proxy, url)
-                assert (fetched.status, fetched.said) == (0, "")
-                assert hashlib.sha256(fetched.out).hexdigest() == DIGEST
-            refused = await curl("--socks5-hostname", proxy, f"http://[{SERVER}]:9/")
+            (device,) = links(space) - before
+            async with capturing(Interface(space, device), path, snaplen=128):
+                for _ in range(3):
+                    fetched = await curl("--socks5-hostname", proxy, url)
+                    assert (fetched.status, fetched.said) == (0, "")
+                    assert sha256(fetched.out).hexdigest() == DIGEST
+                refused = await curl("--socks5-hostname", proxy, f"http://[{SERVER}]:9/")
             assert "(5)" in refused.said
             literal = await curl("--socks5-hostname", proxy, "http://192.0.2.1/")
             assert literal.status == 97
@@ -93,9 +97,15 @@ def test_an_unmodified_curl_reaches_an_unmodified_server(tmp_path: Path) -> None
         assert links(space) == before
         told = [json.loads(line) for line in events.read_text(encoding="utf-8").splitlines()]
         assert {line["address"] for line in told if line["event"] == "address"} >= set(page.peers)
+        return page.peers
 
     with namespace("test") as space, address(Interface(space, "lo"), f"{SERVER}/128"):
-        asyncio.run(body(space))
+        peers = asyncio.run(body(space))
+    *served, refused = sessions(segments(path), by_ports=True)
+    assert [each.client for each in served] == peers
+    assert all(each.syn.dst == SERVER and each.ended is not None for each in served)
+    assert refused.syn.dport == 9 and refused.client not in peers
+    assert refused.answered[0].flags & RST
 
 
 @pytest.mark.real

@@ -5,6 +5,8 @@
     real time      pcapng files that a test leaves in its `artefacts` folder, taken there by dumpcap
 
 Files are named for their tests.  What a file does not hold of its test's traffic, for its size, a label in it says.
+A real test that passed, proves a requirement by the wire (its marker has no `by="api"`) and left no capture is an error:
+nobody could look.
 """
 
 from __future__ import annotations
@@ -19,10 +21,11 @@ import pytest
 from tests.plugins import taps
 from tests.plugins.artefacts import folder_name
 from tests.plugins.marking import ANNOTATED, copy_marked, events_of, real_captures
-from tests.plugins.requirements import CAPTURE, PROPERTY
+from tests.plugins.requirements import BY_API, CAPTURE, PROPERTY
 
 MOST_BYTES = 16_000_000
 """Of one file of a real test; a label of the copy says how many frames follow in the original."""
+_PASSED = pytest.StashKey[bool]()
 _OURS = ".captures-of-a-test-run"
 
 
@@ -55,6 +58,15 @@ class Captures:
                 names = (self.folder / f"{stem}{f'-{n}' if n > 1 else ''}.pcapng" for n in count(1))
                 for path in taps.recording.write(names, item.nodeid):
                     self._file(item, path)
+        if item.stash.get(_PASSED, False):
+            _require_evidence(item)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(self, item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        report = yield
+        if report.when == "call":
+            item.stash[_PASSED] = report.passed
+        return report
 
     def keep(self, item: pytest.Item, folder: Path) -> None:
         """The captures in the artefacts of a real test, before its folder goes."""
@@ -80,6 +92,16 @@ class Captures:
                 most_bytes=MOST_BYTES,
             )
             self._file(item, path)
+
+
+def _require_evidence(item: pytest.Item) -> None:
+    """Fail a real test that judged by the wire and left nothing of it."""
+    told = dict(item.user_properties)
+    by_api = str(told.get(BY_API, "")).split()
+    ids = [name for name in str(told.get(PROPERTY, "")).split() if name not in by_api]
+    if ids and CAPTURE not in told and item.get_closest_marker("real") is not None:
+        why = f"it proves {', '.join(ids)} by the wire and left no capture in `artefacts`"
+        pytest.fail(f'{why}: see tests/real/wire.py, or mark it by="api"', pytrace=False)
 
 
 def _prepare(folder: Path) -> None:

@@ -1,4 +1,7 @@
-"""No room grows past what one sitting reads: lines of a file, lines of a function (docs/architecture.md, conventions)."""
+"""No room grows past what one sitting reads: lines of a file, lines of a function (docs/architecture.md, conventions).
+
+And tests between kernels judge by other dissectors than the stack's own.
+"""
 
 from __future__ import annotations
 
@@ -59,3 +62,38 @@ def test_the_check_sees_what_is_too_long() -> None:
     assert list(too_large("a.py", f"async def more():\n{body}    x = 2\n")) == [("a.py:more", 61)]
     assert list(too_large("a.py", f'class A:\n  def just(self):\n    """One.\n\n    Two."""\n{body}')) == []
     assert list(too_large("a.py", "x = 1\n" * 501)) == [("a.py", 501)]
+
+
+BETWEEN_KERNELS = ("tests/real/", "tests/interop/")
+CODECS = "tapstack.wire"
+
+
+def imported(text: str) -> Iterator[str]:
+    """Every module that a source names in an import, wherever that stands; of `from a import b` also a.b."""
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            yield from (each.name for each in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module is not None and not node.level:
+            yield node.module
+            yield from (f"{node.module}.{each.name}" for each in node.names)
+
+
+def reads_with_the_codecs(text: str) -> bool:
+    """Whether a source imports the stack's codecs."""
+    return any(f"{name}.".startswith(f"{CODECS}.") for name in imported(text))
+
+
+def test_between_kernels_the_codecs_do_not_judge_the_stack() -> None:
+    read = [(name, text) for name, text in sources() if name.startswith(BETWEEN_KERNELS)]
+    assert len(read) > 30
+    assert [name for name, text in read if reads_with_the_codecs(text)] == []
+
+
+def test_the_check_sees_an_import_of_the_codecs() -> None:
+    for text in (
+        "import tapstack.wire.tcp",
+        "from tapstack import wire",
+        "def f():\n  from tapstack.wire.tcp import T",
+    ):
+        assert reads_with_the_codecs(text)
+    assert not reads_with_the_codecs("from tapstack.wires import a\nfrom . import wire\nimport tapstack")

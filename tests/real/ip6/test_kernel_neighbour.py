@@ -271,6 +271,25 @@ def test_an_address_that_the_kernel_takes_without_asking_is_given_up(net: Lan, a
     assert not [frame for frame in advertisements(seen, target) if frame.eth_src == MAC], "it was defended"
 
 
+_numbers = count(1)
+
+
+async def arrives(net: Lan, dst: str, port_of_the_host: socket.socket) -> bool:
+    """Whether an echo request of the kernel to a group leaves the bridge towards the host."""
+    marked = b"to a group: %08d" % next(_numbers)
+    loop = asyncio.get_running_loop()
+    with icmp_socket(net) as ping:
+        ping.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, net.port.index)
+        await loop.sock_sendto(ping, bytes(ICMPv6EchoRequest(data=marked)), (dst, 0))
+    try:
+        async with asyncio.timeout(0.1):
+            while not (await loop.sock_recv(port_of_the_host, 2000)).endswith(marked):
+                pass
+    except TimeoutError:
+        return False
+    return True
+
+
 @pytest.mark.proves("ST-IP6-7", "UM-ADDR-7")
 def test_a_snooping_switch_with_a_querier_lets_our_groups_through_and_no_others(artefacts: Path) -> None:
     """The kernel's bridge judges our MLDv2 reports: it forwards to the host's port only what was reported there."""
@@ -278,21 +297,6 @@ def test_a_snooping_switch_with_a_querier_lets_our_groups_through_and_no_others(
         port = kernel.Interface(net.middle, "tap-ip6")
         target, unknown = PREFIX + "abcd:1:2:3", PREFIX + "66:6666"
         group, foreign = (address_text(solicited_node(address(each))) for each in (target, unknown))
-        numbers = count(1)
-
-        async def arrives(dst: str, port_of_the_host: socket.socket) -> bool:
-            """Whether an echo request to a group leaves the bridge towards the host."""
-            marked = b"to a group: %08d" % next(numbers)
-            with icmp_socket(net) as ping:
-                ping.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, net.port.index)
-                await asyncio.get_running_loop().sock_sendto(ping, bytes(ICMPv6EchoRequest(data=marked)), (dst, 0))
-            try:
-                async with asyncio.timeout(0.1):
-                    while not (await asyncio.get_running_loop().sock_recv(port_of_the_host, 2000)).endswith(marked):
-                        pass
-            except TimeoutError:
-                return False
-            return True
 
         async def main() -> None:
             bridge = kernel.Interface(net.middle, "br-ip6")
@@ -307,14 +311,14 @@ def test_a_snooping_switch_with_a_querier_lets_our_groups_through_and_no_others(
             net.driver.kick()
             with packet_socket(port) as seen:
                 async with asyncio.timeout(20):
-                    while await arrives(foreign, seen):  # until the bridge trusts its table
+                    while await arrives(net, foreign, seen):  # until the bridge trusts its table
                         await asyncio.sleep(0.2)
-                assert await arrives(group, seen)
+                assert await arrives(net, group, seen)
                 assert await echo(net, target, b"x") == b"x"
                 net.host.addresses.release(entry, net.now, "test")
                 net.driver.kick()
                 async with asyncio.timeout(20):
-                    while await arrives(group, seen):  # last listener query time
+                    while await arrives(net, group, seen):  # last listener query time
                         await asyncio.sleep(0.2)
 
         with (

@@ -19,7 +19,7 @@ from tests.real.publish.place import PROGRAMS, Place, daemon, place, radvd, ssh_
 
 from ..um.judge import segments, sessions
 
-BODY = random.Random(8).randbytes(700_000)
+BODY = random.Random(8).randbytes(350_000)
 DIGEST = hashlib.sha256(BODY).hexdigest()
 COMMAND = (sys.executable, "-m", "unimux")
 

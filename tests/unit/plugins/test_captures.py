@@ -15,7 +15,7 @@ from scenarios.witness.pcapng import file_comments
 from tests.plugins import taps
 from tests.plugins.marking import copy_marked
 
-from .test_plugins import ROOT, run, session
+from .test_plugins import ROOT, run, session, table
 
 __all__ = ["session"]
 
@@ -61,6 +61,51 @@ def test_a_test_that_proves_something_leaves_its_wire(session: pytest.Pytester) 
     ]
     assert file_comments(wire) == ("test_a_test_that_proves_something_leaves_its_wire.py::test_holds (wire)",)
     run(session, "--captures", "kept").assert_outcomes(passed=2)  # what an earlier run left is replaced
+
+
+REAL = """
+import pytest
+from scapy.utils import wrpcapng
+from tests.plugins import taps
+
+@pytest.mark.real
+@pytest.mark.proves("UM-ADDR-1")
+@pytest.mark.proves("UM-ADDR-2", by="api")
+def test_deaf(artefacts): pass
+
+@pytest.mark.real
+@pytest.mark.proves("UM-ADDR-4")
+def test_heard(artefacts): wrpcapng(str(artefacts / "a.pcapng"), [b"frame"])
+
+@pytest.mark.real
+@pytest.mark.proves("UM-ADDR-5")
+def test_in_memory(): taps.world("wire").sent(1.0, "a", b"frame")
+
+@pytest.mark.real
+@pytest.mark.proves("UM-ADDR-6", by="api")
+def test_asked(artefacts): pass
+
+@pytest.mark.proves("UM-ADDR-7")
+def test_virtual(artefacts): pass
+
+@pytest.mark.real
+@pytest.mark.proves("UM-ADDR-8")
+def test_wrong(artefacts): assert False
+"""
+
+
+def test_a_real_test_that_judged_by_the_wire_leaves_a_capture(session: pytest.Pytester) -> None:
+    session.makepyfile(REAL)
+    with (session.path / "conftest.py").open("a") as conftest:  # this test needs no privilege
+        conftest.write(
+            "\ndef pytest_configure():\n    __import__('tests.plugins.real').plugins.real.missing = lambda _: None\n"
+        )
+    result = run(session, "--captures", "kept")
+    result.assert_outcomes(passed=5, failed=1, errors=1)
+    result.stdout.fnmatch_lines_random(["*it proves UM-ADDR-1 by the wire and left no capture*", "ERROR *test_deaf*"])
+    found = {row["id"]: row["verdict"] for row in table(session)}
+    assert [found[f"UM-ADDR-{number}"] for number in (1, 4, 5, 6, 7)] == ["failed"] + ["passed"] * 4
+    run(session).assert_outcomes(passed=5, failed=1)
 
 
 def test_without_the_option_nothing_is_kept(session: pytest.Pytester) -> None:
