@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
@@ -175,7 +176,7 @@ def test_both_ends_find_each_other_reachable(net: Lan, artefacts: Path) -> None:
 def test_the_kernel_cannot_take_or_reach_an_uncertain_address_until_it_is_used(net: Lan, artefacts: Path) -> None:
     target = PREFIX + "abcd:1:2:3"
 
-    async def main() -> None:
+    async def main() -> float:
         entry = await net.reserved(target)
         assert entry.state == "UNCERTAIN"
         with kernel.address(net.port, f"{target}/64", nodad=False):
@@ -185,6 +186,7 @@ def test_the_kernel_cannot_take_or_reach_an_uncertain_address_until_it_is_used(n
         with resolved(net, target):
             assert await echo(net, target, b"resolved", timeout=0.5) is None
         assert await echo(net, net.stable, b"alive") == b"alive"
+        taken = time.time()
         net.host.addresses.take(entry, AddressKind.STABLE, net.now, "test")
         net.driver.kick()
         assert await echo(net, target, b"now") == b"now"
@@ -192,15 +194,16 @@ def test_the_kernel_cannot_take_or_reach_an_uncertain_address_until_it_is_used(n
         net.driver.kick()
         kernel.forget_neighbors(net.legacy)
         assert await echo(net, target, b"late", timeout=1.0) is None
+        return taken
 
     with captured(net.port, artefacts / "peer.pcapng") as path:
-        net.run(main())
+        taken = net.run(main())
     seen = frames(path)
     ours = [frame for frame in seen if frame.eth_src == MAC]
     (foreign,) = (frame for frame in probes(seen, target) if frame.eth_src == KERNEL_MAC)
     used = next(frame for frame in echoes(seen, Kind.ECHO_REPLY, src=target))
-    promotion = next(frame for frame in ours if frame.src == address(target))
-    uncertain = [frame for frame in seen if frame.order < promotion.order]
+    uncertain = [frame for frame in seen if frame.time < taken]
+    assert not [frame for frame in uncertain if frame.src == address(target) and frame.eth_src == MAC], "it spoke"
     # The kernel's probe is all that is answered, for all nodes and from another address.
     (defence,) = (frame for frame in advertisements(uncertain, target) if frame.eth_src == MAC)
     assert isinstance(defence.message, Advertisement)
