@@ -147,6 +147,10 @@ def test_malformed_frames_are_faults_with_their_sender() -> None:
     bad_offset = bytearray(bytes(tcp(EA, SSA_LIKE, "S", 1)))
     bad_offset[66] = 0x10
     assert "TCP data offset 4" in one(bytes(bad_offset))[1].faults[0].reason
+    # A fragment header before hop-by-hop options, which dpkt does not expect.
+    chain = bytes.fromhex("0000000000000001") + bytes.fromhex("3b00010400000000")
+    head = bytes.fromhex("60000000") + struct.pack(">HBB", len(chain), 44, 64) + bytes(32)
+    assert "malformed" in one(broken[:14] + head + chain)[1].faults[0].reason
 
 
 def test_a_cut_frame_is_no_fault_and_its_checksum_is_open() -> None:
