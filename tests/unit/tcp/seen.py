@@ -10,6 +10,7 @@ from .pair import Pair
 
 FIN, SYN, RST, ACK = 0x01, 0x02, 0x04, 0x10
 _WRAP = 1 << 32
+_HALF = _WRAP // 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +52,12 @@ def stream(pair: Pair, who: str) -> bytes:
     for seen in data(pair, who):
         at = (seen.seq - first) % _WRAP
         end = at + len(seen.payload)
-        missing = bytes(max(0, end - len(text)))
+        missing = bytes(max(0, end - len(text)))  # so far
         text += missing
         there += missing
-        for before, now, known in (
-            zip(text[at:end], seen.payload, there[at:end], strict=True) if any(there[at:end]) else ()
-        ):
-            assert not known or before == now, f"octet sent again as another at {seen.when}"
+        if any(there[at:end]):
+            each = zip(there[at:end], text[at:end], seen.payload, strict=True)
+            assert all(not sent or old == new for sent, old, new in each), f"octet sent again as another at {seen.when}"
         text[at:end] = seen.payload
         there[at:end] = b"\1" * len(seen.payload)
     assert all(there), "an octet that was never sent"
@@ -66,17 +66,15 @@ def stream(pair: Pair, who: str) -> bytes:
 
 def again(pair: Pair, who: str, since: int = 0) -> list[Seen]:
     """The segments with text of which an octet had been sent before; `since` is where they are looked for."""
-    highest: int | None = None
-    found = []
-    earlier = len(data(pair, who)) - len(data(pair, who, since))
-    for number, seen in enumerate(data(pair, who)):
-        if highest is None or (seen.seq - highest) % _WRAP < _WRAP // 2:
-            highest = (seen.seq + len(seen.payload)) % _WRAP
-            continue
-        if number >= earlier:
+    everything, found = data(pair, who), []
+    earlier = len(everything) - len(data(pair, who, since))
+    highest = everything[0].seq if everything else 0
+    for number, seen in enumerate(everything):
+        if (seen.seq - highest) % _WRAP >= _HALF and number >= earlier:
             found.append(seen)
-        if (seen.seq + len(seen.payload) - highest) % _WRAP < _WRAP // 2:
-            highest = (seen.seq + len(seen.payload)) % _WRAP
+        end = (seen.seq + len(seen.payload)) % _WRAP
+        if (end - highest) % _WRAP < _HALF:
+            highest = end
     return found
 
 
@@ -100,7 +98,7 @@ def flights(pair: Pair, who: str, since: int = 0) -> Iterator[tuple[float, int]]
         highest = max(highest, (seen.seq + len(seen.payload) - base) % _WRAP)
         while acks and acks[0].when + pair.delay <= seen.when:
             moved = (acks.pop(0).ack - base) % _WRAP
-            heard = max(heard, moved if moved < _WRAP // 2 else 0)
+            heard = max(heard, moved if moved < _HALF else 0)
         yield seen.when, highest - heard
 
 
