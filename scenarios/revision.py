@@ -6,18 +6,27 @@ import subprocess
 from pathlib import Path
 
 
-def revision(checkout: Path) -> str:
-    """The commit of a checkout, with `+` where files differ from it; empty where git does not know the folder.
+def revision(folder: Path) -> tuple[str | None, bool]:
+    """The commit of a working copy, and whether any file that it has differs; None where the folder is no working copy."""
+    # A folder below somebody else's working copy, where this may be installed, has nothing of ours.
+    top = _git(folder, "rev-parse", "--show-toplevel")
+    commit = _git(folder, "rev-parse", "HEAD")
+    if top is None or commit is None or Path(top) != folder.resolve():
+        return None, False
+    return commit, bool(_git(folder, "status", "--porcelain", "--untracked-files=no"))
 
-    Files that git does not know count as a difference too, except those it ignores.
-    """
-    commit = _git(checkout, "rev-parse", "--short=12", "HEAD")
-    return commit + ("+" if commit and _git(checkout, "status", "--porcelain") else "")
+
+def described(folder: Path) -> str:
+    """The same in a word: the first digits of the commit, with `+` where a file differs; empty where there is none."""
+    commit, changed = revision(folder)
+    return "" if commit is None else commit[:12] + "+" * changed
 
 
-def _git(checkout: Path, *arguments: str) -> str:
+def _git(folder: Path, *words: str) -> str | None:
+    """What git says; None where it refuses, or is not installed.  The working copy may be another user's: root measures."""
+    command = ["git", "-C", str(folder), "-c", f"safe.directory={folder.resolve()}", *words]
     try:
-        done = subprocess.run(["git", *arguments], cwd=checkout, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
     except OSError:
-        return ""
-    return done.stdout.strip() if done.returncode == 0 else ""
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

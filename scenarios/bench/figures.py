@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import statistics
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from typing import Literal, TextIO
 
 import msgspec
 
+from scenarios.revision import revision
 from unimux.errors import SetupError
 
 ROOT = Path(__file__).parents[2]
@@ -193,26 +193,6 @@ class Beginning:
         """That of a run that begins now."""
         commit, changed = revision(ROOT)
         return cls(datetime.now(UTC).isoformat(timespec="seconds"), os.getloadavg()[0], commit, changed)
-
-
-def revision(folder: Path) -> tuple[str | None, bool]:
-    """The commit of a working copy, and whether any file that it has differs; None where the folder is no working copy."""
-    # A folder below somebody else's working copy, where this may be installed, has nothing of ours.
-    top = _git(folder, "rev-parse", "--show-toplevel")
-    commit = _git(folder, "rev-parse", "HEAD")
-    if top is None or commit is None or Path(top) != folder.resolve():
-        return None, False
-    return commit, bool(_git(folder, "status", "--porcelain", "--untracked-files=no"))
-
-
-def _git(folder: Path, *words: str) -> str | None:
-    """What git says; None where it refuses, or is not installed.  The working copy may be another user's: root measures."""
-    command = ["git", "-C", str(folder), "-c", f"safe.directory={folder.resolve()}", *words]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    except OSError:
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None
 
 
 def circumstances(

@@ -19,7 +19,7 @@ import msgspec
 import typer
 
 from compat.programs.launch import end_with
-from scenarios.revision import revision
+from scenarios.revision import described
 from unimux.errors import SetupError
 
 from .session import FOLDER
@@ -100,7 +100,7 @@ def run(checkout: Path, *, json: bool) -> int:
         raise SetupError(f"The negative controls stopped with status {status}; their messages stand above.") from None
     finally:
         told.unlink(missing_ok=True)
-    score = Score(results, revision(checkout), datetime.now(UTC).isoformat(timespec="seconds"))
+    score = Score(results, described(checkout), datetime.now(UTC).isoformat(timespec="seconds"))
     path.write_bytes(msgspec.json.encode(score))
     if json:
         typer.echo(msgspec.json.encode(score.results).decode())

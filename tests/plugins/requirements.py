@@ -39,7 +39,7 @@ from typing import Any, TypeAlias
 
 import pytest
 
-from scenarios.revision import revision
+from scenarios.revision import described
 from tests.plugins.real import plain
 
 TABLE = Path(__file__).parents[1] / "requirements.toml"
@@ -224,7 +224,7 @@ class Requirements:
         self.summary.parent.mkdir(parents=True, exist_ok=True)
         partial = self.summary.with_name(f"{self.summary.name}.{os.getpid()}")
         record = {
-            "revision": revision(self.root),
+            "revision": described(self.root),
             "ended": datetime.now(UTC).isoformat(timespec="seconds"),
             "skipped": sum(outcome.result == "skipped" for outcome in self.outcomes.values()),
             "rows": verdicts(self.table, self.outcomes),

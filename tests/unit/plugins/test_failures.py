@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -10,7 +9,7 @@ import pytest
 from scenarios.conformance import labels
 
 from .test_captures import read
-from .test_plugins import run, session
+from .test_plugins import run, session, table
 
 __all__ = ["session"]
 
@@ -63,7 +62,7 @@ def test_the_report_names_the_capture_and_the_frame(
     assert [number for number, (_, _, said) in enumerate(frames, 1) if labels.said(labels.BROKEN, said)] == [3]
     result.stdout.fnmatch_lines([f"{wire}", "the assertion looked at frame 3 of wire.pcapng"])
     result.stdout.fnmatch_lines(["FAILED test_it.py::test_one - frame 3 of wire.pcapng: *"])
-    (row,) = (row for row in json.loads((session.path / "out/proves.json").read_text()) if row["id"] == "UM-ADDR-1")
+    (row,) = (row for row in table(session) if row["id"] == "UM-ADDR-1")
     assert row["reason"].startswith("frame 3 of wire.pcapng: ")
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from msgspec import structs
 from scenarios.bench.catalogue import BENCHMARKS, WITHOUT_KERNEL
 from scenarios.bench.command import bench
 from scenarios.bench.compare import Change, compare
-from scenarios.bench.figures import Beginning, Figure, Goal, Result, circumstances, figure, revision
+from scenarios.bench.figures import Beginning, Figure, Goal, Result, circumstances, figure
 from scenarios.bench.plot import plot
 from scenarios.bench.setting import Setting, take_turns
 from tapstack.clock import run_virtual
@@ -81,27 +80,6 @@ def test_a_result_from_before_results_had_commits_is_read(tmp_path: Path) -> Non
         del written["circumstances"][name]
     (tmp_path / "old.json").write_bytes(msgspec.json.encode(written))
     assert "no commit known" in str(Result.read(tmp_path / "old.json").circumstances)
-
-
-def test_a_result_names_the_commit_and_whether_a_file_differs(tmp_path: Path) -> None:
-    def git(*words: str) -> str:
-        identity = ("-c", "user.name=x", "-c", "user.email=x@example.org")
-        done = subprocess.run(
-            ["git", "-C", str(tmp_path), *identity, *words], check=True, capture_output=True, text=True
-        )
-        return done.stdout.strip()
-
-    assert revision(tmp_path) == (None, False)
-    git("init", "--quiet")
-    (tmp_path / "file").write_text("one")
-    (tmp_path / "below").mkdir()
-    git("add", "file")
-    git("commit", "--quiet", "--message", "first")
-    (tmp_path / "result.json").write_text("what --out wrote")
-    assert revision(tmp_path) == (git("rev-parse", "HEAD"), False)
-    (tmp_path / "file").write_text("two")
-    assert revision(tmp_path) == (git("rev-parse", "HEAD"), True)
-    assert revision(tmp_path / "below") == (None, False), "installed somewhere inside another project's working copy"
 
 
 @pytest.mark.parametrize("content", [None, b"", b"[]", b'{"figures": 1}'])

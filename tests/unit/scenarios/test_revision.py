@@ -5,21 +5,27 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-from scenarios.revision import revision
+from scenarios.revision import described, revision
 
 
-def test_the_commit_and_whether_files_differ(tmp_path: Path) -> None:
-    assert revision(tmp_path) == "", "git does not know the folder"
+def test_the_commit_and_whether_a_file_differs(tmp_path: Path) -> None:
+    def git(*words: str) -> str:
+        identity = ("-c", "user.name=x", "-c", "user.email=x@example.org")
+        done = subprocess.run(
+            ["git", "-C", str(tmp_path), *identity, *words], check=True, capture_output=True, text=True
+        )
+        return done.stdout.strip()
 
-    def git(*arguments: str) -> str:
-        command = ["git", "-c", "user.name=a", "-c", "user.email=a@example.com", *arguments]
-        return subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True).stdout.strip()
-
-    git("init", "-q")
-    (tmp_path / "a").write_text("a")
-    git("add", "a")
-    git("commit", "-q", "-m", "a")
-    commit = git("rev-parse", "HEAD")
-    assert revision(tmp_path) == commit[:12]
-    (tmp_path / "a").write_text("b")
-    assert revision(tmp_path) == commit[:12] + "+"
+    assert (revision(tmp_path), described(tmp_path)) == ((None, False), "")
+    git("init", "--quiet")
+    (tmp_path / "file").write_text("one")
+    (tmp_path / "below").mkdir()
+    git("add", "file")
+    git("commit", "--quiet", "--message", "first")
+    (tmp_path / "result.json").write_text("what --out wrote")
+    assert revision(tmp_path) == (git("rev-parse", "HEAD"), False)
+    assert described(tmp_path) == git("rev-parse", "HEAD")[:12]
+    (tmp_path / "file").write_text("two")
+    assert described(tmp_path) == git("rev-parse", "HEAD")[:12] + "+"
+    assert revision(tmp_path) == (git("rev-parse", "HEAD"), True)
+    assert revision(tmp_path / "below") == (None, False), "installed somewhere inside another project's working copy"
