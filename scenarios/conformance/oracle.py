@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from scenarios.witness.finding import count
 from scenarios.witness.tshark import version
 
 from .packets import Listing, Reader
@@ -51,8 +52,8 @@ class Opinion:
         missing = Counter[str]()
         for _, text in self.left_out():
             number, _, what = text.partition(" ")
-            missing[f"{what.removesuffix('s')}s"] += int(number)
-        gone = ", ".join(f"{number:,} {what}" for what, number in sorted(missing.items()))
+            missing[what.removesuffix("s")] += int(number)
+        gone = ", ".join(count(number, what) for what, number in sorted(missing.items()))
         return (
             f"{self.version}: {len(self.listings)} captures, {packets:,} packets, {explained} remarks with an explanation, "
             f"{len(self.objections())} without" + (f"; not kept: {gone}" if gone else "")

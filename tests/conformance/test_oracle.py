@@ -197,7 +197,7 @@ def test_what_captures_do_not_hold_is_told(reader: Reader, tmp_path: Path) -> No
     row = Row("um", "X-1", "", Verdict.PASSED, captures=tuple(f"captures/{name}.pcapng" for name in "xyz"))
     opinion = consult(tmp_path, [row])
     assert opinion.sound
-    assert opinion.sentence().endswith("0 without; not kept: 1,201 frames, 1 wires")
+    assert opinion.sentence().endswith("0 without; not kept: 1,201 frames, 1 wire")
     index = write(tmp_path / "report", tmp_path, [row], opinion).read_text(encoding="utf-8")
     assert "left out: 1 frame, left out: 1 wire<" in index
     assert index.count("left out: ") == 3
