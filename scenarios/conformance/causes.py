@@ -100,19 +100,19 @@ def cause(
     message: str,
     *,
     error: bool = False,
-    offload: bool = False,
+    processors: bool = False,
     strays: Sequence[Segment] = (),
     resolved: float | None = None,
 ) -> str:
     """Why segment number `at` of a connection was right although tshark says `message`; empty where nothing shows it.
 
     talk: all segments of the connection in the order of the capture.  error: an ICMPv6 error about it was captured.
-    offload: the capture is of a link with offload.
+    processors: a kernel carried the segments, on as many processors as it likes.
     strays: segments between the same two addresses that nobody acknowledged at their own ports: where ports do not matter,
     they belong to this connection too.  resolved: when a neighbour last told the link-layer address of the destination.
     """
     if _AGAIN.search(message):
-        if offload and _overtaken(talk, at):
+        if processors and _overtaken(talk, at):
             return "another processor's segments overtook it on the link"
         return _why_again(talk, at, error, resolved)
     if _DUPLICATE.search(message):

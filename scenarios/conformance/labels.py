@@ -13,6 +13,8 @@ from collections.abc import Iterable
 
 OFFLOAD = "offload"
 """The link leaves checksums, or the cutting into segments, to the hardware."""
+REAL_TIME = "real time"
+"""A kernel carried the frames, on more than one processor perhaps: what it sends may leave in exchanged order."""
 DISTURBED = "disturbed"
 """Frames of the whole file are lost, delayed, changed or repeated where its maker cannot see it."""
 ELSEWHERE = "made by the test elsewhere"

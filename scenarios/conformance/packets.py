@@ -46,6 +46,7 @@ from .labels import (
     LEFT_OUT,
     LOST,
     OFFLOAD,
+    REAL_TIME,
     REPEATED,
     said,
 )
@@ -325,6 +326,7 @@ class _File:
     def __init__(self, rows: Sequence[_Row], comments: Sequence[str]) -> None:
         self._disturbed_throughout = bool(said(DISTURBED, comments))
         self._offload = bool(said(OFFLOAD, comments))
+        self._processors = self._offload or bool(said(REAL_TIME, comments))
         # From which packet on the test has its hands in the segments between two addresses.
         self._meddled = dict.fromkeys((frozenset(pair.split(" and ")) for pair in said(ELSEWHERE, comments)), 0)
         for row in rows:
@@ -405,7 +407,7 @@ class _File:
             at,
             message,
             error=error,
-            offload=self._offload,
+            processors=self._processors,
             strays=strays,
             resolved=resolved,
         )

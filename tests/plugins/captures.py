@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from scenarios.conformance.labels import REAL_TIME
 from tests.plugins import taps
 from tests.plugins.artefacts import folder_name
 from tests.plugins.marking import ANNOTATED, copy_marked, events_of, real_captures
@@ -87,7 +88,7 @@ class Captures:
                 source,
                 path,
                 made=recording.made_by_hand,
-                words=recording.declared,
+                words=[*recording.declared, REAL_TIME],
                 notes=notes,
                 most_bytes=MOST_BYTES,
             )
