@@ -118,12 +118,32 @@ def rebound_session(net: Room, artefacts: Path, rng: Random) -> None:
     judge_session(inside, outside, target, chunks)
     arrived = [s for s in segments(outside) if s.dst == target]
     strange = [s for s in arrived if s.sport < 41_000 - 1]
-    assert len(strange) == 2 * 6, "the blind segments are seen arriving at the node's own link"
-    assert misleading == 2 * 9
+    assert len(strange) == 2 * 9, "the forged segments are seen arriving at the node's own link"
+    assert misleading == 2 * 12
+
+
+def forged(last: TCP, rng: Random) -> list[tuple[str, int, int]]:
+    """Flags, sequence and acknowledgment number of segments that must change nothing, from the client's last one.
+
+    Guessing would not show much: most numbers are far from all that a stack without these checks would take.
+    """
+    expected, valid = last.seq + len(last.payload), last.ack
+    unsent = valid + (1 << 30) + rng.getrandbits(16)
+    return [
+        ("R", expected + 1, 0),
+        ("RA", expected + 1, valid),
+        ("R", expected - 70_000, 0),
+        ("SA", expected, valid),
+        ("PA", expected + (1 << 24), valid),
+        ("FA", expected - 70_000, valid),
+        ("PA", expected, unsent),
+        ("A", expected, unsent),
+        ("A", expected, valid),
+    ]
 
 
 async def mislead(node: Node, box: Translator, old: int, target: str, rng: Random) -> int:
-    """Replay segments of the session at the old port, and guess some blindly; returns how many the node has had."""
+    """Replay segments of the session at the old port, and make some that RFC 5961 is about; returns how many the node has had."""
     with_bytes = [frame for frame in box.passed if len(Ether(frame)[TCP].payload)]
     made = []
     for frame in with_bytes[-3:]:
@@ -131,10 +151,11 @@ async def mislead(node: Node, box: Translator, old: int, target: str, rng: Rando
         packet[TCP].sport = old
         del packet[TCP].chksum
         made.append(bytes(packet))
-    template = Ether(with_bytes[-1])
-    for flags in ("A", "PA", "RA", "R", "FA", "SA"):
-        sequence, acknowledgment = rng.getrandbits(32), rng.getrandbits(32)
-        segment = TCP(sport=old - 7, dport=WP, seq=sequence, ack=acknowledgment, flags=flags)
+    template = Ether(box.passed[-1])
+    clock = [option for option in template[TCP].options if option[0] == "Timestamp"]
+    for flags, sequence, acknowledgment in forged(template[TCP], rng):
+        numbers = {"seq": sequence % 2**32, "ack": acknowledgment % 2**32}
+        segment = TCP(sport=old - 7, dport=WP, flags=flags, options=clock, **numbers)
         packet = Ether(src=template.src, dst=template.dst) / IPv6(src=BEHIND, dst=target) / segment
         made.append(bytes(packet / b"x" if "P" in flags else packet))
     wanted = node.stack.counters.frames_in + len(made)
