@@ -9,10 +9,12 @@ or as a record of a capture with its number.  Where no variable holds any, the l
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Generator, Iterable, Iterator
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import dpkt
 import pytest
@@ -82,13 +84,15 @@ def _names(folder: Path) -> Iterator[Path]:
 
 def _bytes_of(value: object) -> Iterator[bytes]:
     """The frame or packet that a value is, if it is one."""
+    scapy = sys.modules.get("scapy.packet")  # where nobody has imported it, no value is one of its packets
     if isinstance(value, bytes | bytearray | memoryview | dpkt.Packet):
         yield bytes(value)
-    elif hasattr(value, "underlayer") and hasattr(value, "original"):  # a layer of a packet as scapy reads it
-        while value.underlayer is not None:
-            value = value.underlayer
-        yield bytes(value.original or b"")
-        yield bytes(value)  # type: ignore[call-overload]
+    elif scapy is not None and isinstance(value, scapy.Packet):
+        layer: Any = value
+        while layer.underlayer is not None:
+            layer = layer.underlayer
+        yield bytes(layer.original or b"")
+        yield bytes(layer)
 
 
 def _values(value: object, depth: int = 2) -> Iterator[object]:
@@ -103,8 +107,13 @@ def _looked_at(error: pytest.ExceptionInfo[BaseException], places: _Places) -> l
     """The frames that the statement that failed had in its variables: of the innermost function that had any."""
     for entry in reversed(error.traceback):
         names = dict.fromkeys(_NAME.findall(str(entry.statement))) if entry.frame.code.fullsource else {}
-        held = [entry.locals[name] for name in names if name in entry.locals]
-        found = list(dict.fromkeys(place for one in held for each in _values(one) for place in places.of(each)))
+        found = list[Looked]()
+        for name in names:
+            with suppress(
+                Exception
+            ):  # a value that cannot be asked is no frame, and the test's own failure is to be told
+                found += [place for each in _values(entry.locals.get(name)) for place in places.of(each)]
+        found = list(dict.fromkeys(found))
         if 0 < len(found) <= MOST_FRAMES:
             return found
     return []

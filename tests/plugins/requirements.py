@@ -72,8 +72,9 @@ class Outcome:
     captures: list[str] = field(default_factory=list)
 
     def judges_by_wire(self, ids: set[str]) -> bool:
-        """Whether the test looks at a wire for one of these ids, or is named by a table and not by a marker."""
-        return not self.by_api.issuperset(ids.intersection(self.ids)) or ids.isdisjoint(self.ids)
+        """Whether the test looks at a wire for one of these ids; where a table names it, for any that its markers name."""
+        concerned = ids.intersection(self.ids) or set(self.ids)
+        return not concerned or not self.by_api.issuperset(concerned)
 
 
 def load_table(path: Path = TABLE) -> list[Row]:

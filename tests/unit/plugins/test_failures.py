@@ -20,6 +20,11 @@ from scapy.layers.inet import TCP
 from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
 from tests.plugins import taps
+from unittest.mock import Mock
+
+class Bad:
+    def __getattr__(self, name):
+        raise KeyError(name)
 
 def segment(seq):
     return bytes(IPv6(src="2001:db8::1", dst="2001:db8::2") / TCP(seq=seq))
@@ -37,6 +42,7 @@ FAILING = {
     "dpkt": "packet = dpkt.ip6.IP6(segment(2)); assert packet.data.seq == 7",
     "several": "found = [(1.0, 'a', segment(2))]; assert found[0][2] == b''",
     "a helper": "check(segment(2))",
+    "beside what is none": "kind, mock, bad, packet = TCP, Mock(), Bad(), segment(2); assert (kind, mock, bad, packet) == 0",
     "an exception": "packet = segment(2); int(packet[:1].hex(), 2)",
 }
 

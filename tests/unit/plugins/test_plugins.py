@@ -142,7 +142,7 @@ def test_rows_that_deviate_do_not_apply_or_are_proved_through_others() -> None:
 
 def test_what_the_stack_says_of_itself_is_no_evidence() -> None:
     table: list[requirements.Row] = [{"id": name, "spec": "r", "text": ""} for name in ("R-1", "R-2", "R-3")] + [
-        {"id": "R-4", "spec": "r", "text": "", "by": ["t::named"]}
+        {"id": "R-4", "spec": "r", "text": "", "by": ["t::named", "t::api"]}
     ]
     outcomes = {
         "t::api": requirements.Outcome(("R-1", "R-2"), frozenset({"R-1", "R-2"}), captures=["a"]),
