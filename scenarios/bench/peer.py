@@ -117,7 +117,7 @@ def serve(sock: socket.socket, reply: Callable[[bytes], bytes]) -> None:
             elif key.fileobj is sock:
                 _accept_all(sock, chooser)
             else:
-                _answer(key.fileobj, chooser, reply)  # type: ignore[arg-type]
+                _answer(key.data, chooser, reply)
 
 
 def _accept_all(sock: socket.socket, chooser: selectors.BaseSelector) -> None:
@@ -128,7 +128,7 @@ def _accept_all(sock: socket.socket, chooser: selectors.BaseSelector) -> None:
             return
         connection.setblocking(False)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        chooser.register(connection, selectors.EVENT_READ)
+        chooser.register(connection, selectors.EVENT_READ, connection)
 
 
 def _answer(connection: socket.socket, chooser: selectors.BaseSelector, reply: Callable[[bytes], bytes]) -> None:

@@ -21,7 +21,7 @@ from tapstack.types import address, address_text
 from tapstack.udp.layer import Udp
 from tests.plugins import taps
 from tests.plugins.requirements import load_table
-from tests.unit.ipv6.bench import STRANGER, Bench, one, only, records, to_group
+from tests.unit.ipv6.bench import STRANGER, Bench, one, only, records, settled, to_group
 from tests.unit.tcp.pair import Pair
 
 ROOT = Path(__file__).parents[2]
@@ -53,10 +53,7 @@ def test_addresses_are_written_in_the_recommended_form(rng: random.Random) -> No
 
 @pytest.fixture
 def bench() -> Bench:
-    made = Bench()
-    made.settle()
-    made.teach(STRANGER, "02:00:00:00:00:66")
-    return made
+    return settled()
 
 
 @pytest.mark.parametrize(

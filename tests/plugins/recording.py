@@ -7,13 +7,17 @@ knows nothing of that: here each gets a tap.  On real links dumpcap takes the fr
 from __future__ import annotations
 
 import time
-from collections.abc import Generator
-from typing import Any
+from collections.abc import Callable, Generator
+from functools import wraps
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from scenarios.conformance.labels import BY_HAND
 from tests.plugins import taps
+
+if TYPE_CHECKING:
+    from tapstack.stack import Stack
 
 
 @pytest.hookimpl(wrapper=True)
@@ -25,61 +29,56 @@ def pytest_runtest_protocol() -> Generator[None, object, object]:
         taps.recording = None
 
 
-def _watch_fabrics() -> None:
-    """Every in-memory fabric has a tap, which knows of a wire that is impaired."""
-    from tapstack.link import impairment, memory
+def _after(made: Any, then: Callable[..., None]) -> None:
+    """Have `then(object, its arguments …)` called whenever an object of the class `made` has been made."""
+    make = made.__init__
 
-    make_fabric, make_impaired = memory._Fabric.__init__, impairment.ImpairedLink.__init__
+    @wraps(make)
+    def making(self: object, *arguments: object, **options: object) -> None:
+        make(self, *arguments, **options)
+        then(self, *arguments, **options)
 
-    def fabric(self: Any, *arguments: Any, **options: Any) -> None:
-        make_fabric(self, *arguments, **options)
-        if taps.recording is None:
-            return
-        tap: taps.Tap | None = None
-        self.tap_owners = {}
-
-        def observe(now: float, port: int, frame: bytes, delivered: list[Any] | None = None) -> None:
-            nonlocal tap
-            if tap is None:
-                link_type = taps.RAW_IP if self._ports and self._ports[port].properties.mac is None else taps.ETHERNET
-                tap = self.tap = taps.world(type(self).__name__.removeprefix("Memory").lower(), link_type)
-                if getattr(self, "tap_disturbed", False):
-                    tap.disturb()
-            tap.sent(now, self.tap_owners.get(port, BY_HAND), frame, delivered)
-
-        self.observe(observe)
-        self.tap_lost = lambda now, port, frame: observe(now, port, frame, [])
-
-    def impair(self: Any, link: Any, *arguments: Any, **options: Any) -> None:
-        make_impaired(self, link, *arguments, **options)
-        fabric_of = getattr(_below(link), "_fabric", None)
-        if fabric_of is not None:
-            fabric_of.tap_disturbed = True
-
-    memory._Fabric.__init__ = fabric  # type: ignore[method-assign]
-    impairment.ImpairedLink.__init__ = impair  # type: ignore[method-assign]
+    made.__init__ = making
 
 
-def _watch_drivers() -> None:
+def _fabric(fabric: Any, *_: object, **__: object) -> None:
+    """Every in-memory fabric has a tap."""
+    if taps.recording is None:
+        return
+    tap: taps.Tap | None = None
+    fabric.tap_owners = {}
+
+    def observe(now: float, port: int, frame: bytes, delivered: list[Any] | None = None) -> None:
+        nonlocal tap
+        if tap is None:
+            ports = fabric._ports
+            link_type = taps.RAW_IP if ports and ports[port].properties.mac is None else taps.ETHERNET
+            tap = fabric.tap = taps.world(type(fabric).__name__.removeprefix("Memory").lower(), link_type)
+            if getattr(fabric, "tap_disturbed", False):
+                tap.disturb()
+        tap.sent(now, fabric.tap_owners.get(port, BY_HAND), frame, delivered)
+
+    fabric.observe(observe)
+    fabric.tap_lost = lambda now, port, frame: observe(now, port, frame, [])
+
+
+def _impaired(_: object, link: object, *__: object, **___: object) -> None:
+    """Which knows of a wire that is impaired."""
+    fabric = getattr(_below(link), "_fabric", None)
+    if fabric is not None:
+        fabric.tap_disturbed = True
+
+
+def _driver(_: object, stack: Stack, link: object, *__: object, **___: object) -> None:
     """Who sends on a fabric is known from the drivers on its ports, all else is made by hand; and each stack is listened to."""
-    from tapstack import driver
-
-    make_driver = driver.Driver.__init__
-
-    def drive(self: Any, stack: Any, link: Any, *arguments: Any, **options: Any) -> None:
-        make_driver(self, stack, link, *arguments, **options)
-        below = _below(link)
-        fabric_of = getattr(below, "_fabric", None)
-        if fabric_of is None:
-            name = getattr(below, "name", "")
-            stack.events.subscribe(lambda event: _told(name, event))
-        elif hasattr(fabric_of, "tap_owners"):
-            who = fabric_of.tap_owners[below.port] = f"node {len(fabric_of.tap_owners) + 1}"
-            stack.events.subscribe(
-                lambda event: getattr(fabric_of, "tap", taps.FORGETFUL).say(f"{who} says: {event.text()}")
-            )
-
-    driver.Driver.__init__ = drive  # type: ignore[method-assign]
+    below = _below(link)
+    fabric = getattr(below, "_fabric", None)
+    if fabric is None:
+        name = getattr(below, "name", "")
+        stack.events.subscribe(lambda event: _told(name, event))
+    elif hasattr(fabric, "tap_owners"):
+        who = fabric.tap_owners[below.port] = f"node {len(fabric.tap_owners) + 1}"
+        stack.events.subscribe(lambda event: getattr(fabric, "tap", taps.FORGETFUL).say(f"{who} says: {event.text()}"))
 
 
 def _told(name: str, event: object) -> None:
@@ -94,5 +93,9 @@ def _below(link: Any) -> Any:
 
 
 def pytest_configure() -> None:
-    _watch_fabrics()
-    _watch_drivers()
+    from tapstack import driver
+    from tapstack.link import impairment, memory
+
+    _after(memory._Fabric, _fabric)
+    _after(impairment.ImpairedLink, _impaired)
+    _after(driver.Driver, _driver)

@@ -180,9 +180,17 @@ class Bench:
         self.out.clear()
         return entry
 
-    def teach(self, ip: str, mac: str) -> None:
+    def teach(self, ip: str, mac: str = STRANGER_MAC) -> None:
         """Let the host know a neighbour's link-layer address, as its solicitation would."""
         self.host.neighbors.heard(address(ip), bytes.fromhex(mac.replace(":", "")), self.now)
+
+
+def settled() -> Bench:
+    """A bench whose host has its addresses, and knows STRANGER."""
+    bench = Bench()
+    bench.settle()
+    bench.teach(STRANGER)
+    return bench
 
 
 class User:
@@ -337,6 +345,7 @@ __all__ = [
     "only",
     "probe",
     "records",
+    "settled",
     "solicitation",
     "to_group",
     "to_us",

@@ -320,7 +320,7 @@ class TestOptimistic:
             address(TEXT), AddressKind.EPHEMERAL, bench.now, trigger=Trigger.ADD_OPTIMISTIC
         )
         bench.host.addresses.acquire(entry, User(STRANGER))
-        bench.teach(STRANGER, "02:00:00:00:00:66")
+        bench.teach(STRANGER)
         return entry
 
     def test_it_is_usable_at_once_and_announced_without_override(self, bench: Bench) -> None:

@@ -34,14 +34,12 @@ from tapstack.ipv6.packet import Packet
 from tapstack.types import address_text
 from tests.unit.ipv6.bench import STRANGER, Bench, checksum_is_right, one, only, to_group, to_us
 
-STRANGER_MAC_BYTES = "02:00:00:00:00:66"
-
 
 class World(Bench):
     def __init__(self, config: HostConfig | None = None) -> None:
         super().__init__(config)
         self.settle()
-        self.teach(STRANGER, STRANGER_MAC_BYTES)
+        self.teach(STRANGER)
         entry = next(entry for entry in self.host.addresses if entry.kind is AddressKind.STABLE)
         self.us = address_text(entry.address)
         self.delivered: list[Packet] = []

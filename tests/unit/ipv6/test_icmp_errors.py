@@ -171,7 +171,7 @@ def test_a_smaller_link_mtu_bounds_all_paths(world: World) -> None:
 
 @pytest.mark.proves("ST-IP6-3")
 def test_echo(world: World) -> None:
-    world.teach(STRANGER, "02:00:00:00:00:66")
+    world.teach(STRANGER)
     request = ICMPv6EchoRequest(id=77, seq=3, data=b"hello")
     reply = one(world.feed(to_us(STRANGER, world.us) / request), ICMPv6EchoReply)
     assert (reply[IPv6].src, reply[IPv6].dst) == (world.us, STRANGER)
@@ -195,7 +195,7 @@ def test_echo_replies_go_to_whoever_asked(world: World) -> None:
 @pytest.mark.parametrize("vnet", [False, True])
 def test_frames_carry_a_virtio_header_exactly_where_the_link_has_one(vnet: bool) -> None:
     world = World(vnet=vnet)
-    world.teach(STRANGER, "02:00:00:00:00:66")
+    world.teach(STRANGER)
     assert one(world.feed(to_us(STRANGER, world.us) / ICMPv6EchoRequest()), ICMPv6EchoReply)
     trusted = []
     world.host.upper[17] = lambda packet, now: trusted.append((packet.checksum_trusted, packet.gso_size))

@@ -39,7 +39,7 @@ class World(Bench):
     def __init__(self, **config: Any) -> None:
         super().__init__(HostConfig(dad_initial_delay=0.0, **config))
         self.settle()
-        self.teach(STRANGER, "02:00:00:00:00:66")
+        self.teach(STRANGER)
         entry = next(entry for entry in self.host.addresses if entry.kind is AddressKind.STABLE)
         self.us = address_text(entry.address)
         self.delivered: list[Packet] = []

@@ -39,6 +39,7 @@ from tests.unit.ipv6.bench import (
     only,
     probe,
     records,
+    settled,
     solicitation,
     to_group,
     to_us,
@@ -49,10 +50,7 @@ TEXT = PREFIX + "abcd:1234:5678"
 
 @pytest.fixture
 def bench() -> Bench:
-    bench = Bench()
-    bench.settle()
-    bench.teach(STRANGER, "02:00:00:00:00:66")
-    return bench
+    return settled()
 
 
 def beside_unreachability_detection(bench: Bench) -> list[ScapyPacket]:

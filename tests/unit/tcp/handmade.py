@@ -10,6 +10,7 @@ from tapstack.tcp.options import SocketOptions, TimeWait
 from . import wire
 from .pair import Pair
 from .path import established
+from .seen import segments
 
 A, B = "2001:db8:a::1", "2001:db8:b::1"
 MSS = 1428
@@ -51,3 +52,14 @@ def old_segment(pair: Pair, connection: Connection) -> list[str]:
     """An octet that the connection of `a` had long ago comes once more: what is answered, which ends no wait and begins none."""
     fields = {"seq": connection.receiver.rcv_nxt - 2, "payload": b"x"}
     return [str(tcp.flags) for tcp in by_hand(pair, connection, "A", **fields)]
+
+
+def remembered(pair: Pair) -> int:
+    """How many of fifty handshakes that nobody completes `b` remembers: their answers go again."""
+    for port in range(50):
+        pair.b.input(wire.segment(A, B, 6000 + port, 80, "S", seq=port), pair.now)
+    pair.run(0.5)
+    assert len(segments(pair, "b")) == 50, "each is answered"
+    before = len(pair.packets)
+    pair.run(1)
+    return len(segments(pair, "b", before))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from scapy.layers.inet import TCP
 from scapy.layers.inet6 import (
@@ -55,17 +57,17 @@ class Caller(Bench):
         self.tcp.check()
         super().check()
 
-    def call(self, port: int, **options: object) -> Connection:
+    def call(self, port: int, **options: Any) -> Connection:
         """A connection that is being opened from a local port."""
         entry = self.host.addresses.get(address(US)) or self.reserve(US)
         if entry.kind is not AddressKind.EPHEMERAL:
             self.host.addresses.take(entry, AddressKind.EPHEMERAL, self.now, "test")
-        asked = SocketOptions(mode=PortMode.AWARE, timestamps=False, sack=False, **options)  # type: ignore[arg-type]
+        asked = SocketOptions(mode=PortMode.AWARE, timestamps=False, sack=False, **options)
         made = self.tcp.connect(entry, address(OFF_LINK), 80, self.now, asked, local_port=port)
         self.check()
         return made
 
-    def answered(self, port: int, **options: object) -> Connection:
+    def answered(self, port: int, **options: Any) -> Connection:
         """One that is established."""
         made = self.call(port, **options)
         (syn,) = self.sent(port)

@@ -41,7 +41,7 @@ class World(Bench):
         self.udp = Udp(self.host)
         self.settle()
         self.stable = next(entry for entry in self.host.addresses if entry.kind is AddressKind.STABLE)
-        self.teach(STRANGER, "02:00:00:00:00:66")
+        self.teach(STRANGER)
 
     def taken(self, text: str = PREFIX + "abcd:1234:5678") -> AddressEntry:
         entry = self.reserve(text)

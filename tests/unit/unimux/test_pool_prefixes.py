@@ -10,7 +10,6 @@ from tapstack.ipv6.prefixes import Prefix
 from tapstack.types import address, address_text
 from tests.unit.ipv6.bench import (
     PREFIX,
-    STRANGER_MAC,
     ICMPv6ND_RS,
     User,
     advertisement,
@@ -185,7 +184,7 @@ NEIGHBOUR = "fe80::66"
 
 def answers_an_echo(bench: PoolBench, target: str) -> bool:
     """Whether NEIGHBOUR, whose link-layer address is known, gets an echo reply from an address."""
-    bench.teach(NEIGHBOUR, STRANGER_MAC)
+    bench.teach(NEIGHBOUR)
     answers = bench.feed(to_us(NEIGHBOUR, target) / ICMPv6EchoRequest())
     assert all(ICMPv6EchoReply in packet and packet[IPv6].src == target for packet in answers)
     return bool(answers)
