@@ -55,7 +55,7 @@ _AGAIN = re.compile(r"[Rr]etransmission|[Oo]ut-[Oo]f-[Oo]rder")
 _DUPLICATE = re.compile(r"Duplicate ACK")
 _REPORT = re.compile(r"D-SACK")
 _GAP = re.compile(r"[Pp]revious segment.* not captured")
-_URG, _ACK, _SYN, _RST, _FIN = 0x20, 0x10, 0x02, 0x04, 0x01
+_URG, _ACK, _SYN, _FIN = 0x20, 0x10, 0x02, 0x01
 _HALF, _ALL = 1 << 31, 1 << 32
 
 
