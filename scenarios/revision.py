@@ -22,6 +22,15 @@ def described(folder: Path) -> str:
     return "" if commit is None else commit[:12] + "+" * changed
 
 
+def origin(revision: str, ended: str) -> str:
+    """Which run a result is of, for people.
+
+    >>> origin("0123456789ab", "2026-11-22T09:00:00+00:00")
+    'of 0123456789ab, 2026-11-22T09:00:00+00:00'
+    """
+    return f"of {revision or 'unknown sources'}, {ended or 'at an unknown time'}"
+
+
 def _git(folder: Path, *words: str) -> str | None:
     """What git says; None where it refuses, or is not installed.  The working copy may be another user's: root measures."""
     command = ["git", "-C", str(folder), "-c", f"safe.directory={folder.resolve()}", *words]

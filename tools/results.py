@@ -61,7 +61,7 @@ def conformance(table: Table) -> Iterator[str]:
 
 def defects(score: mutations.Score) -> Iterator[str]:
     """The mutation score, and the defects that nobody noticed."""
-    yield f"{score.sentence()} (sources {score.revision or 'unknown'}, {score.ended})."
+    yield f"{score.sentence()} ({score.origin()})."
     for each in score.survivors:
         yield f"- {each.name}, {each.outcome}: {each.what} ({', '.join(each.ids)})"
 

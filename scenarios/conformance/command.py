@@ -82,7 +82,7 @@ def conformance(
     chosen = [row for row in table.rows if asked_for(row.spec, row.id, specs, ids)]
     sound = True
     if report is not None or not last:
-        sound = _examine(checkout, chosen, report, console) & _evident(checkout, chosen, console)
+        sound = _examine(checkout, table, chosen, report, console) & _evident(checkout, chosen, console)
     _print(chosen, json=json)
     raise typer.Exit(0 if holds(chosen) and sound else 1)
 
@@ -122,7 +122,7 @@ def _run(checkout: Path, ids: list[str] | None, junit: Path | None, console: Con
     return session.table
 
 
-def _examine(checkout: Path, rows: list[Row], report: Path | None, console: Console) -> bool:
+def _examine(checkout: Path, table: Table, rows: list[Row], report: Path | None, console: Console) -> bool:
     """Let tshark read every capture, and write the report if one is wanted; whether tshark has no objection."""
     from scenarios.witness.tshark import TsharkError
 
@@ -141,7 +141,7 @@ def _examine(checkout: Path, rows: list[Row], report: Path | None, console: Cons
     for line in opinion.objections()[:20]:
         console.print(f"  {line}", style="red", markup=False, highlight=False)
     if report is not None:
-        page = write(report, checkout, rows, opinion)
+        page = write(report, checkout, table, rows, opinion)
         console.print(f"The report: {page}", markup=False, highlight=False)
     return opinion.sound
 

@@ -19,7 +19,7 @@ import msgspec
 import typer
 
 from compat.programs.launch import end_with
-from scenarios.revision import described
+from scenarios.revision import described, origin
 from unimux.errors import SetupError
 
 from .session import FOLDER
@@ -60,6 +60,10 @@ class Score(msgspec.Struct, frozen=True):
     def survivors(self) -> list[Result]:
         """The defects that nobody noticed, or that could not be judged."""
         return [result for result in self.results if not result.caught]
+
+    def origin(self) -> str:
+        """Which run this is, for people."""
+        return origin(self.revision, self.ended)
 
     def sentence(self) -> str:
         """The mutation score in words.

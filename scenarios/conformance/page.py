@@ -10,7 +10,6 @@ import hashlib
 import os
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,7 +28,7 @@ from unimux.errors import SetupError
 from .mutations import latest
 from .oracle import Opinion
 from .packets import Listing
-from .rows import SPECIFICATIONS, Row, counts, grouped, without_evidence
+from .rows import SPECIFICATIONS, Row, Table, counts, grouped, without_evidence
 
 MOST_PACKETS = 1000
 """Lines of one packet list; the capture has the others."""
@@ -49,8 +48,11 @@ class _Link:
     """the packets that a failed assertion looked at"""
 
 
-def write(folder: Path, checkout: Path, rows: Sequence[Row], opinion: Opinion) -> Path:
-    """Write the report and return the path of its first page.  Raises `SetupError` where it cannot be written."""
+def write(folder: Path, checkout: Path, table: Table, rows: Sequence[Row], opinion: Opinion) -> Path:
+    """Write the report of some rows of a run's table and return the path of its first page.
+
+    Raises `SetupError` where it cannot be written.
+    """
     try:
         captures = folder / "captures"
         captures.mkdir(parents=True, exist_ok=True)
@@ -60,7 +62,7 @@ def write(folder: Path, checkout: Path, rows: Sequence[Row], opinion: Opinion) -
             for name, listing in opinion.listings.items()
         }
         page = folder / "index.html"
-        page.write_text(_index(checkout, rows, opinion, links), encoding="utf-8")
+        page.write_text(_index(checkout, table, rows, opinion, links), encoding="utf-8")
     except OSError as error:
         raise SetupError(f"The report cannot be written to {folder}: {error.strerror}.") from error
     return page
@@ -124,7 +126,7 @@ def _write_capture(folder: Path, checkout: Path, name: str, listing: Listing, ro
     return _Link(label.replace("_", " "), page, len(listing.packets), sound, listing.left_out, broken)
 
 
-def _index(checkout: Path, rows: Sequence[Row], opinion: Opinion, links: dict[str, _Link]) -> str:
+def _index(checkout: Path, table: Table, rows: Sequence[Row], opinion: Opinion, links: dict[str, _Link]) -> str:
     specifications: list[dict[str, Any]] = [
         {
             "name": spec,
@@ -136,6 +138,7 @@ def _index(checkout: Path, rows: Sequence[Row], opinion: Opinion, links: dict[st
     ]
     return _template("index.html.j2").render(
         style=_style(),
+        table=table,
         counts=counts(rows),
         specifications=specifications,
         opinion=opinion,
@@ -143,7 +146,7 @@ def _index(checkout: Path, rows: Sequence[Row], opinion: Opinion, links: dict[st
         mutations=latest(checkout),
         when=datetime.now(UTC).strftime("%d %B %Y, %H:%M UTC"),
         versions={
-            "unimux": version("unimux") + _revision(checkout),
+            "unimux": version("unimux"),
             "Python": sys.version.split()[0],
             "kernel": f"{os.uname().sysname} {os.uname().release}",
             "second oracle": opinion.version,
@@ -158,21 +161,6 @@ def _tests(row: Row) -> list[tuple[str, list[str]]]:
         file, _, case = test.partition("::")
         files.setdefault(file.removeprefix("tests/"), []).append(case)
     return list(files.items())
-
-
-def _revision(checkout: Path) -> str:
-    """The commit that was tested, where git can tell."""
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(checkout), "describe", "--always", "--dirty"],
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return f" ({done.stdout.strip()})" if done.returncode == 0 and done.stdout.strip() else ""
 
 
 def prose(text: str) -> Markup:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import msgspec
 
+from scenarios.revision import origin
 from unimux.errors import SetupError
 
 
@@ -54,12 +55,8 @@ class Table(msgspec.Struct, frozen=True):
     """tests that prove something and did not run"""
 
     def origin(self) -> str:
-        """Which run this is, for people.
-
-        >>> Table((), "0123456789ab", "2026-11-22T09:00:00+00:00").origin()
-        'of 0123456789ab, 2026-11-22T09:00:00+00:00'
-        """
-        return f"of {self.revision or 'unknown sources'}, {self.ended}"
+        """Which run this is, for people."""
+        return origin(self.revision, self.ended)
 
 
 SPECIFICATIONS = {

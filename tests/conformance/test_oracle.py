@@ -16,7 +16,7 @@ from scenarios.conformance import labels
 from scenarios.conformance.oracle import consult
 from scenarios.conformance.packets import Listing, Reader
 from scenarios.conformance.page import write
-from scenarios.conformance.rows import Row, Verdict
+from scenarios.conformance.rows import Row, Table, Verdict
 from scenarios.witness.pcapng import file_comments
 from tapstack.wire import checksum
 from tests.plugins import taps
@@ -198,7 +198,7 @@ def test_what_captures_do_not_hold_is_told(reader: Reader, tmp_path: Path) -> No
     opinion = consult(tmp_path, [row])
     assert opinion.sound
     assert opinion.sentence().endswith("0 without; not kept: 1,201 frames, 1 wire")
-    index = write(tmp_path / "report", tmp_path, [row], opinion).read_text(encoding="utf-8")
+    index = write(tmp_path / "report", tmp_path, Table((row,)), [row], opinion).read_text(encoding="utf-8")
     assert "left out: 1 frame, left out: 1 wire<" in index
     assert index.count("left out: ") == 3
     page = (tmp_path / "report/captures/y.html").read_text(encoding="utf-8")
@@ -210,7 +210,9 @@ def test_the_report_points_at_the_frame_that_broke_a_rule(tmp_path: Path) -> Non
     why = labels.label(labels.BROKEN, "assert 3 == 4")
     capture(tmp_path / "captures/x.pcapng", frames, lambda recorder: recorder.remark(3, why))
     row = Row("um", "X-1", "", Verdict.FAILED, captures=("captures/x.pcapng",))
-    index = write(tmp_path / "report", tmp_path, [row], consult(tmp_path, [row])).read_text(encoding="utf-8")
+    index = write(tmp_path / "report", tmp_path, Table((row,)), [row], consult(tmp_path, [row])).read_text(
+        encoding="utf-8"
+    )
     assert '<a class="failed" href="captures/x.html#p3">failed at 3</a>' in index
     assert index.count("failed at") == 1
     page = (tmp_path / "report/captures/x.html").read_text(encoding="utf-8")

@@ -24,7 +24,7 @@ def test_what_falls_short_is_said() -> None:
     assert "- UM-A-3: is elsewhere – why" in text
     assert "- UM-A-2, deviation: is not – because" in text
     assert "UM-A-1, passed" not in text
-    assert "0 of 1 defects noticed, 0 % (sources ba9876543210, " in text
+    assert "0 of 1 defects noticed, 0 % (of ba9876543210, at an unknown time)." in text
     assert "- a, survived: breaks (UM-A-1)" in text
     assert text.count("**Missing") == 1
 
