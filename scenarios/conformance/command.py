@@ -73,13 +73,13 @@ def conformance(
         console.print(f"The latest run: {table.origin()}", style="dim", highlight=False)
     else:
         checkouts.require_tools()
-        table = _run(checkout, wanted if specs or ids else None, junit, console)
+        table = _run(checkout, wanted, junit, console)
     if table.skipped:
         console.print(
             f"{table.skipped} tests were skipped, for the reasons that their rows tell: what they would show is not shown.",
             style="bold red",
         )
-    chosen = [row for row in table.rows if asked_for(row.spec, row.id, specs, ids)]
+    chosen = table.chosen(specs, ids)
     sound = True
     if report is not None or not last:
         sound = _examine(checkout, table, chosen, report, console) & _evident(checkout, chosen, console)
@@ -91,8 +91,8 @@ def _names(values: Sequence[str] | None) -> list[str]:
     return [name for value in values or () for name in value.split(",") if name]
 
 
-def _wanted(checkout: Path, specs: Sequence[str], ids: Sequence[str]) -> list[str]:
-    """The ids that were asked for; `BadParameter` names what does not exist."""
+def _wanted(checkout: Path, specs: Sequence[str], ids: Sequence[str]) -> list[str] | None:
+    """The ids that were asked for, None for all; `BadParameter` names what does not exist."""
     known = known_ids(checkout)
     for name in specs:
         if name not in SPECIFICATIONS and name not in SECTIONS:
@@ -100,7 +100,8 @@ def _wanted(checkout: Path, specs: Sequence[str], ids: Sequence[str]) -> list[st
     for name in ids:
         if name not in {known_id for _, known_id in known}:
             raise typer.BadParameter(_unknown("requirement", name, [known_id for _, known_id in known]))
-    return [name for of_spec, name in known if asked_for(of_spec, name, specs, ids)]
+    wanted = [name for of_spec, name in known if asked_for(of_spec, name, specs, ids)]
+    return wanted if len(wanted) < len(known) else None
 
 
 def _unknown(what: str, name: str, known: Sequence[str]) -> str:

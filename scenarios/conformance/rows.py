@@ -53,10 +53,35 @@ class Table(msgspec.Struct, frozen=True):
     """when, in UTC"""
     skipped: int = 0
     """tests that prove something and did not run"""
+    asked: tuple[str, ...] = ()
+    """the ids whose tests were to run; empty for all.  Other rows hold what these tests happened to show"""
 
     def origin(self) -> str:
-        """Which run this is, for people."""
-        return origin(self.revision, self.ended)
+        """Which run this is, for people.
+
+        >>> Table((), "0123456789ab", "2026-11-22T09:00:00+00:00", asked=("UM-X-1", "UM-X-2")).origin()
+        'of 0123456789ab, 2026-11-22T09:00:00+00:00, only for UM-X-1, UM-X-2'
+        """
+        return origin(self.revision, self.ended) + (f", only for {self._named()}" if self.asked else "")
+
+    def _named(self) -> str:
+        more = len(self.asked) - _NAMED
+        return ", ".join(self.asked[:_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+    def chosen(self, specs: Sequence[str], ids: Sequence[str]) -> list[Row]:
+        """The rows that were asked for, by default all that the run was for.
+
+        Raises `SetupError` where the run was not for one of them: nothing is known of it then, not even that it is untested.
+        """
+        ran = set(self.asked)
+        if ran and not specs and not ids:
+            return [row for row in self.rows if row.id in ran]
+        found = [row for row in self.rows if asked_for(row.spec, row.id, specs, ids)]
+        if ran and (missing := [row.id for row in found if row.id not in ran]):
+            raise SetupError(
+                f"The latest run was only for {self._named()}, and not for {missing[0]}: leave out --last to run its tests."
+            )
+        return found
 
 
 SPECIFICATIONS = {
@@ -70,6 +95,9 @@ SPECIFICATIONS = {
 SECTIONS = {"link": "ST-LINK-", "ip6": "ST-IP6-", "tcp": "ST-TCP-"}
 """Sections of the stack's specification, by the beginning of their ids."""
 
+
+_NAMED = 3
+"""Ids of a choice that a sentence names."""
 
 BY_THE_API = "witnessed by the API: "
 """Begins the reason of a rule of which nothing is on a wire (tests/api.toml)."""

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -51,13 +52,13 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def leave(checkout: Path, skipped: int = 0, /, **verdicts: str) -> None:
+def leave(checkout: Path, skipped: int = 0, asked: Sequence[str] = (), /, **verdicts: str) -> None:
     """What a run would have left."""
     rows = []
     for spec, name in known_ids(checkout):
         row = {"spec": spec, "id": name, "text": "A rule.", "verdict": verdicts.get(name, "passed")}
         rows.append({**row, "reason": "", "tests": ["t::x"], "captures": []})
-    about = {"revision": "0123456789ab", "ended": "2026-11-22T09:00:00+00:00", "skipped": skipped}
+    about = {"revision": "0123456789ab", "ended": "2026-11-22T09:00:00+00:00", "skipped": skipped, "asked": asked}
     write(checkout, json.dumps({"rows": rows, **about}))
 
 
@@ -120,6 +121,69 @@ def test_the_latest_run_says_which_it_was_and_what_it_lacked(
     leave(checkout, 3)
     assert run(["conformance", "--last"]) == 0
     assert "3 tests were skipped" in " ".join(capsys.readouterr().err.split())
+
+
+def test_the_latest_run_may_have_been_for_some_rules_and_tells_nothing_of_the_others(
+    checkout: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    leave(checkout, 0, ["ST-TCP-1", "ST-LINK-1"], **{"UM-X-1": "untested"})
+    status, rows = printed(capsys)
+    assert (status, [row["id"] for row in rows]) == (0, ["ST-TCP-1", "ST-LINK-1"])
+    status, rows = printed(capsys, "--spec", "tcp")
+    assert (status, [row["id"] for row in rows]) == (0, ["ST-TCP-1"])
+    assert run(["conformance", "--last"]) == 0
+    assert "09:00:00+00:00, only for ST-TCP-1, ST-LINK-1" in " ".join(capsys.readouterr().err.split())
+    assert run(["conformance", "--last", "--id", "ST-TCP-1,UM-X-1"]) == 3
+    said = capsys.readouterr()
+    assert "was only for ST-TCP-1, ST-LINK-1, and not for UM-X-1" in " ".join(said.err.split())
+    assert said.out == ""
+
+
+RULES = """
+import json, sys
+from pathlib import Path
+words = dict(zip(sys.argv, sys.argv[1:]))
+Path("pytest-words.json").write_text(json.dumps(words))
+rows = [dict(spec="um", id="UM-X-1", text="A rule.", verdict="not-applicable")]
+Path(words["--proves"]).write_text({table})
+sys.exit({status})
+"""
+
+
+def in_place_of_pytest(checkout: Path, monkeypatch: pytest.MonkeyPatch, table: str, status: int) -> None:
+    """A module of that name, which the command runs in the checkout."""
+    (checkout / "pytest.py").write_text(RULES.format(table=table, status=status))
+    monkeypatch.setattr(checkouts, "require_tools", lambda: None)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "requirements", "asked"),
+    [
+        (("--id", "UM-X-1"), "UM-X-1", ("UM-X-1",)),
+        ((), "all", ()),
+        (("--spec", "um,st,rfc8504"), "all", ()),
+    ],
+)
+def test_a_run_leaves_what_it_was_for(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], requirements: str, asked: tuple[str]
+) -> None:
+    in_place_of_pytest(checkout, monkeypatch, 'json.dumps({"rows": rows})', 0)
+    (checkout / "tests" / "api.toml").write_text("[api]\n")
+    run(["conformance", *arguments])
+    assert json.loads((checkout / "pytest-words.json").read_text())["--requirements"] == requirements
+    assert load(checkout / LATEST).asked == asked
+
+
+@pytest.mark.parametrize(("table", "status"), [('"{}"', 0), ('json.dumps({"rows": rows})', 2)])
+def test_a_run_that_comes_to_nothing_leaves_the_latest_table_alone_and_none_of_its_own(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch, table: str, status: int
+) -> None:
+    leave(checkout)
+    before = load(checkout / LATEST)
+    in_place_of_pytest(checkout, monkeypatch, table, status)
+    assert run(["conformance"]) == 3
+    assert load(checkout / LATEST) == before
+    assert list((checkout / LATEST).parent.glob("latest*")) == [checkout / LATEST]
 
 
 def test_for_people_it_prints_a_table_for_each_specification(
@@ -231,7 +295,7 @@ def test_a_run_leaves_the_table_the_captures_and_the_report(tmp_path: Path) -> N
         assert (tmp_path / "report" / "captures" / f"{page_name(name)}.pcapng").exists()
     assert "http" not in index.replace("https://", "").split("<style>")[0], "nothing comes from elsewhere"
     assert "<testcase" in (tmp_path / "junit.xml").read_text(encoding="utf-8")
-    assert load(copy / LATEST).rows
+    assert load(copy / LATEST).asked == ("UM-PORT-12",)
     assert not (copy / "out" / "proves.json").exists(), "other sessions keep theirs"
 
 
