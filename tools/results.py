@@ -13,6 +13,7 @@ whose run is missing says so.
 from __future__ import annotations
 
 import argparse
+import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ from scenarios.conformance import mutations
 from scenarios.conformance.rows import SPECIFICATIONS, NoRun, Table, Verdict, load
 from scenarios.conformance.session import LATEST
 from scenarios.engine.recall import recall
+from unimux.errors import SetupError
 
 ROOT = Path(__file__).parents[1]
 FINE = (Verdict.PASSED, Verdict.NOT_APPLICABLE)
@@ -94,11 +96,14 @@ def bench(result: Result) -> Iterator[str]:
 
 
 def rules(path: Path) -> Table | None:
-    """The table of the latest run; None where there was none."""
+    """The table of the latest run; None where there was none.  Raises `SetupError` where it was not for all rules."""
     try:
-        return load(path)
+        table = load(path)
     except NoRun:
         return None
+    if table.asked:
+        raise SetupError(f"The latest run of `unimux conformance` was {table.origin()}: run it again for all rules.")
+    return table
 
 
 def answers(folder: Path) -> Iterator[str]:
@@ -127,9 +132,13 @@ def main() -> None:
     parser.add_argument("--bench", type=Path)
     parser.add_argument("--scenarios", type=Path)
     given = parser.parse_args()
-    result = Result.read(given.bench) if given.bench else None
-    runs = list(answers(given.scenarios)) if given.scenarios else []
-    print(page(rules(ROOT / LATEST), mutations.latest(ROOT), result, runs), end="")
+    try:
+        result = Result.read(given.bench) if given.bench else None
+        runs = list(answers(given.scenarios)) if given.scenarios else []
+        text = page(rules(ROOT / LATEST), mutations.latest(ROOT), result, runs)
+    except SetupError as error:
+        sys.exit(str(error))
+    print(text, end="")
 
 
 if __name__ == "__main__":

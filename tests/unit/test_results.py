@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
+import pytest
 from msgspec import structs
 
 from scenarios.bench import figures
 from scenarios.conformance.mutations import Result, Score
 from scenarios.conformance.rows import Row, Table, Verdict
-from tools.results import page, rules
+from scenarios.conformance.session import LATEST
+from tools.results import main, page, rules
+from unimux.errors import SetupError
 
 
 def test_what_falls_short_is_said() -> None:
@@ -45,6 +49,41 @@ def test_nothing_is_claimed_without_a_run() -> None:
 
 def test_a_session_that_was_never_run_is_missing(tmp_path: Path) -> None:
     assert rules(tmp_path / "latest.json") is None
+
+
+def test_a_run_of_some_rules_is_not_taken_for_the_results(tmp_path: Path) -> None:
+    path = tmp_path / "latest.json"
+    table = Table((Row("um", "UM-A-1", "is so", Verdict.PASSED),), asked=("UM-A-1",))
+    path.write_bytes(msgspec.json.encode(table))
+    with pytest.raises(SetupError, match="only for UM-A-1: run it again for all rules"):
+        rules(path)
+    path.write_bytes(msgspec.json.encode(structs.replace(table, asked=())))
+    assert rules(path) is not None
+
+
+@pytest.mark.parametrize("text", ["[]", '{"rows": []}', "no JSON", "\udcff"])
+def test_a_file_of_another_kind_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], text: str
+) -> None:
+    wrong = tmp_path / "wrong.json"
+    wrong.write_bytes(text.encode(errors="surrogateescape"))
+    monkeypatch.setattr("sys.argv", ["results.py", "--bench", str(wrong)])
+    with pytest.raises(SystemExit, match="is not a result of"):
+        main()
+    assert capsys.readouterr().out == ""
+
+
+def test_a_table_of_an_older_format_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / LATEST
+    path.parent.mkdir(parents=True)
+    path.write_text("[]")
+    monkeypatch.setattr("tools.results.ROOT", tmp_path)
+    monkeypatch.setattr("sys.argv", ["results.py"])
+    with pytest.raises(SystemExit, match="is not a table of verdicts"):
+        main()
+    assert capsys.readouterr().out == ""
 
 
 def test_figures_that_mean_little_say_so() -> None:
