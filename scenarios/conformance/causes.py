@@ -21,8 +21,8 @@ such cause is the sender's fault.
                  acknowledgement says nothing new, however late its sender read them
     late         it, or the copy before, left long after it was made, as the clock in its sender's timestamps shows (RFC 7323):
                  time counts from when it was made
-    overtaken    on a link with offload, bytes that nobody had captured before come moments after later ones: two processors
-                 hand such a link its segments
+    overtaken    where a kernel carried the frames, bytes that nobody had captured before come moments after later ones: two
+                 processors handed it its segments
     urgent       an acknowledgement without news points to urgent data that a closed window keeps back (RFC 9293 §3.8.6.1)
     filled       a gap: its bytes were lost before this point, which their being sent again later shows
 
