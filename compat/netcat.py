@@ -18,7 +18,7 @@ import typer
 
 from compat.standard import CHUNK, Standard
 from compat.up import BridgeOption, EventsOption, NetnsOption, PrefixOption, StateOption, node_settings, run_node
-from tapstack.tcp.layer import valid_peer
+from tapstack.types import valid_peer
 from unimux.control import check_name
 from unimux.endpoint import endpoint_text, parse_endpoint, parse_prefix
 from unimux.errors import HostUnreachable, UnimuxError, WrongUsage

@@ -17,6 +17,7 @@ Frame: TypeAlias = list[Buffer]
 """One outgoing frame as the pieces that `writev` joins; the first piece begins with the virtio header where the link has one."""
 
 UNSPECIFIED = bytes(16)
+LOOPBACK = IPv6Address("::1").packed
 ALL_NODES = IPv6Address("ff02::1").packed
 ALL_ROUTERS = IPv6Address("ff02::2").packed
 MLDV2_REPORTS = IPv6Address("ff02::16").packed
@@ -57,6 +58,15 @@ def check_port(port: int | None) -> None:
 def is_multicast(addr: bytes) -> bool:
     """Whether the address is in ff00::/8 (RFC 4291 §2.7)."""
     return addr[0] == 0xFF
+
+
+def valid_peer(addr: bytes) -> bool:
+    """Whether `addr` can be a peer's: no group, nor the unspecified or the loopback one (RFC 4291 §2.5.2, §2.5.3).
+
+    >>> [valid_peer(address(text)) for text in ("2001:db8::1", "ff02::1", "::", "::1")]
+    [True, False, False, False]
+    """
+    return not is_multicast(addr) and addr != UNSPECIFIED and addr != LOOPBACK
 
 
 def is_link_local(addr: bytes) -> bool:

@@ -23,7 +23,7 @@ from tapstack.ipv6.addresses import AddressEntry, AddressKind
 from tapstack.ipv6.packet import NoRouteError
 from tapstack.signals import Signal
 from tapstack.tcp.errors import from_icmp
-from tapstack.types import UNSPECIFIED, Buffer, address_text, check_port, is_multicast
+from tapstack.types import Buffer, address_text, check_port, valid_peer
 from tapstack.udp.flow import FlowClosed, UdpFlow
 from tapstack.udp.idle import IdleTimer
 
@@ -72,8 +72,8 @@ class EphemeralFlow:
         failed: Failed = lambda error: None,
         purpose: Purpose = UNNAMED,
     ) -> None:
-        if remote == UNSPECIFIED or is_multicast(remote):
-            raise ValueError(f"a peer is a unicast address, not {address_text(remote)}")
+        if not valid_peer(remote):
+            raise ValueError(f"{address_text(remote)} cannot be a peer: that is a unicast address of another host")
         check_port(port)
         self.remote = remote
         self.port = port

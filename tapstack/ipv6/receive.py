@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..events import Counters, DropReason
-from ..types import ALL_NODES, UNSPECIFIED, Buffer, is_multicast
+from ..types import ALL_NODES, LOOPBACK, UNSPECIFIED, Buffer, is_multicast
 from ..wire import WireError, ethernet, icmpv6, ipv6, virtio
 from .addresses import Answers
 from .icmp import Icmp
@@ -26,8 +26,7 @@ from .multicast import MulticastListener
 from .packet import Packet
 from .reassembly import Reassembler
 
-_LOOPBACK = bytes(15) + b"\x01"
-_NOBODYS = (UNSPECIFIED, _LOOPBACK)
+_NOBODYS = (UNSPECIFIED, LOOPBACK)
 _ETHERTYPE = ethernet.IPV6.to_bytes(2, "big")
 _UPPER_MINIMUM = {ipv6.TCP: 20, ipv6.UDP: 8, ipv6.ICMPV6: 4}
 """Bytes of an upper-layer header that a first fragment must contain (RFC 7112 §3)."""
@@ -122,7 +121,7 @@ class Receiver:
             reason = DropReason.IP_VERSION
         elif len(frame) < end + (length := frame[at + 4] << 8 | frame[at + 5]):
             reason = DropReason.IP_TRUNCATED
-        elif src[0] == 0xFF or src == _LOOPBACK:
+        elif src[0] == 0xFF or src == LOOPBACK:
             reason = DropReason.IP_BAD_SOURCE
         elif group and dst[1] & 0x0F in _RESERVED_SCOPES:
             reason = DropReason.IP_SCOPE

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cmp_to_key
 from ipaddress import IPv6Network
 
-from ..types import is_link_local, is_multicast
+from ..types import LOOPBACK, is_link_local, is_multicast
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ def scope_of(address: bytes) -> int:
     """The scope of an address in the numbers of multicast scopes (RFC 6724 §3.1)."""
     if is_multicast(address):
         return address[1] & 0x0F
-    if is_link_local(address) or address == bytes(15) + b"\x01":
+    if is_link_local(address) or address == LOOPBACK:
         return LINK_LOCAL_SCOPE
     if address[0] == 0xFE and address[1] & 0xC0 == 0xC0:
         return SITE_LOCAL_SCOPE

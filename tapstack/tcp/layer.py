@@ -15,7 +15,7 @@ from ..events import Counters, DropReason, EventStream
 from ..ipv6.addresses import AddressEntry, AddressState, Trigger
 from ..signals import Signal
 from ..timers import TimerQueue
-from ..types import UNSPECIFIED, Frame, is_multicast
+from ..types import Frame, valid_peer
 from ..wire import checksum
 from ..wire import tcp as wire
 from ..wire.error import WireError
@@ -39,14 +39,8 @@ if TYPE_CHECKING:
     from ..ipv6.host import Host
     from ..ipv6.packet import IcmpError, Packet
 
-_LOOPBACK = bytes(15) + b"\x01"
 _PORT_ATTEMPTS = 64
 """Ports that are tried for a connection whose mode reads them, before the address counts as full."""
-
-
-def valid_peer(address: bytes) -> bool:
-    """Whether `address` can be a peer's: no group, nor the unspecified or the loopback one (RFC 9293 MUST-46, MUST-63)."""
-    return not is_multicast(address) and address != UNSPECIFIED and address != _LOOPBACK
 
 
 class Tcp:
@@ -107,7 +101,7 @@ class Tcp:
         remote_port: what the application named; None writes RP.
         Raises `NoRouteError`, `ConflictingSocket`, `AddressError`, and OSError for an address that cannot be a peer's.
         """
-        if not valid_peer(remote):
+        if not valid_peer(remote):  # RFC 9293 MUST-46
             raise errors.invalid_address(remote)
         path = self.host.path(remote, now)
         if remote_port is None:

@@ -17,7 +17,7 @@ from ..events import DropReason
 from ..ipv6.addresses import AddressEntry
 from ..ipv6.packet import IcmpError
 from ..signals import Signal
-from ..types import Buffer, address_text
+from ..types import Buffer, address_text, is_multicast, valid_peer
 from ..wire import ipv6, udp
 
 if TYPE_CHECKING:
@@ -95,6 +95,8 @@ class UdpFlow:
             if remote is not None and (remote, remote_port) != (self.remote, self.remote_port):
                 raise ValueError("this flow has another peer")
             remote, remote_port = self.remote, self.remote_port
+        elif remote is not None and not (valid_peer(remote) or is_multicast(remote)):
+            raise ValueError(f"no datagram goes to {address_text(remote)}")
         if remote is None or remote_port is None:
             raise ValueError("a datagram needs a destination address and port")
         if not 0 <= remote_port <= 0xFFFF:

@@ -14,7 +14,7 @@ from ..ipv6.addresses import ENDINGS, AddressEntry, AddressState, Trigger
 from ..ipv6.host import Host
 from ..ipv6.packet import IcmpError, Packet
 from ..signals import Signal
-from ..types import UNSPECIFIED, is_multicast
+from ..types import valid_peer
 from ..wire import WireError, checksum, icmpv6, ipv6, udp
 from .flow import UdpFlow, flow_key
 
@@ -58,8 +58,8 @@ class Udp:
         """
         if (remote is None) != (remote_port is None):
             raise ValueError("a peer is an address and a port")
-        if remote is not None and (remote == UNSPECIFIED or is_multicast(remote)):
-            raise ValueError("a peer is a unicast address")
+        if remote is not None and not valid_peer(remote):
+            raise ValueError("a peer is a unicast address, and not the loopback")
         if local_port is None:
             local_port = self._choose_port(entry.address, remote, remote_port)
         elif flow_key(entry.address, local_port, remote, remote_port) in self._flows:

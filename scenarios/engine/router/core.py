@@ -13,7 +13,7 @@ from random import Random
 
 from tapstack.link.base import LinkProperties
 from tapstack.timers import TimerQueue
-from tapstack.types import ALL_NODES, UNSPECIFIED, Buffer, address, is_link_local, is_multicast, solicited_node
+from tapstack.types import ALL_NODES, LOOPBACK, UNSPECIFIED, Buffer, is_link_local, is_multicast, solicited_node
 from tapstack.wire import checksum, ethernet, icmpv6, ipv6, nd
 from tapstack.wire.error import WireError
 from tapstack.wire.icmpv6 import Type
@@ -29,7 +29,6 @@ from .routes import Route, RouteTable
 _PACKET = ethernet.HEADER_LENGTH
 _ETHERTYPE = ethernet.IPV6.to_bytes(2, "big")
 _ND_HOP_LIMIT = 255
-_LOOPBACK = address("::1")
 _REDIRECTED_MAX = 1184
 """Bytes of the packet in a Redirect: with everything around them 1280 at most, and a multiple of 8."""
 
@@ -122,7 +121,7 @@ class Router:
         if not to_group and frame[:6] != interface.mac:
             return RouterDrop.NOT_OURS
         src, dst = packet[8:24], packet[24:40]
-        if is_multicast(src) or dst == UNSPECIFIED or _LOOPBACK in (src, dst):
+        if is_multicast(src) or dst == UNSPECIFIED or LOOPBACK in (src, dst):
             return RouterDrop.SCOPE
         try:
             if is_multicast(dst):

@@ -239,11 +239,23 @@ def test_packet_too_big_for_a_flow_makes_fragments_of_the_right_size(world: Worl
     assert len({piece[IPv6ExtHdrFragment].id for piece in pieces}) == 1
 
 
+@pytest.mark.parametrize("nobodys", ["::", "::1"])
+def test_a_flow_to_anybody_reaches_groups_but_not_the_loopback(world: World, nobodys: str) -> None:
+    anybody = world.udp.open(world.stable, world.now)
+    world.out.clear()
+    with pytest.raises(ValueError, match=f"no datagram goes to {nobodys}$"):
+        anybody.send(b"", world.now, address(nobodys), 53)
+    assert not world.out
+    anybody.send(b"", world.now, address("ff02::fb"), 5353)
+    assert one([packet for _, packet in world.out], UDP)[IPv6].dst == "ff02::fb"
+
+
 def test_bad_calls_have_their_errors(world: World) -> None:
     with pytest.raises(ValueError, match="address and a port"):
         world.udp.open(world.stable, world.now, address(SERVER))
-    with pytest.raises(ValueError, match="unicast"):
-        world.udp.open(world.stable, world.now, address("ff02::1"), 5)
+    for nobodys in ("ff02::1", "::", "::1"):
+        with pytest.raises(ValueError, match="unicast"):
+            world.udp.open(world.stable, world.now, address(nobodys), 5)
     tentative = world.reserve(PREFIX + "1:2:3:4", settle=False)
     with pytest.raises(AddressError, match="TENTATIVE"):
         world.udp.open(tentative, world.now, address(SERVER), 53)
