@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any, cast
 
 from .node import Node
+from .transport import give, report_failure
 
 HANDSHAKE_TIMEOUT = 30.0
 """Seconds that a peer may take for the handshake; one that takes longer is disconnected."""
@@ -106,27 +107,19 @@ class _Starting(asyncio.Protocol):
         self._lost.append(exc)
 
     def hand_over(self, transport: asyncio.Transport, protocol: asyncio.BaseProtocol) -> None:
+        """As `SessionTransport.start`: `connection_made` may raise; what fails after it ends the connection."""
         transport.set_protocol(protocol)
         protocol.connection_made(transport)
-        for data in self._held:
-            if isinstance(protocol, asyncio.BufferedProtocol):
-                _feed(protocol, data)
-            else:
-                cast(asyncio.Protocol, protocol).data_received(data)
-        if self._ended and not self._lost:
-            cast(asyncio.Protocol, protocol).eof_received()
+        try:
+            for data in self._held:
+                give(protocol, data)
+            if self._ended and not self._lost:
+                cast(asyncio.Protocol, protocol).eof_received()
+        except Exception as error:  # the protocol's: it is nobody else's affair
+            report_failure(transport, protocol, error)
+            transport.abort()
         if self._lost:
             protocol.connection_lost(self._lost[0])
-
-
-def _feed(protocol: asyncio.BufferedProtocol, data: bytes) -> None:
-    left = memoryview(data)
-    while left:
-        room = memoryview(protocol.get_buffer(len(left)))
-        count = min(len(room), len(left))
-        room[:count] = left[:count]
-        protocol.buffer_updated(count)
-        left = left[count:]
 
 
 class _Accepting(asyncio.Protocol):
@@ -155,6 +148,5 @@ class _Accepting(asyncio.Protocol):
         try:
             starting.hand_over(tls, self._factory())
         except Exception as error:  # the application's: its connection ends, and nobody else's
-            report = {"message": "Fatal error: a protocol behind TLS failed.", "exception": error, "transport": tls}
-            asyncio.get_running_loop().call_exception_handler(report)
+            report_failure(tls, None, error)
             tls.abort()

@@ -186,8 +186,7 @@ class SessionTransport(asyncio.Transport):
         try:
             self._tell(bits)
         except Exception as error:  # the protocol's: it is nobody else's affair
-            report = {"message": "Fatal error: a protocol failed.", "exception": error, "transport": self}
-            self._loop.call_exception_handler({**report, "protocol": protocol})
+            report_failure(self, protocol, error)
             self._force_close(error)
 
     def _tell(self, bits: int) -> None:
@@ -230,14 +229,7 @@ class SessionTransport(asyncio.Transport):
                 if not self.is_closing():
                     self._connection.receiver.unread(pieces[index:])
                 break
-            self._give(piece)
-
-    def _give(self, piece: Buffer) -> None:
-        protocol = self.get_protocol()
-        if isinstance(protocol, asyncio.BufferedProtocol):
-            _feed_buffered(protocol, memoryview(piece))
-        else:
-            protocol.data_received(bytes(piece))  # type: ignore[attr-defined]
+            give(self.get_protocol(), piece)
 
     def _lose(self, error: Exception | None, told: bool = False) -> None:
         """Tell the protocol; of an end that it asked for, no error, unless `told` says so.
@@ -275,13 +267,25 @@ def joined(pieces: list[Buffer]) -> list[Buffer]:
     return result
 
 
-def _feed_buffered(protocol: asyncio.BufferedProtocol, data: memoryview[Any]) -> None:
-    """Copy `data` through the buffers that a BufferedProtocol (TLS, for one) lends."""
-    while data:
-        room = memoryview(protocol.get_buffer(len(data)))
-        count = min(len(room), len(data))
+def give(protocol: asyncio.BaseProtocol, data: Buffer) -> None:
+    """Data for a protocol of either kind; a BufferedProtocol (TLS, for one) lends buffers for it."""
+    if not isinstance(protocol, asyncio.BufferedProtocol):
+        protocol.data_received(bytes(data))  # type: ignore[attr-defined]
+        return
+    left = memoryview(data)
+    while left:
+        room = memoryview(protocol.get_buffer(len(left)))
+        count = min(len(room), len(left))
         if not count:
             raise RuntimeError("get_buffer() returned an empty buffer")
-        room[:count] = data[:count]
+        room[:count] = left[:count]
         protocol.buffer_updated(count)
-        data = data[count:]
+        left = left[count:]
+
+
+def report_failure(
+    transport: asyncio.BaseTransport, protocol: asyncio.BaseProtocol | None, error: BaseException
+) -> None:
+    """Tell the loop's exception handler of a protocol that raised; None where it was not made."""
+    report = {"message": "Fatal error: a protocol failed.", "exception": error, "transport": transport}
+    asyncio.get_running_loop().call_exception_handler({**report, "protocol": protocol} if protocol else report)

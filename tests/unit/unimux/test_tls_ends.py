@@ -10,7 +10,8 @@ import pytest
 from tapstack.types import address
 from tapstack.wire import ethernet, icmpv6, ipv6, nd, tcp
 from tests.unit.unimux.lan import Lan, lan, virtual
-from unimux.tls import connect_tls, tls_factory
+from tests.unit.unimux.test_failing_applications import handled
+from unimux.tls import _Starting, connect_tls, tls_factory
 
 MAC, HERE = bytes.fromhex("020000000099"), "2001:db8:1::99"
 ME = address(HERE)
@@ -94,3 +95,50 @@ def test_a_client_that_ends_at_once_leaves_nothing_of_its_handshake(how: str) ->
             assert asyncio.all_tasks() <= before
 
     virtual(main())
+
+
+class Bare(asyncio.Transport):
+    """Remembers that it was aborted."""
+
+    aborted = False
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        pass
+
+    def abort(self) -> None:
+        self.aborted = True
+
+
+class Lender(asyncio.BufferedProtocol):
+    """Lends a buffer of `room` bytes at a time."""
+
+    def __init__(self, room: int) -> None:
+        self.buffer = bytearray(room)
+        self.got = b""
+        self.lost: list[Exception | None] = []
+
+    def get_buffer(self, sizehint: int) -> bytearray:
+        return self.buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self.got += self.buffer[:nbytes]
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.lost.append(exc)
+
+
+@pytest.mark.parametrize(("room", "failures"), [(3, []), (0, ["get_buffer() returned an empty buffer"])])
+def test_what_came_with_the_handshake_goes_through_the_buffers_that_a_protocol_lends(
+    room: int, failures: list[str]
+) -> None:
+    async def main() -> None:
+        told = handled()
+        starting, transport, protocol = _Starting(), Bare(), Lender(room)
+        starting.data_received(b"early words")
+        starting.connection_lost(None)
+        starting.hand_over(transport, protocol)
+        assert [str(each["exception"]) for each in told] == failures
+        assert transport.aborted is bool(failures)
+        assert protocol.got == (b"" if failures else b"early words") and protocol.lost == [None]
+
+    asyncio.run(main())
