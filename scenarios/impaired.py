@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Annotated
 
 from scenarios.engine import OPTIONS, Curves, Ecdf, Impairment, Lan, Parameter, ParameterError, Run, Summary, scenario
-from scenarios.engine.charts import Point
+from scenarios.engine.charts import Point, thinned
 from tapstack.events import CongestionTrace, Event
 from tapstack.tcp.congestion import known, load_controller
 from unimux.aio import open_connection, start_server
@@ -207,7 +207,7 @@ def _show(run: Run, cases: list[Case], transfers: _Transfers, names: list[str], 
     lossy = [case for case in cases if case.axis == "loss" and case.loss]
     if lossy:
         case = min(lossy, key=lambda case: abs(case.loss - 0.005))
-        series = {name: _thinned(transfers.windows[case, name]) for name in names}
+        series = {name: thinned(transfers.windows[case, name]) for name in names}
         run.show(
             Curves(title=f"Congestion windows at {case.name}", x="seconds", y="kilobytes", series=series, steps=True)
         )
@@ -232,8 +232,3 @@ def best(about: Mapping[str, Summary]) -> str:
     if len(about) == 1 or (n > 1 and all(of.high < about[first].low for name, of in about.items() if name != first)):
         return f"{first} does best"
     return f"{'one transfer does' if n == 1 else 'two transfers do' if n == 2 else f'{n} transfers do'} not tell which does best"
-
-
-def _thinned(points: list[Point], most: int = 600) -> list[Point]:
-    """At most so many of the points, evenly."""
-    return points[:: max(1, len(points) // most)]

@@ -12,6 +12,9 @@ from typing import TypeAlias
 Point: TypeAlias = tuple[float, float] | tuple[float, float, float, float]
 """(x, y) or (x, y, low, high)."""
 
+MOST_POINTS = 500
+"""Points of a curve that a figure can show."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chart:
@@ -72,6 +75,15 @@ class Table(Chart):
 
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
+
+
+def thinned(points: list[Point], most: int = MOST_POINTS) -> list[Point]:
+    """At most so many of the points, evenly.
+
+    >>> len(thinned([(x, 0.0) for x in range(1199)], 600))
+    600
+    """
+    return points[:: max(1, -(-len(points) // most))]
 
 
 _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")

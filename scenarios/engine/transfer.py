@@ -16,12 +16,11 @@ from pathlib import Path
 from scenarios.witness import Connection
 from scenarios.witness.flows import Side
 
-from .charts import Chart, Curves, Point
+from .charts import Chart, Curves, Point, thinned
 
 SEGMENTS = 12
 """Data segments from which on a curve has something to say."""
 BINS = 40
-MOST_POINTS = 500
 _WRAP, _HALF = 1 << 32, 1 << 31
 
 
@@ -52,9 +51,9 @@ def transfer_charts(connection: Connection, events: Path) -> list[Chart]:
     goodput = {name: _goodput(way, start) for name, way in telling.items()}
     windows: dict[str, list[Point]] = {}
     for name, way in telling.items():
-        windows[f"in flight {name}"] = _thinned([(time - start, level / 1000) for time, level in _pairs(way.flight)])
+        windows[f"in flight {name}"] = thinned([(time - start, level / 1000) for time, level in _pairs(way.flight)])
         if trace := _congestion(events, way.side, connection):
-            windows[f"cwnd {name}"] = _thinned([(time - start, level / 1000) for time, level in trace])
+            windows[f"cwnd {name}"] = thinned([(time - start, level / 1000) for time, level in trace])
     return [
         Curves(
             title=f"Goodput of connection {connection.number}",
@@ -131,9 +130,3 @@ def _congestion(events: Path, side: Side, connection: Connection) -> list[tuple[
 
 def _other(connection: Connection, side: Side) -> Side:
     return connection.server if side is connection.client else connection.client
-
-
-def _thinned(points: list[Point]) -> list[Point]:
-    """At most so many of the points, evenly."""
-    step = -(-len(points) // MOST_POINTS) or 1
-    return points[::step]
