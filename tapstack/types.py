@@ -18,6 +18,10 @@ Frame: TypeAlias = list[Buffer]
 
 UNSPECIFIED = bytes(16)
 LOOPBACK = IPv6Address("::1").packed
+DYNAMIC_PORTS = range(49152, 65536)
+"""Where the stack chooses ports (RFC 6335 §6)."""
+PORT_ATTEMPTS = 64
+"""Ports that are tried before an address counts as full."""
 ALL_NODES = IPv6Address("ff02::1").packed
 ALL_ROUTERS = IPv6Address("ff02::2").packed
 MLDV2_REPORTS = IPv6Address("ff02::16").packed

@@ -11,6 +11,8 @@ from tapstack.types import address_text
 from .purpose import Purpose
 
 DNS_PORT = 53
+UDP_PAYLOAD = 1232
+"""Bytes of a response in one datagram that a question offers to take: what fits into IPv6's minimum MTU."""
 
 
 class StreamDialler(Protocol):

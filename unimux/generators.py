@@ -18,6 +18,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from tapstack.ipv6 import identifiers as iana
 from tapstack.userclass import user_class
 
 from .errors import UnimuxError
@@ -29,12 +30,8 @@ IDENTIFIER_BITS = 64
 MIN_IDENTIFIER_BITS = 16
 """A prefix longer than /112 has too few addresses to give each to one connection only."""
 
-RESERVED_IDENTIFIERS = (
-    (0x0000_0000_0000_0000, 0x0000_0000_0000_0000),  # subnet-router anycast, RFC 4291 §2.6.1
-    (0x0200_5EFF_FE00_0000, 0x0200_5EFF_FEFF_FFFF),  # the IANA Ethernet block (RFC 9542; proxy mobile IPv6, RFC 6543)
-    (0xFDFF_FFFF_FFFF_FF80, 0xFDFF_FFFF_FFFF_FFFF),  # reserved subnet anycast, RFC 2526
-)
-"""The IANA registry that RFC 5453 opened, as (first, last) of 64-bit interface identifiers."""
+MIN_SECRET = 16
+"""Bytes of a secret that two hosts share: with fewer, an observer of one address could guess it offline."""
 
 _ANYCAST = 0x7F
 """RFC 2526 §2: in a prefix that is not a /64 the highest 128 identifiers are reserved anycast addresses."""
@@ -53,7 +50,7 @@ def is_reserved(identifier: int, bits: int = IDENTIFIER_BITS) -> bool:
     (True, True, False)
     """
     if bits == IDENTIFIER_BITS:
-        return any(first <= identifier <= last for first, last in RESERVED_IDENTIFIERS)
+        return iana.is_reserved(identifier)
     return identifier == 0 or identifier >= (1 << bits) - 1 - _ANYCAST
 
 
@@ -61,7 +58,7 @@ def reserved_mask(identifiers: Words, bits: int = IDENTIFIER_BITS) -> Mask:
     """`is_reserved` for many identifiers at once."""
     if bits == IDENTIFIER_BITS:
         mask = np.zeros(len(identifiers), dtype=np.bool_)
-        for first, last in RESERVED_IDENTIFIERS:
+        for first, last in iana.RESERVED_IDENTIFIERS:
             mask |= (identifiers >= np.uint64(first)) & (identifiers <= np.uint64(last))
         return mask
     mask = identifiers >= np.uint64((1 << bits) - 1 - _ANYCAST)
@@ -178,7 +175,6 @@ class SecretSequence(Generator):
     """
 
     invertible = False
-    MIN_SECRET: ClassVar[int] = 16
 
     def __init__(
         self,
@@ -190,9 +186,9 @@ class SecretSequence(Generator):
         base: int = 0,
         window: int = 1024,
     ) -> None:
-        if len(secret) < self.MIN_SECRET:
+        if len(secret) < MIN_SECRET:
             raise GeneratorError(
-                f"a shared secret has at least {self.MIN_SECRET} bytes, not {len(secret)}: "
+                f"a shared secret has at least {MIN_SECRET} bytes, not {len(secret)}: "
                 "who has seen one address could find a shorter one by trial"
             )
         super().__init__(derive_key(secret, "shared-secret sequence"), bits)

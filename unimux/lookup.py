@@ -27,13 +27,12 @@ import dns.rcode
 import dns.rdatatype
 import dns.rrset
 
+from .dnsstream import UDP_PAYLOAD
 from .errors import NameNotResolved, NoIpv6Address
 
 MAX_HOPS = 8
 MAX_TTL = 86_400
 MAX_NEGATIVE_TTL = 900
-UDP_PAYLOAD = 1232
-"""Bytes of response that we take in one datagram: what fits into IPv6's minimum MTU."""
 
 FIRST_TIMEOUT = 2.0
 """Seconds given to a server in the first round; twice as long in each round after it."""

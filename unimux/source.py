@@ -42,7 +42,7 @@ _DOUBT_BITS = 16
 
 
 _MOST_PASSED_OVER = 1 << 25
-"""Candidates in a row; the longest run of reserved ones is half as long (`RESERVED_IDENTIFIERS`)."""
+"""Candidates in a row; the longest run of reserved ones is half as long (`tapstack.ipv6.identifiers`)."""
 
 
 class AddressUsed(UnimuxError):

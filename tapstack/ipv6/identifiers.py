@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import hmac
 
-_SUBNET_ROUTER_ANYCAST = 0
-_RESERVED = (
-    (0x02005EFFFE000000, 0x02005EFFFEFFFFFF),  # the Ethernet block of IANA, RFC 5453 §3 and RFC 7136
-    (0xFDFFFFFFFFFFFF80, 0xFDFFFFFFFFFFFFFF),  # subnet anycast addresses, RFC 2526
+RESERVED_IDENTIFIERS = (
+    (0x0000_0000_0000_0000, 0x0000_0000_0000_0000),  # subnet-router anycast, RFC 4291 §2.6.1
+    (0x0200_5EFF_FE00_0000, 0x0200_5EFF_FEFF_FFFF),  # the IANA Ethernet block (RFC 9542; proxy mobile IPv6, RFC 6543)
+    (0xFDFF_FFFF_FFFF_FF80, 0xFDFF_FFFF_FFFF_FFFF),  # reserved subnet anycast, RFC 2526
 )
+"""The IANA registry that RFC 5453 opened, as (first, last) of 64-bit interface identifiers."""
 
 
 def is_reserved(identifier: int) -> bool:
@@ -18,7 +19,7 @@ def is_reserved(identifier: int) -> bool:
     >>> is_reserved(0), is_reserved(1), is_reserved(0xFDFFFFFFFFFFFFFE)
     (True, False, True)
     """
-    return identifier == _SUBNET_ROUTER_ANYCAST or any(low <= identifier <= high for low, high in _RESERVED)
+    return any(first <= identifier <= last for first, last in RESERVED_IDENTIFIERS)
 
 
 def stable_address(prefix: bytes, secret: bytes, counter: int = 0, network: bytes = b"") -> bytes:

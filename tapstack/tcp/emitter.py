@@ -17,16 +17,15 @@ from typing import TYPE_CHECKING, Protocol
 from ..link.base import LinkProperties
 from ..types import Frame
 from ..wire import checksum, virtio
-from ..wire.tcp import FIN, HEADER_LENGTH, PROTOCOL, PSH, TIMESTAMP_LENGTH, URG
+from ..wire.ipv6 import HEADER_LENGTH as IPV6_HEADER_LENGTH
+from ..wire.tcp import FIN, HEADER_LENGTH, PROTOCOL, PSH, TIMESTAMP_LENGTH, TIMESTAMP_WORD, URG
 from .sequence import MASK
 
 if TYPE_CHECKING:
     from ..ipv6.host import Host, Path
 
-IPV6_HEADER_LENGTH = 40
 _SEQUENCE_AT = IPV6_HEADER_LENGTH + 4
 _CHECKSUM_AT = IPV6_HEADER_LENGTH + 16
-_TIMESTAMP_WORD = 0x0101080A
 _ECT0 = 2 << 20
 _LAST_ONLY = FIN | PSH
 _ipv6_tcp_timestamp = struct.Struct("!IHBB32sHHIIBBHHHIII")
@@ -220,7 +219,7 @@ class Emitter:
             total = pseudo + source_port + destination_port + sequence + acknowledgment
             total += (offset << 8 | flags) + window + urgent
             if timestamp:
-                total += _TIMESTAMP_WORD + timestamp[0] + timestamp[1]
+                total += TIMESTAMP_WORD + timestamp[0] + timestamp[1]
             if options:
                 total += checksum.residue(options)
             if pieces:
@@ -232,7 +231,7 @@ class Emitter:
             packed = _ipv6_tcp_timestamp.pack(
                 first_word, total_length, PROTOCOL, hop_limit, self._pair,
                 source_port, destination_port, sequence, acknowledgment, offset, flags, window, check, urgent,
-                _TIMESTAMP_WORD, timestamp[0], timestamp[1],
+                TIMESTAMP_WORD, timestamp[0], timestamp[1],
             )  # fmt: skip
         else:
             packed = _ipv6_tcp.pack(

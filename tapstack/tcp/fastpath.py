@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING
 from ..signals import Signal
 from ..wire import checksum
 from ..wire.error import WireError
-from ..wire.tcp import ACK, FIN, FIXED, HEADER_LENGTH, PROTOCOL, PSH, SYN, TcpHeader
+from ..wire.ipv6 import HEADER_LENGTH as IPV6_HEADER_LENGTH
+from ..wire.tcp import ACK, FIN, FIXED, HEADER_LENGTH, PROTOCOL, PSH, SYN, TIMESTAMP_WORD, TcpHeader
 from . import arrives
 from .buffers import grow_receive
 from .connection import Connection
@@ -30,9 +31,7 @@ if TYPE_CHECKING:
     from ..types import Buffer
     from .layer import Tcp
 
-_IPV6_HEADER_LENGTH = 40
 _with_timestamp = struct.Struct("!HHIIBBHHHIII")
-_TIMESTAMP_WORD = 0x0101080A
 _SMALL = 2048
 """Bytes that are copied in less time than a view of them is made."""
 _OTHER_FLAGS = ~(PSH | FIN)
@@ -52,14 +51,14 @@ def receive(connection: Connection, frame: Buffer, at: int, length: int, trusted
         return connection.state is TcpState.SYN_SENT and _syn_ack(connection, frame, at, length, trusted, now)
     receiver = connection.receiver
     sender = connection.sender
-    tcp = at + _IPV6_HEADER_LENGTH
+    tcp = at + IPV6_HEADER_LENGTH
     if connection.timestamps:
         if length < 32:
             return False
         source, _, sequence, wire_ack, offset, flags, window, _, _, word, value, echo = _with_timestamp.unpack_from(
             frame, tcp
         )
-        if word != _TIMESTAMP_WORD or offset & 0xF0 != 0x80:
+        if word != TIMESTAMP_WORD or offset & 0xF0 != 0x80:
             return False
         if receiver.ts_recent is None or (value - receiver.ts_recent) & 0x80000000:
             return False
@@ -130,12 +129,12 @@ def settle(tcp: Tcp, now: float) -> None:
 def _intact(view: memoryview, length: int) -> bool:
     """Whether the checksum of the segment is right; `view` begins with the IPv6 header."""
     residue = checksum.pseudo_header(bytes(view[8:24]), bytes(view[24:40]), length, PROTOCOL)
-    return (residue + checksum.residue(view[_IPV6_HEADER_LENGTH:])) % 65535 == 0
+    return (residue + checksum.residue(view[IPV6_HEADER_LENGTH:])) % 65535 == 0
 
 
 def _syn_ack(connection: Connection, frame: Buffer, at: int, length: int, trusted: bool, now: float) -> bool:
     """A SYN-ACK without text for a connection in SYN-SENT, from another node; the parameters are those of `receive`."""
-    tcp = at + _IPV6_HEADER_LENGTH
+    tcp = at + IPV6_HEADER_LENGTH
     if (
         length < HEADER_LENGTH
         or frame[tcp + 13] != SYN | ACK
@@ -147,7 +146,7 @@ def _syn_ack(connection: Connection, frame: Buffer, at: int, length: int, truste
     if not (trusted or _intact(view, length)):
         return False
     try:
-        header = TcpHeader.parse(view[_IPV6_HEADER_LENGTH:])
+        header = TcpHeader.parse(view[IPV6_HEADER_LENGTH:])
     except WireError:
         return False
     arrives.syn_sent(connection, Segment(connection.remote, connection.local, header, b""), now)

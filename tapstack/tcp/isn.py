@@ -6,6 +6,7 @@ import hashlib
 import struct
 from typing import NamedTuple
 
+from ..types import DYNAMIC_PORTS
 from .sequence import MASK
 
 
@@ -18,7 +19,7 @@ class SessionNumbers(NamedTuple):
 
 
 class EphemeralPorts:
-    """The ports that a stack chooses by itself, from 49152 on: unpredictable without the secret (RFC 6056 §3).
+    """The ports that a stack chooses by itself, those of `DYNAMIC_PORTS`: unpredictable without the secret (RFC 6056 §3).
 
     One keyed hash gives 32 of them.
     """
@@ -35,7 +36,7 @@ class EphemeralPorts:
         if not self._drawn:
             self._hashes += 1
             digest = hashlib.blake2b(self._hashes.to_bytes(8, "big"), key=self._secret, person=b"port").digest()
-            self._drawn = [49152 + (word & 0x3FFF) for word in struct.unpack("!32H", digest)]
+            self._drawn = [DYNAMIC_PORTS[word & 0x3FFF] for word in struct.unpack("!32H", digest)]
         return self._drawn.pop()
 
 

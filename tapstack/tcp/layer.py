@@ -15,7 +15,7 @@ from ..events import Counters, DropReason, EventStream
 from ..ipv6.addresses import AddressEntry, AddressState, Trigger
 from ..signals import Signal
 from ..timers import TimerQueue
-from ..types import Frame, valid_peer
+from ..types import PORT_ATTEMPTS, Frame, valid_peer
 from ..wire import checksum
 from ..wire import tcp as wire
 from ..wire.error import WireError
@@ -38,9 +38,6 @@ from .timewait import TimeWaitRecord, TimeWaitTable
 if TYPE_CHECKING:
     from ..ipv6.host import Host
     from ..ipv6.packet import IcmpError, Packet
-
-_PORT_ATTEMPTS = 64
-"""Ports that are tried for a connection whose mode reads them, before the address counts as full."""
 
 
 class Tcp:
@@ -107,7 +104,7 @@ class Tcp:
         if remote_port is None:
             remote_port = options.reduced_port
         chosen = local_port if local_port is not None else self._ports.draw()
-        attempts = 1 if local_port is not None or options.mode in (PortMode.L0, PortMode.L1) else _PORT_ATTEMPTS
+        attempts = 1 if local_port is not None or options.mode in (PortMode.L0, PortMode.L1) else PORT_ATTEMPTS
         while True:
             attempts -= 1
             ports = remote_port.to_bytes(2, "big") + chosen.to_bytes(2, "big")

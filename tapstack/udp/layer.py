@@ -14,13 +14,9 @@ from ..ipv6.addresses import ENDINGS, AddressEntry, AddressState, Trigger
 from ..ipv6.host import Host
 from ..ipv6.packet import IcmpError, Packet
 from ..signals import Signal
-from ..types import valid_peer
+from ..types import DYNAMIC_PORTS, PORT_ATTEMPTS, valid_peer
 from ..wire import WireError, checksum, icmpv6, ipv6, udp
 from .flow import UdpFlow, flow_key
-
-DYNAMIC_PORTS = range(49152, 65536)
-"""Where the stack chooses ports (RFC 6335 §6)."""
-PORT_ATTEMPTS = 64
 
 
 class PortInUseError(OSError):

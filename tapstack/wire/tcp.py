@@ -33,13 +33,15 @@ from .error import WireError
 PROTOCOL = 6
 HEADER_LENGTH = 20
 MAXIMUM_OPTIONS = 40
-TIMESTAMP_LENGTH = 12
 DEFAULT_MSS = 1220
 """What an IPv6 peer that names no MSS takes (RFC 9293 MUST-15): what a packet of the minimum MTU holds."""
+TIMESTAMP_LENGTH = 12
 """Bytes that a timestamp takes in a header: two NOPs and the 10-byte option (RFC 7323 Appendix A)."""
+TIMESTAMP_WORD = 0x0101080A
+"""How they begin: the NOPs, kind and length."""
 
 FIXED = struct.Struct("!HHIIBBHHH")
-_TIMESTAMP_LAYOUT = b"\x01\x01\x08\x0a"
+_TIMESTAMP_LAYOUT = TIMESTAMP_WORD.to_bytes(4, "big")
 _HANDSHAKE = struct.Struct("!HHHHIII")
 _HANDSHAKE_KINDS = (0x0204, 0x0402, 0x080A, 0x01030300)
 """The options of nearly every SYN in one piece: MSS, SACK permitted, timestamp, a NOP and window scale, the last byte."""

@@ -17,9 +17,10 @@ import dns.name
 from compat.socks.handshake import MAX_HTTP_HEAD, Handshake
 from compat.socks.messages import MalformedError, pack_datagram, parse_datagram
 from compat.socks.session import PasswordTable
+from unimux.dnsstream import UDP_PAYLOAD
 from unimux.generators import GeneratorError
 from unimux.lookup import MAX_HOPS, Ask, Lookup, NotAName, Outcome, host_name
-from unimux.ssa.dnsresponder import UDP_PAYLOAD, Asker, DnsPolicy, NameFor, Responder
+from unimux.ssa.dnsresponder import Asker, DnsPolicy, NameFor, Responder
 from unimux.ssa.token import Token, TokenError
 from unimux.tagged import Tag, TagCodec, TagLayout, TagVerifier
 

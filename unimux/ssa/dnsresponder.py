@@ -44,9 +44,9 @@ import dns.rrset
 import dns.tsig
 import dns.tsigkeyring
 
+from ..dnsstream import UDP_PAYLOAD
 from ..errors import UnimuxError, WrongUsage
 
-UDP_PAYLOAD = 1232
 HEADER_LENGTH = 12
 MAX_SOURCES = 4096
 MAX_REMEMBERED = 4096

@@ -9,9 +9,8 @@ import stat
 from pathlib import Path
 
 from ..errors import SetupError
+from ..generators import MIN_SECRET
 
-MIN_SECRET = 16
-"""Bytes; see `unimux.generators.SecretSequence`."""
 MAX_SECRET = 1024
 _NEW_SECRET = 32
 

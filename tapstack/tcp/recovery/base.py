@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from ...timers import Timer
     from ..sender import Sender
 
+DUPLICATE_THRESHOLD = 3
+"""Duplicate acknowledgements, or segments SACKed, that mean a loss where nothing is known of reordering (RFC 5681 §3.2)."""
+
 
 class Phase(StrEnum):
     """Where loss recovery stands."""

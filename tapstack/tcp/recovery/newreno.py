@@ -10,14 +10,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..segments import LOST, SentSegment
-from .base import Phase, Recovery
+from .base import DUPLICATE_THRESHOLD, Phase, Recovery
 from .rto import RttEstimator
 
 if TYPE_CHECKING:
     from ...timers import Timer
     from ..sender import Sender
-
-DUPLICATE_THRESHOLD = 3
 
 
 class NewRenoRecovery(Recovery):

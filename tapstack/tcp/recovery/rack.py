@@ -17,9 +17,9 @@ from __future__ import annotations
 from ..acknowledged import Acknowledged
 from ..segments import ACKED, IN_NETWORK, SACKED
 from ..sender import Sender
+from .base import DUPLICATE_THRESHOLD
 from .rto import RttEstimator
 
-DUPLICATE_THRESHOLD = 3
 _PERSIST = 16
 _DELIVERED = (ACKED, SACKED)
 

@@ -13,9 +13,9 @@ from tapstack.events import DropReason
 from tapstack.ipv6.addresses import AddressEntry, AddressError, AddressKind
 from tapstack.ipv6.packet import NoRouteError
 from tapstack.signals import Signal
-from tapstack.types import address
+from tapstack.types import DYNAMIC_PORTS, address
 from tapstack.udp.flow import MAXIMUM_DATA, QUEUE_DATAGRAMS, FlowClosed
-from tapstack.udp.layer import DYNAMIC_PORTS, PortInUseError, Udp
+from tapstack.udp.layer import PortInUseError, Udp
 from tests.unit.ipv6.bench import (
     PREFIX,
     ROUTER,

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tapstack.ipv6.identifiers import RESERVED_IDENTIFIERS
 from unimux.generators import (
-    RESERVED_IDENTIFIERS,
     Generator,
     GeneratorError,
     PermutationGenerator,

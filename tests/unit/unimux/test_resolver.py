@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from tapstack.clock import run_virtual
 from tests.unit.unimux.lan import virtual_test
 from tests.unit.unimux.nameservers import S1, S2, WWW, make, packed, respond, zone
+from unimux.dnsstream import UDP_PAYLOAD
 from unimux.errors import NameNotResolved, NoIpv6Address
-from unimux.lookup import MAX_HOPS, MAX_TTL, UDP_PAYLOAD, Ask, Lookup, NotAName, Outcome, host_name
+from unimux.lookup import MAX_HOPS, MAX_TTL, Ask, Lookup, NotAName, Outcome, host_name
 from unimux.resolver import Cache, literal
 
 
