@@ -6,7 +6,7 @@ import asyncio
 import gc
 import time
 import tracemalloc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import cycle, islice
 from random import Random
 from typing import Any, cast
@@ -37,14 +37,15 @@ _BATCH = 1_000
 _REAL = 20_000
 """The most PCBs of a table that are connections; they take packets.  The others are entries of the same keys."""
 _PACKETS = 200
-"""Packets that are timed together; so many connections at most take turns where they are to be hot."""
+"""Packets that are timed together: of so many connections where the caches have forgotten them, at most where they take turns."""
 _BATCHES = 50
 _PAYLOAD = bytes(100)
 _PASSES = 5
-"""Of look-ups.  The fastest pass, or batch of packets, counts: whatever disturbs one only makes it slower.  Each has keys or
-packets of its own."""
+"""Of look-ups.  The fastest pass, or batch of packets, counts: whatever disturbs one only makes it slower.  A pass has keys of
+its own as far as there are, a batch its own packets."""
 _WARM = 20
-"""Packets of one connection before those of cold ones: the program is in the caches as under load, their connections are not."""
+"""Packets of a connection that is not measured before those of cold ones: the program is in the caches as under load, their
+connections are not."""
 _others = np.zeros(8 << 20, dtype=np.int64)
 """64 MiB, for which everything else makes room in the processor's caches."""
 _FLAT = Goal(at_most=1.5, of_ratio=True)
@@ -66,36 +67,46 @@ class _Entry:
 def lookups(setting: Setting) -> list[Figure]:
     """P-8: demultiplexing with 1 … 10⁶ PCBs, in each mode.
 
-    A packet's whole way in, for connections that have just had one and for any of them; and the look-up alone, which is the
-    harshest: among a million keys each one waits for main memory a few times, as in any hash table.
+    A packet's whole way in, for connections that have just had one and for others; and the look-up alone, which is the
+    harshest: among a million keys each one waits for main memory a few times, as in any hash table.  What the caches have
+    forgotten takes as many connections as packets, or all but the first would be remembered: its baseline is the smallest
+    table that has them.
     """
-    sizes = (1, 10) if setting.smoke else (1, 1_000, 100_000, 1_000_000)
+    sizes = (1, 10, 20) if setting.smoke else (1, 1_000, 100_000, 1_000_000)
     figures = []
     for mode in PortMode:
         setting.say(f"P-8: {mode}")
-        base: dict[str, list[float]] = {}
+        base: dict[str, tuple[int, list[float]]] = {}
         for size in sizes:
-            fill = Fill(mode, size, setting.many(_REAL, 5), setting.many(_BATCHES, 2))
-            more = size > 1
-            of = f"among {size:,}, {mode}" + ("; baseline one PCB" if more else "")
+            fill = Fill(
+                mode, size, setting.many(_REAL, 5), packets=setting.many(_PACKETS, 4), batches=setting.many(_BATCHES, 2)
+            )
             with settled():
                 measured = {
                     what: [measure() for _ in range(setting.repeats)] for what, measure in fill.measures().items()
                 }
-            base = base or measured
             for what, values in measured.items():
-                row = figure("P-8", f"{what}, {of}", "ns", values, base[what] if more else (), _FLAT if more else None)
-                figures.append(row)
+                least, baseline = base.setdefault(what, (size, values))
+                row = f"{what}, among {size:,}, {mode}"
+                if size > least:
+                    row += f"; baseline {'one PCB' if least == 1 else f'{least:,} PCBs'}"
+                    figures.append(figure("P-8", row, "ns", values, baseline, _FLAT))
+                else:
+                    figures.append(figure("P-8", row, "ns", values))
             del fill
             gc.collect()
     return figures
 
 
 class Fill:
-    """A stack whose tables hold `size` PCBs, `real` of them connections, or all if they are fewer."""
+    """A stack whose tables hold `size` PCBs, `real` of them connections, or all if they are fewer.
 
-    def __init__(self, mode: PortMode, size: int, real: int, batches: int) -> None:
+    packets: in each of so many `batches`.
+    """
+
+    def __init__(self, mode: PortMode, size: int, real: int, *, packets: int, batches: int) -> None:
         self._random = random = Random(size)
+        self._packets = packets
         self._batches = batches
         self._lone = Lone(SocketOptions(mode=mode))
         self._find = self._lone.stack.tcp.demux.find
@@ -120,25 +131,29 @@ class Fill:
         assert len(self._lone.stack.tcp.demux) == size
 
     def measures(self) -> dict[str, Callable[[], float]]:
-        """What is measured, in nanoseconds for each."""
-        hot = min(_PACKETS, len(self._connections))
-        return {
-            f"a packet's way in, look-up included, of connections that had one just before, up to {_PACKETS} in turn": (
-                lambda: self._ways_in(cycle(self._connections[:hot]), cold=False)
+        """What is measured, in nanoseconds for each; a table that is too small for cold packets has no measure of them."""
+        way, packets = "a packet's way in, look-up included, of", self._packets
+        hot, others = self._connections[:packets], self._connections[1:]
+        measures: dict[str, Callable[[], float]] = {
+            f"{way} connections that had one just before, up to {packets} in turn": (
+                lambda: self._ways_in(lambda: list(islice(cycle(hot), packets)), cold=False)
             ),
-            "a packet's way in, look-up included, of a random connection that the caches have forgotten": (
-                lambda: self._ways_in(iter(lambda: self._random.choice(self._connections), None), cold=True)
-            ),
-            "look-up of a random packet's PCB alone": self._lookup,
         }
+        if len(others) >= packets:
+            measures[f"{way} {packets} different connections that the caches have forgotten"] = lambda: self._ways_in(
+                lambda: self._random.sample(others, packets), cold=True
+            )
+        measures["look-up of a random packet's PCB alone, from a table that the caches have forgotten"] = self._lookup
+        return measures
 
     def _lookup(self) -> float:
-        """Look-ups in random order, each pass of other keys as far as there are."""
+        """Look-ups in random order, each pass of other keys as far as there are, and from a forgotten table."""
         find = self._find
         keys = self._random.sample(self._keys, len(self._keys))
         keys = list(islice(cycle(keys), _SAMPLE * _PASSES))
         fastest = float("inf")
         for start in range(0, len(keys), _SAMPLE):
+            _forget()
             took = 0.0
             for at in range(start, start + _SAMPLE, _BATCH):
                 batch = [(_anew(pair), _anew(source), _anew(to)) for pair, source, to in keys[at : at + _BATCH]]
@@ -150,21 +165,20 @@ class Fill:
             fastest = min(fastest, took)
         return fastest / _SAMPLE * 1e9
 
-    def _ways_in(self, turn: Iterator[Connection], *, cold: bool) -> float:
-        """Segments in order, each for the next connection of `turn`; cold: the caches hold nothing of them."""
+    def _ways_in(self, choose: Callable[[], list[Connection]], *, cold: bool) -> float:
+        """Segments in order, in each batch for the connections chosen; cold: the caches hold nothing of them."""
         fastest = float("inf")
         for _ in range(self._batches):
-            warm = [
-                self._next(self._connections[0]) for _ in range(_WARM)
-            ]  # before: they may be of the same connection
-            packets = [self._next(connection) for connection in islice(turn, _PACKETS)]
+            # First: where the packets are not to be cold they may be of the same connection.
+            warm = [self._next(self._connections[0]) for _ in range(_WARM)]
+            packets = [self._next(connection) for connection in choose()]
             if cold:
-                np.add(_others, 1, out=_others)
+                _forget()
                 packets = [_anew(packet) for packet in packets]  # the device has just written them
             self._take_in(warm)
             fastest = min(fastest, self._take_in(packets))
             self._read()
-        return fastest / _PACKETS * 1e9
+        return fastest / self._packets * 1e9
 
     def _read(self) -> None:
         """Read what has come, and let the peer have its acknowledgements."""
@@ -194,6 +208,11 @@ class Fill:
 def _on_the_wire(pcb: _Entry | Connection) -> tuple[bytes, bytes, bytes]:
     """Both addresses and the two ports, as a packet from the peer carries them."""
     return pcb.remote + pcb.local, pcb.remote_port.to_bytes(2, "big"), pcb.local_port.to_bytes(2, "big")
+
+
+def _forget() -> None:
+    """Let the processor's caches hold other things."""
+    np.add(_others, 1, out=_others)
 
 
 def _anew(octets: bytes) -> bytes:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from itertools import groupby
 
 import pytest
 
+from scenarios.bench import tables
 from scenarios.bench.figures import Figure
 from scenarios.bench.responder import Lone, answer
 from scenarios.bench.setting import Setting
@@ -40,22 +42,53 @@ def test_the_peer_without_memory_acknowledges_data_and_is_silent_to_acknowledgem
     assert answer(said) is None
 
 
-def test_every_way_to_a_pcb_has_a_goal_beside_one_pcb() -> None:
+def test_every_way_to_a_pcb_has_a_goal_beside_the_smallest_table_that_it_can_be_measured_in() -> None:
     rows = lookups(SMALL)
-    among: dict[tuple[str, str], dict[str, Figure]] = {}
+    among: dict[tuple[str, str], list[tuple[str, str | None, Figure]]] = {}
     for row in rows:
-        named = re.fullmatch(r"(.+), among (\d+), (\w+)(?:; baseline one PCB)?", row.what)
+        named = re.fullmatch(r"(.+), among (\d+), (\w+)(?:; baseline (.+))?", row.what)
         assert named is not None
-        among.setdefault((named[1], named[3]), {})[named[2]] = row
+        among.setdefault((named[1], named[3]), []).append((named[2], named[4], row))
     assert len(among) == 3 * len(PortMode)
-    for few in among.values():
-        assert (few["1"].reach, few["1"].baseline) == (None, None)
-        assert (few["10"].reach, few["10"].baseline) == ("≤ 1.5 × baseline", few["1"].value)
+    for (what, _), [(size, of, least), *larger] in among.items():
+        cold = "different connections" in what
+        assert (size, of) == ("10" if cold else "1", None), "4 packets of different connections need more than one PCB"
+        assert (least.reach, least.baseline) == (None, None)
+        assert [size for size, *_ in larger] == (["20"] if cold else ["10", "20"])
+        for _, of, row in larger:
+            assert of == ("10 PCBs" if cold else "one PCB")
+            assert (row.reach, row.baseline) == ("≤ 1.5 × baseline", least.value)
+
+
+def test_packets_that_the_caches_have_forgotten_are_of_connections_that_had_none_since(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fill = Fill(PortMode.L1, 10, 5, packets=4, batches=2)
+    [cold] = [measure for what, measure in fill.measures().items() if "different connections" in what]
+    came: list[bytes | None] = []
+    real, forget = Stack.input, tables._forget
+
+    def watched(stack: Stack, packet: bytes, now: float) -> None:
+        came.append(packet[8:40])
+        real(stack, packet, now)
+
+    def forgotten() -> None:
+        came.append(None)
+        forget()
+
+    monkeypatch.setattr(Stack, "input", watched)
+    monkeypatch.setattr(tables, "_forget", forgotten)
+    cold()
+    batches = [list(of) for forgot, of in groupby(came, lambda pair: pair is None) if not forgot]
+    assert len(batches) == 2
+    for batch in batches:
+        [warm] = set(batch[:-4])
+        assert len({warm, *batch[-4:]}) == 5, "the one that warms, and four others once each"
 
 
 @pytest.mark.parametrize("size", [1, 10])
 def test_the_packets_of_a_way_in_are_in_order_for_so_many_pcbs(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    fill = Fill(PortMode.L1, size, 5, 2)
+    fill = Fill(PortMode.L1, size, 5, packets=4, batches=2)
     expected: dict[bytes, int] = {}
     real = Stack.input
 
