@@ -33,9 +33,16 @@ class Overflows:
 
     def total(self) -> int:
         """Overflows since the machine started."""
-        names, *lines = os.pread(self._file.fileno(), 1 << 16, 0).decode().splitlines()
+        names, *lines = self._read().decode().splitlines()
         column = names.split().index(_NAME)
         return sum(int(line.split()[column], 16) for line in lines)
+
+    def _read(self) -> bytes:
+        """The whole file: a read of such a file ends with a page, however much it asks for."""
+        read = b""
+        while more := os.pread(self._file.fileno(), 1 << 16, len(read)):
+            read += more
+        return read
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from scenarios.bench.catalogue import BENCHMARKS, WITHOUT_KERNEL
 from scenarios.bench.command import bench
 from scenarios.bench.compare import Change, compare
 from scenarios.bench.figures import Beginning, Figure, Goal, Result, circumstances, figure
+from scenarios.bench.overflows import overflows
 from scenarios.bench.plot import plot
 from scenarios.bench.setting import Setting, take_turns
 from tapstack.clock import run_virtual
@@ -146,6 +147,17 @@ def test_a_count_that_is_bounded_from_above_is_better_when_it_falls(before: floa
     rows = [figure("P-18", "connections that failed", "", [value], goal=Goal(at_most=0)) for value in (before, after)]
     [change] = compare(result(rows[0]), result(rows[1])).changes
     assert change.verdict == verdict
+
+
+def test_overflows_of_all_processors_count_though_a_read_ends_with_a_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = tmp_path / "ndisc_cache"
+    table.write_text("entries  table_fulls\n" + "00000001 00000002\n" * 100)
+    whole = os.pread
+    monkeypatch.setattr("os.pread", lambda file, size, offset: whole(file, min(size, 50), offset))
+    with overflows(table) as counter:
+        assert counter is not None and counter.total() == 200
 
 
 def test_where_the_result_cannot_be_written_nothing_is_measured(
