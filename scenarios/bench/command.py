@@ -103,7 +103,7 @@ def bench(
     )
     result, failures = run(chosen, setting, profile, out)
     if json:
-        typer.echo(msgspec.json.encode(result.figures).decode())
+        typer.echo(msgspec.json.encode([row.facts() for row in result.figures]).decode())
     else:
         _print(result)
     if failures:

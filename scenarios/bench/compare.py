@@ -35,7 +35,7 @@ class Change:
 
     @property
     def verdict(self) -> str:
-        """better, worse, same; or within, when the measurements of both overlap.
+        """better, worse, same; or within, when the measurements of both overlap, or their ratios to the baselines.
 
         >>> from .figures import figure
         >>> Change(figure("P-6", "x", "1/s", [2.0]), figure("P-6", "x", "1/s", [1.0])).verdict
@@ -48,9 +48,19 @@ class Change:
             return "same" if not self.after.value else "worse" if self._is_cost else "better"
         if abs(by - 1) <= _MARGIN:
             return "same"
-        if not self.of_ratio and self.before.min <= self.after.max and self.after.min <= self.before.max:
+        (least, most), (low, high) = self._spread(self.before), self._spread(self.after)
+        if least <= high and low <= most:
             return "within"
         return "better" if (by < 1) == self._is_cost else "worse"
+
+    def _spread(self, row: Figure) -> tuple[float, float]:
+        """Between what the measurements of a figure lie; of a ratio whose turns were not kept that is no more than itself."""
+        if not self.of_ratio:
+            return row.min, row.max
+        assert row.ratio is not None
+        if row.ratio_min is None or row.ratio_max is None:
+            return row.ratio, row.ratio
+        return row.ratio_min, row.ratio_max
 
     @property
     def regression(self) -> bool:

@@ -52,7 +52,8 @@ class Figure(msgspec.Struct, frozen=True, kw_only=True):
     id: of the benchmark, P-1 …; one may yield several figures, told apart by `what`.  value: the median of `repeats`
     measurements, between `min` and `max`, in `unit`.  baseline: the median of the runs that took turns with them, in
     the same unit; ratio: value by baseline.  reach: the goal as text, None for a figure that has none; met: whether
-    it is reached.
+    it is reached.  ratio_min, ratio_max: of each measurement by that of the baseline in the same turn; None without one, or in a
+    result from before results had them.
     """
 
     id: str
@@ -67,6 +68,12 @@ class Figure(msgspec.Struct, frozen=True, kw_only=True):
     min: float
     median: float
     max: float
+    ratio_min: float | None = None
+    ratio_max: float | None = None
+
+    def facts(self) -> dict[str, object]:
+        """What programs are told; the spread of the ratio is for comparisons alone."""
+        return {name: getattr(self, name) for name in self.__struct_fields__ if not name.startswith("ratio_")}
 
 
 def figure(
@@ -80,6 +87,7 @@ def figure(
     median = statistics.median(values)
     baseline = statistics.median(baselines) if baselines else None
     ratio = median / baseline if baseline else None
+    in_turn = [value / of for value, of in zip(values, baselines, strict=True)] if baselines and all(baselines) else []
     return Figure(
         id=id,
         what=what,
@@ -93,6 +101,8 @@ def figure(
         min=_short(min(values)),
         median=_short(median),
         max=_short(max(values)),
+        ratio_min=_short(min(in_turn)) if in_turn else None,
+        ratio_max=_short(max(in_turn)) if in_turn else None,
     )
 
 

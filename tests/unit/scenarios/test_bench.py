@@ -37,6 +37,8 @@ def test_a_figure_is_the_median_beside_the_median_of_its_baseline() -> None:
     row = figure("P-1", "bulk", "Gbit/s", [3.0, 9.0, 1.0], [4.0, 2.0, 40.0], Goal(at_least=0.75, of_ratio=True))
     assert (row.value, row.median, row.min, row.max, row.repeats) == (3.0, 3.0, 1.0, 9.0, 3)
     assert (row.baseline, row.ratio, row.met, row.reach) == (4.0, 0.75, True, "≥ 0.75 × baseline")
+    assert (row.ratio_min, row.ratio_max) == (0.025, 4.5), "turn by turn"
+    assert list(row.facts()) == FIELDS
 
 
 @pytest.mark.parametrize(
@@ -117,6 +119,32 @@ def test_comparison_prefers_ratios_and_knows_what_is_better() -> None:
     ]
     assert rows[0].by == 2.0
     assert [row.what for row in found.gone] == ["gone"] and [row.what for row in found.new] == ["new"]
+
+
+@pytest.mark.parametrize(
+    ("kept", "values", "verdict"),
+    [
+        (True, [6.0, 8.0, 10.0], "within"),  # ratios 0.6 … 1.0 beside 0.9 … 1.1
+        (True, [6.0, 8.0, 8.5], "worse"),  # … 0.85
+        (False, [6.0, 8.0, 10.0], "within"),  # beside 1.0, of which no more is known
+        (False, [6.0, 8.0, 9.5], "worse"),
+    ],
+)
+def test_ratios_whose_turns_overlap_are_within(kept: bool, values: list[float], verdict: str, tmp_path: Path) -> None:
+    goal = Goal(at_least=0.5, of_ratio=True)
+    baselines = [10.0, 10.0, 10.0]
+    results = [
+        msgspec.to_builtins(result(figure("P-1", "bulk", "Gbit/s", of, baselines, goal)))
+        for of in ([9.0, 10.0, 11.0], values)
+    ]
+    if not kept:
+        for name in ("ratio_min", "ratio_max"):
+            del results[0]["figures"][0][name]
+    for name, each in zip("ab", results, strict=True):
+        (tmp_path / name).write_bytes(msgspec.json.encode(each))
+    [change] = compare(Result.read(tmp_path / "a"), Result.read(tmp_path / "b")).changes
+    assert (change.verdict, change.of_ratio) == (verdict, True)
+    assert change.regression is (verdict == "worse")
 
 
 def test_figures_of_two_time_waits_are_not_compared_unless_one_is_not_named() -> None:
