@@ -45,3 +45,6 @@ BENCHMARKS: dict[str, Benchmark] = {
 
 WITHOUT_KERNEL = frozenset({"P-8", "P-9", "P-13", "P-16", "P-17"})
 """These need no privilege."""
+
+PROGRAMS = {"iperf3": frozenset({"P-1", "P-2", "P-3", "P-14"}), "radvd": frozenset({"P-12"})}
+"""Programs that are not of this project, and the benchmarks that need them."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,7 +14,7 @@ from unimux.cli.exits import ExitCode, sentence
 from unimux.errors import WrongUsage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
     from .compare import Comparison
     from .figures import Figure, Result
@@ -55,10 +54,16 @@ ProfileOption = Annotated[
     typer.Option(metavar="FOLDER", help="Write a flame graph of each benchmark (needs py-spy).", show_default="none"),
 ]
 PlotOption = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="Draw P-14 as a chart (.svg, .pdf).", show_default="none")
+    Path | None, typer.Option(metavar="FILE", help="Draw P-14 as a chart (.svg, .pdf, .png).", show_default="none")
 ]
 WorkersOption = Annotated[
-    int, typer.Option(min=1, max=16, help="Processes on one multi-queue TAP, for P-4 and P-6; 1 leaves that out.")
+    int | None,
+    typer.Option(
+        min=1,
+        max=16,
+        help="Processes on one multi-queue TAP, for P-4 and P-6; 1 leaves that out.",
+        show_default=f"{WORKERS}",
+    ),
 ]
 UvloopOption = Annotated[bool, typer.Option("--uvloop", help="Run the node on uvloop in place of asyncio's loop.")]
 
@@ -74,7 +79,7 @@ def bench(
     out: OutOption = None,
     profile: ProfileOption = None,
     plot: PlotOption = None,
-    workers: WorkersOption = WORKERS,
+    workers: WorkersOption = None,
     uvloop: UvloopOption = False,
 ) -> None:
     """Run the benchmarks P-1 to P-19; docs/performance.md says what each of them measures.
@@ -83,22 +88,27 @@ def bench(
     """
     from .catalogue import BENCHMARKS
     from .figures import Result
+    from .plot import check_chart
     from .plot import plot as draw
     from .setting import Setting
 
     if compare is not None:
+        if any((id, smoke, repeats, seconds, time_wait, out, profile, plot, workers, uvloop)):
+            raise WrongUsage("--compare measures nothing, and takes no other option than --json.")
         worse = _compare(Result.read(compare[0]), Result.read(compare[1]), json)
         raise typer.Exit(ExitCode.NO if worse else ExitCode.DONE)
     chosen = _chosen(id, list(BENCHMARKS))
-    if plot is not None and "P-14" not in chosen:
-        raise WrongUsage("--plot draws P-14, which is not among the benchmarks to run: add --id P-14.")
+    if plot is not None:
+        if "P-14" not in chosen:
+            raise WrongUsage("--plot draws P-14, which is not among the benchmarks to run: add --id P-14.")
+        check_chart(plot)
     setting = Setting(
         smoke=smoke,
         repeats=repeats or (1 if smoke else REPEATS),
         seconds=seconds or (0.05 if smoke else SECONDS),
         time_wait=time_wait or (TimeWait.SHARP if smoke else TimeWait.SHORT),
         uvloop=uvloop,
-        workers=workers,
+        workers=workers or WORKERS,
         say=(lambda text: None) if json else (lambda text: typer.echo(text, err=True)),
     )
     result, failures = run(chosen, setting, profile, out)
@@ -106,10 +116,10 @@ def bench(
         typer.echo(msgspec.json.encode([row.facts() for row in result.figures]).decode())
     else:
         _print(result)
+    if plot is not None and any(row.id == "P-14" for row in result.figures):
+        draw(result.figures, plot)
     if failures:
         raise failures[0]
-    if plot is not None:
-        draw(result.figures, plot)
 
 
 def _chosen(wanted: list[str] | None, known: list[str]) -> list[str]:
@@ -127,14 +137,14 @@ def run(
 
     The result is written to `out` after each of them: a long run that is interrupted leaves what it has.
     """
-    from .catalogue import BENCHMARKS, WITHOUT_KERNEL
+    from .catalogue import BENCHMARKS
     from .figures import Beginning, Result, circumstances, writing
     from .profile import find_profiler, flame_graph
 
     if profile is not None:
         find_profiler()
     beginning = Beginning.now()
-    programs = {} if set(ids) <= WITHOUT_KERNEL else {"iperf3": asyncio.run(_iperf_version())}
+    programs = _programs(ids)
     loop = "uvloop" if setting.uvloop else "asyncio"
     failures: list[Exception] = []
     figures: list[Figure] = []
@@ -158,15 +168,21 @@ def run(
     return result, failures
 
 
-async def _iperf_version() -> str:
-    """The version of the baseline's program; raises what says that it is missing, before anything was measured."""
-    from asyncio.subprocess import PIPE
+def _programs(ids: Collection[str]) -> dict[str, str]:
+    """The versions of the programs that these benchmarks need; raises what says that one is missing."""
+    import subprocess
 
     from compat.programs.process import find_program
 
-    process = await asyncio.create_subprocess_exec(find_program("iperf3"), "--version", stdout=PIPE)
-    words, _ = await process.communicate()
-    return words.decode().split()[1]
+    from .catalogue import PROGRAMS
+
+    versions = {}
+    for name, needed in PROGRAMS.items():
+        if not needed.isdisjoint(ids):
+            # radvd tells its version on standard error, and ends with a status other than 0.
+            done = subprocess.run([find_program(name), "--version"], capture_output=True, text=True, check=False)
+            versions[name] = (done.stdout + done.stderr).split()[1]
+    return versions
 
 
 def _print(result: Result) -> None:

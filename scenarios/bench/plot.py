@@ -11,6 +11,7 @@ from unimux.errors import SetupError
 from .figures import Figure
 
 _WHAT = re.compile(r"(?P<series>.+), ×(?P<factor>\d+)(?:;.*)?")
+_ENDINGS = (".svg", ".pdf", ".png")
 _STYLES = (("o", "-"), ("s", "--"), ("^", ":"))
 
 
@@ -29,8 +30,29 @@ def series(figures: Sequence[Figure]) -> dict[str, list[tuple[int, float]]]:
     return {name: [(factor, value / of[0][1]) for factor, value in of] for name, of in points.items() if of[0][1]}
 
 
+def check_chart(path: Path) -> None:
+    """Raise `SetupError` where no chart can be written to `path`, before anything is measured for it."""
+    if path.suffix not in _ENDINGS:
+        raise SetupError(
+            f"The name of a chart ends in {', '.join(_ENDINGS)}, unlike {path}: name another file with --plot."
+        )
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        new = not path.exists()
+        path.open("ab").close()
+        if new:
+            path.unlink()
+    except OSError as error:
+        raise _unwritten(path, error) from error
+
+
+def _unwritten(path: Path, error: OSError) -> SetupError:
+    return SetupError(f"The chart cannot be written to {path}: {error.strerror}; name another file with --plot.")
+
+
 def plot(figures: Sequence[Figure], path: Path) -> None:
     """Write the chart; the ending of `path` says the format (svg, pdf, png)."""
+    check_chart(path)
     lines = series(figures)
     if not lines:
         raise SetupError("There is nothing to plot: the chart shows P-14, which was not measured.")
@@ -49,9 +71,6 @@ def plot(figures: Sequence[Figure], path: Path) -> None:
         axes.set_ylim(bottom=0)
         axes.legend()
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
             chart.savefig(path)
-        except (OSError, ValueError) as error:
-            raise SetupError(
-                f"The chart cannot be written to {path}: {error}; name another file with --plot."
-            ) from error
+        except OSError as error:
+            raise _unwritten(path, error) from error

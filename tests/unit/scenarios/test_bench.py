@@ -11,7 +11,7 @@ import msgspec
 import pytest
 from msgspec import structs
 
-from scenarios.bench.catalogue import BENCHMARKS, WITHOUT_KERNEL
+from scenarios.bench.catalogue import BENCHMARKS, PROGRAMS, WITHOUT_KERNEL
 from scenarios.bench.command import bench
 from scenarios.bench.compare import Change, compare
 from scenarios.bench.figures import Beginning, Figure, Goal, Result, circumstances, figure
@@ -264,8 +264,55 @@ def test_cost_growth_becomes_a_chart(tmp_path: Path) -> None:
     assert "time per GB" in drawn and "time per connection" in drawn
     with pytest.raises(SetupError, match="P-14"):
         plot([figure("P-1", "bulk", "Gbit/s", [1.0])], tmp_path / "no.svg")
-    with pytest.raises(SetupError, match="--plot"):
-        plot(rows, tmp_path / "growth.nonsense")
+
+
+@pytest.mark.parametrize("name", ["growth.nonsense", "growth", "file/growth.svg", "folder.svg"])
+def test_where_the_chart_cannot_be_written_nothing_is_measured(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(BENCHMARKS, "P-14", lambda setting: pytest.fail("it began to measure"))
+    monkeypatch.setitem(PROGRAMS, "iperf3", frozenset())
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder.svg").mkdir()
+    assert run(["bench", "--smoke", "--id", "P-14", "--plot", str(tmp_path / name)]) == 3
+    assert "--plot" in capsys.readouterr().err
+    assert {path.name for path in tmp_path.iterdir()} == {"file", "folder.svg"}
+
+
+def test_the_chart_is_drawn_though_another_benchmark_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(setting: Setting) -> list[Figure]:
+        raise SetupError("This machine has no luck: try another one.")
+
+    rows = [figure("P-14", f"time per GB, ×{factor}", "s/GB", [2.0]) for factor in (1, 10)]
+    monkeypatch.setitem(BENCHMARKS, "P-9", fail)
+    monkeypatch.setitem(BENCHMARKS, "P-14", lambda setting: rows)
+    monkeypatch.setitem(PROGRAMS, "iperf3", frozenset())
+    chosen = ["--id", "P-9", "--id", "P-14"]
+    assert run(["bench", "--smoke", *chosen, "--plot", str(tmp_path / "growth.svg")]) == 3
+    assert "time per GB" in (tmp_path / "growth.svg").read_text()
+    (tmp_path / "growth.svg").unlink()
+    monkeypatch.setitem(BENCHMARKS, "P-14", fail)
+    assert run(["bench", "--smoke", "--id", "P-14", "--plot", str(tmp_path / "growth.svg")]) == 3
+    assert not (tmp_path / "growth.svg").exists()
+
+
+@pytest.mark.parametrize(("id", "needed"), [("P-1", "iperf3"), ("P-12", "radvd"), ("P-4", None)])
+def test_programs_are_missed_before_anything_is_measured_and_only_where_they_are_needed(
+    id: str, needed: str | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begun: list[str] = []
+
+    def measured(setting: Setting) -> list[Figure]:
+        begun.append(id)
+        return []
+
+    monkeypatch.setattr("shutil.which", lambda name, path: None)
+    for each in ("P-13", id):
+        monkeypatch.setitem(BENCHMARKS, each, measured)
+    assert run(["bench", "--smoke", "--id", "P-13", "--id", id]) == (3 if needed else 0)
+    said = capsys.readouterr().err
+    assert len(begun) == (0 if needed else 2)
+    assert needed is None or f"{needed} is not installed" in said
 
 
 def test_the_command_compares_two_files_and_ends_with_1_where_a_goal_is_farther_away(
@@ -292,3 +339,9 @@ def test_the_command_compares_two_files_and_ends_with_1_where_a_goal_is_farther_
     assert "Worse, of what has a goal: P-6 services." in said
     assert run(["bench", "--compare", *reversed(files)]) == 0
     assert "Worse, of" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("more", [["--id", "P-1"], ["--smoke"], ["--out", "c.json"], ["--workers", "2"], ["--uvloop"]])
+def test_a_comparison_takes_no_options_of_measurements(more: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["bench", "--compare", "a.json", "b.json", *more]) == 2
+    assert "--compare measures nothing" in capsys.readouterr().err
