@@ -13,6 +13,7 @@ import asyncio
 import sys
 import tempfile
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from random import Random
 
@@ -85,9 +86,13 @@ async def sessions(folder: Path) -> Setup:
             writer.close()
             await talk_at_l0(bob, alice, random, Outcome(folder), lambda text: None)
             for each in (alice, bob):
-                await each.until(lambda each=each: not any(e.users for e in each.stack.host.addresses), PATIENCE)  # type: ignore[misc]
+                await each.until(partial(_unused, each), PATIENCE)
             await asyncio.sleep(1.5)  # the last group is reported as left twice
     return Setup(nodes=tuple(nodes))
+
+
+def _unused(node: Node) -> bool:
+    return not any(entry.users for entry in node.stack.host.addresses)
 
 
 def draw(judgement: Judgement) -> dict[str, str]:

@@ -1,8 +1,9 @@
 """P-4 … P-7: short connections: how many per second, what one-time addresses cost, and how long a connect takes.
 
-A connection here is: an address, the handshake, one byte each way, close, and the release of the address.  The node
-closes first, so its side goes through TIME-WAIT; the setting's option says for how long that holds the address.  P-4 and P-5
-begin when the first connections have gone through it, so that as many are released while they measure as are made.
+A connection here is: an address, the handshake, one byte each way, close, and the release of the address.  In P-4, P-5 and P-7
+the node closes first, so its side goes through TIME-WAIT; the setting's option says for how long that holds the address.  P-4
+and P-5 begin when the first connections have gone through it, so that as many are released while they measure as are made.  In
+P-6 the kernel's client closes first, and TIME-WAIT is the client's.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count as numbered
 from itertools import takewhile
 
@@ -166,11 +168,9 @@ async def kernels(net: Rig, count: int, parallel: int, *, to_the_end: bool = Fal
     """The same between the two kernels."""
     more = ["--to-the-end"] if to_the_end else []
     port = next(net.ports)
+    amount = ("--count", count, "--parallel", parallel)
     async with net.helper(net.peer, "echo", VETH_ADDRESS, port):
-        facts = await net.ask(net.twin, "requests", VETH_ADDRESS, port, "--count", count, "--parallel", parallel, *more)
-    if facts["failed"]:
-        raise ProgramFailed(f"{facts['failed']} of {count} connections between the kernels failed: {facts['why']}.")
-    return facts
+        return await net.ask_all(net.twin, "requests", VETH_ADDRESS, port, *amount, *more)
 
 
 def _rate(facts: dict[str, object]) -> float:
@@ -357,7 +357,7 @@ async def _services(setting: Setting, net: Rig) -> list[Figure]:
 
     figures = []
     for parallel in (1, 16):
-        [values] = await take_turns(setting.repeats, lambda parallel=parallel: one(parallel))  # type: ignore[misc]
+        [values] = await take_turns(setting.repeats, partial(one, parallel))
         what = f"SSAs issued, used, released, {_times(parallel)}, TIME-WAIT {setting.time_wait}"
         figures.append(figure("P-6", what, "1/s", values, goal=Goal(at_least=3000)))
     return figures

@@ -2,12 +2,6 @@
 
 from __future__ import annotations
 
-import socket
-
-from compat import kernel
-from compat.programs.errors import ProgramFailed
-from compat.socks.command import serve_socks
-
 from .bulk import rate
 from .figures import Figure, Goal, figure
 from .rig import ADDRESS, PORT, VETH_ADDRESS, Rig, rig
@@ -21,17 +15,12 @@ def front_end(setting: Setting) -> list[Figure]:
 
 async def _front_end(setting: Setting) -> list[Figure]:
     with rig() as net:
-        async with net.node(time_wait=setting.time_wait, front_end=True) as node:
-            with kernel.in_namespace(net.twin):
-                sock = socket.socket(socket.AF_INET6, socket.SOCK_STREAM)
-            sock.bind(("::1", 0))
-            port = sock.getsockname()[1]
-            async with await serve_socks(node, sock=sock):
-                return [
-                    *await _bulk(setting, net, port),
-                    await _requests(setting, net, port),
-                    await _latency(setting, net, port),
-                ]
+        async with net.node(time_wait=setting.time_wait, front_end=True) as node, net.proxy(node) as port:
+            return [
+                *await _bulk(setting, net, port),
+                await _requests(setting, net, port),
+                await _latency(setting, net, port),
+            ]
 
 
 async def _bulk(setting: Setting, net: Rig, proxy: int) -> list[Figure]:
@@ -65,9 +54,7 @@ async def _requests(setting: Setting, net: Rig, proxy: int) -> Figure:
 
     async def run(target: str, *by: object) -> float:
         async with net.helper(net.peer, "web", target, PORT):
-            facts = await net.ask(net.twin, "fetch", target, PORT, *amount, *by)
-        if facts["failed"]:
-            raise ProgramFailed(f"{facts['failed']} requests failed: {facts['why']}; the figure would mean nothing.")
+            facts = await net.ask_all(net.twin, "fetch", target, PORT, *amount, *by)
         return float(facts["done"]) / float(facts["seconds"])
 
     values, baselines = await take_turns(

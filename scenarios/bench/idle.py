@@ -17,12 +17,11 @@ from unimux.poolstate import PoolConfig
 from .bulk import out
 from .figures import Figure, Goal, figure
 from .rig import ADDRESS, ON_LINK, PORT, WAIT, rig, rss
-from .setting import Setting, take_turns
+from .setting import MIB, Setting, take_turns
 
 _IDLE_PORT = PORT + 1
 _PER_PROCESS = 5_000
 """Connections that one process of the peer's is meant to hold, well below the usual limits of open files."""
-_MIB = 1 << 20
 
 
 def many_idle(setting: Setting) -> list[Figure]:
@@ -45,7 +44,7 @@ async def _many_idle(setting: Setting) -> list[Figure]:
             before = rss()
             held = await _hold(setting, node, count)
             gc.collect()
-            memory = (rss() - before) / _MIB
+            memory = (rss() - before) / MIB
             [among] = await take_turns(setting.repeats, transfer)
             established = sum(connection.state.value == "ESTABLISHED" for connection in held)
             if established != count:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import socket
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Iterator
@@ -23,10 +24,12 @@ from pathlib import Path
 from random import SystemRandom
 from typing import Any
 
-from compat import kernel
+from compat import attachment, kernel
 from compat.buffers import BUDGET, frugal
 from compat.programs.errors import ProgramFailed
 from compat.programs.process import complete_in, is_bound, run_in
+from compat.socks.command import serve_socks
+from compat.socks.settings import SocksLimits
 from tapstack.garbage import settled
 from tapstack.ipv6.addresses import AddressKind, Trigger
 from tapstack.ipv6.config import HostConfig
@@ -42,7 +45,7 @@ DEDICATED = "2001:db8:b1::"
 FIXED = "2001:db8:b1::f"
 VETH_ADDRESS = "2001:db8:b2::1"
 TWIN_ADDRESS = "2001:db8:b2::2"
-KERNEL_END = "fe80::1"
+KERNEL_END = attachment.KERNEL_END
 PORT = 5001
 WAIT = 20.0
 _PEER = Path(__file__).with_name("peer.py")
@@ -98,11 +101,10 @@ class Helper:
 
 @dataclass(frozen=True, slots=True)
 class Rig:
-    """The two kernels and the cable between them."""
+    """The two kernels, with a cable between them."""
 
     peer: kernel.Namespace
     twin: kernel.Namespace
-    cable: tuple[kernel.Interface, kernel.Interface]
     ports: Iterator[int] = field(default_factory=lambda: count(PORT + 1))
     """A port for each series of connections between the kernels: TIME-WAIT keeps the client's 28,000 ports towards one for a
     minute, and where most are taken looking for a free one takes longer than connecting."""
@@ -121,6 +123,35 @@ class Rig:
         """What a peer program that is a client found out."""
         async with self.helper(where, role, host, *more) as helper:
             return await helper.line()
+
+    async def ask_all(self, where: kernel.Namespace, role: str, host: str, *more: object) -> dict[str, Any]:
+        """As `ask`; raises `ProgramFailed` where the client did not come to the end of all that it was to do."""
+        facts = await self.ask(where, role, host, *more)
+        if facts["failed"]:
+            of = facts["done"] + facts["failed"]
+            raise ProgramFailed(
+                f"{facts['failed']} of {of} {role} failed: {facts['why']}; the figure would mean nothing."
+            )
+        return facts
+
+    @contextmanager
+    def node_end(self) -> Iterator[kernel.Interface]:
+        """The peer's end of a TAP that stands, with its addresses while the block runs."""
+        end = kernel.Interface(self.peer, "node")
+        with ExitStack() as stack:
+            for text in (KERNEL_END, ADDRESS):
+                stack.enter_context(kernel.address(end, f"{text}/64"))
+            yield end
+
+    @asynccontextmanager
+    async def proxy(self, node: Node, limits: SocksLimits | None = None) -> AsyncIterator[int]:
+        """The port of a SOCKS front end of the node, on the twin's loopback."""
+        with kernel.in_namespace(self.twin):
+            sock = socket.socket(socket.AF_INET6, socket.SOCK_STREAM)
+        sock.bind(("::1", 0))
+        port: int = sock.getsockname()[1]
+        async with await serve_socks(node, sock=sock, limits=limits):
+            yield port
 
     @asynccontextmanager
     async def node(
@@ -143,31 +174,15 @@ class Rig:
             config = replace(config, socket=frugal(config.socket), buffer_budget=BUDGET)
         with ExitStack() as stack:
             link = stack.enter_context(kernel.tap(self.peer, "node", mac=SystemRandom(), offload=offload))
-            end = kernel.Interface(self.peer, "node")
-            for text in (KERNEL_END, ADDRESS):
-                stack.enter_context(kernel.address(end, f"{text}/64"))
+            end = stack.enter_context(self.node_end())
             async with Node(link, config) as node:
                 await node.until(lambda: node.stack.host.link_local is not None, WAIT)
                 local = node.stack.host.link_local
                 assert local is not None
                 stack.enter_context(kernel.route(self.peer, f"{DEDICATED}/64", via=address_text(local), dev=end))
-                self._configure(node, fixed=fixed, on_link=pool is not None)
+                configure(node, DEDICATED if pool is None else None, fixed=fixed)
                 with settled():  # as the commands do
                     yield node
-
-    def _configure(self, node: Node, *, fixed: bool, on_link: bool) -> None:
-        host, now = node.stack.host, node.now()
-        host.prefix_list.add_static(address(ON_LINK), 64, autonomous=on_link, now=now)
-        host.routers.add_static(address(KERNEL_END), now)
-        if not on_link:
-            host.prefix_list.add_dedicated(address(DEDICATED), 64)
-        if fixed:
-            host.addresses.add(
-                address(FIXED), AddressKind.STABLE, now, trigger=Trigger.ADD_WITHOUT_DAD, per_address_nd=False
-            )
-            node.das = ChosenAddress(host.addresses, address(FIXED))
-        node.pool.start(now)
-        node.driver.kick()
 
     async def iperf(
         self, *, seconds: float, amount: int | None = None, reverse: bool = False, parallel: int = 1
@@ -209,6 +224,26 @@ def node_config(
     )
 
 
+def configure(node: Node, dedicated: str | None, *, fixed: bool = False) -> None:
+    """Tell a node what there is on the peer's TAP, and begin its pool.
+
+    dedicated: the prefix of one-time addresses that is routed to it; None where they come from the on-link one.  fixed: as of
+    `Rig.node`.
+    """
+    host, now = node.stack.host, node.now()
+    host.prefix_list.add_static(address(ON_LINK), 64, autonomous=dedicated is None, now=now)
+    host.routers.add_static(address(KERNEL_END), now)
+    if dedicated is not None:
+        host.prefix_list.add_dedicated(address(dedicated), 64)
+    if fixed:
+        host.addresses.add(
+            address(FIXED), AddressKind.STABLE, now, trigger=Trigger.ADD_WITHOUT_DAD, per_address_nd=False
+        )
+        node.das = ChosenAddress(host.addresses, address(FIXED))
+    node.pool.start(now)
+    node.driver.kick()
+
+
 @contextmanager
 def rig(*, offload: bool = True) -> Iterator[Rig]:
     """Build the kernels; raises what the machine lacks.  offload: of the cable between them."""
@@ -226,7 +261,7 @@ def rig(*, offload: bool = True) -> Iterator[Rig]:
                 end.set_offloads(False)
         stack.enter_context(kernel.address(cable[0], f"{VETH_ADDRESS}/64"))
         stack.enter_context(kernel.address(cable[1], f"{TWIN_ADDRESS}/64"))
-        yield Rig(peer, twin, cable)
+        yield Rig(peer, twin)
 
 
 def rss() -> int:

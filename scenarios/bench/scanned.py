@@ -16,12 +16,11 @@ from unimux.node import Node
 from .connections import connections
 from .figures import Figure, Goal, figure
 from .rig import ADDRESS, DEDICATED, ON_LINK, PORT, Helper, Rig, rig, rss
-from .setting import Setting, take_turns
+from .setting import MIB, Setting, take_turns
 
 RATE = 3_000
 """Frames per second of the scan."""
 _SCANNER = Path(__file__).with_name("scanner.py")
-_MIB = 1 << 20
 
 
 def scanned(setting: Setting) -> list[Figure]:
@@ -53,7 +52,7 @@ async def _scanned(setting: Setting) -> list[Figure]:
             quiet, near, far = await take_turns(
                 setting.repeats, quietly, lambda: under("on-link"), lambda: under("off-link")
             )
-            grown = (rss() - before) / _MIB
+            grown = (rss() - before) / MIB
             neighbours, bound = len(node.stack.host.neighbors), node.config.host.neighbors
     figures, option = [], f"TIME-WAIT {setting.time_wait}"
     for kind, values in (("on-link", near), ("off-link", far)):

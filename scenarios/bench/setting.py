@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from tapstack.tcp.options import TimeWait
 
+MIB = 1 << 20
 T = TypeVar("T")
 Run = Callable[[], Awaitable[float]]
 

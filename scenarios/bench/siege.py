@@ -8,24 +8,21 @@ requests as before; one that fails, fails the benchmark.
 from __future__ import annotations
 
 import gc
-import socket
 from contextlib import AsyncExitStack
 
-from compat import kernel
 from compat.buffers import BUDGET
 from compat.programs.errors import ProgramFailed
-from compat.socks.command import allow_files, serve_socks
+from compat.socks.command import allow_files
 from compat.socks.settings import SocksLimits
 
 from .figures import Figure, Goal, figure
 from .rig import ADDRESS, PORT, Helper, Rig, rig, rss
-from .setting import Setting
+from .setting import MIB, Setting
 
 _POUR = PORT + 1
 _PER_PROCESS = 2500
 """Besiegers of one process: four come at a time, and none needs more files than usual."""
 _POUR_SECONDS = 120
-_MIB = 1 << 20
 _EACH = 0.4
 """MiB that a relay may hold whose client never reads, besides what the node's budget gives: two first buffers, and two chunks."""
 
@@ -41,38 +38,32 @@ async def _besieged(setting: Setting) -> list[Figure]:
     limits = SocksLimits(max_connections=2 * count)
     figures, option = [], f"TIME-WAIT {setting.time_wait}"
     with rig() as net:
-        async with net.node(time_wait=setting.time_wait, front_end=True) as node:
-            with kernel.in_namespace(net.twin):
-                sock = socket.socket(socket.AF_INET6, socket.SOCK_STREAM)
-            sock.bind(("::1", 0))
-            proxy = sock.getsockname()[1]
-            async with (
-                await serve_socks(node, sock=sock, limits=limits),
-                net.helper(net.peer, "echo", ADDRESS, PORT),
-                net.helper(net.peer, "source", ADDRESS, _POUR, "--seconds", _POUR_SECONDS),
+        async with (
+            net.node(time_wait=setting.time_wait, front_end=True) as node,
+            net.proxy(node, limits) as proxy,
+            net.helper(net.peer, "echo", ADDRESS, PORT),
+            net.helper(net.peer, "source", ADDRESS, _POUR, "--seconds", _POUR_SECONDS),
+        ):
+            calm = [await _requests(setting, net, proxy) for _ in range(setting.repeats)]
+            for kind, number, port, what in (
+                ("half", count, PORT, f"{count:,} clients come that say half a request, nothing, or garbage"),
+                ("idle", count, PORT, f"{count:,} connections stand"),
+                ("deaf", deaf, _POUR, f"{deaf} clients never read what does not end"),
             ):
-                calm = [await _requests(setting, net, proxy) for _ in range(setting.repeats)]
-                for kind, number, port, what in (
-                    ("half", count, PORT, f"{count:,} clients come that say half a request, nothing, or garbage"),
-                    ("idle", count, PORT, f"{count:,} connections stand"),
-                    ("deaf", deaf, _POUR, f"{deaf} clients never read what does not end"),
-                ):
-                    rates, memory = await _siege(setting, net, proxy, kind, number, port)
-                    figures.append(
-                        figure(
-                            "P-19",
-                            f"requests through SOCKS while {what}, {option}; baseline before",
-                            "1/s",
-                            rates,
-                            calm,
-                        )
+                rates, memory = await _siege(setting, net, proxy, kind, number, port)
+                figures.append(
+                    figure(
+                        "P-19",
+                        f"requests through SOCKS while {what}, {option}; baseline before",
+                        "1/s",
+                        rates,
+                        calm,
                     )
-                    if kind != "half":
-                        most = BUDGET / _MIB + number * _EACH
-                        goal = Goal(at_most=most) if kind == "deaf" else None
-                        figures.append(
-                            figure("P-19", f"memory added while {what}, {option}", "MiB", [memory], goal=goal)
-                        )
+                )
+                if kind != "half":
+                    most = BUDGET / MIB + number * _EACH
+                    goal = Goal(at_most=most) if kind == "deaf" else None
+                    figures.append(figure("P-19", f"memory added while {what}, {option}", "MiB", [memory], goal=goal))
     return figures
 
 
@@ -97,13 +88,11 @@ async def _siege(setting: Setting, net: Rig, proxy: int, kind: str, count: int, 
                 )
         if kind != "half":
             rates = [await _requests(setting, net, proxy) for _ in range(setting.repeats)]
-        memory = (rss() - before) / _MIB
+        memory = (rss() - before) / MIB
     return rates, memory
 
 
 async def _requests(setting: Setting, net: Rig, proxy: int) -> float:
     amount = ("--count", setting.many(1000, 16), "--parallel", 4, "--proxy", proxy)
-    facts = await net.ask(net.twin, "requests", ADDRESS, PORT, *amount)
-    if facts["failed"]:
-        raise ProgramFailed(f"{facts['failed']} honest requests failed during a siege: {facts['why']}.")
+    facts = await net.ask_all(net.twin, "requests", ADDRESS, PORT, *amount)
     return float(facts["done"]) / float(facts["seconds"])

@@ -20,15 +20,15 @@ from typing import Any
 
 from compat import kernel
 from compat.programs.errors import ProgramFailed
+from tapstack.garbage import settled
 from tapstack.link.tap import TapLink, open_queues
 from tapstack.tcp.options import TimeWait
-from tapstack.types import address
 from unimux.node import Node
 
 from . import connections
 from .connections import Series
 from .figures import Figure, figure
-from .rig import ADDRESS, KERNEL_END, ON_LINK, PORT, WAIT, Rig, node_config, rig
+from .rig import ADDRESS, PORT, WAIT, Rig, configure, node_config, rig
 from .setting import Setting
 
 GATEWAY = "fe80::2"
@@ -85,9 +85,7 @@ def _queues(net: Rig, count: int) -> Iterator[list[TapLink]]:
             links = open_queues("node", count, mac=_MAC, byte=_SUB_PREFIX_BYTE, offload=True)
         for link in links:
             stack.callback(link.close)
-        end = kernel.Interface(net.peer, "node")
-        for text in (KERNEL_END, ADDRESS):
-            stack.enter_context(kernel.address(end, f"{text}/64"))
+        end = stack.enter_context(net.node_end())
         end.set_neighbor(GATEWAY, _MAC)
         for number in range(count):
             stack.enter_context(kernel.route(net.peer, f"{sub_prefix(number)}/64", via=GATEWAY, dev=end))
@@ -102,17 +100,13 @@ def _process(number: int, links: list[TapLink], job: _Job, pipe: Pipe) -> None:
 
     async def main() -> None:
         async with Node(links[number], node_config(time_wait=job.time_wait)) as node:
-            host, now = node.stack.host, node.now()
-            await node.until(lambda: host.link_local is not None, WAIT)
-            host.prefix_list.add_static(address(ON_LINK), 64, autonomous=False, now=now)
-            host.routers.add_static(address(KERNEL_END), now)
-            host.prefix_list.add_dedicated(address(sub_prefix(number)), 64)
-            node.pool.start(now)
-            node.driver.kick()
-            await job.work(job, node, number, 8)  # the next hop is resolved, and Python warm
-            pipe.send(None)
-            pipe.recv()
-            pipe.send(await job.work(job, node, number, job.count))
+            await node.until(lambda: node.stack.host.link_local is not None, WAIT)
+            configure(node, sub_prefix(number))
+            with settled():  # as every node of the benchmarks
+                await job.work(job, node, number, 8)  # the next hop is resolved, and Python warm
+                pipe.send(None)
+                pipe.recv()
+                pipe.send(await job.work(job, node, number, job.count))
 
     try:
         asyncio.run(main())
