@@ -6,12 +6,14 @@ kernel ─ veth ─ bridge ─ TAP ─ the host          prefix 2001:db8:6::/64,
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import AsyncExitStack, contextmanager
 from typing import Any, TypeVar
 
 from pyroute2 import IPRoute
+from scapy.layers.inet6 import ICMPv6EchoRequest
 
 from compat import kernel
 from tapstack.driver import Driver
@@ -27,6 +29,9 @@ KERNEL = PREFIX + "1"
 MAC = bytes.fromhex("020000000606")
 KERNEL_MAC = bytes.fromhex("020000000601")
 READY = 10.0
+_ECHO_REPLY = bytes([129])
+_TABLE_PATIENCE = 60.0
+"""Seconds to wait for room in the neighbour table."""
 
 T = TypeVar("T")
 
@@ -147,3 +152,42 @@ def lan(*, offload: bool = False, snooping: bool = False, by_hand: bool = True, 
             yield made
         finally:
             runner.run(stack.aclose())
+
+
+def icmp_socket(net: Lan) -> socket.socket:
+    """A raw ICMPv6 socket of the kernel."""
+    made = net.legacy.run(
+        lambda: socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6), "open a socket"
+    )
+    made.setblocking(False)
+    return made
+
+
+async def echo(net: Lan, dst: str, data: bytes, timeout: float = 5.0) -> bytes | None:
+    """Ping from the kernel; the data that came back, None for silence.
+
+    An earlier request may have waited in the kernel for resolution; its answer is not this one's.  A kernel whose neighbour
+    table is full sends nothing (EINVAL); the table is the whole machine's, and anything on it may have filled it, so the
+    time-out begins when the request has left.
+    """
+    loop = asyncio.get_running_loop()
+    dst = address_text(address(dst))  # as the kernel writes it
+    with icmp_socket(net) as ping:
+        request = bytes(ICMPv6EchoRequest(id=9, seq=1, data=data))
+        async with asyncio.timeout(_TABLE_PATIENCE):
+            while True:
+                try:
+                    await loop.sock_sendto(ping, request, (dst, 0))
+                    break
+                except OSError as error:
+                    if error.errno != errno.EINVAL:
+                        raise
+                    await asyncio.sleep(0.1)
+        try:
+            async with asyncio.timeout(timeout):
+                while True:
+                    answer, sender = await loop.sock_recvfrom(ping, 65536)
+                    if answer[:1] == _ECHO_REPLY and sender[0].partition("%")[0] == dst and answer[8:] == data:
+                        return bytes(answer[8:])
+        except TimeoutError:
+            return None

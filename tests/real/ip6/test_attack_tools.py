@@ -24,8 +24,7 @@ from unimux.source import AddressSource
 from unimux.state import MemoryState
 
 from ..wire import advertisements, captured, frames, made_by_a_tool
-from .lan import KERNEL, MAC, Lan, lan
-from .test_kernel_neighbour import echo
+from .lan import KERNEL, MAC, Lan, echo, lan
 
 FLOODS = ("atk6-flood_router26", "atk6-flood_solicitate6", "atk6-flood_advertise6")
 pytestmark = pytest.mark.real("atk6-dos-new-ip6", "dumpcap", *FLOODS)

@@ -17,8 +17,7 @@ from tapstack.link.tap import open_tap
 from tapstack.types import address, address_text
 
 from ..wire import advertisements, after, captured, echoes, frames, probes
-from .lan import KERNEL, PREFIX, Lan, lan
-from .test_kernel_neighbour import echo
+from .lan import KERNEL, PREFIX, Lan, echo, lan
 
 pytestmark = pytest.mark.real("dumpcap")
 
