@@ -176,6 +176,7 @@ def test_the_pool_shrinks_to_what_the_link_takes(snooping: bool, why: str, artef
             for session in held:
                 await use(*session)
                 session[1].close()
+        assert not isinstance(link, Validated) or link.withheld > 0, "nothing was sent that the link could keep back"
 
     with demo_topology() as top, ExitStack() as stack, asyncio.Runner() as runner:
         router = top.router_client.mac
