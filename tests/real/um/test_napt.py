@@ -161,11 +161,10 @@ async def mislead(node: Node, box: Translator, old: int, target: str, rng: Rando
     wanted = node.stack.counters.frames_in + len(made)
     for frame in made:
         box.inject(frame)
-    for _ in range(100):
-        await asyncio.sleep(0.01)
-        if node.stack.counters.frames_in >= wanted:
-            return len(made)
-    raise AssertionError("the misleading segments did not reach the node")
+    async with asyncio.timeout(PATIENCE):
+        while node.stack.counters.frames_in < wanted:  # what changes nothing need be no event
+            await asyncio.sleep(0.01)
+    return len(made)
 
 
 def judge_session(inside: Path, outside: Path, target: str, chunks: list[bytes]) -> None:
