@@ -28,7 +28,6 @@ PAGE = random.Random(5).randbytes(3_000_000)
 DIGEST = hashlib.sha256(PAGE).hexdigest()
 
 # curl's exit statuses
-COULD_NOT_CONNECT = 7
 RECEIVE_ERROR = 56
 PROXY_ERROR = 97
 
