@@ -17,9 +17,10 @@ from pathlib import Path
 import pytest
 
 from compat.kernel import Interface, Namespace, address, in_namespace, namespace, set_sysctl, veth
-from compat.programs import dumpcap
 from scenarios.witness import CaptureFile, Judgement, Setup, UnifiedNode, Verdict, judge
 from scenarios.witness.frames import solicited_node, text
+
+from .wire import capturing
 
 pytestmark = pytest.mark.real("dumpcap", "tshark")
 
@@ -99,7 +100,7 @@ def run(cable: Ends, folder: Path) -> Judgement:
     path = folder / "kernel.pcapng"
 
     async def work() -> None:
-        async with dumpcap(there, path):
+        async with capturing(there, path):
             for name in (FIRST, SECOND):
                 with address(here, f"{name}/64", nodad=False):
                     assert await fetch(node, peer, name) == PAYLOAD

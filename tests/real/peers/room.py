@@ -13,7 +13,7 @@ import struct
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
 from hashlib import sha256
 from pathlib import Path
 from random import Random
@@ -21,7 +21,6 @@ from typing import Any, NamedTuple, TypeVar
 
 from compat import kernel
 from compat.kernel.topology import SERVER_ADDRESS, SERVER_PREFIX, attach
-from compat.programs.dumpcap import dumpcap
 from compat.programs.process import run_in
 from tapstack.ipv6.addresses import AddressKind, Trigger
 from tapstack.ipv6.config import HostConfig
@@ -29,6 +28,7 @@ from tapstack.tcp.options import SocketOptions, TimeWait
 from tapstack.types import address
 from tests.real.um.room import BOUND
 from tests.real.um.talk import answer_to
+from tests.real.wire import capturing
 from unimux.node import Node, NodeConfig
 from unimux.poolstate import PoolConfig
 
@@ -130,13 +130,9 @@ class Lan:
         """Let the network live until `main` is done."""
         return self._runner.run(main)
 
-    @asynccontextmanager
-    async def captured(self, path: Path) -> AsyncIterator[None]:
+    def captured(self, path: Path) -> AbstractAsyncContextManager[Path]:
         """Capture the node's port of the switch while the block runs."""
-        async with dumpcap(self.port, path) as capture:
-            yield
-            await capture.stop()
-        assert capture.dropped == 0
+        return capturing(self.port, path)
 
 
 @contextmanager
