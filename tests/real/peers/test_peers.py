@@ -14,10 +14,9 @@ import pytest
 
 from tapstack.tcp.options import PortMode
 from tests.plugins import taps
-from tests.real.um.cells import WP, Cell, judge_cell, offer, rows
+from tests.real.um.cells import PROOF, WP, Cell, judge_cell, offer, rows
 from tests.real.um.judge import segments, sessions, sound
 from tests.real.um.talk import answer_to, ask, end
-from tests.real.um.test_matrix import PROOF
 from unimux.aio import open_connection
 
 from .room import PEER, Call, Lan, lan

@@ -30,6 +30,8 @@ from .talk import Streams, answer_to, ask, end, respond
 
 WP = 8080
 RP = LEGACY_COMPAT
+PROOF = {PortMode.L0: "UM-PORT-1", PortMode.L1: "UM-PORT-2", PortMode.L2: "UM-PORT-5", PortMode.AWARE: "UM-PORT-6"}
+"""The requirement that a row of each mode proves."""
 
 
 @dataclass(frozen=True, slots=True)

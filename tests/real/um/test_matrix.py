@@ -26,14 +26,12 @@ from unimux.aio import open_connection, start_server
 
 from ..wire import capturing
 from . import legacy, talk
-from .cells import PROPERTY, WP, Cell, judge_cell, play, row_of, rows
+from .cells import PROOF, PROPERTY, WP, Cell, judge_cell, play, row_of, rows
 from .judge import ACK, RST, segments, sessions, sound
 from .room import BOUND, PROGRAMS, Room, room
 from .talk import answer_to, ask, end, respond
 
 pytestmark = pytest.mark.real(*PROGRAMS)
-
-PROOF = {PortMode.L0: "UM-PORT-1", PortMode.L1: "UM-PORT-2", PortMode.L2: "UM-PORT-5", PortMode.AWARE: "UM-PORT-6"}
 
 
 @pytest.fixture(scope="module")
