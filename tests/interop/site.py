@@ -11,24 +11,23 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import signal
 import sys
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
-from ipaddress import IPv6Address, IPv6Network
+from ipaddress import IPv6Address
 from pathlib import Path
 from typing import Any, TypeVar
-
-import dpkt
 
 from compat.kernel import topology
 from compat.kernel.topology import Topology, demo_topology
 from compat.programs import Advertisement, Completed, name_server, router_advertiser, run_in, web_server
-from compat.programs.process import is_bound, until
-from scenarios.witness import CaptureFile, Judgement, Setup, UnifiedNode, Verdict, judge
-from tests.real.wire import capturing
+from compat.programs.process import until
+from scenarios.witness import Judgement
+from scenarios.witness.frames import Kind
+from tests.real.daemons import READY, daemon
+from tests.real.wire import capturing, frames, judged, sources
 
 SERVERS = ("dnsmasq", "dumpcap", "nginx", "radvd")
 """Programs that every site needs."""
@@ -38,8 +37,6 @@ NAME = "www.example"
 MIRRORS = [f"mirror-{digit}.example" for digit in range(10)]
 HOSTS = {NAME: [SERVER], "six.example": ["2001:db8:6::6"], **{name: [SERVER] for name in MIRRORS}}
 """What the name server knows, which only the node can ask: the programs leave every name to the front end."""
-_READY = 20.0
-_PRIVILEGE_SEPARATION = "/run/sshd"
 _RULES = ("captures-whole", "own-pair", "checksums", "within-mtu")
 
 T = TypeVar("T")
@@ -79,18 +76,9 @@ class Site:
 
     def judge(self, path: Path) -> Judgement:
         """What the witness says of a capture: every connection of the node from an address of its own."""
-        node = UnifiedNode(
-            "node",
-            "client",
-            tuple(node_macs(path)),
-            (topology.CLIENT_PREFIX,),
-            (topology.CLIENT_ROUTER, topology.CLIENT_ADDRESS),
-        )
-        setup = Setup(nodes=(node,), rules=_RULES)
-        judgement = judge([CaptureFile(path, "client", offload_free=True)], setup, consult_tshark=False)
-        for finding in judgement.findings:
-            assert finding.verdict is Verdict.PASSED, f"{finding.rule}: {finding.sentence} {finding.details}"
-        return judgement
+        kernel = topology.CLIENT_ADDRESS
+        assert kernel not in {source for _, source in sources(frames(path), Kind.TCP)}, "it was the client's own kernel"
+        return judged(path, topology.CLIENT_PREFIX, (topology.CLIENT_ROUTER, kernel), _RULES)
 
     def sources(self, path: Path) -> list[str]:
         """The one-time addresses of the established connections of a capture, each from another one."""
@@ -101,31 +89,6 @@ class Site:
 
 
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy", "HTTPS_PROXY", "ALL_PROXY", "no_proxy", "GIT_SSH_COMMAND")
-
-
-def node_macs(path: Path) -> set[str]:
-    """Who sent TCP from the client's prefix: the node, since the client's own kernel has nothing to say there."""
-    prefix, found = IPv6Network(topology.CLIENT_PREFIX), set()
-    with path.open("rb") as file:
-        for _, frame in dpkt.pcapng.Reader(file):
-            ethernet = dpkt.ethernet.Ethernet(frame)
-            packet = ethernet.data
-            tcp = isinstance(packet, dpkt.ip6.IP6) and packet.nxt == dpkt.ip.IP_PROTO_TCP
-            if tcp and IPv6Address(packet.src) in prefix:
-                found.add(ethernet.src.hex(":"))
-    return found
-
-
-def udp_sources(path: Path, port: int) -> set[tuple[str, str]]:
-    """Link-layer and IPv6 source of every datagram to a port."""
-    found = set()
-    with path.open("rb") as file:
-        for _, frame in dpkt.pcapng.Reader(file):
-            ethernet = dpkt.ethernet.Ethernet(frame)
-            packet = ethernet.data
-            if isinstance(packet, dpkt.ip6.IP6) and isinstance(packet.data, dpkt.udp.UDP) and packet.data.dport == port:
-                found.add((ethernet.src.hex(":"), str(IPv6Address(packet.src))))
-    return found
 
 
 @asynccontextmanager
@@ -147,11 +110,11 @@ async def front_end(site: Site) -> AsyncIterator[Process]:
             site.top.client, (*argv, "--events", str(events)), stdout=PIPE, stderr=errors, env=environment
         ) as process:
             assert process.stdout is not None
-            line = await asyncio.wait_for(process.stdout.readline(), _READY)
+            line = await asyncio.wait_for(process.stdout.readline(), READY)
             assert line, log.read_text()
             (where,) = json.loads(line)["listening"]
             assert where["port"] == PORT
-            await until(process, lambda: events.exists() and "UNCERTAIN" in events.read_text(), log, timeout=_READY)
+            await until(process, lambda: events.exists() and "UNCERTAIN" in events.read_text(), log, timeout=READY)
             try:
                 yield process
                 process.send_signal(signal.SIGINT)
@@ -162,45 +125,9 @@ async def front_end(site: Site) -> AsyncIterator[Process]:
 
 
 @asynccontextmanager
-async def ssh_server(site: Site) -> AsyncIterator[None]:
-    """An unmodified sshd on the server's kernel; the client's key and the server's are in the site's folder."""
-    folder = site.folder / "ssh"
-    folder.mkdir(mode=0o700)
-    for key in ("host", "user"):
-        made = await site.program("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / key))
-        assert made.code == 0, made.stderr
-    (folder / "authorized").write_bytes((folder / "user.pub").read_bytes())
-    kind, public = (folder / "host.pub").read_text().split()[:2]
-    (folder / "known").write_text(f"{SERVER},{NAME} {kind} {public}\n")
-    (folder / "sshd_config").write_text(
-        f"""\
-ListenAddress ::
-Port 22
-HostKey {folder}/host
-PidFile none
-AuthorizedKeysFile {folder}/authorized
-StrictModes no
-UsePAM no
-UseDNS no
-PermitRootLogin yes
-PasswordAuthentication no
-AcceptEnv NONE
-Subsystem sftp internal-sftp
-"""
-    )
-    os.makedirs(_PRIVILEGE_SEPARATION, mode=0o755, exist_ok=True)  # sshd wants it; Debian's service would make it
-    log = folder / "sshd.log"
-    argv = ("sshd", "-D", "-e", "-f", str(folder / "sshd_config"))
-    with log.open("wb") as errors:
-        async with run_in(site.top.server, argv, stderr=errors) as process:
-            await until(process, lambda: is_bound(process, "tcp6", 22), log)
-            yield
-
-
-@asynccontextmanager
 async def udp_forwarder(site: Site, port: int, target: str, target_port: int) -> AsyncIterator[None]:
     """v2ray on the client: what comes to ::1 and `port` goes to the target by UDP ASSOCIATE of the front end."""
-    log, configuration = site.folder / "v2ray.log", site.folder / "v2ray.json"
+    configuration = site.folder / "v2ray.json"
     forward = {"address": target, "port": target_port, "network": "udp"}
     settings = {
         "log": {"loglevel": "warning"},
@@ -209,25 +136,13 @@ async def udp_forwarder(site: Site, port: int, target: str, target_port: int) ->
     }
     configuration.write_text(json.dumps(settings))
     argv = ("v2ray", "-config", str(configuration))
-    with log.open("wb") as errors:
-        async with run_in(site.top.client, argv, stdout=errors, stderr=errors) as process:
-            await until(process, lambda: is_bound(process, "udp6", port), log, timeout=_READY)
-            yield
+    async with daemon(site.top.client, site.folder, "v2ray", argv, "udp6", port):
+        yield
 
 
-def ssh_options(site: Site) -> list[str]:
-    """Options by which ssh and scp reach the server with the site's keys and through netcat's SOCKS5 client."""
-    folder = site.folder / "ssh"
-    settings = {
-        "IdentityFile": folder / "user",
-        "IdentitiesOnly": "yes",
-        "UserKnownHostsFile": folder / "known",
-        "StrictHostKeyChecking": "yes",
-        "BatchMode": "yes",
-        "LogLevel": "ERROR",
-        "ProxyCommand": f"nc.openbsd -X 5 -x 127.0.0.1:{PORT} %h %p",
-    }
-    return ["-F", "none", *(word for key, value in settings.items() for word in ("-o", f"{key}={value}"))]
+def through_netcat(options: Sequence[str]) -> list[str]:
+    """Options of ssh and scp, which have no SOCKS of their own, with netcat's client in between."""
+    return [*options, "-o", f"ProxyCommand=nc.openbsd -X 5 -x 127.0.0.1:{PORT} %h %p"]
 
 
 @contextmanager

@@ -20,6 +20,7 @@ import pytest
 
 from compat.kernel import topology
 from compat.programs import curl
+from scenarios.witness.frames import Kind
 from tests.interop.site import (
     MIRRORS,
     NAME,
@@ -28,11 +29,11 @@ from tests.interop.site import (
     SERVERS,
     Site,
     site,
-    ssh_options,
-    ssh_server,
+    through_netcat,
     udp_forwarder,
-    udp_sources,
 )
+from tests.real.daemons import sshd
+from tests.real.wire import frames, sources
 
 URL = f"http://{NAME}"
 BODY = random.Random(6).randbytes(1_000_000)
@@ -136,8 +137,8 @@ def test_proxychains(place: Site, artefacts: Path) -> None:
 def test_ssh_scp_and_git_over_ssh(place: Site, artefacts: Path) -> None:
     async def body() -> None:
         wanted = repository(place.folder / "over-ssh.git")
-        async with ssh_server(place), place.captured(artefacts) as path:
-            options = ssh_options(place)
+        async with sshd(place.top.server, place.folder / "ssh", "::", 22) as known, place.captured(artefacts) as path:
+            options = through_netcat(known)
             target = f"root@{NAME}"
             said = await place.program("ssh", *options, target, "echo $SSH_CONNECTION; cat; exit 7")
             assert said.code == 7, said.stderr
@@ -157,9 +158,9 @@ def test_ssh_scp_and_git_over_ssh(place: Site, artefacts: Path) -> None:
             )
             assert cloned.code == 0, cloned.stderr
         assert head(place.folder / "ssh-clone") == wanted
-        sources = place.sources(path)
-        assert len(sources) == 4
-        assert peer in sources, "the server sees the one-time address"
+        addresses = place.sources(path)
+        assert len(addresses) == 4
+        assert peer in addresses, "the server sees the one-time address"
 
     place.run(body())
 
@@ -208,7 +209,7 @@ def test_a_dns_tool_over_udp_associate(place: Site, artefacts: Path) -> None:
         async with udp_forwarder(place, 5300, SERVER, 53), place.captured(artefacts) as path:
             done = await place.program("drill", "-Q", "-p", "5300", "@::1", "six.example", "AAAA")
         assert done.stdout.decode().split() == ["2001:db8:6::6"], done
-        ((mac, source),) = udp_sources(path, 53)
+        ((mac, source),) = sources(frames(path), Kind.UDP, 53)
         assert source != topology.CLIENT_ADDRESS
         assert IPv6Address(source) in IPv6Network(topology.CLIENT_PREFIX)
         assert mac != place.top.client_bridge.mac.hex(":"), "the query left by the client's own kernel"

@@ -25,7 +25,9 @@ import pytest
 
 from compat.kernel import NETNS_DIR, Namespace, Owner, topology
 from compat.programs import curl, run_in
-from tests.interop.site import NAME, SERVER, SERVERS, Site, site, udp_sources
+from scenarios.witness.frames import Kind
+from tests.interop.site import NAME, SERVER, SERVERS, Site, site
+from tests.real.wire import frames, sources
 
 BODY = random.Random(60).randbytes(500_000)
 DIGEST = sha256(BODY).hexdigest()
@@ -147,9 +149,8 @@ drill -Q six.example A
         async with place.captured(artefacts) as path, run(place, "sh", "clients.sh") as running:
             out, said = await running.end()
         assert said == ""
-        sources = place.sources(path)
-        assert len(sources) == 7, "six transfers and one question over TCP"
-        asked = udp_sources(path, 53)
+        assert len(place.sources(path)) == 7, "six transfers and one question over TCP"
+        asked = sources(frames(path), Kind.UDP, 53)
         kernel = place.top.client_bridge.mac.hex(":")
         assert {mac for mac, _ in asked} == {mac for mac, _ in asked} - {kernel}
         assert len({source for _, source in asked}) == len(asked) >= 5, "each question from an address of its own"

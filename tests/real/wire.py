@@ -10,9 +10,9 @@ shares code with the stack.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from ipaddress import IPv6Address
+from ipaddress import IPv6Address, IPv6Network
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,8 @@ from scapy.utils import rdpcap
 
 from compat.kernel import Interface
 from compat.programs import dumpcap
-from scenarios.witness import CaptureFile, load
-from scenarios.witness.frames import UNSPECIFIED, Advertisement, Frame, Kind, ListenerReport, Solicitation
+from scenarios.witness import CaptureFile, Judgement, Setup, UnifiedNode, Verdict, judge, load
+from scenarios.witness.frames import UNSPECIFIED, Advertisement, Frame, Kind, ListenerReport, Solicitation, text
 from tests.plugins import taps
 
 
@@ -71,6 +71,29 @@ def made_by_a_tool(path: Path, ours: bytes) -> None:
 def after(seen: Iterable[Frame], frame: Frame) -> list[Frame]:
     """Those of a capture's frames that came after one of them."""
     return [each for each in seen if each.order > frame.order]
+
+
+def sources(seen: Iterable[Frame], kind: Kind, port: int | None = None) -> set[tuple[str, str]]:
+    """Link-layer and IPv6 source of every TCP segment or UDP datagram; port: only of those to it."""
+    return {(f.eth_src.hex(":"), text(f.src)) for f in seen if f.kind is kind and port in (None, f.dport)}
+
+
+def judged(
+    path: Path, prefix: str, stable: Sequence[str], rules: Sequence[str], sessions: Mapping[str, int] | None = None
+) -> Judgement:
+    """What the witness says of the one node on a LAN, captured there: every rule must pass.
+
+    prefix: of the LAN, where the node is who sends TCP from any but the `stable` addresses.
+    """
+    lan = IPv6Network(prefix)
+    senders = sources(frames(path), Kind.TCP)
+    macs = {mac for mac, source in senders if source not in stable and IPv6Address(source) in lan}
+    node = UnifiedNode("node", "lan", tuple(macs), (prefix,), tuple(stable))
+    setup = Setup((node,), sessions=dict(sessions or {}), rules=tuple(rules))
+    judgement = judge([CaptureFile(path, "lan", offload_free=True)], setup, consult_tshark=False)
+    for finding in judgement.findings:
+        assert finding.verdict is Verdict.PASSED, f"{finding.rule}: {finding.sentence} {finding.details}"
+    return judgement
 
 
 # -- neighbour discovery and MLD ---------------------------------------------------------------------------

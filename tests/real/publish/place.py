@@ -9,29 +9,27 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import signal
 import sys
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from ipaddress import IPv6Address, IPv6Network
 from pathlib import Path
 from typing import Any
-
-import dpkt
 
 from compat.kernel import topology
 from compat.kernel.topology import Topology, demo_topology
 from compat.programs import Advertisement, router_advertiser, run_in
-from compat.programs.process import is_bound, until
-from scenarios.witness import CaptureFile, Judgement, Setup, UnifiedNode, Verdict, judge
+from scenarios.witness import Judgement
 
-from ..wire import capturing
+from ..daemons import READY
+from ..wire import capturing, judged
 
 PROGRAMS = ("curl", "dumpcap", "radvd")
-READY = 20.0
+COMMAND = (sys.executable, "-m", "unimux")
+ZONE = "shop.example"
+NS = "2001:db8:2::53"
 RULES = (
     "captures-whole", "own-pair", "dad-first", "group-held", "promotion-once", "speaks-within-life",
     "never-again", "checksums", "within-mtu", "hop-limits",
@@ -76,18 +74,8 @@ class Place:
     @asynccontextmanager
     async def publish(self, service: str, to: str, *options: str, **environment: str) -> AsyncIterator[Published]:
         """`unimux publish` in the server's namespace, bridged, until the block ends; it must end in order."""
-        argv: tuple[str, ...] = (
-            sys.executable,
-            "-m",
-            "unimux",
-            "publish",
-            service,
-            "--to",
-            to,
-            "--json",
-            *options,
-        )
-        argv += ("--bridge", self.top.server_bridge.name)
+        bridge = self.top.server_bridge.name
+        argv = (*COMMAND, "publish", service, "--to", to, "--json", *options, "--bridge", bridge)
         log = self.folder / f"publish-{service}.log"
         with log.open("wb") as errors:
             async with run_in(
@@ -106,34 +94,8 @@ class Place:
 
     def judge(self, path: Path, sessions: dict[str, int] | None = None, *stable: str) -> Judgement:
         """The witness's verdict on a capture; every rule must pass."""
-        node = UnifiedNode(
-            "node",
-            "server",
-            tuple(node_macs(path)),
-            (topology.SERVER_PREFIX,),
-            (topology.SERVER_ROUTER, topology.SERVER_ADDRESS, topology.THIRD_ADDRESS, *stable),
-        )
-        setup = Setup((node,), sessions=sessions or {}, rules=RULES)
-        judgement = judge([CaptureFile(path, "server", offload_free=True)], setup, consult_tshark=False)
-        for finding in judgement.findings:
-            assert finding.verdict is Verdict.PASSED, f"{finding.rule}: {finding.sentence} {finding.details}"
-        return judgement
-
-
-def node_macs(path: Path) -> set[str]:
-    """Who sent TCP from the server's prefix, but for the kernels there: the node."""
-    prefix = IPv6Network(topology.SERVER_PREFIX)
-    kernels = {IPv6Address(each) for each in (topology.SERVER_ADDRESS, topology.SERVER_ROUTER, topology.THIRD_ADDRESS)}
-    found = set()
-    with path.open("rb") as file:
-        for _, frame in dpkt.pcapng.Reader(file):
-            ethernet = dpkt.ethernet.Ethernet(frame)
-            packet = ethernet.data
-            if isinstance(packet, dpkt.ip6.IP6) and packet.nxt == dpkt.ip.IP_PROTO_TCP:
-                source = IPv6Address(packet.src)
-                if source in prefix and source not in kernels:
-                    found.add(ethernet.src.hex(":"))
-    return found
+        kernels = (topology.SERVER_ROUTER, topology.SERVER_ADDRESS, topology.THIRD_ADDRESS)
+        return judged(path, topology.SERVER_PREFIX, (*kernels, *stable), RULES, sessions)
 
 
 @asynccontextmanager
@@ -147,52 +109,11 @@ async def radvd(place: Place) -> AsyncIterator[None]:
         yield
 
 
-@asynccontextmanager
-async def daemon(
-    place: Place, where: Any, name: str, argv: Sequence[str], protocol: str, port: int
-) -> AsyncIterator[Process]:
-    """An unmodified daemon, ready when it is bound to its port."""
-    log = place.folder / f"{name}.log"
-    with log.open("wb") as output:
-        async with run_in(where, argv, stdout=output, stderr=output) as process:
-            await until(process, lambda: is_bound(process, protocol, port), log)
-            yield process
-
-
-@asynccontextmanager
-async def ssh_server(place: Place, port: int) -> AsyncIterator[list[str]]:
-    """An unmodified sshd on the server's loopback; yields the client's options."""
-    folder = place.folder / "ssh"
-    folder.mkdir(mode=0o700)
-    for key in ("host", "user"):
-        argv = ("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / key))
-        async with run_in(place.top.server, argv) as made:
-            assert await made.wait() == 0
-    (folder / "authorized").write_bytes((folder / "user.pub").read_bytes())
-    kind, public = (folder / "host.pub").read_text().split()[:2]
-    (folder / "known").write_text(f"published {kind} {public}\n")
-    (folder / "sshd_config").write_text(
-        f"ListenAddress [::1]:{port}\nHostKey {folder}/host\nPidFile none\nAuthorizedKeysFile {folder}/authorized\n"
-        "StrictModes no\nUsePAM no\nUseDNS no\nPermitRootLogin yes\nPasswordAuthentication no\n"
-    )
-    os.makedirs("/run/sshd", mode=0o755, exist_ok=True)  # sshd wants it; Debian's service would make it
-    command = ("sshd", "-D", "-e", "-f", str(folder / "sshd_config"))
-    async with daemon(place, place.top.server, "sshd", command, "tcp6", port):
-        settings = {
-            "IdentityFile": folder / "user",
-            "IdentitiesOnly": "yes",
-            "UserKnownHostsFile": folder / "known",
-            "HostKeyAlias": "published",
-            "StrictHostKeyChecking": "yes",
-            "BatchMode": "yes",
-            "LogLevel": "ERROR",
-        }
-        yield ["-F", "none", *(word for key, value in settings.items() for word in ("-o", f"{key}={value}"))]
-
-
 @contextmanager
-def place(folder: Path) -> Iterator[Place]:
-    """Build the network; everything is gone afterwards."""
+def place(folder: Path, page: bytes) -> Iterator[Place]:
+    """Build the network; everything is gone afterwards.  page: what a web server on the folder `www` has as `/file`."""
+    (folder / "www").mkdir()
+    (folder / "www" / "file").write_bytes(page)
     with demo_topology() as top:
         top.set_offloads(False)
         yield Place(top, folder)

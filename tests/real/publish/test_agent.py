@@ -12,14 +12,16 @@ from collections.abc import Iterator
 from ipaddress import IPv6Address, IPv6Network
 from pathlib import Path
 
-import dpkt
 import pytest
 
 from compat.kernel import topology
 from compat.programs import complete_in, run_in, web_server
-from tests.real.publish.place import PROGRAMS, Place, place, radvd
+from scenarios.witness.frames import Kind
+from tests.real.publish.place import COMMAND, PROGRAMS, Place, radvd
 
-COMMAND = (sys.executable, "-m", "unimux")
+from ..wire import frames, sources
+
+BODY = b"a page" * 1000
 ASK = 'printf "GET /file HTTP/1.0\\r\\n\\r\\n" | "$@"'
 AGENT = """
 import sys
@@ -35,15 +37,6 @@ CHOSEN = "2001:db8:1:0:a9e:2:7:1"
 
 
 @pytest.fixture
-def here(artefacts: Path) -> Iterator[Place]:
-    """The network, for one test."""
-    (artefacts / "www").mkdir()
-    (artefacts / "www" / "file").write_bytes(b"a page" * 1000)
-    with place(artefacts) as made:
-        yield made
-
-
-@pytest.fixture
 def socket_path() -> Iterator[Path]:
     """Where the agent's socket is to be: its path may have a hundred bytes only."""
     with tempfile.TemporaryDirectory(prefix="um-") as folder:
@@ -55,17 +48,6 @@ async def exists(path: Path) -> None:
     async with asyncio.timeout(20):
         while not await asyncio.to_thread(path.exists):
             await asyncio.sleep(0.05)
-
-
-def sources(capture: Path) -> set[IPv6Address]:
-    """Who sent TCP to the legacy server."""
-    found = set()
-    with capture.open("rb") as file:
-        for _, frame in dpkt.pcapng.Reader(file):
-            packet = dpkt.ethernet.Ethernet(frame).data
-            if isinstance(packet, dpkt.ip6.IP6) and isinstance(packet.data, dpkt.tcp.TCP) and packet.data.dport == 80:
-                found.add(IPv6Address(packet.src))
-    return found
 
 
 @pytest.mark.real(*PROGRAMS, "nginx")
@@ -94,7 +76,7 @@ def test_an_agent_sets_the_address_and_its_absence_is_an_error_in_time(here: Pla
                     page, said = await asyncio.wait_for(connecting.communicate(), 30)
                     assert agent.stdout is not None
                     told = (await asyncio.wait_for(agent.stdout.read(), 10)).decode()
-            assert page.endswith(b"a page" * 1000)
+            assert page.endswith(BODY)
             assert json.loads(said)["local"].startswith(f"[{CHOSEN}]")
             assert [line for line in told.splitlines() if line.startswith("need 1")] == [
                 f"need 1: {CHOSEN}",
@@ -102,5 +84,6 @@ def test_an_agent_sets_the_address_and_its_absence_is_an_error_in_time(here: Pla
             ]
 
     asyncio.run(main())
-    assert sources(capture) == {IPv6Address(CHOSEN)}, "nothing was sent from any other address, nor before it was set"
+    (source,) = {address for _, address in sources(frames(capture), Kind.TCP, 80)}
+    assert source == CHOSEN, "nothing was sent from any other address, nor before it was set"
     assert IPv6Address(CHOSEN) in IPv6Network(topology.CLIENT_PREFIX)

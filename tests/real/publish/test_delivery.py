@@ -9,34 +9,22 @@ import random
 import signal
 import sys
 from asyncio.subprocess import PIPE
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from ipaddress import IPv6Address
-from pathlib import Path
 
 import pytest
 
 from compat.kernel import topology
 from compat.programs import complete_in, run_in, web_server
 from scenarios.witness.frames import BLOCK, TO_INCLUDE, Kind, solicited_node
-from tests.real.publish.place import PROGRAMS, READY, Place, daemon, place, radvd
+from tests.real.publish.place import COMMAND, NS, PROGRAMS, ZONE, Place, radvd
 
+from ..daemons import READY, daemon
 from ..um.judge import segments, sessions
 from ..wire import advertisements, after, frames, probes, questions, reports
 
 BODY = random.Random(9).randbytes(50_000)
-ZONE = "shop.example"
-NS = "2001:db8:2::53"
-COMMAND = (sys.executable, "-m", "unimux")
-
-
-@pytest.fixture
-def here(artefacts: Path) -> Iterator[Place]:
-    """The network, for one test."""
-    (artefacts / "www").mkdir()
-    (artefacts / "www" / "file").write_bytes(BODY)
-    with place(artefacts) as made:
-        yield made
 
 
 @asynccontextmanager
@@ -56,7 +44,7 @@ async def resolver(here: Place, program: str) -> AsyncIterator[None]:
             "remote-control:\n  control-enable: no\n"
         )
         argv = ("unbound", "-d", "-c", str(file))
-    async with daemon(here, here.top.client, program, argv, "udp6", 53):
+    async with daemon(here.top.client, here.folder, program, argv, "udp6", 53):
         yield
 
 

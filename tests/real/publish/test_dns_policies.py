@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -12,22 +12,13 @@ import pytest
 
 from compat.kernel import Namespace, topology
 from compat.programs import complete_in, web_server
-from tests.real.publish.place import PROGRAMS, Place, daemon, place, radvd
+from tests.real.publish.place import NS, PROGRAMS, ZONE, Place, radvd
 
-ZONE = "shop.example"
-NS = "2001:db8:2::53"
+from ..daemons import daemon
+
 BODY = b"from behind an address of its own"
 SECRET = base64.b64encode(bytes(range(32))).decode()
 OTHER = base64.b64encode(bytes(32)).decode()
-
-
-@pytest.fixture
-def here(artefacts: Path) -> Iterator[Place]:
-    """The network, for one test."""
-    (artefacts / "www").mkdir()
-    (artefacts / "www" / "file").write_bytes(BODY)
-    with place(artefacts) as made:
-        yield made
 
 
 @asynccontextmanager
@@ -106,7 +97,7 @@ def test_an_address_is_for_the_subnet_that_a_believed_resolver_names(here: Place
     async def main() -> None:
         async with (
             published(here, path, **policy),
-            daemon(here, here.top.client, "dnsmasq", resolver, "udp6", 53),
+            daemon(here.top.client, here.folder, "dnsmasq", resolver, "udp6", 53),
         ):
             ssa = await told(here, server="::1")
             stranger = await fetch(here.top.third, ssa)

@@ -7,30 +7,18 @@ import hashlib
 import json
 import random
 import subprocess
-import sys
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from compat.kernel import topology
 from compat.programs import complete_in, curl, web_server
-from tests.real.publish.place import PROGRAMS, Place, daemon, place, radvd, ssh_server
+from tests.real.publish.place import COMMAND, PROGRAMS, Place, radvd
 
+from ..daemons import daemon, sshd
 from ..um.judge import segments, sessions
 
 BODY = random.Random(8).randbytes(350_000)
 DIGEST = hashlib.sha256(BODY).hexdigest()
-COMMAND = (sys.executable, "-m", "unimux")
-
-
-@pytest.fixture
-def here(artefacts: Path) -> Iterator[Place]:
-    """The network, for one test."""
-    (artefacts / "www").mkdir()
-    (artefacts / "www" / "file").write_bytes(BODY)
-    with place(artefacts) as made:
-        yield made
 
 
 def unimux(*argv: str) -> subprocess.CompletedProcess[str]:
@@ -94,7 +82,7 @@ def test_nginx_learns_the_client_by_the_proxy_protocol(here: Place) -> None:
         argv = ("nginx", "-p", str(folder), "-c", "nginx.conf", "-e", "stderr")
         async with (
             radvd(here),
-            daemon(here, here.top.server, "nginx", argv, "tcp6", 8081),
+            daemon(here.top.server, here.folder, "nginx", argv, "tcp6", 8081),
             here.publish("web", "[::1]:8081", "--proxy-protocol", "--scheme", "http") as published,
         ):
             ssa = await published.next("issued")
@@ -114,7 +102,7 @@ def test_sshd_behind_a_one_time_address(here: Place) -> None:
     async def main() -> None:
         async with (
             radvd(here),
-            ssh_server(here, 2222) as options,
+            sshd(here.top.server, here.folder / "ssh", "::1", 2222) as options,
             here.captured(path),
             here.publish("shell", "[::1]:2222", "--sessions", "1", "--scheme", "ssh") as published,
         ):
@@ -141,7 +129,7 @@ def test_iperf3_behind_a_lease(here: Place, direction: str) -> None:
         argv = ("iperf3", "-s", "-B", "::1", "-p", "5201")
         async with (
             radvd(here),
-            daemon(here, here.top.server, "iperf3", argv, "tcp6", 5201),
+            daemon(here.top.server, here.folder, "iperf3", argv, "tcp6", 5201),
             here.captured(path, snaplen=128),
             here.publish("speed", "[::1]:5201") as published,
         ):
