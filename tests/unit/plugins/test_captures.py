@@ -5,19 +5,15 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
-from scapy.utils import RawPcapNgReader
 
 from scenarios.conformance import labels
 from scenarios.witness.pcapng import file_comments
 from tests.plugins import taps
 from tests.plugins.marking import copy_marked
 
-from .test_plugins import ROOT, run, session, table
-
-__all__ = ["session"]
+from .sessions import ROOT, read, run, table
 
 BODY = """
 import pytest
@@ -39,12 +35,6 @@ def test_holds(artefacts):
 def test_of_nothing():
     taps.world("wire").sent(1.0, "a", b"frame of a test that proves nothing")
 """
-
-
-def read(path: Path) -> list[tuple[str, bytes, list[str]]]:
-    with path.open("rb") as file:
-        found: list[Any] = list(RawPcapNgReader(file))
-    return [(meta.ifname.decode(), data, [c.decode() for c in meta.comments or []]) for data, meta in found]
 
 
 def test_a_test_that_proves_something_leaves_its_wire(session: pytest.Pytester) -> None:

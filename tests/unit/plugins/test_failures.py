@@ -8,10 +8,7 @@ import pytest
 
 from scenarios.conformance import labels
 
-from .test_captures import read
-from .test_plugins import run, session, table
-
-__all__ = ["session"]
+from .sessions import read, run, table
 
 HEAD = """
 import dpkt

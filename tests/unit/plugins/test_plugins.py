@@ -5,34 +5,13 @@ from __future__ import annotations
 import json
 import os
 import signal
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.plugins import requirements
 
-ROOT = Path(__file__).parents[3]
-
-
-@pytest.fixture
-def session(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
-    """A folder with our plug-ins and nothing else."""
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.delenv("UNIMUX_FORBID_SKIPS", raising=False)
-    pytester.makeconftest((ROOT / "conftest.py").read_text())
-    pytester.makeini("[pytest]\nmarkers =\n    proves(*ids, by): x\n    real(*commands): x\n")
-    return pytester
-
-
-def run(session: pytest.Pytester, *arguments: str) -> pytest.RunResult:
-    return session.runpytest_subprocess("-p", "no:cacheprovider", *arguments)
-
-
-def table(session: pytest.Pytester) -> list[dict[str, Any]]:
-    """The rows that the session has left."""
-    rows: list[dict[str, Any]] = json.loads((session.path / "out/proves.json").read_text())["rows"]
-    return rows
+from .sessions import run, table
 
 
 def test_table_holds_every_requirement_of_both_specifications() -> None:
