@@ -26,7 +26,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 LOGS = ROOT / "out" / "repeat"
 _CLOSING = re.compile(r"\d+ (?:passed|failed|error).* in [0-9.]+s")
-_FAILED = re.compile(r"^(?:FAILED|ERROR) (\S+)", re.MULTILINE)
+_FAILED = re.compile(r"^(?:FAILED|ERROR) (?=\S)(.+?)(?: - .*)?$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -49,24 +49,25 @@ class Run:
 
 
 def git(*arguments: str) -> str:
-    """What git says."""
-    return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+    """What git says.  The working copy may be another user's: root runs the tests."""
+    command = ["git", "-c", f"safe.directory={ROOT}", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
 
 
-def sources() -> str:
-    """What is tested: the hash of the tree; `changed` is added where files differ, and then nothing else is the same."""
-    return git("rev-parse", "HEAD^{tree}") + (f" changed {time.time()}" if git("status", "--porcelain") else "")
-
-
-def state() -> tuple[str, ...]:
+def state() -> tuple[str, str, str]:
     """The tree and whatever differs from it: equal as long as nobody touches a file that git knows, or adds one."""
     return git("rev-parse", "HEAD^{tree}"), git("status", "--porcelain"), git("diff", "HEAD")
 
 
-def one_run(log: Path, arguments: Sequence[str], load: int) -> Run:
+def sources(tree: str, differing: str) -> str:
+    """What is tested: the hash of the tree; `changed` is added where files differ, and then no other go's is the same."""
+    return tree + (f" changed {time.time()}" if differing else "")
+
+
+def one_run(log: Path, tested: str, arguments: Sequence[str], load: int) -> Run:
     """Run the tests once."""
     command = [sys.executable, "-m", "pytest", "-q", "-n", "3", "--dist", "loadgroup", *arguments]
-    tested, began, since = sources(), time.strftime("%Y-%m-%d %H:%M:%S"), time.monotonic()
+    began, since = time.strftime("%Y-%m-%d %H:%M:%S"), time.monotonic()
     with log.open("w") as written:
         status = subprocess.run(
             command,
@@ -109,15 +110,16 @@ def main(arguments: Sequence[str]) -> int:
     ledger = LOGS / "ledger.jsonl"
     if not chosen.resume:
         ledger.unlink(missing_ok=True)
-    runs = [run for run in in_the_ledger(ledger) if run.of(sources(), chosen.pytest, chosen.load)]
+    before = state()
+    tested = sources(*before[:2])
+    runs = [run for run in in_the_ledger(ledger) if run.of(tested, chosen.pytest, chosen.load)]
     if runs:
         print(f"{len(runs)} runs of these sources stand in the ledger", flush=True)
-    before = state()
     burners = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(chosen.load)]
     try:
         while len(runs) < chosen.runs:
             number = len(runs) + 1
-            runs.append(one_run(LOGS / f"{number}.log", chosen.pytest, chosen.load))
+            runs.append(one_run(LOGS / f"{number}.log", tested, chosen.pytest, chosen.load))
             if state() != before:
                 raise SystemExit(f"repeat: the sources changed during run {number}, which does not count.")
             with ledger.open("a") as written:

@@ -12,9 +12,14 @@ import pytest
 
 TOOL = Path(__file__).parents[2] / "tools" / "repeat.py"
 TEST = """
+import logging
 import os
 
-def test_it():
+import pytest
+
+@pytest.mark.parametrize("way", ["a fast path"])
+def test_it(way):
+    logging.error("this is no test")
     if os.path.exists("meddle"):
         with open("test_it.py", "a") as file:
             file.write("# changed")
@@ -55,7 +60,7 @@ def test_a_tally_in_two_goes_and_what_failed(project: Path) -> None:
     status, said = repeat(project, "--runs", "2", "--resume")
     assert status == 1
     assert said[0] == "1 runs of these sources stand in the ledger"
-    assert said[-2] == "failed 1 of 2 times: test_it.py::test_it"
+    assert said[2:-1] == ["failed 1 of 2 times: test_it.py::test_it[a fast path]"]
     assert said[-1].startswith("1 of 2 runs passed")
     ledger = [json.loads(line) for line in (project / "out" / "repeat" / "ledger.jsonl").read_text().splitlines()]
     assert [run["sound"] for run in ledger] == [True, False]
