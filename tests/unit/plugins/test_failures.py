@@ -104,27 +104,29 @@ def test_with_captures_the_kept_one_has_the_frame_too(session: pytest.Pytester) 
 
 
 REAL = """
+LINK = Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02")
+
 @pytest.fixture
 def dumpcap(artefacts):
     taps.recording.world("as dumpcap would", taps.ETHERNET)
     recorder = taps.recording.worlds.pop()
     for seq in range(5):
-        recorder.sent(time.time() - taps.EPOCH, "eth0", bytes(Ether() / IPv6(segment(seq))))
+        recorder.sent(float(seq), "eth0", bytes(LINK / IPv6(segment(seq))))
         recorder.write(artefacts / "peer.pcapng")
     yield artefacts / "peer.pcapng"
-    recorder.sent(time.time() - taps.EPOCH, "eth0", bytes(Ether() / IPv6(segment(5))))
+    recorder.sent(5.0, "eth0", bytes(LINK / IPv6(segment(5))))
     recorder.write(artefacts / "peer.pcapng")
 
 def test_one(dumpcap):
     event = AddressChanged(time=1.0, address="2001:db8::1", old="UNCERTAIN", new="PREFERRED", kind="ephemeral", cause="taken")
-    taps.recording.told.append((time.time(), "tap-a", event))
+    taps.recording.told.append((taps.EPOCH + 4.0, "tap-a", event))
     packets = [packet for packet in PcapNgReader(str(dumpcap)) if packet[TCP].seq == 2]
     assert packets[0][TCP].seq == 7
 """
 
 
 def test_of_a_real_capture_an_annotated_copy_is_made_once_it_is_closed(session: pytest.Pytester) -> None:
-    imports = "import time\nfrom scapy.utils import PcapNgReader\nfrom tapstack.events import AddressChanged\n"
+    imports = "from scapy.utils import PcapNgReader\nfrom tapstack.events import AddressChanged\n"
     session.makepyfile(test_it=imports + HEAD + REAL)
     result = run(session)
     result.assert_outcomes(failed=1)
