@@ -163,6 +163,8 @@ class Requirements:
         self.by = tuple(test for row in self.table for test in row.get("by", ()) if self._wants(row))
         self.outcomes: dict[str, Outcome] = {}
         self.summary = summary
+        self.rows: list[Row] = []
+        """once the session is over"""
 
     def _asked(self, names: str | None) -> set[str] | None:
         """The ids whose tests are to run; None for all tests, those that prove nothing included."""
@@ -195,7 +197,7 @@ class Requirements:
                     on_the_wire.update(marker.args)
             for wrong in [name for name in ids if name not in self.known]:
                 hint = self._hint(str(wrong))
-                raise pytest.UsageError(f"{item.nodeid} proves {wrong!r}, which is not in {TABLE.name}{hint}")
+                raise pytest.UsageError(f"{item.nodeid} proves {wrong!r}, which is in no table{hint}")
             named = item.nodeid.startswith(self.by)
             if ids or named:
                 # Properties travel with the report, so this works under xdist too.
@@ -205,8 +207,8 @@ class Requirements:
                 left_out.append(item)
         if left_out:
             config.hook.pytest_deselected(items=left_out)
-            chosen = set(map(id, left_out))
-            items[:] = [item for item in items if id(item) not in chosen]
+            gone = set(map(id, left_out))
+            items[:] = [item for item in items if id(item) not in gone]
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         properties = dict(report.user_properties)
@@ -222,13 +224,14 @@ class Requirements:
     def pytest_sessionfinish(self) -> None:
         if self.summary is None:
             return
+        self.rows = verdicts(self.table, self.outcomes)
         self.summary.parent.mkdir(parents=True, exist_ok=True)
         partial = self.summary.with_name(f"{self.summary.name}.{os.getpid()}")
         record = {
             "revision": described(self.root),
             "ended": datetime.now(UTC).isoformat(timespec="seconds"),
             "skipped": sum(outcome.result == "skipped" for outcome in self.outcomes.values()),
-            "rows": verdicts(self.table, self.outcomes),
+            "rows": self.rows,
         }
         partial.write_text(json.dumps(record, ensure_ascii=False, indent=1) + "\n")
         partial.replace(self.summary)
@@ -236,10 +239,9 @@ class Requirements:
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         if not self.outcomes or self.summary is None:
             return
-        rows = verdicts(self.table, self.outcomes)
-        count = Counter(row["verdict"] for row in rows)
+        count = Counter(row["verdict"] for row in self.rows)
         told = ", ".join(f"{count[verdict]} {verdict}" for verdict in VERDICTS if count[verdict] or verdict in _ALWAYS)
-        terminalreporter.write_line(f"requirements: {told} of {len(rows)} ({self.summary})")
+        terminalreporter.write_line(f"requirements: {told} of {len(self.rows)} ({self.summary})")
 
 
 def _reason(report: pytest.TestReport) -> str:
