@@ -16,12 +16,9 @@ from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import dpkt
 import pytest
 
 from scenarios.conformance.labels import BROKEN, label
-from scenarios.witness import CaptureError
-from scenarios.witness.pcapng import ETHERNET, PcapngFile
 from tests.plugins import taps
 from tests.plugins.artefacts import FAILED, folder_of
 from tests.plugins.marking import ANNOTATED, copy_marked, events_of, real_captures
@@ -45,6 +42,10 @@ class _Places:
     """Where frames are found again: in the wires in memory, and in the captures of a folder."""
 
     def __init__(self, folder: Path, recording: taps.Recording) -> None:
+        # Here, since most sessions have no failure to tell of.
+        from scenarios.witness import CaptureError
+        from scenarios.witness.pcapng import PcapngFile
+
         self.wires = dict(zip(_names(folder), filter(None, recording.worlds), strict=False))
         self.files = [path for path in real_captures(folder) if path not in self.wires]
         self._at: dict[bytes, list[Looked]] = {}
@@ -61,7 +62,7 @@ class _Places:
 
     def _add(self, frame: bytes, link_type: int, place: Looked) -> None:
         self._at.setdefault(frame, []).append(place)
-        if link_type == ETHERNET:  # whoever looks at packets has no Ethernet header
+        if link_type == taps.ETHERNET:  # whoever looks at packets has no Ethernet header
             self._at.setdefault(frame[14:], []).append(place)
 
     def of(self, value: object) -> list[Looked]:
@@ -84,8 +85,9 @@ def _names(folder: Path) -> Iterator[Path]:
 
 def _bytes_of(value: object) -> Iterator[bytes]:
     """The frame or packet that a value is, if it is one."""
-    scapy = sys.modules.get("scapy.packet")  # where nobody has imported it, no value is one of its packets
-    if isinstance(value, bytes | bytearray | memoryview | dpkt.Packet):
+    # Where nobody has imported one of these, no value is a packet of it.
+    scapy, dpkt = sys.modules.get("scapy.packet"), sys.modules.get("dpkt")
+    if isinstance(value, bytes | bytearray | memoryview) or (dpkt is not None and isinstance(value, dpkt.Packet)):
         yield bytes(value)
     elif scapy is not None and isinstance(value, scapy.Packet):
         layer: Any = value
@@ -109,9 +111,8 @@ def _looked_at(error: pytest.ExceptionInfo[BaseException], places: _Places) -> l
         names = dict.fromkeys(_NAME.findall(str(entry.statement))) if entry.frame.code.fullsource else {}
         found = list[Looked]()
         for name in names:
-            with suppress(
-                Exception
-            ):  # a value that cannot be asked is no frame, and the test's own failure is to be told
+            # A value that cannot be asked is no frame, and the test's own failure is to be told.
+            with suppress(Exception):
                 found += [place for each in _values(entry.locals.get(name)) for place in places.of(each)]
         found = list(dict.fromkeys(found))
         if 0 < len(found) <= MOST_FRAMES:

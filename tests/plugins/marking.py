@@ -17,9 +17,6 @@ from pathlib import Path
 import msgspec
 
 from scenarios.conformance.labels import BY_HAND, ELSEWHERE, label
-from scenarios.witness import CaptureError, CaptureFile
-from scenarios.witness.claims import Claims
-from scenarios.witness.notes import beside
 from tests.plugins import taps
 
 ANNOTATED = "-annotated"
@@ -39,6 +36,11 @@ def real_captures(folder: Path) -> list[Path]:
 
 def events_of(capture: Path, recording: taps.Recording) -> dict[int, list[str]]:
     """What the stacks on real links said, by the frames of a capture; nothing where it cannot be read."""
+    # Here, since most sessions keep no capture.
+    from scenarios.witness import CaptureError, CaptureFile
+    from scenarios.witness.claims import Claims
+    from scenarios.witness.notes import beside
+
     events = [{**msgspec.to_builtins(event), "wall": wall, "node": name} for wall, name, event in recording.told]
     try:
         return beside(CaptureFile(capture, "the test"), Claims(events))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator
-from functools import wraps
+from functools import cache, wraps
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol() -> Generator[None, object, object]:
+    _wrap()
     taps.recording = taps.Recording()
     try:
         return (yield)
@@ -92,7 +93,9 @@ def _below(link: Any) -> Any:
     return link
 
 
-def pytest_configure() -> None:
+@cache
+def _wrap() -> None:
+    """Once, and only in a process that runs tests: it loads the stack."""
     from tapstack import driver
     from tapstack.link import impairment, memory
 
