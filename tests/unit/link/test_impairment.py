@@ -3,7 +3,7 @@
 The statistics.  All runs are seeded, so a test either always passes or always fails; the limits are such that a correct
 implementation passes with probability above 0.999 over seeds, and such that these faults fail with probability above 0.99:
 a probability of 0.1 that is off by 0.017, a distribution function that is off by 0.03 somewhere, serial correlation of 0.06.
-`test_the_statistics_would_notice` checks the checks.
+`test_control_the_statistics_notice_what_is_off` checks the checks.
 """
 
 from __future__ import annotations
@@ -280,8 +280,7 @@ def test_the_two_directions_are_separate() -> None:
     assert {number_of(f) for _, f in there} != {number_of(f) for _, f in back}
 
 
-@pytest.mark.proves("ST-LINK-3")
-def test_the_statistics_would_notice() -> None:
+def test_control_the_statistics_notice_what_is_off() -> None:
     flags = [True, False] * (COUNT // 2)
     with pytest.raises(AssertionError):
         assert_uncorrelated(flags)

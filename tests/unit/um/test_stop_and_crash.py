@@ -123,9 +123,7 @@ def silent_about(frames: list[bytes], old: set[bytes]) -> None:
     assert not answered
 
 
-@pytest.mark.proves("UM-REL-4")
-def test_a_pcb_that_was_forgotten_by_a_crash_is_not_remembered() -> None:
-    """The control: the same check sees a node that answers for an old address."""
+def test_control_a_node_that_answers_for_an_old_address_is_seen() -> None:
 
     async def main() -> None:
         async with bed(Random(3), pool=POOL) as made:
