@@ -13,10 +13,6 @@ from tests.unit.tcp.pair import Pair, read_all
 A, B, STRANGER = "2001:db8:a::1", "2001:db8:b::1", "2001:db8:f::bad"
 
 
-def sent_by(pair: Pair, who: str, since: int = 0) -> list[bytes]:
-    return [packet for _, name, packet in pair.packets[since:] if name == who]
-
-
 @pytest.mark.proves("UM-PORT-3")
 @pytest.mark.parametrize("timestamps", [True, False])
 def test_an_acknowledgement_that_says_nothing_new_does_not_move_the_reply_port(timestamps: bool) -> None:
@@ -28,7 +24,7 @@ def test_an_acknowledgement_that_says_nothing_new_does_not_move_the_reply_port(t
     pair.run(1)
     assert (read_all(server), read_all(client)) == (b"question", b"answer")
     old = server.remote_port
-    last = sent_by(pair, "a")[-1]
+    last = pair.sent_by("a")[-1]
     assert str(wire.read(last).flags) == "A"
     pair.b.input(wire.changed(last, sport=old ^ 1), pair.now)
     pair.run(0.1)
@@ -36,7 +32,7 @@ def test_an_acknowledgement_that_says_nothing_new_does_not_move_the_reply_port(t
     before = len(pair.packets)
     server.write(b"more")
     pair.run(1)
-    assert wire.read(sent_by(pair, "b", before)[0]).dport == old
+    assert wire.read(pair.sent_by("b", before)[0]).dport == old
     assert read_all(client) == b"more"
 
 
@@ -52,10 +48,10 @@ def test_no_wildcard_listener_accepts_at_an_ephemeral_address() -> None:
         before = len(pair.packets)
         pair.b.input(wire.segment(source, B, 5000, 80, "S", seq=1), pair.now)
         pair.run(0.01)
-        assert sent_by(pair, "b", before) == []
+        assert pair.sent_by("b", before) == []
         pair.b.input(wire.segment(source, ordinary, 5000, 80, "S", seq=1), pair.now)
         pair.run(0.01)
-        answers = [wire.read(packet) for packet in sent_by(pair, "b", before)]
+        answers = [wire.read(packet) for packet in pair.sent_by("b", before)]
         assert [str(answer.flags) for answer in answers] == ["SA"], "an ordinary address accepts in the same capture"
 
 
@@ -67,14 +63,14 @@ def test_of_a_segment_that_overlaps_only_the_new_bytes_are_taken() -> None:
     client.write(b"hello")
     pair.run(1)
     assert read_all(server) == b"hello"
-    first = next(wire.read(packet) for packet in sent_by(pair, "a") if bytes(wire.read(packet).payload) == b"hello")
+    first = next(wire.read(packet) for packet in pair.sent_by("a") if bytes(wire.read(packet).payload) == b"hello")
     overlapping = wire.segment(
         A, B, first.sport, first.dport, "PA", seq=first.seq + 2, ack=first.ack, window=60000, payload=b"llo world"
     )
     pair.b.input(overlapping, pair.now)
     pair.run(0.1)
     assert read_all(server) == b" world"
-    last = wire.read(sent_by(pair, "b")[-1])
+    last = wire.read(pair.sent_by("b")[-1])
     assert last.ack == first.seq + 5 + 6
 
 
@@ -82,7 +78,7 @@ def test_of_a_segment_that_overlaps_only_the_new_bytes_are_taken() -> None:
 def test_the_advertised_right_edge_never_moves_left() -> None:
     pair = Pair()
     client, server = pair.connect(SocketOptions(receive_buffer=30_000, receive_buffer_maximum=30_000))
-    syn_ack = wire.read(sent_by(pair, "b")[0])
+    syn_ack = wire.read(pair.sent_by("b")[0])
     scale = dict(syn_ack.options).get("WScale", 0)
     edge, read = 0, 0
     for _ in range(6):  # the buffer fills, and is emptied when it is full
@@ -93,7 +89,7 @@ def test_the_advertised_right_edge_never_moves_left() -> None:
     assert read == 6 * 20_000
     edges = [
         segment.ack + (segment.window << scale)
-        for segment in map(wire.read, sent_by(pair, "b")[1:])
+        for segment in map(wire.read, pair.sent_by("b")[1:])
         if not int(segment.flags) & 2
     ]
     assert len(edges) > 10

@@ -17,8 +17,8 @@ MSS = 1428
 PLAIN = SocketOptions(timestamps=False, sack=False)
 
 
-def sent(pair: Pair, name: str, since: int = 0) -> list[Any]:
-    return [wire.read(p) for _, who, p in pair.packets[since:] if who == name]
+def sent(pair: Pair, who: str, since: int = 0) -> list[Any]:
+    return [wire.read(packet) for packet in pair.sent_by(who, since)]
 
 
 def by_hand(pair: Pair, connection: Connection, flags: str, **fields: Any) -> list[Any]:

@@ -167,6 +167,10 @@ class Pair:
     def other(self, end: End) -> End:
         return self.b if end is self.a else self.a
 
+    def sent_by(self, who: str, since: int = 0) -> list[bytes]:
+        """What one end sent, from packet `since` of both on."""
+        return [packet for _, name, packet in self.packets[since:] if name == who]
+
     def flush(self) -> None:
         """Put on the wire what both ends have to say."""
         for end in (self.a, self.b):

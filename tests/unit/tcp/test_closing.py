@@ -191,7 +191,7 @@ def test_close_with_unread_data_resets(read_first: bool) -> None:
     before = len(pair.packets)
     server.close(pair.now)
     pair.run(1)
-    flags = [str(wire.read(p).flags) for _, who, p in pair.packets[before:] if who == "b"]
+    flags = [str(wire.read(p).flags) for p in pair.sent_by("b", before)]
     assert flags[0] == ("FA" if read_first else "RA")
     assert isinstance(client.error, ConnectionResetError) is not read_first
 
@@ -246,7 +246,7 @@ def test_abort_in_every_state_resets_and_lets_go(state: str) -> None:
     assert client.state.value == "CLOSED"
     assert not len(pair.a.host.addresses)
     pair.run(10)
-    assert any("R" in str(wire.read(p).flags) for _, who, p in pair.packets[before:] if who == "a")
+    assert any("R" in str(wire.read(p).flags) for p in pair.sent_by("a", before))
     assert gone(pair)
     assert path is pair.meddle
 

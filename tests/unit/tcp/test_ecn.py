@@ -138,9 +138,9 @@ def test_a_mark_is_echoed_until_the_sender_says_that_it_has_reduced() -> None:
     assert client.ecn.reductions == 1, "once per window, whatever the number of echoes"
     assert client.sender.congestion.ssthresh < cwnd
     assert client.sender.retransmissions == 0
-    data = [p for _, who, p in pair.packets[before:] if who == "a" and wire.read(p).payload]
+    data = [p for p in pair.sent_by("a", before) if wire.read(p).payload]
     assert sum("C" in flags(p) for p in data) == 1, "CWR goes with one segment"
-    echoes = ["E" in flags(p) for _, who, p in pair.packets[before:] if who == "b"]
+    echoes = ["E" in flags(p) for p in pair.sent_by("b", before)]
     assert any(echoes)
     last = len(echoes) - echoes[::-1].index(True)
     assert not any(echoes[last:]) and len(echoes) > last, "and stops after CWR"
@@ -253,7 +253,7 @@ def test_a_mark_and_a_loss_in_one_window_reduce_it_once(
     client.write(DATA[: 60 * client.sender.mss])
     pair.run(2)
     assert len(reductions) == 1
-    sent = [wire.read(p) for _, who, p in pair.packets[before:] if who == "a"]
+    sent = [wire.read(p) for p in pair.sent_by("a", before)]
     assert ["C" in str(tcp.flags) for tcp in sent if tcp.payload].count(True) == 1
     assert not server.ecn.echo, "the peer has heard of it"
     assert client.sender.retransmissions == 1
@@ -275,7 +275,7 @@ def test_a_mark_and_a_tail_that_a_probe_repairs_reduce_the_window_once(reduction
     client.write(DATA[: 60 * client.sender.mss])
     pair.run(1)
     assert client.ecn.reductions == bool(mark)
-    sent = [wire.read(p) for _, who, p in pair.packets[before:] if who == "a"]
+    sent = [wire.read(p) for p in pair.sent_by("a", before)]
     assert ["C" in str(tcp.flags) for tcp in sent if tcp.payload].count(True) == 1
     assert len(reductions) == 1
 
@@ -411,7 +411,7 @@ def test_after_a_time_out_new_data_says_cwr(sack: bool) -> None:
     before = len(pair.packets)
     client.write(DATA[:10_000])
     pair.run(1)
-    data = [wire.read(p) for _, who, p in pair.packets[before:] if who == "a"]
+    data = [wire.read(p) for p in pair.sent_by("a", before)]
     assert ["C" in str(tcp.flags) for tcp in data if tcp.payload] == [True] + [False] * (len(data) - 1)
 
 
@@ -425,7 +425,7 @@ def test_cwr_goes_in_a_segment_of_its_own_where_the_link_cuts() -> None:
     for _ in range(2):
         client.write(DATA[: 30 * client.sender.mss])
         pair.run(1)
-    sent = [wire.read(p) for _, who, p in pair.packets[before:] if who == "a"]
+    sent = [wire.read(p) for p in pair.sent_by("a", before)]
     assert [len(tcp.payload) for tcp in sent if "C" in str(tcp.flags)] == [client.sender.mss]
     assert max(len(tcp.payload) for tcp in sent) > 10 * client.sender.mss, "super-segments go on"
 
@@ -440,7 +440,7 @@ def test_what_fits_into_a_small_window_is_ect() -> None:
     client.write(DATA[:1000])
     before = len(pair.packets)
     pair.run(client.rtt.rto * 1.5)
-    packet = next(p for _, who, p in pair.packets[before:] if who == "a")
+    packet = pair.sent_by("a", before)[0]
     assert (len(wire.read(packet).payload), codepoint(packet)) == (room, 2)
 
 
@@ -458,7 +458,7 @@ def test_a_probe_of_a_closed_window_is_not_ect() -> None:
     before = len(pair.packets)
     client.write(DATA[:1000])
     pair.run(1)
-    probes = [p for _, who, p in pair.packets[before:] if who == "a"]
+    probes = pair.sent_by("a", before)
     assert len(probes) > 1
     assert [codepoint(p) for p in probes] == [0] * len(probes)
     assert {len(wire.read(p).payload) for p in probes} == {0}

@@ -89,7 +89,7 @@ def test_a_cookie_carries_mss_scale_sack_and_timestamps() -> None:
         assert all("Timestamp" in dict(wire.read(packet).options) for _, _, packet in pair.packets[before:])
         assert max(len(seen.payload) for seen in data(pair, who, before)) == MSS
         assert max(flying for _, flying in flights(pair, who, before)) > 1 << 16, "more than a window without its scale"
-    assert any("SAck" in dict(wire.read(packet).options) for _, who, packet in pair.packets if who == "b")
+    assert any("SAck" in dict(wire.read(packet).options) for packet in pair.sent_by("b"))
     assert syn["WScale"] and cookie["WScale"]
 
 
@@ -99,7 +99,7 @@ def test_without_timestamps_a_cookie_promises_only_what_it_remembers() -> None:
     pair.b.tcp.passive.limit = 0
     listener = listening(pair)
     _, server = connect(pair, 5000, listener, timestamps=False)
-    answer = next(wire.read(p) for _, who, p in pair.packets if who == "b")
+    answer = wire.read(pair.sent_by("b")[0])
     assert {name for name, _ in answer.options} <= {"MSS", "NOP", "EOL"}
     assert (server.timestamps, server.sack_permitted, server.sender.scale, server.receiver.scale) == (
         False,
@@ -216,7 +216,7 @@ def test_one_connection_sends_two_challenges_per_second_at_most() -> None:
     for n in range(100):
         pair.b.input(wire.segment(A, B, server.remote_port, server.local_port, "S", seq=n), pair.now)
         pair.run(0.01)
-    answers = [p for _, who, p in pair.packets[before:] if who == "b"]
+    answers = pair.sent_by("b", before)
     assert 1 <= len(answers) <= 3
     assert pair.b.counters.drops["tcp-challenge-limit"] >= 97  # type: ignore[index]
 

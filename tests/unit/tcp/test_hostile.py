@@ -42,7 +42,7 @@ def test_a_blind_segment_cannot_move_the_timestamp_that_paws_compares_with(ahead
     pair.b.input(blind, pair.now)
     pair.run(1)
     transfer(pair, client, server, 20_000, limit=5)
-    echoes = [stamps[1] for _, who, packet in pair.packets if who == "b" and (stamps := wire.timestamps(packet))]
+    echoes = [stamps[1] for packet in pair.sent_by("b") if (stamps := wire.timestamps(packet))]
     assert (recent + (1 << 30)) % WRAP not in echoes
     assert (echoes[-1] - recent) % WRAP < 10_000, "what is echoed goes on as before"
 

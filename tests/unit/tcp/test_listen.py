@@ -24,7 +24,7 @@ def answers(pair: Pair, packet: bytes) -> list[bytes]:
     before = len(pair.packets)
     pair.b.input(packet, pair.now)
     pair.run(0.02)
-    return [sent for _, who, sent in pair.packets[before:] if who == "b"]
+    return pair.sent_by("b", before)
 
 
 def armed(pair: Pair, **arguments: Any) -> Listener:

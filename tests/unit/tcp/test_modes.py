@@ -16,11 +16,6 @@ from .pair import End, Pair, read_all
 from .seen import acknowledged, ending, stream
 
 A, B = "2001:db8:a::1", "2001:db8:b::1"
-LEGACY = "2001:db8:c::7"
-
-
-def sent_by(pair: Pair, name: str, since: int = 0) -> list[bytes]:
-    return [packet for _, who, packet in pair.packets[since:] if who == name]
 
 
 class Ports:
@@ -49,7 +44,7 @@ def test_l0_reaches_its_connection_whatever_the_ports() -> None:
         server.write(text.upper())
         pair.run(0.5)
         assert read_all(client) == text.upper()
-    written = {(wire.read(p).sport, wire.read(p).dport) for p in sent_by(pair, "b")}
+    written = {(wire.read(p).sport, wire.read(p).dport) for p in pair.sent_by("b")}
     assert len(written) == 1, "L0 never updates the ports it writes"
 
 
@@ -74,7 +69,7 @@ def test_a_transform_changes_ports_in_mid_connection() -> None:
     client.write(b"x" * 5000)
     pair.run(1)
     assert read_all(server) == b"x" * 5000
-    ports = [wire.read(p).sport for p in sent_by(pair, "a", before)]
+    ports = [wire.read(p).sport for p in pair.sent_by("a", before)]
     assert len(set(ports)) == len(ports) > 3
 
 
@@ -84,8 +79,8 @@ def test_l1_answers_a_legacy_client_at_its_port() -> None:
     _, server = pair.connect(SocketOptions(mode=PortMode.L1), port=8080)
     server.write(b"hello")
     pair.run(1)
-    client_port = wire.read(sent_by(pair, "a")[0]).sport
-    assert {(wire.read(p).sport, wire.read(p).dport) for p in sent_by(pair, "b")} == {(8080, client_port)}
+    client_port = wire.read(pair.sent_by("a")[0]).sport
+    assert {(wire.read(p).sport, wire.read(p).dport) for p in pair.sent_by("b")} == {(8080, client_port)}
 
 
 @pytest.mark.proves("UM-PORT-3")
@@ -96,7 +91,7 @@ def test_l1_follows_a_rebound_port_only_on_a_segment_that_advances() -> None:
     pair.run(1)
     read_all(server)
     old = server.remote_port
-    repeated = next(p for p in sent_by(pair, "a") if len(wire.read(p).payload))
+    repeated = next(p for p in pair.sent_by("a") if len(wire.read(p).payload))
     pair.b.input(wire.changed(repeated, sport=40_001), pair.now)
     pair.run(0.1)
     assert server.remote_port == old, "an old segment diverted the replies"
@@ -114,7 +109,7 @@ def test_l1_follows_a_rebound_port_only_on_a_segment_that_advances() -> None:
     before = len(pair.packets)
     server.write(b"answer")
     pair.run(1)
-    assert wire.read(sent_by(pair, "b", before)[0]).dport == rebound
+    assert wire.read(pair.sent_by("b", before)[0]).dport == rebound
 
 
 @pytest.mark.proves("UM-PORT-4")
@@ -126,7 +121,7 @@ def test_a_second_syn_is_challenged_at_the_established_port() -> None:
     pair.run(1)
     pair.b.input(wire.segment(A, B, established + 1, 80, "S", seq=777), pair.now)
     pair.run(0.001)
-    answers = [wire.read(p) for p in sent_by(pair, "b", before)]
+    answers = [wire.read(p) for p in pair.sent_by("b", before)]
     assert [(a.dport, str(a.flags)) for a in answers] == [(established, "A")]
     assert len(pair.b.tcp.demux) == 1
 
@@ -151,8 +146,8 @@ def test_l2_serves_many_connections_of_one_host_on_one_address() -> None:
     pair.run(1)
     assert sorted(read_all(s) for s in servers) == [b"from 0", b"from 1", b"from 2"]
     for port in (5000, 5001, 5002):  # the client's port alone tells them apart
-        syn = next(tcp for tcp in map(wire.read, sent_by(pair, "a")) if tcp.sport == port)
-        answer, *_, last = [tcp for tcp in map(wire.read, sent_by(pair, "b")) if tcp.dport == port]
+        syn = next(tcp for tcp in map(wire.read, pair.sent_by("a")) if tcp.sport == port)
+        answer, *_, last = [tcp for tcp in map(wire.read, pair.sent_by("b")) if tcp.dport == port]
         assert str(answer.flags) == "SA" and (last.ack - syn.seq - 1) & 0xFFFFFFFF == len(b"from 0")
     assert listener.state.value == "LISTEN_o", "the third session was the last"
 
@@ -174,7 +169,7 @@ def test_aware_tells_connections_apart_by_any_one_of_four_values() -> None:
     pair.run(1)
     assert [c.state.value for c in clients] == ["ESTABLISHED"] * 4
     assert len(pair.b.tcp.demux.fours) == 4
-    answers = [(tcp.sport, tcp.dport, str(tcp.flags)) for tcp in map(wire.read, sent_by(pair, "b"))]
+    answers = [(tcp.sport, tcp.dport, str(tcp.flags)) for tcp in map(wire.read, pair.sent_by("b"))]
     assert sorted(answers) == [(port, to, "SA") for port in (80, 81) for to in (5000, 5001)]
 
 
@@ -182,10 +177,10 @@ def test_aware_tells_connections_apart_by_any_one_of_four_values() -> None:
 def test_the_reduced_port_is_written_where_none_is_named() -> None:
     pair = Pair()
     pair.connect(SocketOptions(mode=PortMode.L1), port=None)
-    assert wire.read(sent_by(pair, "a")[0]).dport == LEGACY_COMPAT
+    assert wire.read(pair.sent_by("a")[0]).dport == LEGACY_COMPAT
     pair = Pair()
     pair.connect(SocketOptions(mode=PortMode.L1, reduced_port=2222), port=None)
-    assert wire.read(sent_by(pair, "a")[0]).dport == 2222
+    assert wire.read(pair.sent_by("a")[0]).dport == 2222
 
 
 @pytest.mark.proves("UM-PORT-7", by="api")
@@ -230,10 +225,10 @@ def test_a_wrong_checksum_is_dropped_and_counted() -> None:
     pair.run(0.05)
     assert read_all(server) == b""
     assert pair.b.counters.drops["checksum"] == 1  # type: ignore[index]
-    assert not sent_by(pair, "b", before)
+    assert not pair.sent_by("b", before)
     pair.meddle = None
     pair.run(1)
-    assert sent_by(pair, "b", before) and acknowledged(pair, "b") == 7, "the intact one, sent again, is answered"
+    assert pair.sent_by("b", before) and acknowledged(pair, "b") == 7, "the intact one, sent again, is answered"
     assert read_all(server) == b"payload"
 
 
@@ -258,11 +253,11 @@ def test_a_syn_ack_that_is_not_sound_establishes_nothing(fault: str) -> None:
     pair.run(0.1)
     assert client.state.value == "SYN-SENT"
     assert pair.a.counters.drops[reason] == 1  # type: ignore[index]
-    assert [str(wire.read(p).flags) for p in sent_by(pair, "a")] == ["S"], "it is not answered"
+    assert [str(wire.read(p).flags) for p in pair.sent_by("a")] == ["S"], "it is not answered"
     pair.meddle = lambda end, packet: [packet]
     pair.run(3)
     assert client.state.value == "ESTABLISHED"
-    assert [str(wire.read(p).flags) for p in sent_by(pair, "a")] == ["S", "S", "A"], "the sound one is"
+    assert [str(wire.read(p).flags) for p in pair.sent_by("a")] == ["S", "S", "A"], "the sound one is"
 
 
 @pytest.mark.proves("UM-PORT-12", "MUST-10")

@@ -107,7 +107,7 @@ def test_so_does_what_a_time_out_repeats() -> None:
     before, path.fate = len(pair.packets), lambda n: 0.0
     assert collect(pair, server, 9000, 5) == DATA[:9000]
     assert client.timers.timeouts == 1
-    assert max(len(packet) for _, who, packet in pair.packets[before:] if who == "a") == MTU
+    assert max(map(len, pair.sent_by("a", before))) == MTU
 
 
 @pytest.mark.parametrize("sack", [True, False])
@@ -121,7 +121,7 @@ def test_so_does_what_an_acknowledgement_repeats(sack: bool) -> None:
     before = len(pair.packets)
     assert collect(pair, server, 14_000, 5) == DATA[:14_000]
     assert client.sender.retransmissions
-    assert max(len(packet) for _, who, packet in pair.packets[before:] if who == "a") == MTU
+    assert max(map(len, pair.sent_by("a", before))) == MTU
 
 
 @pytest.mark.parametrize("mtu", [100, 1279, 9000])
@@ -185,5 +185,5 @@ def test_cwr_goes_in_one_segment_of_the_new_size() -> None:
     router.tell(other)
     client.write(DATA[:20_000])
     assert collect(pair, server, 20_000, 5) == DATA[:20_000]
-    data = [wire.read(p) for _, who, p in pair.packets if who == "a"]
+    data = [wire.read(p) for p in pair.sent_by("a")]
     assert [len(tcp.payload) for tcp in data if "C" in str(tcp.flags) and "S" not in str(tcp.flags)] == [MTU - 72]

@@ -96,7 +96,7 @@ def test_the_probe_is_new_data_when_there_is_any() -> None:
     client, _, _ = established(pair, lose(*range(1, 11)))
     client.write(DATA[: 11 * MSS])  # ten fill the initial window
     pair.run(0.05)
-    sequences = [wire.read(p).seq for _, who, p in pair.packets if who == "a" and wire.read(p).payload]
+    sequences = [wire.read(p).seq for p in pair.sent_by("a") if wire.read(p).payload]
     assert len(sequences) == len(set(sequences)) == 11
 
 
@@ -205,7 +205,7 @@ def test_data_with_a_fin_is_reported_and_believed_like_any_other() -> None:
     pair.run(3, until=lambda: client.sender.retransmissions > 0)
     assert pair.now - written == pytest.approx(0.04), "three SACKed segments are evidence, one of them has the FIN"
     assert client.sender.in_flight[-1].mark == SACKED
-    blocks = [dict(wire.read(p).options).get("SAck") for _, who, p in pair.packets[before:] if who == "b"]
+    blocks = [dict(wire.read(p).options).get("SAck") for p in pair.sent_by("b", before)]
     assert max(block[1] for block in blocks if block) == client.sender.snd_nxt & 0xFFFFFFFF
     pair.run(1)
     assert client.sender.retransmissions == 1
@@ -419,7 +419,7 @@ def test_sack_of_single_bytes_does_not_cost_memory_without_bound() -> None:
     client.write(DATA[: 10 * MSS])
     pair.flush()
     una, port, remote = client.sender.snd_una, client.remote_port, client.local_port
-    stamp = next(s for s in (wire.timestamps(p) for _, who, p in reversed(pair.packets) if who == "b") if s)
+    stamp = next(s for s in (wire.timestamps(p) for p in reversed(pair.sent_by("b"))) if s)
     for offset in range(1, 4000, 3):
         left = (una + offset) & 0xFFFFFFFF
         packet = wire.segment(

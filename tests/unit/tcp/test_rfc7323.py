@@ -70,7 +70,7 @@ def test_streams_cross_the_wrap_of_timestamps(monkeypatch: pytest.MonkeyPatch, s
     transfer(pair, client, server, 500_000)
     pair.run(3)
     transfer(pair, client, server, 100_000)
-    values = [wire.timestamps(packet) for _, who, packet in pair.packets if who == "a"]
+    values = [wire.timestamps(packet) for packet in pair.sent_by("a")]
     steps = [(after[0] - value[0]) % WRAP for value, after in pairwise(filter(None, values))]
     assert max(steps) < 10_000 and sum(steps) >= 3000, "they go on over the wrap"
     assert len(again(pair, "a")) == len(range(5, path.sent + 1, 37)), "what was lost, and nothing was taken for old"
@@ -218,7 +218,7 @@ def test_an_old_segment_in_the_window_is_kept_out_and_answered() -> None:
     before = len(pair.packets)
     assert not stale(pair, server, 1)
     assert pair.b.counters.drops["tcp-paws"] == 1  # type: ignore[index]
-    (answer,) = [wire.read(p) for _, who, p in pair.packets[before:] if who == "b"]
+    (answer,) = [wire.read(p) for p in pair.sent_by("b", before)]
     assert answer.ack == server.receiver.rcv_nxt & 0xFFFFFFFF
     assert stale(pair, server, 0), "an equal timestamp is not old"
     assert read_all(server) == b"old"
@@ -256,8 +256,8 @@ def test_the_echo_of_a_delayed_acknowledgement_is_that_of_the_first_segment() ->
     pair.run(0.005)
     client.write(DATA[:1428])
     pair.run(0.3)
-    stamps = [wire.timestamps(p) for _, who, p in pair.packets[before:] if who == "a"]
-    echo = next(wire.timestamps(p) for _, who, p in pair.packets[before:] if who == "b")
+    stamps = [wire.timestamps(p) for p in pair.sent_by("a", before)]
+    echo = wire.timestamps(pair.sent_by("b", before)[0])
     assert stamps[0] is not None
     assert echo is not None
     assert echo[1] == stamps[0][0], "so that the delay is part of the estimate (RFC 7323 §4.1)"

@@ -107,7 +107,7 @@ def test_options_in_a_segment_make_its_text_shorter() -> None:
     pair = Pair()
     client, server, _ = established(pair, timestamps=True)
     transfer(pair, client, server, 50_000)
-    assert max(len(p) for _, who, p in pair.packets if who == "a") == 1500
+    assert max(map(len, pair.sent_by("a"))) == 1500
 
 
 # -- checksum, initial sequence numbers ----------------------------------------------------------------
@@ -121,7 +121,7 @@ def test_checksums() -> None:
     for _, _, packet in pair.packets:
         wire.read(packet)  # which verifies the checksum
     pair.run(1)
-    intact = next(p for _, who, p in reversed(pair.packets) if who == "a" and wire.read(p).payload)
+    intact = next(p for p in reversed(pair.sent_by("a")) if wire.read(p).payload)
     before = len(pair.packets)
     for bit in range(8 * 40, 8 * 80):
         broken = bytearray(intact)
@@ -196,7 +196,7 @@ def test_the_segments_of_a_connection_come_from_its_own_address() -> None:
     other = pair.a.host.addresses.add(address("2001:db8:a::77"), AddressKind.STABLE, pair.now, trigger=wire.NO_DAD)
     pair.a.tcp.connect(other, pair.b.address, 80, pair.now, SocketOptions())
     pair.flush()
-    assert [p[8:24] for _, who, p in pair.packets if who == "a"] == [address("2001:db8:a::77")]
+    assert [p[8:24] for p in pair.sent_by("a")] == [address("2001:db8:a::77")]
 
 
 @pytest.mark.proves("MUST-46", by="api")

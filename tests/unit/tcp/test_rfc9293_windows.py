@@ -381,6 +381,6 @@ def test_hop_limit_and_diffserv_are_the_programs() -> None:
     client.set_dscp(8)
     before = len(pair.packets)
     transfer(pair, client, server, 3000)
-    assert {(p[0] << 4 | p[1] >> 4) & 0xFF for _, who, p in pair.packets[before:] if who == "a"} == {8 << 2}
+    assert {(p[0] << 4 | p[1] >> 4) & 0xFF for p in pair.sent_by("a", before)} == {8 << 2}
     with pytest.raises(ValueError, match="code point"):
         client.set_dscp(64)

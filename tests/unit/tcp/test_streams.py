@@ -54,7 +54,7 @@ def test_urgent_data_of_any_length_is_announced_and_comes_in_line(length: int) -
     pair.run(2)
     assert read_all(server) == DATA[: 600 + length]
     assert server.urgent_pending() == 0
-    first = next(wire.read(p) for _, who, p in pair.packets[before:] if who == "a")
+    first = wire.read(pair.sent_by("a", before)[0])
     assert "U" in str(first.flags)
     assert first.urgptr == min(300 + length, 65535), "the octet after the urgent data (RFC 9293 MUST-62)"
 
@@ -138,7 +138,7 @@ def test_super_segments_go_on_when_urgent_data_has_been_sent() -> None:
     assert collect(pair, server, 2000, 1) == DATA[:2000]
     before = len(pair.packets)
     transfer(pair, client, server, 100_000)
-    assert max(len(wire.read(p).payload) for _, who, p in pair.packets[before:] if who == "a") > 5 * client.sender.mss
+    assert max(len(wire.read(p).payload) for p in pair.sent_by("a", before)) > 5 * client.sender.mss
 
 
 # -- buffers and windows -------------------------------------------------------------------------------
@@ -276,7 +276,7 @@ def test_packet_too_big_makes_segments_smaller_and_repeats_what_was_lost() -> No
         "all that was in flight, in smaller pieces"
     )
     assert collect(pair, server, 30_000, 1) == DATA[:30_000]
-    assert max(len(p) for _, who, p in pair.packets[before:] if who == "a") == 1300
+    assert max(map(len, pair.sent_by("a", before))) == 1300
     assert client.sender.congestion.cwnd >= cwnd, "size is not congestion (RFC 8201 §5.3)"
     assert client.timers.timeouts == 0
 
@@ -317,7 +317,7 @@ def test_another_link_mtu_changes_the_size_of_segments_repetitions_included() ->
     assert len(pair.packets) == before
     path.fate = lambda n: 0.0
     assert collect(pair, server, 30_000, 60) == DATA[:30_000]
-    assert max(len(p) for _, who, p in pair.packets[before:] if who == "a") == 1280
+    assert max(map(len, pair.sent_by("a", before))) == 1280
 
 
 # -- segments that are cut -----------------------------------------------------------------------------
@@ -341,7 +341,7 @@ def test_what_a_peer_acknowledged_of_a_segment_is_not_sent_again(gone: int) -> N
     before = len(pair.packets)
     pair.run(10, until=lambda: client.timers.timeouts > 0)
     pair.flush()
-    (again,) = [wire.read(p) for _, who, p in pair.packets[before:] if who == "a"]
+    (again,) = [wire.read(p) for p in pair.sent_by("a", before)]
     assert again.seq == (una + gone) & 0xFFFFFFFF
     assert bytes(again.payload) == DATA[gone : client.options.send_buffer][: len(again.payload)]
     assert len(again.payload) == 1440 - gone
@@ -386,7 +386,7 @@ def test_statistics_agree_with_the_wire() -> None:
     transfer(pair, client, server, 200_000)
     server.write(b"back")
     pair.run(0.5)
-    sent = [wire.read(p) for _, who, p in pair.packets[before:] if who == "a" and wire.read(p).payload]
+    sent = [wire.read(p) for p in pair.sent_by("a", before) if wire.read(p).payload]
     here, there = client.statistics(pair.now), server.statistics(pair.now)
     assert here.bytes_acked == 200_000 == there.bytes_received
     assert here.bytes_received == 4 == there.bytes_acked

@@ -76,7 +76,7 @@ class Subject:
         self.pair.b.input(packet, self.pair.now)
         self.pair.flush()
         self.pair.b.tcp.check()
-        return [wire.read(p) for _, who, p in self.pair.packets[before:] if who == "b"]
+        return [wire.read(p) for p in self.pair.sent_by("b", before)]
 
 
 def arrange(state: str) -> Subject:

@@ -57,7 +57,7 @@ def reopen(pair: Pair, mode: PortMode, isn: int, stamp: int | None) -> str | Non
     before = len(pair.packets)
     pair.a.input(wire.segment(B, A, 5000, 80, "S", seq=isn, options=options), pair.now)
     pair.run(0.001)
-    answers = [str(wire.read(p).flags) for _, who, p in pair.packets[before:] if who == "a"]
+    answers = [str(wire.read(p).flags) for p in pair.sent_by("a", before)]
     return answers[0] if answers else None
 
 
@@ -120,7 +120,7 @@ def test_what_is_reopened_begins_above_the_last_number_of_the_old_connection(ahe
     if full:
         pair.a.tcp.passive.limit = 0
     assert reopen(pair, PortMode.AWARE, server.receiver.rcv_nxt + 1, None) == "SA"
-    isn = next(wire.read(p).seq for _, who, p in reversed(pair.packets) if who == "a")
+    isn = wire.read(pair.sent_by("a")[-1]).seq
     assert 0 < (isn - used) % (1 << 32) < 1 << 31
     assert pair.a.tcp.demux.half_open_count == 1
 

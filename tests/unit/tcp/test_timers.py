@@ -379,7 +379,7 @@ def test_a_path_that_swallows_large_packets_is_noticed() -> None:
     client.write(DATA[:50_000])
     begun = len(pair.packets)
     assert collect(pair, server, 50_000, 60) == DATA[:50_000]
-    sizes = [len(packet) for _, who, packet in pair.packets[begun:] if who == "a"]
+    sizes = list(map(len, pair.sent_by("a", begun)))
     small = next(n for n, size in enumerate(sizes) if 1000 < size <= 1280)
     assert max(sizes[:small]) == 1500 and max(sizes[small:]) <= 1280
     assert path is not hole

@@ -43,9 +43,9 @@ def test_by_default_nothing_is_told_and_nothing_believed() -> None:
     pair, one, other = opened(
         SocketOptions(user_timeout=30.0), SocketOptions(tell_user_timeout=True, user_timeout=500.0)
     )
-    own = [option(p) for _, who, p in pair.packets if who == "a"]
+    own = [option(p) for p in pair.sent_by("a")]
     assert own and not any(own)
-    assert any(option(p) for _, who, p in pair.packets if who == "b")
+    assert any(option(p) for p in pair.sent_by("b"))
     assert (one.user_timeout, other.user_timeout) == (30.0, 500.0)
 
 
@@ -75,7 +75,7 @@ def test_an_application_that_chose_a_time_keeps_it_and_tells_it() -> None:
     before = len(pair.packets)
     other.write(b"x")
     pair.run(1)
-    told = [option(p) for _, who, p in pair.packets[before:] if who == "a"]
+    told = [option(p) for p in pair.sent_by("a", before)]
     assert told == [(200).to_bytes(2, "big")]
     one.hear_user_timeout(1000)
     assert one.user_timeout == 200.0
@@ -97,7 +97,7 @@ def test_behind_a_cookie_the_first_acknowledgement_tells_it() -> None:
     one.write(b"x")
     pair.run(1)
     assert one.user_timeout == 700.0
-    assert any(option(p) for _, who, p in pair.packets[2:] if who == "b")
+    assert any(option(p) for p in pair.sent_by("b", 2))
 
 
 @pytest.mark.proves("ST-TCP-11", by="api")
