@@ -29,6 +29,7 @@ from tapstack.events import AddressChanged, Counters, DropReason, Event, EventSt
 from tapstack.ipv6.addresses import AddressEntry, AddressKind, Answers
 from tapstack.ipv6.config import HostConfig
 from tapstack.ipv6.host import Host
+from tapstack.ipv6.packet import Packet
 from tapstack.ipv6.prefixes import Prefix
 from tapstack.link.base import LinkProperties
 from tapstack.timers import TimerQueue
@@ -77,12 +78,12 @@ class Bench:
             self.counters,
             Random(seed),
             secret,
-            self._sent,
+            self._transmit,
         )
         if start:
             self.host.start(self.now)
 
-    def _sent(self, frame: Frame) -> None:
+    def _transmit(self, frame: Frame) -> None:
         data = b"".join(frame)
         if self.vnet:
             assert data[:10] == bytes(10)
@@ -153,10 +154,20 @@ class Bench:
         self.out.clear()
 
     @property
+    def sent(self) -> list[ScapyPacket]:
+        """The packets of `out` without their times."""
+        return [packet for _, packet in self.out]
+
+    @property
     def link_local(self) -> str:
         """The link-local address as text."""
         assert self.host.link_local is not None
         return address_text(self.host.link_local)
+
+    @property
+    def stable(self) -> AddressEntry:
+        """The first of the stable addresses (RFC 7217)."""
+        return next(entry for entry in self.host.addresses if entry.kind is AddressKind.STABLE)
 
     @property
     def prefix(self) -> Prefix:
@@ -191,6 +202,18 @@ def settled() -> Bench:
     bench.settle()
     bench.teach(STRANGER)
     return bench
+
+
+class Receiver(Bench):
+    """A settled bench that knows STRANGER; `us` is its stable address, `delivered` what UDP is given."""
+
+    def __init__(self, config: HostConfig | None = None) -> None:
+        super().__init__(config)
+        self.settle()
+        self.teach(STRANGER)
+        self.us = address_text(self.stable.address)
+        self.delivered: list[Packet] = []
+        self.host.upper[17] = lambda packet, now: self.delivered.append(packet)
 
 
 class User:
@@ -336,6 +359,7 @@ __all__ = [
     "STRANGER_MAC",
     "Bench",
     "ICMPv6ND_RS",
+    "Receiver",
     "User",
     "advertisement",
     "checksum_is_right",

@@ -8,7 +8,6 @@ from scapy.layers.inet6 import (
 )
 from scapy.packet import Packet as ScapyPacket
 
-from tapstack.ipv6.addresses import AddressKind
 from tapstack.ipv6.config import HostConfig
 from tapstack.ipv6.host import Path
 from tapstack.ipv6.neighbors import NeighborState
@@ -33,7 +32,6 @@ class Cache(Bench):
     def __init__(self, config: HostConfig | None = None) -> None:
         super().__init__(config or HostConfig(dad_initial_delay=0.0))
         self.settle()
-        self.stable = next(entry for entry in self.host.addresses if entry.kind is AddressKind.STABLE)
         self.failed: list[IcmpError] = []
         self.host.errors[EXPERIMENT] = lambda error, now: self.failed.append(error)
 

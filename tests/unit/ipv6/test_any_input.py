@@ -79,8 +79,9 @@ class World(Bench):
         self.udp = Udp(self.host)
         self.host.upper[6] = lambda packet, now: None
         self.settle()
-        self.stable = next(entry for entry in self.host.addresses if entry.kind is AddressKind.STABLE)
-        self.flow = self.udp.open(self.stable, self.now, local_port=5000)
+        self.own = self.stable
+        """It may go, with what its router says."""
+        self.flow = self.udp.open(self.own, self.now, local_port=5000)
         self.reserve(UNCERTAIN)
         self.ephemeral(TAKEN, STRANGER)
         self.serial = 0
@@ -104,7 +105,7 @@ class World(Bench):
 @cache
 def corpus() -> tuple[bytes, ...]:
     """Valid frames of every kind that the host knows, as material to break."""
-    us = address_text(World().stable.address)
+    us = address_text(World().own.address)
     head = to_us(STRANGER, us)
     alert = IPv6ExtHdrHopByHop(options=[RouterAlert()])
     quoted = IPv6(src=us, dst=OFF_LINK) / UDP(sport=5000, dport=53) / Raw(bytes(8))
@@ -200,8 +201,8 @@ def act(world: World, what: str) -> None:
             if entry.kind is AddressKind.EPHEMERAL and entry.users:
                 host.addresses.drop(entry, next(iter(entry.users)), world.now, "test")
                 break
-    elif what == "send" and world.stable.address in host.addresses:
-        host.send(world.stable.address, address(OFF_LINK), 17, [bytes(3000)], world.now)
+    elif what == "send" and world.own.address in host.addresses:
+        host.send(world.own.address, address(OFF_LINK), 17, [bytes(3000)], world.now)
     elif what == "link down":
         host.link_down(world.now)
     elif what == "link up":
@@ -248,7 +249,7 @@ def bench_of(vnet: bool) -> World:
 def test_any_next_header_and_content_behind_a_good_header(next_header: int, data: bytes, dst: str) -> None:
     world = bench_of(False)
     targets = {
-        "ours": to_us(STRANGER, address_text(world.stable.address), hlim=255),
+        "ours": to_us(STRANGER, address_text(world.own.address), hlim=255),
         "uncertain": to_us(STRANGER, UNCERTAIN, hlim=255),
         "all nodes": to_group(STRANGER, "ff02::1", hlim=255),
         "solicited": to_group(STRANGER, "ff02::1:ff34:5678", hlim=255),

@@ -43,8 +43,8 @@ class Room(Bench):
         self.entry = self.ephemeral(OURS)
         self.began = self.now
 
-    def _sent(self, frame: Frame) -> None:
-        super()._sent(frame)
+    def _transmit(self, frame: Frame) -> None:
+        super()._transmit(frame)
         packet = self.out[-1][1]
         if ICMPv6ND_NS in packet and packet[ICMPv6ND_NS].tgt == ROUTER and self.answers(packet):
             self.timers.timer(lambda now: self.answer(packet[IPv6].src)).set(self.now + 0.001)
@@ -108,7 +108,7 @@ def test_the_link_is_blamed_only_where_another_address_is_answered(plain: bool, 
 def test_the_questions_are_unicast_solicitations_and_few() -> None:
     room = Room(is_control)
     assert room.verdict() is Carriage.MUTE
-    asked = only([packet for _, packet in room.out], ICMPv6ND_NS)
+    asked = only(room.sent, ICMPv6ND_NS)
     assert {(p[Ether].src, p[Ether].dst, p[IPv6].dst, p[IPv6].hlim) for p in asked} == {
         (OUR_MAC, ROUTER_MAC, ROUTER, 255)
     }
@@ -136,13 +136,13 @@ def test_a_released_address_ends_its_test_without_a_verdict() -> None:
     assert room.test()
     assert not room.test(), "one test of an address at a time"
     room.run(0.5)
-    assert only([packet for _, packet in room.out], is_question), "it asks while it is in use"
+    assert only(room.sent, is_question), "it asks while it is in use"
     (user,) = room.entry.users
     room.host.addresses.drop(room.entry, user, room.now, "closed")
     assert [verdict for _, verdict in room.verdicts] == [Carriage.UNKNOWN]
     room.out.clear()
     room.run(10.0)
-    assert not only([packet for _, packet in room.out], is_question)
+    assert not only(room.sent, is_question)
 
 
 @pytest.mark.proves("UM-ADDR-12", "UM-ADDR-5")
@@ -153,11 +153,11 @@ def test_only_an_address_in_use_asks_and_only_somebody_who_is_known() -> None:
     room.feed(advertisement(lifetime=0))
     room.host.neighbors.clear()
     assert not room.test()
-    assert not only([packet for _, packet in room.out], ICMPv6ND_NS)
+    assert not only(room.sent, ICMPv6ND_NS)
     assert reserved.kind is AddressKind.RESERVED
     room.feed(advertisement())  # the control: a router is known again
     assert room.test()
-    (question,) = only([packet for _, packet in room.out], is_question)
+    (question,) = only(room.sent, is_question)
     assert (question[IPv6].src, question[IPv6].dst) == (address_text(address(OURS)), ROUTER)
 
 

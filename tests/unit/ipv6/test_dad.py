@@ -35,6 +35,7 @@ from tests.unit.ipv6.bench import (
     one,
     only,
     probe,
+    settled,
     solicitation,
     to_group,
     to_us,
@@ -67,9 +68,7 @@ def probes(bench: Bench, target: str | None = None) -> list[tuple[float, ScapyPa
 
 @pytest.fixture
 def bench() -> Bench:
-    bench = Bench()
-    bench.settle()
-    return bench
+    return settled()
 
 
 @pytest.mark.proves("ST-IP6-6")
@@ -325,7 +324,7 @@ class TestOptimistic:
 
     def test_it_is_usable_at_once_and_announced_without_override(self, bench: Bench) -> None:
         entry = self.add(bench)
-        announced = one([packet for _, packet in bench.out], ICMPv6ND_NA)
+        announced = one(bench.sent, ICMPv6ND_NA)
         assert (announced[IPv6].dst, announced[ICMPv6ND_NA].O) == ("ff02::2", 0)
         assert one(bench.feed(to_us(STRANGER, TEXT) / ICMPv6EchoRequest()), ICMPv6EchoReply)
         bench.run(2)
@@ -358,7 +357,7 @@ class TestOptimistic:
         unknown = PREFIX + "77"
         echo = icmpv6.pack(entry.address, address(unknown), icmpv6.Type.ECHO_REQUEST, 0, b"data")
         bench.host.send(entry.address, address(unknown), 58, [echo], bench.now)
-        (sent,) = [packet for _, packet in bench.out]
+        (sent,) = bench.sent
         assert sent[Ether].dst == "02:00:00:00:00:fe"
         assert sent[IPv6].dst == unknown
 
@@ -373,9 +372,9 @@ class TestOptimistic:
         echo = icmpv6.pack(entry.address, address(PREFIX + "77"), icmpv6.Type.ECHO_REQUEST, 0, b"data")
         bench.host.send(entry.address, address(PREFIX + "77"), 58, [echo], bench.now)
         bench.run(0.9)
-        assert [sent for sent in only([packet for _, packet in bench.out], ICMPv6ND_NS) if sent[IPv6].src != "::"] == []
+        assert [sent for sent in only(bench.sent, ICMPv6ND_NS) if sent[IPv6].src != "::"] == []
         bench.run(0.3)
-        solicited = [sent for sent in only([packet for _, packet in bench.out], ICMPv6ND_NS) if sent[IPv6].src != "::"]
+        solicited = [sent for sent in only(bench.sent, ICMPv6ND_NS) if sent[IPv6].src != "::"]
         assert [sent[IPv6].src for sent in solicited] == [TEXT]
 
 

@@ -28,23 +28,11 @@ from scapy.packet import Packet as ScapyPacket
 from scapy.packet import Raw
 
 from tapstack.events import DropReason
-from tapstack.ipv6.addresses import AddressKind
 from tapstack.ipv6.config import HostConfig
-from tapstack.ipv6.packet import Packet
-from tapstack.types import address_text
-from tests.unit.ipv6.bench import STRANGER, Bench, checksum_is_right, one, only, to_group, to_us
+from tests.unit.ipv6.bench import STRANGER, Receiver, checksum_is_right, one, only, to_group, to_us
 
 
-class World(Bench):
-    def __init__(self, config: HostConfig | None = None) -> None:
-        super().__init__(config)
-        self.settle()
-        self.teach(STRANGER)
-        entry = next(entry for entry in self.host.addresses if entry.kind is AddressKind.STABLE)
-        self.us = address_text(entry.address)
-        self.delivered: list[Packet] = []
-        self.host.upper[17] = lambda packet, now: self.delivered.append(packet)
-
+class World(Receiver):
     def head(self, **fields: Any) -> ScapyPacket:
         return to_us(STRANGER, self.us, **fields)
 
@@ -308,14 +296,14 @@ def test_errors_and_echoes_are_rate_limited(world: World) -> None:
     for _ in range(1000):
         world.feed(unknown)
         world.feed(ping)
-    sent = [packet for _, packet in world.out]
+    sent = world.sent
     assert len(only(sent, ICMPv6ParamProblem)) == config.icmp_error_burst
     assert len(only(sent, ICMPv6EchoReply)) == config.echo_burst
     world.out.clear()
     world.run(10)
     for _ in range(1000):
         world.feed(unknown)
-    assert len(only([packet for _, packet in world.out], ICMPv6ParamProblem)) == config.icmp_error_burst
+    assert len(only(world.sent, ICMPv6ParamProblem)) == config.icmp_error_burst
     assert world.drops(DropReason.ICMP_RATE_LIMIT) > 1000
 
 

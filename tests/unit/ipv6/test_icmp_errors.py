@@ -20,7 +20,6 @@ from scapy.packet import Packet as ScapyPacket
 from scapy.packet import Raw
 
 from tapstack.events import DropReason
-from tapstack.ipv6.addresses import AddressKind
 from tapstack.ipv6.config import HostConfig
 from tapstack.ipv6.packet import IcmpError
 from tapstack.types import address, address_text
@@ -34,7 +33,6 @@ class World(Bench):
     def __init__(self, config: HostConfig | None = None, **options: bool) -> None:
         super().__init__(config or HostConfig(dad_initial_delay=0.0), **options)  # type: ignore[arg-type]
         self.settle()
-        self.stable = next(entry for entry in self.host.addresses if entry.kind is AddressKind.STABLE)
         self.us = address_text(self.stable.address)
         self.heard: list[IcmpError] = []
         self.believe = False

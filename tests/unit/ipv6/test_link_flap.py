@@ -7,7 +7,7 @@ from scapy.layers.inet6 import ICMPv6ND_NA, ICMPv6ND_NS, ICMPv6NDOptPrefixInfo, 
 from scapy.packet import Raw
 
 from tapstack.events import LinkNotice
-from tapstack.ipv6.addresses import AddressEntry, AddressKind, Trigger
+from tapstack.ipv6.addresses import AddressKind, Trigger
 from tapstack.types import address, address_text
 from tapstack.wire.nd import Pref64
 from tests.unit.ipv6.bench import (
@@ -18,6 +18,7 @@ from tests.unit.ipv6.bench import (
     neighbor_advertisement,
     only,
     probe,
+    settled,
     solicitation,
 )
 
@@ -28,13 +29,7 @@ NEIGHBOR = PREFIX + "77"
 
 @pytest.fixture
 def bench() -> Bench:
-    made = Bench()
-    made.settle()
-    return made
-
-
-def stable(bench: Bench) -> AddressEntry:
-    return next(entry for entry in bench.host.addresses if entry.kind is AddressKind.STABLE)
+    return settled()
 
 
 def flap(bench: Bench) -> None:
@@ -45,7 +40,7 @@ def flap(bench: Bench) -> None:
 
 
 def probed(bench: Bench) -> set[str]:
-    packets = only([packet for _, packet in bench.out], ICMPv6ND_NS)
+    packets = only(bench.sent, ICMPv6ND_NS)
     return {packet[ICMPv6ND_NS].tgt for packet in packets if packet[IPv6].src == "::"}
 
 
@@ -63,11 +58,9 @@ def test_every_address_in_use_is_tested_again_and_answers_meanwhile(bench: Bench
     defence = only(bench.feed(probe(USED)), ICMPv6ND_NA)
     assert defence[0][IPv6].dst == "ff02::1"
     bench.run(5.0)
-    assert probed(bench) == {bench.link_local, address_text(stable(bench).address), address_text(address(USED))}
+    assert probed(bench) == {bench.link_local, address_text(bench.stable.address), address_text(address(USED))}
     assert all(
-        ICMPv6NDOptSrcLLAddr not in packet
-        for packet in only([packet for _, packet in bench.out], ICMPv6ND_NS)
-        if packet[IPv6].src == "::"
+        ICMPv6NDOptSrcLLAddr not in packet for packet in only(bench.sent, ICMPv6ND_NS) if packet[IPv6].src == "::"
     )
     assert bench.moves(USED)[-1] == ("UNCERTAIN", "PREFERRED")
     assert entry.state == "PREFERRED"
@@ -89,7 +82,7 @@ def test_a_connection_keeps_an_address_that_somebody_took_meanwhile_and_an_event
 
 @pytest.mark.proves("ST-IP6-6", "ST-IP6-9")
 def test_an_address_that_stays_is_replaced_when_somebody_took_it_meanwhile(bench: Bench) -> None:
-    before = stable(bench), bench.link_local
+    before = bench.stable, bench.link_local
     flap(bench)
     bench.run(0.5)
     for text in (address_text(before[0].address), before[1]):
@@ -102,8 +95,8 @@ def test_an_address_that_stays_is_replaced_when_somebody_took_it_meanwhile(bench
     assert len(tested - gone) == 2, "others are tested in their place"
     assert {text for text in tested if only(bench.feed(solicitation(text)), ICMPv6ND_NA)} == tested - gone
     assert bench.link_local != before[1]
-    assert stable(bench).address != before[0].address
-    assert stable(bench).state == "PREFERRED"
+    assert bench.stable.address != before[0].address
+    assert bench.stable.state == "PREFERRED"
     assert before[0].state == "INVALID"
 
 
@@ -143,7 +136,7 @@ def test_a_probe_that_the_link_brings_back_is_no_conflict_here_either(bench: Ben
     entry = bench.ephemeral(USED)
     flap(bench)
     bench.run(0.5)
-    for packet in only([packet for _, packet in bench.out], ICMPv6ND_NS):
+    for packet in only(bench.sent, ICMPv6ND_NS):
         bench.feed(packet)
     bench.run(20.0)
     assert entry.state == "PREFERRED"
@@ -175,7 +168,7 @@ def test_the_servers_of_a_link_that_went_away_are_forgotten(bench: Bench) -> Non
 
 @pytest.mark.proves("ST-IP6-6", "UM-ADDR-11", by="api")
 def test_the_prefixes_of_another_link_take_the_place_of_the_old_ones(bench: Bench) -> None:
-    entry, kept = bench.ephemeral(USED), stable(bench)
+    entry, kept = bench.ephemeral(USED), bench.stable
     flap(bench)
     bench.feed(advertisement(prefix=OTHER))
     bench.run(5.0)

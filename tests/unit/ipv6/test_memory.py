@@ -13,7 +13,6 @@ from scapy.layers.inet import UDP
 from scapy.layers.inet6 import ICMPv6DestUnreach, ICMPv6PacketTooBig, IPv6, IPv6ExtHdrFragment
 from scapy.packet import Raw
 
-from tapstack.ipv6.addresses import AddressKind
 from tapstack.ipv6.config import HostConfig
 from tapstack.types import address_text
 from tests.unit.ipv6.bench import (
@@ -38,7 +37,6 @@ class Quiet(Bench):
         super().__init__(config)
         self.settle()
         self.host.interface._transmit = lambda frame: None
-        self.stable = next(entry for entry in self.host.addresses if entry.kind is AddressKind.STABLE)
         self.host.addresses._events._subscribers = ()
 
     def advance(self, seconds: float) -> None:

@@ -45,10 +45,6 @@ def bench() -> Bench:
     return bench
 
 
-def sent(bench: Bench) -> list[ScapyPacket]:
-    return [packet for _, packet in bench.out]
-
-
 def query(
     group: str = "::",
     *,
@@ -76,7 +72,7 @@ def own_groups(bench: Bench) -> set[str]:
 @pytest.mark.proves("ST-IP6-7", "UM-ADDR-7")
 def test_a_report_is_as_the_rfc_has_it(bench: Bench) -> None:
     bench.host.multicast.join(address(GROUP_A), bench.now)
-    (report,) = sent(bench)
+    (report,) = bench.sent
     assert report[Ether].dst == "33:33:00:00:00:16"
     assert (report[IPv6].src, report[IPv6].dst, report[IPv6].hlim) == (bench.link_local, "ff02::16", 1)
     assert any(isinstance(option, RouterAlert) for option in report[IPv6ExtHdrHopByHop].options)
@@ -89,9 +85,9 @@ def test_changes_are_repeated_within_a_second_and_the_repetition_says_what_holds
     start = bench.now
     bench.host.multicast.join(address(GROUP_A), bench.now)
     bench.host.multicast.leave(address(GROUP_A), bench.now)
-    assert records(sent(bench)) == [(4, GROUP_A), (3, GROUP_A)]
+    assert records(bench.sent) == [(4, GROUP_A), (3, GROUP_A)]
     bench.run(5)
-    assert records(sent(bench))[2:] == [(3, GROUP_A)]
+    assert records(bench.sent)[2:] == [(3, GROUP_A)]
     assert start < bench.out[-1][0] <= start + 1
 
 
@@ -102,7 +98,7 @@ def test_the_querier_says_how_often_changes_are_repeated(bench: Bench) -> None:
     bench.out.clear()
     bench.host.multicast.join(address(GROUP_A), bench.now)
     bench.run(10)
-    assert records(sent(bench)) == [(4, GROUP_A)] * 4
+    assert records(bench.sent) == [(4, GROUP_A)] * 4
 
 
 @pytest.mark.proves("ST-IP6-7")
@@ -117,7 +113,7 @@ def test_a_general_query_is_answered_once_with_all_groups_within_its_delay(bench
     assert len(bench.out) == 1
     when, _ = bench.out[0]
     assert start <= when <= start + 10
-    assert set(records(sent(bench))) == {(2, GROUP_A)} | {(2, group) for group in own_groups(bench)}
+    assert set(records(bench.sent)) == {(2, GROUP_A)} | {(2, group) for group in own_groups(bench)}
 
 
 @pytest.mark.proves("ST-IP6-7")
@@ -127,18 +123,18 @@ def test_a_query_for_a_group_and_for_its_sources(bench: Bench) -> None:
     bench.out.clear()
     bench.feed(query(GROUP_A))
     bench.run(2)
-    assert records(sent(bench)) == [(2, GROUP_A)]
+    assert records(bench.sent) == [(2, GROUP_A)]
     bench.out.clear()
     bench.feed(query(GROUP_A, sources=("2001:db8::1", "2001:db8::2")))
     bench.run(2)
-    ((report),) = sent(bench)
+    ((report),) = bench.sent
     record = report[ICMPv6MLReport2].records[0]
     assert (record.rtype, record.dst, record.sources) == (1, GROUP_A, ["2001:db8::1", "2001:db8::2"])
     bench.out.clear()
     # With more sources than are remembered the answer is for the whole group.
     bench.feed(query(GROUP_A, sources=tuple(f"2001:db8::{number:x}" for number in range(80))))
     bench.run(2)
-    assert records(sent(bench)) == [(2, GROUP_A)]
+    assert records(bench.sent) == [(2, GROUP_A)]
     bench.out.clear()
     bench.feed(query(GROUP_B))
     bench.run(2)
@@ -152,12 +148,12 @@ def test_two_source_queries_merge_and_a_group_query_covers_them(bench: Bench) ->
     bench.feed(query(GROUP_A, sources=("2001:db8::1",)))
     bench.feed(query(GROUP_A, sources=("2001:db8::2",)))
     bench.run(2)
-    assert sent(bench)[0][ICMPv6MLReport2].records[0].sources == ["2001:db8::1", "2001:db8::2"]
+    assert bench.sent[0][ICMPv6MLReport2].records[0].sources == ["2001:db8::1", "2001:db8::2"]
     bench.out.clear()
     bench.feed(query(GROUP_A, sources=("2001:db8::1",)))
     bench.feed(query(GROUP_A))
     bench.run(2)
-    assert records(sent(bench)) == [(2, GROUP_A)]
+    assert records(bench.sent) == [(2, GROUP_A)]
 
 
 @pytest.mark.parametrize(
@@ -185,19 +181,19 @@ def test_version_1_is_spoken_to_a_version_1_querier_and_for_a_while_after(bench:
     start = bench.now
     bench.feed(query(delay=1000, version=1))
     bench.run(2)
-    assert {(packet[IPv6].dst, packet[ICMPv6MLReport].mladdr) for packet in sent(bench)} == {
+    assert {(packet[IPv6].dst, packet[ICMPv6MLReport].mladdr) for packet in bench.sent} == {
         (group, group) for group in {GROUP_A, *own_groups(bench)}
     }
     bench.out.clear()
     bench.host.multicast.join(address(GROUP_B), bench.now)
     bench.host.multicast.leave(address(GROUP_A), bench.now)
-    assert sent(bench)[0][ICMPv6MLReport].mladdr == GROUP_B
-    assert sent(bench)[0][Ether].dst == "33:33:ff:00:00:0b"
-    assert (sent(bench)[1][IPv6].dst, sent(bench)[1][ICMPv6MLDone].mladdr) == ("ff02::2", GROUP_A)
+    assert bench.sent[0][ICMPv6MLReport].mladdr == GROUP_B
+    assert bench.sent[0][Ether].dst == "33:33:ff:00:00:0b"
+    assert (bench.sent[1][IPv6].dst, bench.sent[1][ICMPv6MLDone].mladdr) == ("ff02::2", GROUP_A)
     bench.run_until(start + 252)
     bench.out.clear()
     bench.host.multicast.leave(address(GROUP_B), bench.now)
-    assert records(sent(bench)) == [(3, GROUP_B)]
+    assert records(bench.sent) == [(3, GROUP_B)]
 
 
 @pytest.mark.proves("ST-IP6-7")
@@ -213,14 +209,14 @@ def test_in_version_1_another_listeners_report_is_enough(bench: Bench) -> None:
     # The control: where no other listener reports, this one does.
     bench.feed(query(GROUP_A, delay=10_000, version=1))
     bench.run(20)
-    assert one(sent(bench), ICMPv6MLReport)[ICMPv6MLReport].mladdr == GROUP_A
+    assert one(bench.sent, ICMPv6MLReport)[ICMPv6MLReport].mladdr == GROUP_A
 
 
 def test_the_all_nodes_group_is_never_reported(bench: Bench) -> None:
     bench.feed(query())
     bench.feed(query("ff02::1"))
     bench.run(5)
-    assert "ff02::1" not in {group for _, group in records(sent(bench))}
+    assert "ff02::1" not in {group for _, group in records(bench.sent)}
 
 
 @pytest.mark.proves("ST-IP6-7")
@@ -245,7 +241,7 @@ def test_many_groups_need_few_reports_and_each_fits_the_minimum_mtu(bench: Bench
     bench.out.clear()
     bench.feed(query())
     bench.run(2)
-    reports = only(sent(bench), ICMPv6MLReport2)
+    reports = only(bench.sent, ICMPv6MLReport2)
     assert all(len(bytes(report[IPv6])) <= 1280 for report in reports)
     assert len(reports) <= 6
     assert {group for _, group in records(reports)} >= {address_text(group) for group in groups}
@@ -261,7 +257,7 @@ def test_a_storm_of_joins_and_leaves_is_not_quadratic(bench: Bench) -> None:
     for number in range(1, 501):
         bench.host.multicast.join(solicited_node(number.to_bytes(16, "big")), bench.now)
     bench.run(5)
-    assert len(records(sent(bench))) == 1000
+    assert len(records(bench.sent)) == 1000
 
 
 def test_a_group_that_nobody_joined_is_not_ours(bench: Bench) -> None:
@@ -283,15 +279,15 @@ def test_reports_that_nobody_asks_for_go_on_until_somebody_asks(bench: Bench) ->
     assert bench.host.multicast.report_unasked(bench.now)
     assert bench.host.multicast.report_unasked(bench.now), "once is enough"
     bench.run(5)
-    assert set(records(sent(bench))) == {(4, group) for group in own_groups(bench)}
-    before = len(only(sent(bench), ICMPv6MLReport2))
+    assert set(records(bench.sent)) == {(4, group) for group in own_groups(bench)}
+    before = len(only(bench.sent, ICMPv6MLReport2))
     bench.run(1250)
-    assert len(only(sent(bench), ICMPv6MLReport2)) == before * 11
+    assert len(only(bench.sent, ICMPv6MLReport2)) == before * 11
     bench.feed(query())
     bench.run(5)
     bench.out.clear()
     bench.run(1250)
-    assert not only(sent(bench), ICMPv6MLReport2)
+    assert not only(bench.sent, ICMPv6MLReport2)
     bench.feed(query())
     assert not bench.host.multicast.report_unasked(bench.now)
     bench.run(261)

@@ -108,7 +108,7 @@ def test_nud_walks_through_all_its_states(cache: Cache) -> None:
     cache.run(0.1)
     assert cache.state() is NeighborState.PROBE
     assert cache.solicited() == [(start + 5, PEER)]
-    probe = only([p for _, p in cache.out], ICMPv6ND_NS)[0]
+    probe = only(cache.sent, ICMPv6ND_NS)[0]
     assert probe[Ether].dst == PEER_MAC
     assert probe[IPv6].src == cache.link_local
     cache.feed(to_stable(cache))
@@ -327,7 +327,7 @@ def test_a_silent_router_is_replaced_by_another(cache: Cache) -> None:
     assert cache.state(first_hop) is S.UNREACHABLE
     cache.out.clear()
     cache.send(OFF_LINK)
-    (moved,) = only([p for _, p in cache.out], lambda p: p[IPv6].nh == EXPERIMENT)
+    (moved,) = only(cache.sent, lambda p: p[IPv6].nh == EXPERIMENT)
     assert moved[Ether].dst == (second_mac if first_hop == ROUTER else ROUTER_MAC)
     assert path.ready(cache.now) is not None
 

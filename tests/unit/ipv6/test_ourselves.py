@@ -6,7 +6,6 @@ import pytest
 from scapy.layers.inet6 import ICMPv6DestUnreach, ICMPv6EchoRequest, IPv6
 
 from tapstack.events import DropReason
-from tapstack.ipv6.addresses import AddressEntry, AddressKind
 from tapstack.ipv6.ourselves import LOOPED_QUEUE
 from tapstack.ipv6.packet import Packet
 from tapstack.types import address_text
@@ -19,10 +18,6 @@ def bench(request: pytest.FixtureRequest) -> Bench:
     made = Bench(vnet=request.param)
     made.settle()
     return made
-
-
-def stable(bench: Bench) -> AddressEntry:
-    return next(entry for entry in bench.host.addresses if entry.kind is AddressKind.STABLE)
 
 
 def ping(bench: Bench, src: bytes, dst: bytes, size: int = 8) -> list[tuple[bytes, bytes]]:
@@ -44,7 +39,7 @@ def ping(bench: Bench, src: bytes, dst: bytes, size: int = 8) -> list[tuple[byte
 
 @pytest.mark.parametrize("size", [8, 1400, 9000])
 def test_the_host_reaches_itself_without_a_frame(bench: Bench, size: int) -> None:
-    link_local, own = bench.host.link_local, stable(bench).address
+    link_local, own = bench.host.link_local, bench.stable.address
     assert link_local is not None
     bench.out.clear()
     assert [src for src, _ in ping(bench, link_local, own, size)] == [own]
@@ -54,7 +49,7 @@ def test_the_host_reaches_itself_without_a_frame(bench: Bench, size: int) -> Non
 
 @pytest.mark.proves("UM-ADDR-4", "UM-EA-1", by="api")
 def test_a_silent_address_is_silent_to_its_own_node_too(bench: Bench) -> None:
-    own = stable(bench).address
+    own = bench.stable.address
     reserved = bench.reserve()
     used = bench.ephemeral(PREFIX + "7:7:7:7", peer="2001:db8:99::1")
     assert bench.host.link_local is not None
@@ -66,7 +61,7 @@ def test_a_silent_address_is_silent_to_its_own_node_too(bench: Bench) -> None:
 
 
 def test_from_the_link_a_source_of_ours_is_still_a_lie(bench: Bench) -> None:
-    own = address_text(stable(bench).address)
+    own = address_text(bench.stable.address)
     assert bench.feed(to_us(bench.link_local, own) / ICMPv6EchoRequest()) == []
     assert bench.drops(DropReason.IP_BAD_SOURCE) == 1
 
@@ -84,7 +79,7 @@ def test_an_address_that_is_gone_is_looked_for_on_the_link_again(bench: Bench) -
 
 
 def test_what_is_on_its_way_is_bounded(bench: Bench) -> None:
-    own = stable(bench).address
+    own = bench.stable.address
     for _ in range(LOOPED_QUEUE + 5):
         bench.host.send(own, own, 253, [bytes(8)], bench.now)
     assert bench.drops(DropReason.NEIGHBOR_QUEUE) == 5

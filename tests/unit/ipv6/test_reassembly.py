@@ -26,24 +26,16 @@ from scapy.packet import Packet as ScapyPacket
 from scapy.packet import Raw
 
 from tapstack.events import DropReason
-from tapstack.ipv6.addresses import AddressKind
 from tapstack.ipv6.config import HostConfig
-from tapstack.ipv6.packet import Packet
-from tapstack.types import address, address_text
-from tests.unit.ipv6.bench import OFF_LINK, PREFIX, STRANGER, Bench, advertisement, group_of, one, only, to_us
+from tapstack.types import address
+from tests.unit.ipv6.bench import OFF_LINK, PREFIX, STRANGER, Receiver, advertisement, group_of, one, only, to_us
 
 TEXT = PREFIX + "abcd:1234:5678"
 
 
-class World(Bench):
+class World(Receiver):
     def __init__(self, **config: Any) -> None:
         super().__init__(HostConfig(dad_initial_delay=0.0, **config))
-        self.settle()
-        self.teach(STRANGER)
-        entry = next(entry for entry in self.host.addresses if entry.kind is AddressKind.STABLE)
-        self.us = address_text(entry.address)
-        self.delivered: list[Packet] = []
-        self.host.upper[17] = lambda packet, now: self.delivered.append(packet)
 
     def pieces(
         self, data: bytes, size: int, ident: int = 1, src: str = STRANGER, dst: str = "", *, echo: bool = False
@@ -306,7 +298,7 @@ def test_a_strangers_fragments_to_a_one_time_address_time_out_in_silence(world: 
     for dst in (TEXT, world.us):  # an ordinary address as the control
         assert world.feed(world.pieces(DATA, 1024, dst=dst)[0]) == []
     world.run(100)
-    assert [p[IPv6].src for p in only([p for _, p in world.out], ICMPv6TimeExceeded)] == [world.us]
+    assert [p[IPv6].src for p in only(world.sent, ICMPv6TimeExceeded)] == [world.us]
 
 
 @pytest.mark.proves("ST-IP6-2")
@@ -328,8 +320,7 @@ def test_identifications_are_not_a_counter(world: World) -> None:
     seen = []
     for _ in range(50):
         world.out.clear()
-        stable = next(iter(entry for entry in world.host.addresses if entry.kind is AddressKind.STABLE))
-        world.host.send(stable.address, address(OFF_LINK), 253, [bytes(3000)], world.now)
+        world.host.send(world.stable.address, address(OFF_LINK), 253, [bytes(3000)], world.now)
         idents = {packet[IPv6ExtHdrFragment].id for _, packet in world.out}
         assert len(idents) == 1
         seen.append(idents.pop())

@@ -51,7 +51,7 @@ def test_a_redirect_of_the_first_hop_is_followed_and_ends_with_its_target(cache:
     cache.run(9)
     cache.out.clear()
     cache.send(OFF_LINK)
-    sent = only([p for _, p in cache.out], lambda p: p[IPv6].nh == EXPERIMENT)
+    sent = only(cache.sent, lambda p: p[IPv6].nh == EXPERIMENT)
     assert sent[-1][Ether].dst == ROUTER_MAC
 
 

@@ -35,6 +35,7 @@ from tests.unit.ipv6.bench import (
     advertisement,
     neighbor_advertisement,
     only,
+    settled,
     to_group,
     to_us,
 )
@@ -45,9 +46,7 @@ SECOND_MAC = "02:00:00:00:00:fd"
 
 @pytest.fixture
 def bench() -> Bench:
-    bench = Bench()
-    bench.settle()
-    return bench
+    return settled()
 
 
 def next_hop(bench: Bench, dst: str) -> str:
@@ -101,13 +100,12 @@ def test_a_kept_path_without_a_router_sends_nothing_and_tells_its_protocol(bench
     bench.feed(advertisement(lifetime=0))
     bench.out.clear()
     assert path.ready(bench.now) is None
-    stable = next(entry for entry in bench.host.addresses if entry.kind is AddressKind.STABLE)
-    packet = IPv6(src=address_text(stable.address), dst=OFF_LINK, nh=253) / Raw(bytes(8))
+    packet = IPv6(src=address_text(bench.stable.address), dst=OFF_LINK, nh=253) / Raw(bytes(8))
     bench.host.transmit_queued(path, [bytes(packet)], bench.now)
     assert heard == []  # not within the call
     bench.run(0)
     assert heard == [(1, 0)]
-    assert only([p for _, p in bench.out], lambda p: p[IPv6].nh == 253) == []
+    assert only(bench.sent, lambda p: p[IPv6].nh == 253) == []
     bench.feed(advertisement())
     assert path.ready(bench.now) is not None  # and finds the router again
 
@@ -358,7 +356,7 @@ def test_an_advertisement_without_link_layer_address_leads_to_resolution() -> No
     assert ICMPv6NDOptSrcLLAddr not in packet
     assert bench.host.link_local is not None
     bench.host.send(bench.host.link_local, address(OFF_LINK), 253, [bytes(8)], bench.now)
-    asked = only([p for _, p in bench.out], ICMPv6ND_NS)
+    asked = only(bench.sent, ICMPv6ND_NS)
     assert [p[ICMPv6ND_NS].tgt for p in asked] == [ROUTER]
     assert asked[0][IPv6].src == bench.link_local
 
@@ -407,7 +405,7 @@ def test_no_router_is_solicited_on_a_point_to_point_link() -> None:
     path = bench.host.path(address(OFF_LINK), bench.now)
     assert path.ready(bench.now) == b""
     bench.host.send(entry.address, address(OFF_LINK), 253, [b"12345678"], bench.now)
-    (sent,) = [packet for _, packet in bench.out]
+    (sent,) = bench.sent
     assert (sent[IPv6].src, sent[IPv6].dst, bytes(sent[IPv6].payload)) == ("2001:db8:d::1", OFF_LINK, b"12345678")
     assert Ether not in sent
 

@@ -55,11 +55,7 @@ def bench() -> Bench:
 
 def beside_unreachability_detection(bench: Bench) -> list[ScapyPacket]:
     """What was sent, without the node's own probes for a neighbour that it had sent to."""
-    return [packet for packet in sent(bench) if not (ICMPv6ND_NS in packet and packet[IPv6].src == bench.link_local)]
-
-
-def sent(bench: Bench) -> list[ScapyPacket]:
-    return [packet for _, packet in bench.out]
+    return [packet for packet in bench.sent if not (ICMPv6ND_NS in packet and packet[IPv6].src == bench.link_local)]
 
 
 @pytest.mark.proves("UM-ADDR-1", "ST-IP6-6")
@@ -77,7 +73,7 @@ def test_a_reserved_address_is_uncertain_after_dad_and_preferred_in_the_call_tha
     user = User(STRANGER)
     bench.host.addresses.acquire(entry, user)  # usable at once
     bench.run(30.0)
-    assert only(sent(bench), ICMPv6ND_NS) == []  # no second DAD
+    assert only(bench.sent, ICMPv6ND_NS) == []  # no second DAD
     assert bench.moves(TEXT) == [("INVALID", "TENTATIVE"), ("TENTATIVE", "UNCERTAIN"), ("UNCERTAIN", "PREFERRED")]
 
 
@@ -141,11 +137,10 @@ def test_any_other_packet_to_an_uncertain_address_is_dropped_in_silence(bench: B
     bench.reserve(TEXT)
     assert bench.feed(probes_to(TEXT)[number]) == []
     bench.run(120)
-    assert [packet for packet in sent(bench) if packet[IPv6].dst not in ("ff02::1", "ff02::2", "ff02::16")] == []
+    assert [packet for packet in bench.sent if packet[IPv6].dst not in ("ff02::1", "ff02::2", "ff02::16")] == []
     assert bench.drops(DropReason.ADDRESS_UNCERTAIN) == 1
     # Beside life: the stable address of the same node answers the echo request.
-    stable = next(entry for entry in bench.host.addresses if entry.kind is AddressKind.STABLE)
-    assert one(bench.feed(probes_to(address_text(stable.address))[0]), ICMPv6EchoReply)
+    assert one(bench.feed(probes_to(address_text(bench.stable.address))[0]), ICMPv6EchoReply)
 
 
 @pytest.mark.proves("UM-ADDR-4")
@@ -157,8 +152,7 @@ def test_nothing_to_the_group_of_an_uncertain_address_is_answered(bench: Bench) 
     assert bench.feed(to_group(STRANGER, group) / option / ICMPv6EchoRequest()) == []
     # The control: all-nodes, and the group of an ordinary address.
     assert one(bench.feed(to_group(STRANGER, "ff02::1") / ICMPv6EchoRequest()), ICMPv6EchoReply)[IPv6].src != TEXT
-    stable = next(entry for entry in bench.host.addresses if entry.kind is AddressKind.STABLE)
-    group = group_of(address_text(stable.address))
+    group = group_of(address_text(bench.stable.address))
     assert one(bench.feed(to_group(STRANGER, group) / ICMPv6EchoRequest()), ICMPv6EchoReply)
     assert one(bench.feed(to_group(STRANGER, group) / option / ICMPv6EchoRequest()), ICMPv6ParamProblem)
 
@@ -170,7 +164,7 @@ def test_a_foreign_advertisement_discards_a_reserved_address(bench: Bench) -> No
     assert entry.state == "INVALID"
     assert entry.address not in bench.host.addresses
     assert bench.moves(TEXT)[-1] == ("UNCERTAIN", "INVALID")
-    assert records(sent(bench))[0] == (3, group_of(TEXT))
+    assert records(bench.sent)[0] == (3, group_of(TEXT))
 
 
 @pytest.mark.proves("UM-ADDR-6")
@@ -182,7 +176,7 @@ def test_our_own_defence_brought_back_by_the_link_discards_nothing(bench: Bench)
     assert bench.drops(DropReason.ND_LOOPED_BACK) == 1
     bench.run(10)
     assert one(bench.feed(probe(TEXT)), ICMPv6ND_NA), "it is defended as before"
-    assert records(sent(bench)) == []
+    assert records(bench.sent) == []
 
 
 @pytest.mark.proves("UM-ADDR-6", "UM-ADDR-11")
@@ -233,13 +227,13 @@ def test_a_foreign_advertisement_for_a_used_address_is_an_event_and_changes_noth
 @pytest.mark.proves("UM-ADDR-7", "ST-IP6-7")
 def test_the_group_is_joined_from_tentative_to_release(bench: Bench) -> None:
     entry = bench.host.reserve(address(TEXT), bench.prefix, bench.now)
-    assert records(sent(bench)) == [(4, group_of(TEXT))]  # before the probe
+    assert records(bench.sent) == [(4, group_of(TEXT))]  # before the probe
     bench.run(0)
     assert ICMPv6ND_NS in bench.out[1][1]
     bench.run(2)
     bench.host.addresses.take(entry, AddressKind.EPHEMERAL, bench.now, "connect")
     bench.run(100)
-    assert [kind for kind, group in records(sent(bench)) if group == group_of(TEXT)] == [4, 4]
+    assert [kind for kind, group in records(bench.sent) if group == group_of(TEXT)] == [4, 4]
     bench.out.clear()
     bench.host.addresses.release(entry, bench.now, "closed")
     bench.run(5)
@@ -253,24 +247,24 @@ def test_two_addresses_in_one_group_join_once_and_leave_once(bench: Bench) -> No
     one_entry = bench.reserve(PREFIX + "aaaa:1:ab:cdef")
     other = bench.host.reserve(address(PREFIX + "bbbb:2:ab:cdef"), bench.prefix, bench.now)
     bench.run(3)
-    assert records(sent(bench)) == []
+    assert records(bench.sent) == []
     bench.host.addresses.discard(one_entry, bench.now, "test")
     bench.run(3)
-    assert records(sent(bench)) == []
+    assert records(bench.sent) == []
     bench.host.addresses.discard(other, bench.now, "test")
-    assert records(sent(bench)) == [(3, "ff02::1:ffab:cdef")]
+    assert records(bench.sent) == [(3, "ff02::1:ffab:cdef")]
 
 
 @pytest.mark.proves("UM-ADDR-8", "ST-IP6-12")
 def test_promotion_sends_exactly_one_advertisement_to_the_routers(bench: Bench) -> None:
     entry = bench.reserve(TEXT, settle=False)
     bench.run(2)
-    assert only(sent(bench), ICMPv6ND_NA) == []  # TENTATIVE → UNCERTAIN sends none
+    assert only(bench.sent, ICMPv6ND_NA) == []  # TENTATIVE → UNCERTAIN sends none
     bench.out.clear()
     bench.host.addresses.take(entry, AddressKind.EPHEMERAL, bench.now, "connect")
     assert len(bench.out) == 1  # in the same call, before anything else
     bench.run(60)
-    announced = one(sent(bench), ICMPv6ND_NA)
+    announced = one(bench.sent, ICMPv6ND_NA)
     assert announced[Ether].dst == "33:33:00:00:00:02"
     assert (announced[IPv6].src, announced[IPv6].dst, announced[IPv6].hlim) == (TEXT, "ff02::2", 255)
     flags = announced[ICMPv6ND_NA]
@@ -284,7 +278,7 @@ def test_the_announcement_can_be_switched_off() -> None:
     entry = bench.reserve(TEXT)
     bench.host.addresses.take(entry, AddressKind.EPHEMERAL, bench.now, "connect")
     bench.run(10)
-    assert only(sent(bench), ICMPv6ND_NA) == []
+    assert only(bench.sent, ICMPv6ND_NA) == []
 
 
 @pytest.mark.proves("UM-ADDR-9")
@@ -309,9 +303,9 @@ def test_an_ephemeral_address_answers_its_peer_only(bench: Bench) -> None:
     for packet in probes_to(TEXT)[:1] + probes_to(TEXT)[4:8]:
         assert bench.feed(packet) == []
     bench.run(120)
-    assert only(sent(bench), ICMPv6EchoReply) == []
-    assert only(sent(bench), ICMPv6DestUnreach) == []
-    assert only(sent(bench), ICMPv6ParamProblem) == []
+    assert only(bench.sent, ICMPv6EchoReply) == []
+    assert only(bench.sent, ICMPv6DestUnreach) == []
+    assert only(bench.sent, ICMPv6ParamProblem) == []
     assert bench.drops(DropReason.ADDRESS_SILENT) >= 4
     assert one(bench.feed(to_us(PREFIX + "99", TEXT) / ICMPv6EchoRequest()), ICMPv6EchoReply)[IPv6].src == TEXT
 
@@ -348,10 +342,9 @@ def test_an_uncertain_address_without_a_link_local_one_cannot_be_defended_from_i
 def test_one_time_addresses_are_never_chosen_as_a_source(bench: Bench) -> None:
     bench.reserve(TEXT)
     bench.ephemeral(PREFIX + "7:7:7:7")
-    stable = next(entry for entry in bench.host.addresses if entry.kind is AddressKind.STABLE)
-    assert bench.host.source_for(address("2001:db8:9::1")) == stable.address
+    assert bench.host.source_for(address("2001:db8:9::1")) == bench.stable.address
     bench.teach("fe80::66", "02:00:00:00:00:66")
-    for asker, source in ((STRANGER, address_text(stable.address)), ("fe80::66", bench.link_local)):
+    for asker, source in ((STRANGER, address_text(bench.stable.address)), ("fe80::66", bench.link_local)):
         reply = one(bench.feed(to_group(asker, "ff02::1") / ICMPv6EchoRequest()), ICMPv6EchoReply)
         assert reply[IPv6].src == source
 
@@ -365,12 +358,12 @@ def test_link_up_gives_up_what_is_reserved_and_keeps_what_is_used(bench: Bench) 
     bench.host.link_up(bench.now)
     assert (used.state, reserved.state) == ("PREFERRED", "INVALID")
     bench.run(3)
-    assert (4, group_of(PREFIX + "1:2:3:4")) in records(sent(bench))
+    assert (4, group_of(PREFIX + "1:2:3:4")) in records(bench.sent)
 
 
 def test_host_stop_leaves_every_group(bench: Bench) -> None:
     bench.reserve(TEXT)
     bench.host.stop(bench.now)
-    left = {group for kind, group in records(sent(bench)) if kind == 3}
+    left = {group for kind, group in records(bench.sent) if kind == 3}
     assert group_of(TEXT) in left
     assert group_of(bench.link_local) in left

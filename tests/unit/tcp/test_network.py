@@ -45,7 +45,7 @@ class Caller(Bench):
 
     def __init__(self) -> None:
         super().__init__(start=False)
-        self.tcp = Tcp(self.host, self.timers, self.host.interface.events, self.counters, bytes(32), self._sent)
+        self.tcp = Tcp(self.host, self.timers, self.host.interface.events, self.counters, bytes(32), self._transmit)
         self.host.upper[ipv6.TCP] = self.tcp.input
         self.host.errors[ipv6.TCP] = self.tcp.error
         self.host.start(self.now)
@@ -70,7 +70,7 @@ class Caller(Bench):
     def answered(self, port: int, **options: Any) -> Connection:
         """One that is established."""
         made = self.call(port, **options)
-        (syn,) = self.sent(port)
+        (syn,) = self.segments(port)
         self.say(port, "SA", ISN, syn.seq + 1, options=[("MSS", 1440)])
         return made
 
@@ -84,7 +84,7 @@ class Caller(Bench):
         """A router far away sends an ICMPv6 error about a segment that it had from us."""
         self.feed(to_us(ROUTER_AWAY, US) / message.copy() / about[IPv6].copy())
 
-    def sent(self, port: int, since: int = 0) -> list[ScapyPacket]:
+    def segments(self, port: int, since: int = 0) -> list[ScapyPacket]:
         """The segments that left from a port, from that frame in `out` on, as scapy reads them."""
         return [frame[TCP] for _, frame in self.out[since:] if TCP in frame and frame.sport == port]
 
@@ -108,19 +108,19 @@ def test_an_icmp_error_is_told_and_does_not_end_an_established_connection(messag
     client = caller.answered(5000)
     client.write(b"lost once")
     caller.check()
-    first = caller.sent(5000)[-1]
+    first = caller.segments(5000)[-1]
     client.signals = 0
     told = len(caller.out)
     caller.report(message, caller.frame(5000))
     assert client.signals & Signal.TROUBLE and isinstance(client.soft_error, OSError)
     caller.run(1)
-    again = caller.sent(5000, told)
+    again = caller.segments(5000, told)
     assert again, "it is sent again, as if nothing had been heard"
     assert {(tcp.seq, str(tcp.flags), bytes(tcp.payload)) for tcp in again} == {(first.seq, "PA", b"lost once")}
     caller.say(5000, "A", ISN + 1, first.seq + 9)
     client.write(b"goes on")
     caller.check()
-    last = caller.sent(5000)[-1]
+    last = caller.segments(5000)[-1]
     assert (last.seq, bytes(last.payload)) == (first.seq + 9, b"goes on")
 
 
@@ -135,12 +135,14 @@ def test_before_it_is_established_an_icmp_error_ends_it_and_no_other(message: Sc
     forged[TCP].seq += 1
     caller.report(message, forged)
     caller.run(1.5)
-    assert [len(caller.sent(port)) for port in (5000, 5001)] == [2, 2], "a number that is not in flight proves nothing"
+    assert [len(caller.segments(port)) for port in (5000, 5001)] == [2, 2], (
+        "a number that is not in flight proves nothing"
+    )
     caller.report(message, about)
     told = len(caller.out)
     caller.run(10)
-    assert not caller.sent(5000, told), "no SYN any more"
-    assert [str(segment.flags) for segment in caller.sent(5001, told)] == ["S", "S"], "the other goes on trying"
+    assert not caller.segments(5000, told), "no SYN any more"
+    assert [str(segment.flags) for segment in caller.segments(5001, told)] == ["S", "S"], "the other goes on trying"
 
 
 @pytest.mark.proves("ST-IP6-8", "UM-PORT-13")
@@ -151,13 +153,13 @@ def test_a_packet_too_big_makes_segments_smaller_where_it_quotes_what_is_in_flig
     before = len(caller.out)
     client.write(bytes(6 * 1440))
     caller.check()
-    flight = caller.sent(5000, before)
+    flight = caller.segments(5000, before)
     assert [len(tcp.payload) for tcp in flight] == [1440] * 6
     about = caller.out[before][1].copy()
     about[TCP].seq = (about[TCP].seq + beside) % (1 << 32)
     told = len(caller.out)
     caller.report(ICMPv6PacketTooBig(mtu=mtu), about)
-    again = caller.sent(5000, told)
+    again = caller.segments(5000, told)
     if (beside, mtu) == (0, 1300):
         ends = [(tcp.seq + len(tcp.payload) - flight[0].seq) % (1 << 32) for tcp in again]
         assert [(tcp.seq - flight[0].seq) % (1 << 32) for tcp in again] == [0, *ends[:-1]], "without a gap"
@@ -166,7 +168,7 @@ def test_a_packet_too_big_makes_segments_smaller_where_it_quotes_what_is_in_flig
     else:
         assert not again
         caller.run(2)
-        assert len(caller.sent(5000, told)[0].payload) == 1440, "a time-out repeats it as it was"
+        assert len(caller.segments(5000, told)[0].payload) == 1440, "a time-out repeats it as it was"
 
 
 # -- the next hop --------------------------------------------------------------------------------------
@@ -185,7 +187,7 @@ def test_after_three_retransmissions_the_next_hop_is_verified(opening: bool) -> 
     client = caller.answered(5000)
     client.write(b"heard")
     caller.check()
-    caller.say(5000, "A", ISN + 1, caller.sent(5000)[-1].seq + 5)  # which confirms the router
+    caller.say(5000, "A", ISN + 1, caller.segments(5000)[-1].seq + 5)  # which confirms the router
     quiet = len(caller.out)
     caller.run(60)
     port, begun = 5001 if opening else 5000, len(caller.out)

@@ -40,7 +40,6 @@ class World(Bench):
         super().__init__()
         self.udp = Udp(self.host)
         self.settle()
-        self.stable = next(entry for entry in self.host.addresses if entry.kind is AddressKind.STABLE)
         self.teach(STRANGER)
 
     def taken(self, text: str = PREFIX + "abcd:1234:5678") -> AddressEntry:
@@ -65,7 +64,7 @@ def datagram(src: str, dst: bytes, sport: int, dport: int, data: bytes, **fields
 def test_a_datagram_leaves_with_a_right_checksum(world: World) -> None:
     flow = world.udp.open(world.stable, world.now, address(SERVER), 53)
     flow.send(b"query", world.now)
-    sent = one([packet for _, packet in world.out], UDP)
+    sent = one(world.sent, UDP)
     assert (sent[UDP].sport, sent[UDP].dport, bytes(sent[UDP].payload)) == (flow.local_port, 53, b"query")
     assert flow.local_port in DYNAMIC_PORTS
     assert checksum_is_right(sent)
@@ -120,11 +119,11 @@ def test_a_flow_ends_its_one_time_address(world: World) -> None:
     flow = world.udp.open(entry, world.now, address(SERVER), 53)
     flow.send(b"query", world.now)
     text = PREFIX + "abcd:1234:5678"
-    assert one([packet for _, packet in world.out], UDP)[IPv6].src == text
+    assert one(world.sent, UDP)[IPv6].src == text
     assert one(world.feed(solicitation(text)), ICMPv6ND_NA)
     flow.close(world.now)
     assert only(world.feed(solicitation(text)), ICMPv6ND_NA) == []
-    assert (3, group_of(text)) in records([packet for _, packet in world.out])
+    assert (3, group_of(text)) in records(world.sent)
     assert entry.state == "INVALID"
     assert entry.address not in world.host.addresses
     with pytest.raises(FlowClosed):
@@ -152,7 +151,7 @@ def test_ports_and_labels_of_flows_are_drawn_independently(world: World) -> None
     flows = [world.udp.open(world.stable, world.now, address(SERVER), 53) for _ in range(200)]
     for flow in flows:
         flow.send(b"x", world.now)
-    sent = only([packet for _, packet in world.out], UDP)
+    sent = only(world.sent, UDP)
     assert len({packet[UDP].sport for packet in sent}) == 200
     assert len({packet[IPv6].fl for packet in sent}) > 190
     ports = [packet[UDP].sport for packet in sent]
@@ -205,7 +204,7 @@ def test_signals_reach_whoever_drives_the_stack(world: World) -> None:
 def test_errors_reach_their_flow_and_no_other(world: World) -> None:
     flow = world.udp.open(world.stable, world.now, address(SERVER), 53)
     flow.send(b"query", world.now)
-    quoted = Raw(bytes(one([packet for _, packet in world.out], UDP)[IPv6]))
+    quoted = Raw(bytes(one(world.sent, UDP)[IPv6]))
     from tapstack.types import address_text
 
     ours = address_text(world.stable.address)
@@ -226,13 +225,13 @@ def test_packet_too_big_for_a_flow_makes_fragments_of_the_right_size(world: Worl
 
     flow = world.udp.open(world.stable, world.now, address(SERVER), 53)
     flow.send(bytes(1400), world.now)
-    quoted = Raw(bytes(one([packet for _, packet in world.out], UDP)[IPv6])[:1232])
+    quoted = Raw(bytes(one(world.sent, UDP)[IPv6])[:1232])
     ours = address_text(world.stable.address)
     world.feed(to_us(ROUTER, ours) / ICMPv6PacketTooBig(mtu=1300) / quoted)
     assert world.host.path(address(SERVER), world.now).mtu == 1300
     world.out.clear()
     flow.send(bytes(range(256)) * 6, world.now)
-    pieces = only([packet for _, packet in world.out], IPv6ExtHdrFragment)
+    pieces = only(world.sent, IPv6ExtHdrFragment)
     assert [len(bytes(piece[IPv6])) <= 1300 for piece in pieces] == [True] * len(pieces)
     whole = b"".join(bytes(piece[IPv6ExtHdrFragment].payload) for piece in pieces)
     assert whole[8:] == bytes(range(256)) * 6

@@ -48,8 +48,8 @@ class PoolBench(Bench):
         )
         self.pool.start(self.now)
 
-    def _sent(self, frame: Frame) -> None:
-        super()._sent(frame)
+    def _transmit(self, frame: Frame) -> None:
+        super()._transmit(frame)
         packet = self.out[-1][1]
         if ICMPv6ND_NS in packet and packet[IPv6].src == "::":
             target = packet[ICMPv6ND_NS].tgt
@@ -108,7 +108,7 @@ class PoolBench(Bench):
 
     def left(self) -> set[str]:
         """The groups that were left."""
-        return {group for kind, group in records([packet for _, packet in self.out]) if kind == 3}
+        return {group for kind, group in records(self.sent) if kind == 3}
 
     def pool_figures(self) -> tuple[int, int, int]:
         """ready, pending, held."""

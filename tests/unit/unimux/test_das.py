@@ -246,10 +246,9 @@ def test_needs_are_told_as_events() -> None:
 @pytest.mark.proves("UM-DAS-5", by="api")
 def test_an_application_that_chose_an_address_gets_it() -> None:
     bench = filled(host=HostConfig(dad_initial_delay=0.0))
-    stable = next(entry for entry in bench.host.addresses if entry.kind is AddressKind.STABLE)
-    policy = ChosenAddress(bench.host.addresses, stable.address)
-    assert policy.ask(want(bench), bench.now, Answer()) is stable
-    assert policy.ask(want(bench), bench.now, Answer()) is stable
+    policy = ChosenAddress(bench.host.addresses, bench.stable.address)
+    assert policy.ask(want(bench), bench.now, Answer()) is bench.stable
+    assert policy.ask(want(bench), bench.now, Answer()) is bench.stable
 
 
 @pytest.mark.proves("UM-DAS-4", "UM-DAS-5", by="api")
