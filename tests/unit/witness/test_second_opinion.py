@@ -11,6 +11,7 @@ from scapy.layers.inet6 import IPv6
 from scenarios.witness import Explanation, Finding, Verdict, tshark
 from scenarios.witness.tshark import Opinion, Remark, dissectors_agree
 
+from .judged import with_bad_checksum
 from .story import EA, EA0, SERVER, SETUP, SSA0, examine, good
 from .wire import NODE_MAC, OTHER_MAC, ROUTER_LL, ROUTER_MAC, Wire, tcp, unreachable
 
@@ -21,10 +22,6 @@ ONLY = replace(SETUP, rules=("second-opinion", "dissectors-agree"))
 def opinions(folder: Path, lan: Wire, far: Wire, offload_free: bool = True, setup=ONLY) -> dict[str, Finding]:  # type: ignore[no-untyped-def]
     judged = examine(folder, lan, far, setup, tshark=True, offload_free=offload_free)
     return {finding.rule: finding for finding in judged.findings}
-
-
-def with_bad_checksum(packet) -> None:  # type: ignore[no-untyped-def]
-    packet["TCP"].chksum = 0xBEEF
 
 
 def test_a_good_run_needs_one_explanation(tmp_path: Path) -> None:
