@@ -22,8 +22,7 @@ from tapstack.tcp.connection import Connection
 from tapstack.tcp.options import PortMode, SocketOptions
 from tapstack.tcp.states import TcpState
 from tapstack.types import Frame, address
-from tests.unit.unimux.lan import lan, virtual
-from tests.unit.unimux.test_failing_applications import handled
+from tests.unit.unimux.lan import handled, lan, virtual
 from unimux.aio import open_connection, start_server
 from unimux.errors import ConnectError
 from unimux.node import Node

@@ -23,6 +23,7 @@ from tapstack.ipv6.host import Host
 from tapstack.ipv6.prefixes import Prefix
 from tapstack.stack import Stack
 from tapstack.types import address, address_text
+from tests.unit.unimux.lan import eventually
 
 PREFIX = "2001:db8:6::"
 KERNEL = PREFIX + "1"
@@ -71,9 +72,7 @@ class Lan:
 
     async def until(self, condition: Callable[[], bool], timeout: float = READY) -> None:
         """Wait for a condition of the host; TimeoutError after `timeout` seconds."""
-        async with asyncio.timeout(timeout):
-            while not condition():
-                await asyncio.sleep(0.01)
+        await eventually(condition, timeout)
 
     async def reserved(self, text: str) -> AddressEntry:
         """A reserved address after its DAD: UNCERTAIN, or gone."""

@@ -10,8 +10,7 @@ import pytest
 from textual.widgets import DataTable, Static
 from typer.testing import CliRunner
 
-from tests.unit.unimux.lan import lan, virtual
-from tests.unit.unimux.test_node import echo_server
+from tests.unit.unimux.lan import echo_server, lan, virtual
 from unimux import status
 from unimux.aio import open_connection
 from unimux.cli import topview

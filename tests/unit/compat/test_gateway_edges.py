@@ -23,8 +23,7 @@ from tapstack.tcp.options import PortMode, SocketOptions
 from tapstack.tcp.states import TcpTrigger
 from tapstack.types import address
 from tests.unit.compat.test_gateway import Collector, place
-from tests.unit.unimux.lan import virtual
-from tests.unit.unimux.test_failing_applications import handled
+from tests.unit.unimux.lan import handled, virtual
 from unimux.errors import ConnectTimeout
 from unimux.node import Node, NodeConfig
 from unimux.purpose import Purpose

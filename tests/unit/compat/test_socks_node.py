@@ -26,8 +26,7 @@ from compat.socks.settings import SocksLimits
 from compat.socks.table import ClientTable
 from tapstack.ipv6.addresses import AddressKind
 from tapstack.types import Buffer, address
-from tests.unit.unimux.lan import Lan, lan, virtual
-from tests.unit.unimux.test_node import echo_server, settle
+from tests.unit.unimux.lan import Lan, echo_server, lan, settle, virtual
 from unimux.aio import open_connection
 from unimux.journal import JournalPolicy, MemoryJournal, What
 from unimux.node import Node

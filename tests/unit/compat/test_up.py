@@ -21,8 +21,7 @@ from compat.speaker import Speaker
 from compat.up import run_node, tell_events
 from tapstack.ipv6.addresses import AddressKind
 from tapstack.link.errors import LinkLost
-from tests.unit.unimux.lan import lan
-from tests.unit.unimux.test_failing_applications import handled
+from tests.unit.unimux.lan import handled, lan
 from unimux.cli import main
 from unimux.errors import SetupError
 from unimux.node import Node

@@ -19,7 +19,7 @@ from tapstack.ipv6.addresses import AddressEntry, AddressKind, AddressUser, Trig
 from tapstack.ipv6.config import HostConfig
 from tapstack.tcp.options import PortMode, SocketOptions, TimeWait
 from tapstack.types import address, address_text
-from tests.unit.unimux.lan import Switch
+from tests.unit.unimux.lan import Switch, in_use
 from unimux.aio import open_connection, start_server
 from unimux.node import Node, NodeConfig
 from unimux.poolstate import PoolConfig
@@ -257,11 +257,6 @@ class Bed:
             "signals": int(node.stack.has_signals()),
             "ordinary addresses with users": sum(bool(e.users) for e in host.addresses if not e.kind.one_time),
         }
-
-
-def in_use(node: Node) -> list[AddressEntry]:
-    """One-time addresses that were taken and not released."""
-    return [e for e in node.stack.host.addresses if e.kind in (AddressKind.EPHEMERAL, AddressKind.SERVICE)]
 
 
 @asynccontextmanager

@@ -6,7 +6,6 @@ import asyncio
 import errno
 import gc
 import weakref
-from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 from typing import Any
@@ -20,13 +19,13 @@ from compat.socks.services import DatagramService, Flow
 from tapstack.tcp.errors import from_icmp
 from tapstack.types import address
 from tapstack.udp.flow import UdpFlow
-from tests.unit.unimux.lan import virtual
+from tests.unit.unimux.lan import eventually, in_use, virtual
 from unimux import errors
 from unimux.datagram import FLOWS, WAITING, DatagramSocket
 from unimux.node import Node
 from unimux.poolstate import PoolConfig
 
-from .bed import Bed, bed, in_use
+from .bed import Bed, bed
 
 POOL = PoolConfig(low=16, high=32, pace=0.001)
 
@@ -78,12 +77,6 @@ class Collector(asyncio.DatagramProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.lost = True
-
-
-async def eventually(condition: Callable[[], bool], timeout: float = 30.0) -> None:
-    async with asyncio.timeout(timeout):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 async def open_socket(

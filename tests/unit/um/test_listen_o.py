@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
 from random import Random
 
 import pytest
@@ -17,7 +16,7 @@ from tapstack.ipv6.addresses import AddressKind
 from tapstack.tcp.options import PortMode, SocketOptions
 from tapstack.tcp.states import TcpState
 from tapstack.types import address_text
-from tests.unit.unimux.lan import lan, virtual
+from tests.unit.unimux.lan import eventually, in_use, lan, virtual
 from unimux import errors
 from unimux.accept import Acceptor, AcceptTimeout
 from unimux.aio import open_connection, start_server
@@ -28,16 +27,9 @@ from unimux.poolstate import PoolConfig, WhenEmpty
 from unimux.ssa.issue import IssueError, ServiceAddress
 from unimux.status import snapshot
 
-from .bed import Bed, bed, in_use, shut
+from .bed import Bed, bed, shut
 
 POOL = PoolConfig(low=32, high=64)
-
-
-async def eventually(condition: Callable[[], bool], timeout: float = 10.0) -> None:
-    """Wait until a condition holds that no event of a stack may announce."""
-    async with asyncio.timeout(timeout):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 @pytest.mark.proves("UM-LIS-1", "UM-LIS-2", "UM-DAS-1", "UM-DAS-2", by="api")

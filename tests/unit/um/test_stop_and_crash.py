@@ -14,14 +14,14 @@ from scapy.layers.l2 import Ether
 from tapstack.ipv6.addresses import AddressKind
 from tapstack.tcp.connection import Connection
 from tapstack.types import address_text
-from tests.unit.unimux.lan import virtual
+from tests.unit.unimux.lan import in_use, virtual
 from unimux import errors
 from unimux.aio import open_connection
 from unimux.node import Node
 from unimux.poolstate import PoolConfig
 from unimux.state import MemoryState
 
-from .bed import Bed, bed, in_use, read_to_the_end, shut
+from .bed import Bed, bed, read_to_the_end, shut
 from .test_endings import told_whole_stories
 
 POOL = PoolConfig(low=32, high=64, limit=512, pace=0.001)

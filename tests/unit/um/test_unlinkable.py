@@ -14,11 +14,11 @@ from scapy.packet import Packet
 
 from tapstack.tcp.options import PortMode
 from tapstack.types import address
-from tests.unit.unimux.lan import virtual
+from tests.unit.unimux.lan import in_use, virtual
 from unimux.aio import open_connection, start_server
 from unimux.poolstate import PoolConfig
 
-from .bed import bed, in_use, shut
+from .bed import bed, shut
 
 SESSIONS = 200
 

@@ -21,7 +21,7 @@ from scapy.layers.inet import UDP
 
 from tapstack.ipv6.addresses import AddressEntry
 from tapstack.types import address
-from tests.unit.unimux.lan import Lan, lan, virtual
+from tests.unit.unimux.lan import Hello, Lan, lan, virtual
 from unimux.aio import open_connection
 from unimux.node import Node
 from unimux.server import Server
@@ -30,13 +30,6 @@ from unimux.ssa.dnsserver import DnsServer, hold_address
 
 NS = IPv6Address("2001:db8:1::53")
 KEY = b"0123456789abcdef0123456789abcdef"
-
-
-class Hello(asyncio.Protocol):
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        transport.write(b"hello")
-        transport.close()
 
 
 class Stage:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any
 
 from scapy.layers.inet import TCP
@@ -12,13 +13,16 @@ from scapy.layers.l2 import Ether
 from scapy.packet import Packet
 
 from tapstack.clock import run_virtual
+from tapstack.ipv6.addresses import AddressEntry, AddressKind
 from tapstack.link.memory import MemoryLink, MemorySwitch
 from tapstack.tcp.options import SocketOptions, TimeWait
 from tapstack.types import address
 from tests.plugins import taps
+from unimux.aio import start_server
 from unimux.das import Agent, AgentCaller, DasRequired, Want
 from unimux.node import Node, NodeConfig
 from unimux.poolstate import PoolConfig
+from unimux.server import Server
 
 PREFIX = "2001:db8:1::"
 OPTIONS = SocketOptions(time_wait=TimeWait.SHORT)
@@ -112,6 +116,53 @@ def virtual_test(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], 
 def virtual(main: Coroutine[Any, Any, None]) -> None:
     """Run to the end in virtual time."""
     run_virtual(main)
+
+
+async def eventually(condition: Callable[[], bool], timeout: float = 30.0) -> None:
+    """Wait until a condition holds that no event of a stack may announce."""
+    async with asyncio.timeout(timeout):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+def in_use(node: Node) -> list[AddressEntry]:
+    """One-time addresses that were taken and not released."""
+    return [e for e in node.stack.host.addresses if e.kind in (AddressKind.EPHEMERAL, AddressKind.SERVICE)]
+
+
+async def settle(node: Node) -> None:
+    """Wait until no one-time address is in use."""
+    await node.until(lambda: not in_use(node), 30)
+
+
+def handled() -> list[dict[str, Any]]:
+    """What the loop's exception handler is told from now on."""
+    told: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: told.append(context))
+    return told
+
+
+async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Sends back what comes, until the client's end of stream or an error."""
+    with suppress(ConnectionError):
+        while data := await reader.read(65536):
+            writer.write(data)
+            await writer.drain()
+    writer.close()
+
+
+def echo_server(node: Node, **options: Any) -> Server:
+    """A server that sends back what comes."""
+    return start_server(node, echo, **options)
+
+
+class Hello(asyncio.Protocol):
+    """Says hello and closes."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        transport.write(b"hello")
+        transport.close()
 
 
 def asks(node: Node, agent: Agent) -> DasRequired:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tapstack.ipv6.addresses import AddressKind
-from tests.unit.unimux.lan import PREFIX, lan
+from tests.unit.unimux.lan import PREFIX, Hello, eventually, lan
 from unimux.agent import AgentGone, random_address, serve_needs
 from unimux.aio import open_connection
 from unimux.das import AddressNotSet
@@ -60,19 +60,6 @@ async def process(*argv: str) -> AsyncIterator[asyncio.subprocess.Process]:
         await running.wait()
 
 
-async def until(condition: Any, timeout: float = 10.0) -> None:
-    async with asyncio.timeout(timeout):
-        while not condition():
-            await asyncio.sleep(0.01)
-
-
-class Hello(asyncio.Protocol):
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        transport.write(b"hello")
-        transport.close()
-
-
 async def fetch(node: Node, where: IPv6Address, **options: Any) -> tuple[bytes, IPv6Address]:
     reader, writer = await open_connection(node, where, None, **options)
     data = await reader.read()
@@ -89,7 +76,7 @@ def test_the_example_agent_sets_the_address_of_a_connection_and_of_a_service(tmp
             stage(path) as (alice, bob, agents),
             process("-m", "unimux", "das-agent", str(path)) as running,
         ):
-            await until(lambda: agents.agents == 1)
+            await eventually(lambda: agents.agents == 1)
             ssa = await bob.listen(Hello).issue()
             data, source = await fetch(alice, ssa.address, timeout=10)
             assert data == b"hello"
@@ -119,7 +106,7 @@ def test_what_an_agent_supplies_is_tested_and_it_may_try_again(tmp_path: Path) -
             bob.driver.kick()
             ssa = await bob.listen(Hello).issue()
             connecting = asyncio.create_task(fetch(alice, ssa.address, timeout=20))
-            await until(lambda: len(agents.das.needs) == 1)
+            await eventually(lambda: len(agents.das.needs) == 1)
             async with process("-c", STUBBORN, str(path)) as running:
                 data, source = await connecting
                 assert (data, str(source)) == (b"hello", "2001:db8:1::abcd")
@@ -154,7 +141,7 @@ def test_without_an_answer_it_is_a_time_out_and_never_a_hang(tmp_path: Path, age
                 await attempt(alice, ssa.address, loop)
                 return
             async with process("-c", code[agent], str(path)):
-                await until(lambda: agents.agents == 1)
+                await eventually(lambda: agents.agents == 1)
                 await attempt(alice, ssa.address, loop)
 
     async def attempt(alice: Node, where: IPv6Address, loop: asyncio.AbstractEventLoop) -> None:
@@ -196,7 +183,7 @@ def test_a_refusal_is_the_sockets_error_at_once_and_rubbish_is_answered(tmp_path
             while line := await reader.readline():
                 said += line
             assert b"at most" in said
-            await until(lambda: agents.agents == 0)
+            await eventually(lambda: agents.agents == 0)
             writer.close()
 
     asyncio.run(main())
@@ -217,7 +204,7 @@ def test_what_is_wanted_before_there_is_a_prefix_is_answered_when_there_is_one(t
                 async with process("-m", "unimux", "das-agent", str(path)) as running:
                     assert running.stdout is not None
                     assert await running.stdout.readline() == b"agent for the prefixes (none yet)\n"
-                    await until(lambda: len(agents.das.needs) == 1)
+                    await eventually(lambda: len(agents.das.needs) == 1)
                     assert not connecting.done()
                     early.stack.host.prefix_list.add_static(
                         NETWORK.network_address.packed, 64, autonomous=True, now=0.0

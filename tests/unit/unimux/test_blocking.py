@@ -20,7 +20,7 @@ import pytest
 
 from tapstack.tcp.options import PortMode, TimeWait
 from tapstack.types import address
-from tests.unit.unimux.lan import PREFIX, lan
+from tests.unit.unimux.lan import PREFIX, echo_server, lan
 from unimux import errors
 from unimux.aio import open_connection, start_server
 from unimux.blocking import SOL_UNIMUX, DasMode, NodeThread, Option, Socket, SsaPolicy
@@ -53,15 +53,9 @@ class Pair:
     def serve(self, mode: PortMode = PortMode.L1) -> ServiceAddress:
         """An SSA of Bob's, behind which everything is sent back."""
 
-        async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            while data := await reader.read(65536):
-                writer.write(data)
-                await writer.drain()
-            writer.close()
-
         async def issue() -> ServiceAddress:
             assert self.bob is not None
-            return await start_server(self.bob, echo, mode=mode).issue()
+            return await echo_server(self.bob, mode=mode).issue()
 
         return self.net.run(issue())
 

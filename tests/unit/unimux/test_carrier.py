@@ -10,8 +10,8 @@ from tapstack.events import LinkNotice
 from tapstack.ipv6.addresses import AddressState
 from tapstack.link.counters import LinkDrop
 from tapstack.link.memory import MemoryLink
-from tests.unit.unimux.lan import lan, virtual
-from unimux.aio import open_connection, start_server
+from tests.unit.unimux.lan import echo_server, lan, virtual
+from unimux.aio import open_connection
 from unimux.lookup import Outcome
 from unimux.node import Node
 
@@ -23,17 +23,12 @@ def reserved(node: Node) -> set[bytes]:
 @pytest.mark.proves("UM-ADDR-10", "UM-POOL-1", by="api")
 @pytest.mark.parametrize("away", [0.1, 20.0])
 def test_connections_outlive_it_and_what_was_reserved_does_not(away: float) -> None:
-    async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while data := await reader.read(100):
-            writer.write(data)
-        writer.close()
-
     async def main() -> None:
         async with lan() as net:
             alice, bob = await net.node(), await net.node()
             told: list[str] = []
             alice.watch(lambda event: told.append(event.cause) if isinstance(event, LinkNotice) else None)
-            ssa = await start_server(bob, echo).issue()
+            ssa = await echo_server(bob).issue()
             reader, writer = await open_connection(alice, ssa.address, None)
             writer.write(b"before")
             assert await reader.readexactly(6) == b"before"

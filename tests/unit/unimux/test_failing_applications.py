@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tapstack.ipv6.addresses import AddressKind
-from tests.unit.unimux.lan import Lan, lan, virtual
+from tests.unit.unimux.lan import Lan, handled, lan, virtual
 from unimux.aio import open_connection
 from unimux.events import EventFile
 from unimux.node import Node
@@ -47,13 +46,6 @@ class Quiet(asyncio.Protocol):
     def connection_lost(self, exc: BaseException | None) -> None:
         self.lost.append(exc)
         self._note("connection_lost")
-
-
-def handled() -> list[dict[str, Any]]:
-    """What the loop's exception handler is told from now on."""
-    told: list[dict[str, Any]] = []
-    asyncio.get_running_loop().set_exception_handler(lambda loop, context: told.append(context))
-    return told
 
 
 async def two_nodes(net: Lan) -> tuple[Node, Node]:

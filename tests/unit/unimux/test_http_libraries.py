@@ -22,8 +22,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from tests.unit.unimux.lan import lan, virtual
-from tests.unit.unimux.test_failing_applications import Quiet, handled
+from tests.unit.unimux.lan import handled, lan, virtual
+from tests.unit.unimux.test_failing_applications import Quiet
 from unimux.aio import open_connection
 from unimux.node import Node
 from unimux.server import Server

@@ -11,28 +11,17 @@ import pytest
 from scapy.layers.inet6 import ICMPv6ND_NA, ICMPv6ND_NS, IPv6
 
 from tapstack.events import AddressChanged, ConnectionChanged, Event
-from tapstack.ipv6.addresses import AddressKind, AddressState
+from tapstack.ipv6.addresses import AddressKind
 from tapstack.tcp.connection import Connection
 from tapstack.tcp.options import PortMode
 from tapstack.tcp.states import TcpState
 from tapstack.wire import ipv6
-from tests.unit.unimux.lan import lan, virtual
+from tests.unit.unimux.lan import echo_server, lan, settle, virtual
 from unimux import errors
 from unimux.aio import open_connection, start_server
 from unimux.node import Node
 from unimux.poolstate import NoPrefix, PoolConfig, WhenEmpty
-from unimux.server import Server
 from unimux.transport import JOINED
-
-
-def echo_server(node: Node, **options: Any) -> Server:
-    async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while data := await reader.read(65536):
-            writer.write(data)
-            await writer.drain()
-        writer.close()
-
-    return start_server(node, echo, **options)
 
 
 async def exchange(node: Node, host: Any, data: bytes, **options: Any) -> tuple[bytes, str]:
@@ -43,15 +32,6 @@ async def exchange(node: Node, host: Any, data: bytes, **options: Any) -> tuple[
     received = await reader.read()
     writer.close()
     return received, writer.get_extra_info("sockname")[0]
-
-
-def one_time(node: Node) -> list[AddressState]:
-    """The states of the node's addresses that are in use or were."""
-    return [e.state for e in node.stack.host.addresses if e.kind in (AddressKind.EPHEMERAL, AddressKind.SERVICE)]
-
-
-async def settle(node: Node) -> None:
-    await node.until(lambda: not one_time(node), 30)
 
 
 @pytest.mark.proves("UM-DAS-1", "UM-DAS-2", "UM-LIS-2", "UM-REL-1", by="api")

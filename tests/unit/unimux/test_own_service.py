@@ -9,19 +9,14 @@ import pytest
 from tapstack.ipv6.addresses import AddressKind
 from tapstack.tcp.options import PortMode
 from tapstack.types import address
-from tests.unit.unimux.lan import Lan, lan, virtual
+from tests.unit.unimux.lan import Lan, in_use, lan, settle, virtual
 from unimux.aio import open_connection, start_server
-from unimux.node import Node
 
 TCP, UDP = 6, 17
 
 
 def on_the_wire(net: Lan, *protocols: int) -> int:
     return sum(frame[20] in protocols for _, frame in net.frames)
-
-
-def in_use(node: Node) -> int:
-    return sum(e.kind in (AddressKind.EPHEMERAL, AddressKind.SERVICE) for e in node.stack.host.addresses)
 
 
 @pytest.mark.proves("UM-DAS-4", "UM-REL-1", by="api")
@@ -39,7 +34,7 @@ def test_it_is_reached_without_a_frame_and_leaves_nothing(mode: PortMode, dedica
             node = await net.node(dedicated=dedicated)
             ssa = await start_server(node, echo, mode=mode).issue()
             reader, writer = await open_connection(node, ssa.address, None, mode=mode, timeout=10)
-            assert in_use(node) == 2
+            assert len(in_use(node)) == 2
             source = writer.get_extra_info("sockname")[0]
             assert source != str(ssa.address)
             writer.write(data)
@@ -47,7 +42,7 @@ def test_it_is_reached_without_a_frame_and_leaves_nothing(mode: PortMode, dedica
             async with asyncio.timeout(30):
                 assert await reader.read() == data
             writer.close()
-            await node.until(lambda: in_use(node) == 0, 30)
+            await settle(node)
             assert on_the_wire(net, TCP) == 0
             node.stack.check()
             node.pool.check()

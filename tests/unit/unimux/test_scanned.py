@@ -17,8 +17,8 @@ import pytest
 from scenarios.bench import scanner
 from tapstack.events import DropReason
 from tapstack.types import address
-from tests.unit.unimux.lan import PREFIX, lan, virtual
-from unimux.aio import open_connection, start_server
+from tests.unit.unimux.lan import PREFIX, echo_server, lan, virtual
+from unimux.aio import open_connection
 
 SECONDS = 20
 RATE = 500
@@ -30,11 +30,6 @@ def test_connections_go_on_and_new_ones_are_made(
     kind: str, monkeypatch: pytest.MonkeyPatch, record_property: Callable[[str, object], None]
 ) -> None:
     monkeypatch.setattr(os, "urandom", Random(5).randbytes)
-
-    async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while data := await reader.read(100):
-            writer.write(data)
-        writer.close()
 
     async def main() -> None:
         async with lan() as net:
@@ -58,7 +53,7 @@ def test_connections_go_on_and_new_ones_are_made(
                         attacker.send([next(frames)])
                     await asyncio.sleep(0.01)
 
-            server = start_server(bob, echo)
+            server = echo_server(bob)
             kept = await open_connection(alice, (await server.issue()).address, None)
             loop = asyncio.get_running_loop()
             scanning = asyncio.create_task(scan())

@@ -15,8 +15,7 @@ from scapy.layers.l2 import Ether
 
 from tapstack.events import Event
 from tapstack.ipv6.addresses import AddressKind, AddressState
-from tests.unit.unimux.lan import PREFIX, Lan, lan, virtual
-from tests.unit.unimux.test_failing_applications import handled
+from tests.unit.unimux.lan import PREFIX, Lan, handled, lan, virtual
 from unimux.adoption import AddressRefused
 from unimux.errors import SetupError
 from unimux.journal import JournalPolicy, MemoryJournal

@@ -18,7 +18,7 @@ import pytest
 from scapy.packet import Packet
 
 from scenarios.demo.ports import RestlessPorts
-from scenarios.witness import CaptureFile, Finding, Judgement, Setup, UnifiedNode, Verdict, annotate, judge
+from scenarios.witness import CaptureFile, Judgement, Setup, UnifiedNode, Verdict, annotate, judge
 from tapstack.events import Event
 from tapstack.ipv6 import addresses
 from tapstack.ipv6.addresses import AddressEntry, AddressState, AddressTable, Answers
@@ -27,12 +27,12 @@ from tapstack.ipv6.multicast import MulticastListener
 from tapstack.link.memory import MemoryLink
 from tapstack.tcp.options import PortMode
 from tapstack.types import address, address_text
-from tests.unit.unimux.lan import OPTIONS, Lan, lan, virtual
-from tests.unit.unimux.test_node import settle
-from unimux.aio import open_connection, start_server
+from tests.unit.unimux.lan import OPTIONS, Lan, echo_server, lan, settle, virtual
+from unimux.aio import open_connection
 from unimux.node import Node, NodeConfig
 from unimux.poolstate import PoolConfig
 
+from .judged import found
 from .wire import EPOCH, echo, packet_block, pcapng_head, probe, solicitation, tcp, udp
 
 PREFIX, NEIGHBOUR, THIRD = "2001:db8:1::/64", "2001:db8:1::66", "2001:db8:1::bad"
@@ -98,12 +98,7 @@ async def story(net: Lan, stack: AsyncExitStack, events: list[Event]) -> None:
     )
     await neighbour.send(to(bob, NEIGHBOUR, reserved, 1), echo(NEIGHBOUR, reserved, NEIGHBOUR_MAC, mac_of(bob)))
 
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while data := await reader.read(65536):
-            writer.write(data)
-        writer.close()
-
-    server = start_server(bob, serve, mode=PortMode.L0)
+    server = echo_server(bob, mode=PortMode.L0)
     ssa = await server.issue()
     reader, writer = await open_connection(alice, ssa.address, None, mode=PortMode.L0)
     writer.get_extra_info("connection").emitter.transform = RestlessPorts(Random(5))
@@ -148,10 +143,6 @@ def run(folder: Path) -> Judgement:
     nodes = tuple(UnifiedNode(n, "switch", (f"02:00:00:00:00:0{m}",), (PREFIX,)) for n, m in (("alice", 1), ("bob", 2)))
     setup = Setup(nodes, strangers=(THIRD,), connections=1)
     return judge([CaptureFile(path, "switch", offload_free=True)], setup, [claims])
-
-
-def found(judgement: Judgement, rule: str) -> Finding:
-    return next(finding for finding in judgement.findings if finding.rule == rule)
 
 
 @pytest.mark.proves(
