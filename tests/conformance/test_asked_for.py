@@ -74,7 +74,7 @@ def test_of_a_segment_that_overlaps_only_the_new_bytes_are_taken() -> None:
     assert last.ack == first.seq + 5 + 6
 
 
-@pytest.mark.proves("ST-TCP-1")
+@pytest.mark.proves("ST-TCP-1", "SHLD-14")
 def test_the_advertised_right_edge_never_moves_left() -> None:
     pair = Pair()
     client, server = pair.connect(SocketOptions(receive_buffer=30_000, receive_buffer_maximum=30_000))
@@ -88,7 +88,7 @@ def test_the_advertised_right_edge_never_moves_left() -> None:
         pair.run(0.3)
     assert read == 6 * 20_000
     edges = [
-        segment.ack + (segment.window << scale)
+        (segment.ack - syn_ack.ack) % (1 << 32) + (segment.window << scale)
         for segment in map(wire.read, pair.sent_by("b")[1:])
         if not int(segment.flags) & 2
     ]
