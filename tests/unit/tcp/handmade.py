@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from tapstack.ipv6.addresses import AddressKind
 from tapstack.tcp.connection import Connection
-from tapstack.tcp.options import SocketOptions, TimeWait
+from tapstack.tcp.options import PortMode, SocketOptions, TimeWait
 
 from . import wire
 from .pair import Pair
@@ -63,3 +64,35 @@ def remembered(pair: Pair) -> int:
     before = len(pair.packets)
     pair.run(1)
     return len(segments(pair, "b", before))
+
+
+def reopen(pair: Pair, isn: int, stamp: int | None) -> str | None:
+    """A SYN for a pair in TIME-WAIT; what is answered, or None."""
+    options = [("MSS", 1440)] + ([("Timestamp", (stamp, 0))] if stamp is not None else [])
+    before = len(pair.packets)
+    pair.a.input(wire.segment(B, A, 5000, 80, "S", seq=isn, options=options), pair.now)
+    pair.run(0.001)
+    answers = sent(pair, "a", before)
+    return str(answers[0].flags) if answers else None
+
+
+def in_time_wait(mode: PortMode, timestamps: bool) -> tuple[Pair, Connection]:
+    """`a` is the server, on a stable address where the mode allows it, and the one in TIME-WAIT."""
+    pair = Pair()
+    aware = mode is PortMode.AWARE
+    options = SocketOptions(mode=mode, timestamps=timestamps)
+    listener = pair.a.tcp.listen(options, pair.now, 80 if aware else None)
+    kind = AddressKind.STABLE if aware else AddressKind.SERVICE
+    listener.arm(pair.a.entry(pair.now, kind), pair.now, sessions=None)
+    client = pair.b.tcp.connect(
+        pair.b.entry(pair.now), pair.a.address, 80, pair.now, SocketOptions(mode=PortMode.AWARE), local_port=5000
+    )
+    pair.run(1)
+    server = listener.accept()
+    assert server is not None
+    server.shutdown(pair.now)
+    pair.run(0.1)
+    client.shutdown(pair.now)
+    pair.run(1)
+    assert len(pair.a.tcp.time_waits) == 1
+    return pair, server

@@ -12,11 +12,10 @@ from tapstack.tcp.receiver import Receiver
 from tapstack.tcp.timewait import TimeWaitRecord
 
 from . import wire
-from .handmade import sent
+from .handmade import in_time_wait, reopen, sent
 from .pair import Pair, read_all
 from .path import DATA, established, transfer
 from .seen import RST, SYN, data, segments
-from .test_time_wait import in_time_wait, reopen
 
 A, B = "2001:db8:a::1", "2001:db8:b::1"
 WRAP = 1 << 32
@@ -77,7 +76,7 @@ def test_a_blind_segment_cannot_keep_a_time_wait_from_being_reopened() -> None:
     assert recent is not None
     pair.a.input(wire.segment(B, A, 5000, 80, "A", seq=77, ack=5, options=stamped(recent + (1 << 30))), pair.now)
     pair.run(1)
-    assert reopen(pair, PortMode.AWARE, server.receiver.rcv_nxt - 5, recent + 2000) == "SA"
+    assert reopen(pair, server.receiver.rcv_nxt - 5, recent + 2000) == "SA"
 
 
 @pytest.mark.proves("UM-REL-1", by="api")

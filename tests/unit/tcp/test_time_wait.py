@@ -10,7 +10,7 @@ from tapstack.tcp.options import PortMode, SocketOptions, TimeWait
 from tapstack.tcp.timewait import TimeWaitRecord
 
 from . import wire
-from .handmade import A, B, ended, old_segment
+from .handmade import ended, in_time_wait, old_segment, reopen
 from .pair import Pair
 from .path import established
 from .seen import ACK, segments
@@ -51,38 +51,6 @@ def ends_at(pair: Pair, connection: Connection, end: float) -> None:
     assert old_segment(pair, connection) == ["R"]
 
 
-def reopen(pair: Pair, mode: PortMode, isn: int, stamp: int | None) -> str | None:
-    """A SYN for a pair in TIME-WAIT; what is answered, or None."""
-    options = [("MSS", 1440)] + ([("Timestamp", (stamp, 0))] if stamp is not None else [])
-    before = len(pair.packets)
-    pair.a.input(wire.segment(B, A, 5000, 80, "S", seq=isn, options=options), pair.now)
-    pair.run(0.001)
-    answers = [str(wire.read(p).flags) for p in pair.sent_by("a", before)]
-    return answers[0] if answers else None
-
-
-def in_time_wait(mode: PortMode, timestamps: bool) -> tuple[Pair, Connection]:
-    """`a` is the server, on a stable address where the mode allows it, and the one in TIME-WAIT."""
-    pair = Pair()
-    aware = mode is PortMode.AWARE
-    options = SocketOptions(mode=mode, timestamps=timestamps)
-    listener = pair.a.tcp.listen(options, pair.now, 80 if aware else None)
-    kind = AddressKind.STABLE if aware else AddressKind.SERVICE
-    listener.arm(pair.a.entry(pair.now, kind), pair.now, sessions=None)
-    client = pair.b.tcp.connect(
-        pair.b.entry(pair.now), pair.a.address, 80, pair.now, SocketOptions(mode=PortMode.AWARE), local_port=5000
-    )
-    pair.run(1)
-    server = listener.accept()
-    assert server is not None
-    server.shutdown(pair.now)
-    pair.run(0.1)
-    client.shutdown(pair.now)
-    pair.run(1)
-    assert len(pair.a.tcp.time_waits) == 1
-    return pair, server
-
-
 @pytest.mark.proves("ST-TCP-13")
 @pytest.mark.parametrize(
     ("mode", "timestamps", "sequence", "later", "answer"),
@@ -104,7 +72,7 @@ def test_a_newer_syn_reopens_in_aware_mode_only(
     assert isinstance(record, TimeWaitRecord)
     stamp = (record.ts_recent or 0) + later if timestamps else None
     pair.run(1)
-    assert reopen(pair, mode, server.receiver.rcv_nxt + sequence, stamp) == answer
+    assert reopen(pair, server.receiver.rcv_nxt + sequence, stamp) == answer
 
 
 @pytest.mark.proves("ST-TCP-13", "MAY-2")
@@ -119,7 +87,7 @@ def test_what_is_reopened_begins_above_the_last_number_of_the_old_connection(ahe
     record.change(record.facts()._replace(snd_nxt=used))
     if full:
         pair.a.tcp.passive.limit = 0
-    assert reopen(pair, PortMode.AWARE, server.receiver.rcv_nxt + 1, None) == "SA"
+    assert reopen(pair, server.receiver.rcv_nxt + 1, None) == "SA"
     isn = wire.read(pair.sent_by("a")[-1]).seq
     assert 0 < (isn - used) % (1 << 32) < 1 << 31
     assert pair.a.tcp.demux.half_open_count == 1
