@@ -42,17 +42,18 @@ class Talk:
     client: Streams
     server: Streams
     calling: Node
-    called: Node
 
     @property
     def client_address(self) -> bytes:
         """The EA."""
-        return self.client[1].get_extra_info("connection").local  # type: ignore[no-any-return]
+        local: bytes = self.client[1].get_extra_info("connection").local
+        return local
 
     @property
     def server_address(self) -> bytes:
         """The SSA."""
-        return self.server[1].get_extra_info("connection").local  # type: ignore[no-any-return]
+        local: bytes = self.server[1].get_extra_info("connection").local
+        return local
 
 
 @dataclass(slots=True)
@@ -229,7 +230,7 @@ class Bed:
         await peer[0].readexactly(5)
         peer[1].write(b"welcome")
         await client[0].readexactly(7)
-        return Talk(client, peer, calling, called)
+        return Talk(client, peer, calling)
 
     # -- afterwards ------------------------------------------------------------------------------
 

@@ -35,7 +35,6 @@ from .wire import (
 
 EA, SSA, EA0, SSA0, IDLE = (f"2001:db8:a::{tail}" for tail in ("1:e1", "1:55a", "1:e0", "1:550", "1:1d1e"))
 SERVER, CLIENT, THIRD = "2001:db8:f::80", "2001:db8:f::c", "2001:db8:f::bad"
-OTHER_PREFIX_ADDRESS = "2001:db8:a::1"
 """the router's own address in the prefix: nobody's one-time address"""
 
 

@@ -36,7 +36,7 @@ NODE_MAC, OTHER_MAC, ROUTER_MAC, STRANGER_MAC = (
     "02:00:00:00:00:01",
     "02:00:00:00:00:66",
 )
-NODE_LL, OTHER_LL, ROUTER_LL, STRANGER_LL = "fe80::a", "fe80::b", "fe80::1", "fe80::66"
+NODE_LL, OTHER_LL, ROUTER_LL = "fe80::a", "fe80::b", "fe80::1"
 SSA_LIKE = "2001:db8:a::1:55a"
 TO_INCLUDE, TO_EXCLUDE = 3, 4
 
