@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from tapstack.ipv6.addresses import AddressKind
 from tests.unit.unimux.poolbench import EA, PEER, Answer, PoolBench
@@ -12,23 +12,14 @@ from unimux.das import (
     Need,
     Want,
 )
-from unimux.pool import PoolConfig
 from unimux.purpose import Purpose
 
 T = TypeVar("T")
-SMALL = PoolConfig(low=4, high=4, limit=20)
 GOOD = "2001:db8:1::aaaa:bbbb:cccc"
 
 
 def want(bench: PoolBench, wait: float = 10.0, kind: AddressKind = EA) -> Want:
     return Want(kind, PEER, bench.now + wait, "test", Purpose(who="curl"))
-
-
-def filled(config: PoolConfig = SMALL, **options: Any) -> PoolBench:
-    bench = PoolBench(config, **options)
-    bench.settle()
-    bench.run(3.0)
-    return bench
 
 
 class Verdict:

@@ -12,8 +12,8 @@ from tapstack.ipv6.config import HostConfig
 from tapstack.types import address, address_text
 from tests.unit.ipv6.bench import User, advertisement
 from tests.unit.unimux.lan import lan, virtual
-from tests.unit.unimux.needs import GOOD, Verdict, filled, required, want
-from tests.unit.unimux.poolbench import EA, Answer
+from tests.unit.unimux.needs import GOOD, Verdict, required, want
+from tests.unit.unimux.poolbench import EA, SMALL, Answer, filled
 from unimux.das import (
     AddressNotSet,
     AddressRefused,
@@ -193,7 +193,7 @@ def test_a_socket_that_gives_up_leaves_nothing_behind(dedicated: bool) -> None:
     bench.run(20.0)
     assert answer.outcome is None
     assert address(GOOD) not in bench.host.addresses
-    assert bench.pool_figures() == (4, 0, 0)
+    assert bench.pool_figures() == (SMALL.high, 0, 0)
 
 
 def test_a_dedicated_address_cancelled_before_it_was_told_is_released() -> None:

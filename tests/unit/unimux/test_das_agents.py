@@ -12,8 +12,8 @@ import pytest
 from tapstack.clock import run_virtual
 from tapstack.ipv6.addresses import AddressEntry, AddressState
 from tapstack.types import address, address_text
-from tests.unit.unimux.needs import GOOD, T, filled, want
-from tests.unit.unimux.poolbench import EA, PEER, PoolBench
+from tests.unit.unimux.needs import GOOD, T, want
+from tests.unit.unimux.poolbench import EA, PEER, PoolBench, filled
 from unimux.das import (
     AgentCaller,
     AutoSet,
