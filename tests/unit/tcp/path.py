@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from random import Random
+from typing import Any
 
 from tapstack.tcp.connection import Connection
 from tapstack.tcp.options import SocketOptions
@@ -51,10 +52,10 @@ def lose(*numbers: int) -> Callable[[int], float | None]:
 
 
 def established(
-    pair: Pair, fate: Callable[[int], float | None] = lambda n: 0.0, **options: object
+    pair: Pair, fate: Callable[[int], float | None] = lambda n: 0.0, **options: Any
 ) -> tuple[Connection, Connection, Path]:
     """A connection from `a` to `b`, then the path."""
-    client, server = pair.connect(SocketOptions(**options))  # type: ignore[arg-type]
+    client, server = pair.connect(SocketOptions(**options))
     pair.run(1)
     return client, server, Path(pair, fate)
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from random import Random
+from typing import Any
 
 import pytest
 
+from tapstack.events import DropReason
 from tapstack.ipv6.addresses import AddressKind
 from tapstack.tcp import cookies
 from tapstack.tcp.challenge import BUDGET, SLOTS, ChallengeLimiter
@@ -16,7 +18,7 @@ from tapstack.wire.tcp import Options
 
 from . import wire
 from .handmade import remembered
-from .pair import Pair, read_all
+from .pair import End, Pair, read_all
 from .path import DATA, Path, lose, transfer
 from .seen import ACK, SYN, acknowledged, data, flights, segments, stream
 
@@ -43,8 +45,8 @@ def flood(pair: Pair, count: int, *, first: int = 0) -> None:
     pair.b.out.clear()
 
 
-def connect(pair: Pair, port: int, listener: Listener, **options: object) -> tuple[Connection, Connection]:
-    asked = SocketOptions(mode=PortMode.AWARE, **options)  # type: ignore[arg-type]
+def connect(pair: Pair, port: int, listener: Listener, **options: Any) -> tuple[Connection, Connection]:
+    asked = SocketOptions(mode=PortMode.AWARE, **options)
     client = pair.a.tcp.connect(pair.a.entry(pair.now), pair.b.address, 80, pair.now, asked, local_port=port)
     pair.run(1)
     server = listener.accept()
@@ -70,7 +72,7 @@ def test_honest_clients_connect_throughout_a_flood(mode: PortMode) -> None:
         assert read_all(client) == DATA[:100_000]
     assert pair.b.tcp.demux.half_open_count <= 8
     assert len(pair.b.entry(pair.now).users) <= users + 5, "a cookie holds nothing"
-    assert pair.b.counters.drops["tcp-cookie-sent"] > 490  # type: ignore[index]
+    assert pair.b.counters.drops[DropReason.TCP_COOKIE_SENT] > 490
 
 
 @pytest.mark.proves("ST-TCP-10")
@@ -79,7 +81,7 @@ def test_a_cookie_carries_mss_scale_sack_and_timestamps() -> None:
     pair.b.tcp.passive.limit = 0
     listener = listening(pair)
     client, server = connect(pair, 5000, listener)
-    assert pair.b.counters.drops["tcp-cookie-sent"] == 1  # type: ignore[index]
+    assert pair.b.counters.drops[DropReason.TCP_COOKIE_SENT] == 1
     syn, cookie = (dict(wire.read(packet).options) for _, _, packet in pair.packets[:2])
     for one, other, who in ((client, server, "a"), (server, client, "b")):
         path, before = Path(pair), len(pair.packets)
@@ -117,11 +119,11 @@ def test_the_first_data_stands_in_for_a_lost_acknowledgement() -> None:
     path = Path(pair)
     lost: list[bytes] = []
 
-    def lose_the_ack(end: object, packet: bytes) -> list[bytes | tuple[float, bytes]]:
+    def lose_the_ack(end: End, packet: bytes) -> list[bytes | tuple[float, bytes]]:
         if end is pair.a and wire.read(packet).flags == "A" and not lost:
             lost.append(packet)
             return []
-        return path(end, packet)  # type: ignore[arg-type]
+        return path(end, packet)
 
     pair.meddle = lose_the_ack
     client = pair.a.tcp.connect(
@@ -218,7 +220,7 @@ def test_one_connection_sends_two_challenges_per_second_at_most() -> None:
         pair.run(0.01)
     answers = pair.sent_by("b", before)
     assert 1 <= len(answers) <= 3
-    assert pair.b.counters.drops["tcp-challenge-limit"] >= 97  # type: ignore[index]
+    assert pair.b.counters.drops[DropReason.TCP_CHALLENGE_LIMIT] >= 97
 
 
 @pytest.mark.proves("ST-TCP-8", by="api")

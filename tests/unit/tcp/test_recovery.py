@@ -9,6 +9,7 @@ from typing import Literal
 
 import pytest
 
+from tapstack.tcp.connection import Connection
 from tapstack.tcp.recovery import Phase, SelectiveRecovery
 from tapstack.tcp.recovery.rto import EPOCH, RttEstimator
 from tapstack.tcp.recovery.spurious import Undo
@@ -24,8 +25,8 @@ RTT = 0.02
 MSS = 1428
 
 
-def selective(connection: object) -> SelectiveRecovery:
-    recovery = connection.sender.recovery  # type: ignore[attr-defined]
+def selective(connection: Connection) -> SelectiveRecovery:
+    recovery = connection.sender.recovery
     assert isinstance(recovery, SelectiveRecovery)
     return recovery
 

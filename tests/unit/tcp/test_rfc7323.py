@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tapstack.events import DropReason
 from tapstack.tcp import layer, passive
 from tapstack.tcp.connection import Connection
 from tapstack.tcp.isn import SessionNumbers, session_numbers
@@ -182,7 +183,7 @@ def test_the_peers_scale_is_fourteen_at_most(offered: int | None, used: int) -> 
 def test_neither_side_scales_unless_both_do() -> None:
     pair = Pair()
 
-    def without_scale(end: object, packet: bytes) -> list[bytes | tuple[float, bytes]]:
+    def without_scale(end: End, packet: bytes) -> list[bytes | tuple[float, bytes]]:
         if "S" not in str(wire.read(packet).flags):
             return [packet]
         return [wire.fixed(re.sub(rb"\x03\x03.(?=$|\x01|\x00)", b"\x01\x01\x01", packet, flags=re.DOTALL))]
@@ -217,7 +218,7 @@ def test_an_old_segment_in_the_window_is_kept_out_and_answered() -> None:
     transfer(pair, client, server, 5000)
     before = len(pair.packets)
     assert not stale(pair, server, 1)
-    assert pair.b.counters.drops["tcp-paws"] == 1  # type: ignore[index]
+    assert pair.b.counters.drops[DropReason.TCP_PAWS] == 1
     (answer,) = [wire.read(p) for p in pair.sent_by("b", before)]
     assert answer.ack == server.receiver.rcv_nxt & 0xFFFFFFFF
     assert stale(pair, server, 0), "an equal timestamp is not old"

@@ -6,6 +6,7 @@ from typing import Literal
 
 import pytest
 
+from tapstack.events import DropReason
 from tapstack.ipv6.packet import IcmpError
 from tapstack.tcp.connection import Connection, Signal
 from tapstack.tcp.options import SocketOptions
@@ -300,7 +301,7 @@ def test_a_forged_packet_too_big_changes_nothing(offset: int, mtu: int) -> None:
         "what a time-out repeats is as large as it was"
     )
     if mtu == 1300:
-        assert pair.a.counters.drops["icmp-error-unmatched"] == 1  # type: ignore[index]
+        assert pair.a.counters.drops[DropReason.ICMP_UNMATCHED] == 1
 
 
 @pytest.mark.proves("ST-IP6-8")

@@ -13,7 +13,7 @@ from tapstack.tcp.recovery import Phase
 
 from . import wire
 from .handmade import by_hand, old_segment, plain
-from .pair import Pair, read_all
+from .pair import End, Pair, read_all
 from .path import DATA, Path, collect, established
 from .seen import ACK, RST, acknowledged, again, data, segments, stream
 
@@ -77,7 +77,7 @@ def test_after_a_lost_syn_the_time_out_begins_with_three_seconds_and_one_segment
     pair = Pair()
     lost: list[bytes] = []
 
-    def first(end: object, packet: bytes) -> list[bytes | tuple[float, bytes]]:
+    def first(end: End, packet: bytes) -> list[bytes | tuple[float, bytes]]:
         if not lost:
             lost.append(packet)
             return []
@@ -94,7 +94,7 @@ def test_how_often_a_syn_was_lost_says_nothing_of_the_path_for_data() -> None:
     pair = Pair()
     count = [0]
 
-    def three(end: object, packet: bytes) -> list[bytes | tuple[float, bytes]]:
+    def three(end: End, packet: bytes) -> list[bytes | tuple[float, bytes]]:
         count[0] += 1
         return [packet] if count[0] > 3 else []
 

@@ -6,6 +6,7 @@ import itertools
 
 import pytest
 
+from tapstack.events import DropReason
 from tapstack.tcp.connection import Connection
 from tapstack.tcp.options import PortMode, SocketOptions
 from tapstack.tcp.usertimeout import UPPER_LIMIT
@@ -65,7 +66,7 @@ def test_both_wait_for_the_longer_time_within_limits(mine: float, yours: float, 
         "and in the first that is no SYN"
     )
     assert carried[0][2] == int(mine).to_bytes(2, "big")
-    assert pair.b.tcp.counters.drops["tcp-malformed"] == 0  # type: ignore[index]
+    assert pair.b.tcp.counters.drops[DropReason.TCP_MALFORMED] == 0
 
 
 @pytest.mark.proves("ST-TCP-11")
