@@ -9,8 +9,7 @@ import pytest
 
 from tapstack.types import address
 from tapstack.wire import ethernet, icmpv6, ipv6, nd, tcp
-from tests.unit.unimux.lan import Lan, lan, virtual
-from tests.unit.unimux.test_failing_applications import handled
+from tests.unit.unimux.lan import Lan, handled, lan, virtual
 from unimux.tls import _Starting, connect_tls, tls_factory
 
 MAC, HERE = bytes.fromhex("020000000099"), "2001:db8:1::99"
