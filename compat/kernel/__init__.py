@@ -10,7 +10,7 @@ from .errors import KernelError, KernelRefused, KernelUnavailable
 from .interface import OFFLOADS, Interface
 from .leftovers import Leftovers, clean_leftovers
 from .links import address, bridge, forget_neighbors, membership, offloads, route, sysctl, veth
-from .namespaces import NETNS_DIR, Namespace, in_namespace, namespace, unnamed_namespace
+from .namespaces import NETNS_DIR, Namespace, in_namespace, namespace, tcp_socket, unnamed_namespace
 from .owner import Owner
 from .probe import Capabilities, capabilities
 from .scratch import scratch_folder
@@ -44,6 +44,7 @@ __all__ = [
     "set_sysctl",
     "sysctl",
     "tap",
+    "tcp_socket",
     "unnamed_namespace",
     "veth",
 ]

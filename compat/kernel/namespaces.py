@@ -12,6 +12,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -137,6 +138,12 @@ def unnamed_namespace() -> Iterator[Namespace]:
 
     with _in_thread(make, "make a network namespace") as made:
         yield made
+
+
+def tcp_socket(where: Namespace) -> socket.socket:
+    """A kernel's TCP socket over IPv6, of the namespace wherever it is used."""
+    with in_namespace(where):
+        return socket.socket(socket.AF_INET6, socket.SOCK_STREAM)
 
 
 @contextmanager

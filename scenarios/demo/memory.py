@@ -14,12 +14,12 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from random import Random
 
-from scenarios.engine.probes import dad_probe, knocks, resolution
+from scenarios.engine.raw import dad_probe, knocks, solicitation
 from scenarios.engine.router import AdvertisedPrefix, InterfaceConfig, Router, RouterConfig, RouterNode
+from scenarios.engine.simulated import captured
 from scenarios.witness.setup import CaptureFile, Setup, UnifiedNode
 from tapstack.clock import run_virtual, wall_clock
 from tapstack.link.memory import MemorySwitch
-from tapstack.link.pcapng import PcapngWriter
 from tapstack.types import address_text
 from unimux.aio import open_connection
 from unimux.events import EventFile
@@ -112,13 +112,8 @@ class Story:
     def _captured(self, name: str, lan: MemorySwitch) -> Iterator[None]:
         """Everything that enters the switch, in a file."""
         path = self.outcome.folder / "wire" / f"{name}.pcapng"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("wb") as file:
-            writer = PcapngWriter(file, application="unimux demo, in memory")
-            interface = writer.add_interface(name)
-            lan.observe(lambda when, port, frame: writer.write(interface, self.clock(), frame))
+        with captured(lan, path, self.clock, "unimux demo, in memory"):
             yield
-            writer.flush()
         self.outcome.captures.append(CaptureFile(path, name, offload_free=True))
 
     async def _peer(self, stack: AsyncExitStack, lan: MemorySwitch) -> SimulatedPeer:
@@ -172,7 +167,7 @@ class Story:
         source = bytes.fromhex("20010db8000000010000000000000bad")
         node_mac = alice.link.properties.mac
         assert node_mac is not None
-        probes = [dad_probe(mac, target, self.random), resolution(mac, source, target)]
+        probes = [dad_probe(mac, target, self.random.randbytes(6)), solicitation(mac, source, target)]
         for frame in [*probes, *knocks(mac, node_mac, source, target)]:
             curious.send([frame])
         answered = await third.ping(address_text(target), wait=1.0)

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 from collections.abc import Mapping
 
+from scenarios.engine.simulated import Pinger
 from tapstack.driver import Driver
 from tapstack.ipv6.addresses import AddressEntry, AddressKind, AddressState
 from tapstack.ipv6.host import HostConfig
@@ -17,14 +18,12 @@ from tapstack.stack import Stack
 from tapstack.tcp.connection import Signal
 from tapstack.tcp.options import PortMode, SocketOptions
 from tapstack.types import address
-from tapstack.wire import icmpv6, ipv6
 from unimux.transport import SessionTransport
 
 from .web import FileProtocol
 
 OPTIONS = SocketOptions(mode=PortMode.AWARE)
 _POLL = 0.05
-_ECHO_IDENTIFIER = (4711).to_bytes(2, "big")
 
 
 class SimulatedPeer:
@@ -33,10 +32,7 @@ class SimulatedPeer:
     def __init__(self, link: Link, seed: bytes) -> None:
         self.stack = Stack(link.properties, seed, HostConfig(stable_addresses=True))
         self.driver = Driver(self.stack, link)
-        self._echoes: set[bytes] = set()
-        self.stack.host.icmp.handlers[icmpv6.Type.ECHO_REPLY] = lambda packet, message, now: self._echoes.add(
-            packet.src
-        )
+        self._pinger = Pinger(self.driver)
 
     async def start(self) -> None:
         """Begin, and wait until SLAAC has given a global address."""
@@ -104,9 +100,4 @@ class SimulatedPeer:
 
     async def ping(self, host: str, wait: float) -> bool:
         """Whether `host` answers an echo request within `wait` seconds."""
-        target, source = address(host), self.entry.address
-        body = icmpv6.pack(source, target, icmpv6.Type.ECHO_REQUEST, 0, _ECHO_IDENTIFIER + b"\0\0unimux demo")
-        self.stack.host.send(source, target, ipv6.ICMPV6, [body], self.driver.now())
-        self.driver.kick()
-        await asyncio.sleep(wait)
-        return target in self._echoes
+        return await self._pinger.ping(self.entry.address, address(host), wait)

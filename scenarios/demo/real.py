@@ -30,7 +30,8 @@ from compat.programs.dumpcap import dumpcap
 from compat.programs.nginx import WebServer, web_server
 from compat.programs.radvd import Advertisement, router_advertiser
 from compat.socks.command import serve_socks
-from scenarios.engine.probes import dad_probe, inject, knocks, ping, resolution
+from scenarios.engine.probes import inject, ping
+from scenarios.engine.raw import dad_probe, knocks, solicitation
 from scenarios.witness.setup import CaptureFile, Setup, UnifiedNode
 from tapstack.types import address_text
 from unimux.events import EventFile
@@ -139,8 +140,7 @@ class Story:
     @asynccontextmanager
     async def _socks(self, node: Node, where: kernel.Namespace) -> AsyncIterator[str]:
         """The node's SOCKS front end on the namespace's loopback; yields host:port."""
-        with kernel.in_namespace(where):
-            sock = socket.socket(socket.AF_INET6, socket.SOCK_STREAM)
+        sock = kernel.tcp_socket(where)
         sock.bind(("::1", 0))
         async with await serve_socks(node, sock=sock) as server:
             yield f"[::1]:{sock.getsockname()[1]}"
@@ -211,7 +211,7 @@ class Story:
         source = socket.inet_pton(socket.AF_INET6, topology.CLIENT_ROUTER)
         node_mac = alice.link.properties.mac
         assert node_mac is not None
-        probes = [dad_probe(mac, target, self.random), resolution(mac, source, target)]
+        probes = [dad_probe(mac, target, self.random.randbytes(6)), solicitation(mac, source, target)]
         inject(top.router_client, [*probes, *knocks(mac, node_mac, source, target)])
         answered = await ping(top.third_link, address_text(target), wait=1.0)
         self.outcome.fact(

@@ -237,8 +237,7 @@ class KernelHost(Host):
         self._servers: list[asyncio.Server] = []
 
     def _socket(self) -> socket.socket:
-        with kernel.in_namespace(self.space):
-            made = socket.socket(socket.AF_INET6, socket.SOCK_STREAM)
+        made = kernel.tcp_socket(self.space)
         made.setblocking(False)
         return made
 

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Callable
 
 from tapstack.link.base import Link
-from tapstack.types import address, solicited_node
+from tapstack.types import UNSPECIFIED, address, solicited_node
 from tapstack.wire import ethernet, icmpv6, ipv6, nd, tcp
 from tapstack.wire.error import WireError
 
@@ -72,7 +72,7 @@ class Raw:
         except WireError:
             return
         source = packet[8:24]
-        if asked.target != self._own or source == bytes(16):
+        if asked.target != self._own or source == UNSPECIFIED:
             return
         answer = nd.NeighborAdvertisement(
             target=self._own, solicited=True, override=True, options=(nd.TargetLinkLayer(self.mac),)
@@ -88,29 +88,34 @@ def icmp(src: bytes, dst: bytes, type: int, body: bytes, hop_limit: int = 64) ->
     return ipv6.pack_header(src, dst, ipv6.ICMPV6, len(message), hop_limit=hop_limit) + message
 
 
-def echo_request(src: str, dst: str, sequence: int = 0) -> Packet:
+def echo_request(src: str | bytes, dst: str | bytes, sequence: int = 0) -> Packet:
     """An echo request."""
     return icmp(
         address(src), address(dst), icmpv6.Type.ECHO_REQUEST, b"\x12\x34" + sequence.to_bytes(2, "big") + b"scenario"
     )
 
 
-def solicitation(mac: bytes, src: str, target: str) -> bytes:
-    """The frame of an address resolution: who has `target`, tell `src`."""
-    source, wanted = address(src), address(target)
-    message = nd.NeighborSolicitation(wanted, (nd.SourceLinkLayer(mac),))
-    group = solicited_node(wanted)
+def solicitation(mac: bytes, src: str | bytes, target: str | bytes) -> bytes:
+    """The frame of an address resolution: who has `target`, tell `src` (RFC 4861 §7.2.2)."""
+    return _asking(mac, address(src), address(target), nd.SourceLinkLayer(mac))
+
+
+def dad_probe(mac: bytes, target: str | bytes, nonce: bytes) -> bytes:
+    """The frame of a duplicate address detection: somebody else wants `target` (RFC 4862 §5.4.2).  nonce: 6 bytes (RFC 7527)."""
+    return _asking(mac, UNSPECIFIED, address(target), nd.Nonce(nonce))
+
+
+def _asking(mac: bytes, source: bytes, target: bytes, option: nd.SourceLinkLayer | nd.Nonce) -> bytes:
+    group = solicited_node(target)
+    message = nd.NeighborSolicitation(target, (option,))
     packet = icmp(source, group, icmpv6.Type.NEIGHBOR_SOLICITATION, message.pack(), 255)
     return ethernet.header(ethernet.multicast_mac(group), mac) + packet
 
 
-def dad_probe(mac: bytes, target: str, nonce: bytes) -> bytes:
-    """The frame of a duplicate address detection: somebody else wants `target`.  nonce: 6 bytes (RFC 7527)."""
-    wanted = address(target)
-    message = nd.NeighborSolicitation(wanted, (nd.Nonce(nonce),))
-    group = solicited_node(wanted)
-    packet = icmp(bytes(16), group, icmpv6.Type.NEIGHBOR_SOLICITATION, message.pack(), 255)
-    return ethernet.header(ethernet.multicast_mac(group), mac) + packet
+def knocks(mac: bytes, node_mac: bytes, source: bytes, target: bytes) -> list[bytes]:
+    """Frames of a ping and a SYN to `target`, straight to the node's link-layer address, without asking for it first."""
+    header = ethernet.header(node_mac, mac)
+    return [header + echo_request(source, target), header + segment(source, target, (40_000, 80), tcp.SYN, seq=1)]
 
 
 def answer_from(prober: Raw, target: str) -> str:
@@ -136,8 +141,8 @@ def advertises(packet: Packet, target: bytes) -> bool:
 
 
 def segment(
-    src: str,
-    dst: str,
+    src: str | bytes,
+    dst: str | bytes,
     ports: tuple[int, int],
     flags: int,
     *,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import replace
 from ipaddress import IPv6Network
 from pathlib import Path
@@ -26,14 +26,11 @@ from scenarios.engine.router import (
 )
 from scenarios.witness.setup import CaptureFile
 from tapstack.clock import VirtualDeadlockError, run_virtual, wall_clock
-from tapstack.ipv6.packet import Packet
 from tapstack.link.base import Link
 from tapstack.link.impairment import NONE, ImpairedLink
 from tapstack.link.memory import MemorySwitch
-from tapstack.link.pcapng import PcapngWriter
 from tapstack.tcp.options import PortMode, SocketOptions
 from tapstack.types import address, is_link_local
-from tapstack.wire import icmpv6, ipv6
 from unimux.aio import open_connection, start_server
 from unimux.node import Node, NodeConfig
 from unimux.state import MemoryState
@@ -42,12 +39,12 @@ from .addressing import HOST, NO_POOL, fix
 from .backend import Backend, Handler, Host, Impairments, NeighborCount, Observer, RouterControl, Streams
 from .errors import BackendCannot, ScenarioError
 from .network import Kind, Lan, Network
+from .simulated import Pinger, captured
 
 EPOCH_NS = 1_735_689_600_000_000_000
 """The beginning of every simulation: 1 January 2025, 00:00 UTC."""
 
 _HOST_OPTIONS = SocketOptions(mode=PortMode.AWARE, msl=30.0)
-_ECHO = (0x5555).to_bytes(2, "big")
 
 
 class SimBackend(Backend):
@@ -94,14 +91,8 @@ class SimBackend(Backend):
     @contextmanager
     def _captured(self, lan: Lan, switch: MemorySwitch, folder: Path) -> Iterator[None]:
         path = folder / "wire" / f"{lan.name}.pcapng"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("wb", buffering=1 << 20) as file:
-            writer = PcapngWriter(file, application="unimux scenario, simulated")
-            interface = writer.add_interface(lan.name)
-            clock = self._clock
-            switch.observe(lambda when, port, frame: writer.write(interface, clock(), frame))
+        with captured(switch, path, self._clock, "unimux scenario, simulated"):
             yield
-            writer.flush()
         self.captures.append(CaptureFile(path, lan.name, offload_free=True, mtu=lan.mtu))
 
     @contextmanager
@@ -191,8 +182,7 @@ class SimHost(Host):
     def __init__(self, name: str, lan: Lan, address: str, node: Node) -> None:
         super().__init__(name, lan, address)
         self.node = node
-        self._echoes: set[bytes] = set()
-        node.stack.host.icmp.handlers[icmpv6.Type.ECHO_REPLY] = self._echoed
+        self._pinger = Pinger(node.driver)
 
     async def start(self, *, routed: bool) -> None:
         """Wait for a router, if there is one, and take the address."""
@@ -216,15 +206,4 @@ class SimHost(Host):
 
     async def ping(self, target: str, *, wait: float = 1.0) -> bool:
         """One echo request."""
-        to = address(target)
-        own = address(self.address)
-        self._echoes.discard(to)
-        body = icmpv6.pack(own, to, icmpv6.Type.ECHO_REQUEST, 0, _ECHO + b"\0\0scenario")
-        with suppress(OSError):
-            self.node.stack.host.send(own, to, ipv6.ICMPV6, [body], self.node.now())
-        self.node.driver.kick()
-        await asyncio.sleep(wait)
-        return to in self._echoes
-
-    def _echoed(self, packet: Packet, message: object, now: float) -> None:
-        self._echoes.add(packet.src)
+        return await self._pinger.ping(address(self.address), address(target), wait)
