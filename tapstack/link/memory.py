@@ -266,7 +266,6 @@ class MemorySwitch(_Fabric):
         fabric_limit: frames in flight; loop: the running one unless given."""
         super().__init__(latency, fabric_limit, loop)
         self.mtu = mtu
-        self.flooded = 0
         self._table_limit = table_limit
         self._ageing = ageing
         self._table: dict[bytes, tuple[MemoryLink, float]] = {}
@@ -319,5 +318,4 @@ class MemorySwitch(_Fabric):
                 self._run = run
                 self._run_targets = [known[0]] if known[0] is not source else []
                 return self._run_targets
-        self.flooded += 1
         return [link for link in self._ports.values() if link is not source]
