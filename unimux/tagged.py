@@ -26,7 +26,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .generators import IDENTIFIER_BITS, Generator, GeneratorError, derive_key
+from .generators import IDENTIFIER_BITS, GeneratorError, derive_key
 from .prp import FeistelPermutation, Mask, Words
 
 _FIELDS = ("service", "client", "slot", "serial", "redundancy")
@@ -225,31 +225,3 @@ class TagVerifier:
                     passes &= np.isin(fields[name], np.array(sorted(allowed), dtype=np.uint64))
             admitted |= passes
         return admitted
-
-
-class TaggedGenerator(Generator):
-    """The addresses of one service, client and slot: the counter is the serial."""
-
-    def __init__(self, codec: TagCodec, service: int, client: int, slot: int) -> None:
-        super().__init__(codec.key)
-        self.codec = codec
-        self.service = service
-        self.client = client
-        self.slot = slot
-
-    @property
-    def capacity(self) -> int:
-        return 1 << self.codec.layout.serial
-
-    def identifier(self, counter: int) -> int:
-        return self.codec.seal(Tag(self.service, self.client, self.slot, counter))
-
-    def counter(self, identifier: int) -> int | None:
-        tag = self.codec.open(identifier)
-        if tag is None or (tag.service, tag.client, tag.slot) != (self.service, self.client, self.slot):
-            return None
-        return tag.serial
-
-    def identifiers(self, start: int, count: int) -> Words:
-        serials = np.arange(start, start + count, dtype=np.uint64)
-        return self.codec.seal_many(self.service, self.client, self.slot, serials)

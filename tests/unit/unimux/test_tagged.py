@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unimux.generators import GeneratorError
-from unimux.tagged import Tag, TagCodec, TaggedGenerator, TagLayout, TagVerifier
+from unimux.tagged import Tag, TagCodec, TagLayout, TagVerifier
 
 KEY = hashlib.sha256(b"tags").digest()
 OTHER = hashlib.sha256(b"not the key").digest()
@@ -142,12 +142,3 @@ def test_one_at_a_time_and_in_bulk_admit_the_same(now: float, seed: int) -> None
     one_by_one = [verifier.admit(address(int(identifier)), now) is not None for identifier in identifiers]
     assert verifier.admit_many(identifiers, now).tolist() == one_by_one
     assert all(one_by_one[:10]) == (seed % 4 < 2)
-
-
-def test_a_tagged_generator_counts_serials() -> None:
-    generator = TaggedGenerator(TagCodec(KEY), service=1, client=2, slot=3)
-    assert generator.capacity == 4096
-    assert generator.identifiers(5, 2).tolist() == [generator.identifier(5), generator.identifier(6)]
-    assert generator.counter(generator.identifier(5)) == 5
-    assert generator.counter(TagCodec(KEY).seal(Tag(1, 2, 4, 5))) is None
-    assert generator.counter(12345) is None
