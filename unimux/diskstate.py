@@ -13,8 +13,9 @@ small *witness* file on another file system, by default under /run, which forget
 * Disk rolled back, then a restart: nothing on the machine remembers.  Therefore *every* restart of the machine begins
   an epoch, unless the witness is kept on storage that outlives the machine (`witness_lasts`).
 * Running machine resumed from a snapshot of its memory: **not seen**, this process is rolled back too.  Whoever resumes
-  it calls `rekey`.  Two machines resumed from one snapshot: not seen either; on one link DAD keeps them from using one
-  address, at the price of failed attempts until one of them is rekeyed.
+  it calls `rekey` of the node's state, or stops the command, touches the file `identity` and starts it again.  Two machines
+  resumed from one snapshot: not seen either; on one link DAD keeps them from using one address, at the price of failed
+  attempts until one of them is rekeyed.
 * The process forked: seen, by the process id; the child is refused.
 
 Two processes on one directory are refused by a lock (flock, which ends with the process, so no stale lock is left).
