@@ -100,11 +100,16 @@ class Outcome:
 
 @dataclass(slots=True)
 class LookupCounters:
-    """Queries that were sent, and responses that were not usable, by reason."""
+    """Queries that were sent, those over TCP among them, and responses that were not usable, by reason."""
 
     queries: int = 0
     streams: int = 0
     unusable: Counter[str] = field(default_factory=Counter)
+
+    def as_dict(self) -> dict[str, int]:
+        """All by name, the reasons as "unusable.REASON"."""
+        reasons = {f"unusable.{reason}": n for reason, n in self.unusable.items()}
+        return {"queries": self.queries, "streams": self.streams, **reasons}
 
 
 @dataclass(slots=True)

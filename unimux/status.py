@@ -78,7 +78,8 @@ class Snapshot(msgspec.Struct, kw_only=True):
     time: of its clock, seconds.  what: how it is attached.  addresses: counts by state, then by kind.
     connections, modes: counts of PCBs by state and by port mode, TIME-WAIT records included.  half_open: handshakes that
     listeners have not completed; armed: how many addresses can be connected to, and in `listening` the first of them, those
-    that expire first in front.  counters: since the start, as `Counters.as_dict`.  pool: the fields of `PoolStatus`.
+    that expire first in front.  counters: since the start, as `Counters.as_dict`; names: of the
+    resolver, as `LookupCounters.as_dict`.  pool: the fields of `PoolStatus`.
     """
 
     process: int
@@ -94,6 +95,7 @@ class Snapshot(msgspec.Struct, kw_only=True):
     counters: dict[str, int]
     rows: list[Row]
     listening: list[Armed]
+    names: dict[str, int] = {}
 
 
 def snapshot(node: Node, what: str = "", rows: int = 50) -> Snapshot:
@@ -132,6 +134,7 @@ def snapshot(node: Node, what: str = "", rows: int = 50) -> Snapshot:
         counters=stack.counters.as_dict(),
         rows=[_row(pcb, now) for pcb in living[:most]],
         listening=[_armed(each, now) for each in armed[:most]],
+        names=node.resolver.counters.as_dict(),
     )
 
 

@@ -127,6 +127,16 @@ def drop_text(now: Snapshot) -> str:
     return ", ".join(f"{name} {amount(n)}" for name, n in drops(now).items()) or "none"
 
 
+def name_text(now: Snapshot) -> str:
+    """What name servers were asked, and how often in vain, in one line."""
+    asked, streams = now.names.get("queries", 0), now.names.get("streams", 0)
+    why = {name.removeprefix("unusable."): n for name, n in now.names.items() if name.startswith("unusable.")}
+    parts = [f"{amount(asked)} queries", *([f"{amount(streams)} over TCP"] if streams else [])]
+    if why:
+        parts.append("answers not usable: " + ", ".join(f"{amount(n)} {reason}" for reason, n in sorted(why.items())))
+    return ", ".join(parts)
+
+
 def cells(row: Row, address_width: int) -> tuple[str, ...]:
     """A connection under `HEADINGS`."""
     return (
@@ -170,7 +180,8 @@ def ordered(rows: Sequence[Row], sort: str) -> list[Row]:
 def as_text(now: Snapshot) -> str:
     """Everything once, for a pipe."""
     parts = [f"node {now.process} {now.what}", "", "addresses", *address_lines(now), "", "pool", *pool_lines(now), ""]
-    parts += ["connections", *connection_lines(now), "", f"drops: {drop_text(now)}", ""]
+    parts += ["connections", *connection_lines(now), "", f"drops: {drop_text(now)}"]
+    parts += [f"names: {name_text(now)}", ""]
     parts += ["  ".join(cells(row, 45)) for row in now.rows]
     if now.listening:
         lines = [ARMED_HEADINGS, *(armed_cells(each, 60) for each in now.listening)]

@@ -111,7 +111,11 @@ def test_a_snapshot_counts_what_there_is() -> None:
             assert all(row.sent == row.received == 5000 and row.rtt is not None for row in seen.rows)
             other = snapshot(bob)
             assert (other.armed, other.addresses["PREFERRED"]["service"]) == (1, 4)
-            assert "ESTABLISHED" in topview.as_text(seen)
+            assert "ESTABLISHED" in topview.as_text(seen) and "names: 0 queries" in topview.as_text(seen)
+            bob.resolver.counters.queries, bob.resolver.counters.streams = 12, 1
+            bob.resolver.counters.unusable.update(["truncated", "SERVFAIL", "SERVFAIL"])
+            told = "names: 12 queries, 1 over TCP, answers not usable: 2 SERVFAIL, 1 truncated"
+            assert told in topview.as_text(snapshot(bob))
             for _, writer in streams:
                 writer.close()
 
