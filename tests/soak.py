@@ -40,10 +40,8 @@ from compat.kernel.ledger import all_ledgers
 from compat.programs.errors import ProgramFailed
 from compat.publisher import Backend, Publisher, published
 from compat.run import RunSettings, run_here
-from compat.socks.command import serve_socks
-from scenarios.bench.rig import ADDRESS, KERNEL_END, ON_LINK, PORT, Rig, node_config, rig, rss
+from scenarios.bench.rig import ADDRESS, PORT, Rig, configure, node_config, rig, rss
 from tapstack.link.impairment import ImpairedLink, Impairment
-from tapstack.types import address
 from unimux.node import Node
 from unimux.poolstate import PoolConfig
 
@@ -186,28 +184,19 @@ async def work(seconds: float) -> None:
     """The node with its front ends, in rounds for so long; one line of JSON for each."""
     with rig() as net, ExitStack() as stack:
         link = stack.enter_context(kernel.tap(net.peer, "node", mac=SystemRandom()))
-        end = kernel.Interface(net.peer, "node")
-        for text in (KERNEL_END, ADDRESS):
-            stack.enter_context(kernel.address(end, f"{text}/64"))
+        stack.enter_context(net.node_end())
         bad = ImpairedLink(link, seed=1, outgoing=Impairment(loss=LOSS), incoming=Impairment(loss=LOSS))
         async with Node(bad, node_config(pool=PoolConfig())) as node:
             await node.until(lambda: node.stack.host.link_local is not None, 20.0)
-            host, now = node.stack.host, node.now()
-            host.prefix_list.add_static(address(ON_LINK), 64, autonomous=True, now=now)
-            host.routers.add_static(address(KERNEL_END), now)
-            node.pool.start(now)
-            node.driver.kick()
-            with kernel.in_namespace(net.twin):
-                sock = socket.socket(socket.AF_INET6, socket.SOCK_STREAM)
-            sock.bind(("::1", 0))
+            configure(node, None)
             server = await asyncio.start_server(_echo, "127.0.0.1", 0)
             backend = Backend("127.0.0.1", server.sockets[0].getsockname()[1])
             async with (
                 server,
-                await serve_socks(node, sock=sock),
+                net.proxy(node) as proxy,
                 published(node, "soak", backend) as publisher,
             ):
-                await _rounds(net, node, sock.getsockname()[1], publisher, time.monotonic() + seconds)
+                await _rounds(net, node, proxy, publisher, time.monotonic() + seconds)
 
 
 # -- the judge's process -------------------------------------------------------------------------------
