@@ -144,8 +144,7 @@ class Lane:
         tun = _tun(net.receiver, self.name, f"{self.far}/64", stack)
         self.link: Link = ImpairedLink(tun, seed=seed, outgoing=cell.there, incoming=cell.back)
         stack.callback(self.link.close)
-        with kernel.in_namespace(net.receiver):
-            self.listener = stack.enter_context(socket.socket(socket.AF_INET6, socket.SOCK_STREAM))
+        self.listener = stack.enter_context(kernel.tcp_socket(net.receiver))
         self.listener.bind((self.far, _PORT))
         self.listener.listen()
         self.listener.setblocking(False)
@@ -182,8 +181,7 @@ class KernelSender:
     def __init__(self, net: Kernels, lane: Lane, stack: ExitStack) -> None:
         self._lane = lane
         self._tun = _tun(net.sender, lane.name, f"{lane.near}/64", stack)
-        with kernel.in_namespace(net.sender):
-            self._socket = stack.enter_context(socket.socket(socket.AF_INET6, socket.SOCK_STREAM))
+        self._socket = stack.enter_context(kernel.tcp_socket(net.sender))
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"cubic")
         self._socket.setblocking(False)
 

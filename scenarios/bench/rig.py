@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import socket
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Iterator
@@ -146,8 +145,7 @@ class Rig:
     @asynccontextmanager
     async def proxy(self, node: Node, limits: SocksLimits | None = None) -> AsyncIterator[int]:
         """The port of a SOCKS front end of the node, on the twin's loopback."""
-        with kernel.in_namespace(self.twin):
-            sock = socket.socket(socket.AF_INET6, socket.SOCK_STREAM)
+        sock = kernel.tcp_socket(self.twin)
         sock.bind(("::1", 0))
         port: int = sock.getsockname()[1]
         async with await serve_socks(node, sock=sock, limits=limits):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import socket
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import AsyncExitStack, contextmanager
@@ -190,3 +191,14 @@ async def echo(net: Lan, dst: str, data: bytes, timeout: float = 5.0) -> bytes |
                         return bytes(answer[8:])
         except TimeoutError:
             return None
+
+
+@contextmanager
+def one_processor() -> Iterator[None]:
+    """Two processors may exchange the frames that they are given one after the other; one does not."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)

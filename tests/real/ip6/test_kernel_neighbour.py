@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 import time
 from collections.abc import Iterator
@@ -43,7 +42,7 @@ from tapstack.ipv6.neighbors import NeighborState
 from tapstack.types import address, address_text, is_link_local
 
 from ..wire import advertisements, after, captured, echoes, frames, packets, probes, questions, reports
-from .lan import KERNEL, KERNEL_MAC, MAC, PREFIX, Lan, echo, icmp_socket, lan
+from .lan import KERNEL, KERNEL_MAC, MAC, PREFIX, Lan, echo, icmp_socket, lan, one_processor
 
 pytestmark = pytest.mark.real("dumpcap", "radvd")
 
@@ -231,17 +230,6 @@ def test_an_address_that_the_kernel_takes_without_asking_is_given_up(net: Lan, a
 
 
 _numbers = count(1)
-
-
-@contextmanager
-def one_processor() -> Iterator[None]:
-    """Two processors may exchange the frames that they are given one after the other; one does not."""
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {min(before)})
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, before)
 
 
 async def arrives(net: Lan, dst: str, port_of_the_host: socket.socket) -> bool:

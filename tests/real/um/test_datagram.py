@@ -17,10 +17,9 @@ import pytest
 from compat.kernel.topology import SERVER_ADDRESS
 from compat.programs.dnsmasq import name_server
 from compat.programs.radvd import Advertisement, router_advertiser
-from tapstack.ipv6.addresses import AddressKind
+from tests.unit.unimux.lan import in_use
 from unimux.aio import open_connection
 from unimux.errors import NameNotResolved
-from unimux.node import Node
 
 from ..wire import capturing
 from . import legacy
@@ -46,11 +45,6 @@ def datagrams(capture: Path) -> list[tuple[str, int, str, int, bytes]]:
         for _, _, p in frames(capture)
         if isinstance(p.data, dpkt.udp.UDP)
     ]
-
-
-def in_use(node: Node) -> list[str]:
-    """One-time addresses that are taken."""
-    return [repr(e) for e in node.stack.host.addresses if e.kind in (AddressKind.EPHEMERAL, AddressKind.SERVICE)]
 
 
 @pytest.mark.proves("UM-DAS-6", "UM-NODE-1")

@@ -11,8 +11,8 @@ import pytest
 
 from compat.kernel import topology
 from scenarios.witness import CaptureFile, Setup, UnifiedNode, Verdict, judge
-from tapstack.ipv6.addresses import AddressKind
 from tapstack.tcp.options import PortMode
+from tests.unit.unimux.lan import in_use
 from unimux.aio import open_connection, start_server
 
 from ..wire import capturing
@@ -62,8 +62,7 @@ def test_fifty_service_and_fifty_ephemeral_addresses_at_once(artefacts: Path, rn
                 assert answers == [answer_to(data) for data in said]
                 await asyncio.gather(*(end(each) for each in streams))
                 server.close()
-                taken = (AddressKind.EPHEMERAL, AddressKind.SERVICE)
-                await node.until(lambda: not any(e.kind in taken for e in node.stack.host.addresses), 15)
+                await node.until(lambda: not in_use(node), 15)
                 await asyncio.sleep(1.5)  # a group that is left is reported twice
                 mac = node.link.properties.mac
                 assert mac is not None
