@@ -1,4 +1,4 @@
-"""One script, two backends: simulation and real namespaces give the same protocol events in the same order."""
+"""One script, two backends: simulation and real namespaces give the same protocol events, each node's in the same order."""
 
 from __future__ import annotations
 
@@ -66,5 +66,8 @@ def test_simulation_and_namespaces_tell_the_same(name: str, artefacts: Path) -> 
     real = moves(events(name, "netns", artefacts / "netns"))
     assert lives(simulated) == lives(real)
     assert len(simulated) >= 15
-    if name == "hello":  # one connection: nothing happens at the same time as anything else
-        assert simulated == real
+    if (
+        name == "hello"
+    ):  # one connection: one thing after the other, but for an acknowledgement on its way and who sent it
+        for node in {who[0] for who, _ in simulated}:
+            assert [each for each in simulated if each[0][0] == node] == [each for each in real if each[0][0] == node]
