@@ -66,8 +66,7 @@ def test_simulation_and_namespaces_tell_the_same(name: str, artefacts: Path) -> 
     real = moves(events(name, "netns", artefacts / "netns"))
     assert lives(simulated) == lives(real)
     assert len(simulated) >= 15
-    if (
-        name == "hello"
-    ):  # one connection: one thing after the other, but for an acknowledgement on its way and who sent it
+    if name == "hello":
+        # One connection: one thing after the other, but for an acknowledgement on its way and who sent it.
         for node in {who[0] for who, _ in simulated}:
             assert [each for each in simulated if each[0][0] == node] == [each for each in real if each[0][0] == node]
