@@ -86,11 +86,8 @@ async def story(net: Lan, stack: AsyncExitStack, events: list[Event]) -> None:
         await stack.enter_async_context(unified(net, 1, events)),
         await stack.enter_async_context(unified(net, 2, events)),
     )
-    for source in (
-        "fe80::66",
-        NEIGHBOUR,
-        THIRD,
-    ):  # Bob learns where they are, so that nothing but the rules keeps him silent
+    # Bob learns where they are, so that nothing but the rules keeps him silent.
+    for source in ("fe80::66", NEIGHBOUR, THIRD):
         await neighbour.send(solicitation(link_local(bob), source, NEIGHBOUR_MAC))
     reserved = reserved_of(bob)
     await neighbour.send(
