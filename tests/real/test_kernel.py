@@ -188,6 +188,7 @@ def test_addresses_are_usable_at_once_or_after_detection(space: Namespace) -> No
 
     with veth(space, "a", space, "b") as (a, _), address(a, "2001:db8::1/64"):
         space.run(lambda: bind("2001:db8::1"), "bind")
+        set_sysctl(space, "ipv6/neigh/a/retrans_time_ms", 60_000)  # so long does detection take
         with address(a, "2001:db8::2/64", nodad=False), pytest.raises(KernelRefused):
             space.run(lambda: bind("2001:db8::2"), "bind")
 
@@ -224,6 +225,7 @@ def test_link_down_up_and_mtu(space: Namespace) -> None:
         assert a.mtu == 1280
         assert not a.is_up
         a.up()
+        a.until_operational()
         assert a.is_up
 
 
@@ -360,6 +362,8 @@ def test_a_bridged_tap_is_one_more_host_on_the_lan(space: Namespace) -> None:
                 speaker = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
             with listener, speaker:
                 b.up()
+                for end in (a, b):
+                    end.until_operational()
                 listener.bind(("b", 0x88B6))
                 listener.settimeout(2)
                 out = b"\xff" * 6 + link.properties.mac + b"\x88\xb6" + b"from the stack".ljust(46)  # type: ignore[operator]

@@ -32,7 +32,7 @@ MAC = bytes.fromhex("020000000606")
 KERNEL_MAC = bytes.fromhex("020000000601")
 READY = 10.0
 _ECHO_REPLY = bytes([129])
-_TABLE_PATIENCE = 60.0
+TABLE_PATIENCE = 60.0
 """Seconds to wait for room in the neighbour table."""
 
 T = TypeVar("T")
@@ -174,7 +174,7 @@ async def echo(net: Lan, dst: str, data: bytes, timeout: float = 5.0) -> bytes |
     dst = address_text(address(dst))  # as the kernel writes it
     with icmp_socket(net) as ping:
         request = bytes(ICMPv6EchoRequest(id=9, seq=1, data=data))
-        async with asyncio.timeout(_TABLE_PATIENCE):
+        async with asyncio.timeout(TABLE_PATIENCE):
             while True:
                 try:
                     await loop.sock_sendto(ping, request, (dst, 0))
