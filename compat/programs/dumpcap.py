@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import re
 import signal
 from asyncio.subprocess import Process
@@ -10,15 +11,16 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from ..kernel import Interface, KernelError, scratch_folder
+from ..kernel import Interface, KernelError, KernelRefused, scratch_folder
 from . import barrier
 from .barrier import Barrier
 from .errors import ProgramFailed
 from .process import last_words, run_in, until
 
 _STATISTICS = re.compile(rb"Packets received/dropped on interface '[^\n]*': (\d+)/(\d+)")
-_RING_BLOCK_AGE = 0.25  # seconds after which the kernel hands over a block that is not full
-_LONGEST_WAIT = 5.0
+_HANDED_OVER = 2.0  # seconds after which the kernel has surely handed over a block that is not full, by itself at 0.25
+_LONGEST_WAIT = 30.0
+_LONGEST_END = 20.0
 OFFLOAD = "offload: checksums and the cutting into segments are left to the link"
 """The comment of a capture on an interface that has any offload on."""
 _POLL = 0.01
@@ -44,16 +46,20 @@ class Capture:
     async def stop(self) -> None:
         """Return when every frame that was on the interface before the call is in the file, and the file is closed.
 
-        Takes about a quarter of a second.  Harmless when called again.  Raises `ProgramFailed` when dumpcap has ended
-        by itself (its interface removed, the disk full), since then the end of the capture may be missing.
+        Takes about a quarter of a second, and two seconds where the link is down.  Harmless when called again.
+        Raises `ProgramFailed` when dumpcap has ended by itself (its interface removed, the disk full), since then the
+        end of the capture may be missing.
         """
         if self._stopped:
             return
         self._stopped = True
         try:
             await asyncio.to_thread(self._mark.send)
-        except KernelError:  # the link is down: nothing comes any more, so what waits is soon old enough
-            await asyncio.sleep(2 * _RING_BLOCK_AGE)
+        except KernelError as error:
+            if isinstance(error, KernelRefused) and error.errno == errno.ENODEV:
+                await self._until_ended()
+            else:  # the link is down: nothing comes any more, so what waits is soon old enough
+                await self._until_idle()
         else:
             await self._until_marked()
         if self._process.returncode is not None:
@@ -79,6 +85,30 @@ class Capture:
                 tail = (tail + fresh)[-(len(fresh) + len(self._mark.token)) :]
                 if not fresh:
                     await asyncio.sleep(_POLL)
+
+    async def _until_ended(self) -> None:
+        """The interface is gone: dumpcap writes what it has, says so and ends."""
+        try:
+            await asyncio.wait_for(self._process.wait(), _LONGEST_END)
+        except TimeoutError:
+            raise ProgramFailed(f"dumpcap did not notice that {self.interface} is gone.") from None
+
+    async def _until_idle(self) -> None:
+        """Wait until all frames are handed over and dumpcap, asleep again, has written them."""
+        await asyncio.sleep(_HANDED_OVER)
+        deadline = asyncio.get_running_loop().time() + _LONGEST_WAIT
+        while self._process.returncode is None and not _sleeps(self._process.pid):
+            if asyncio.get_running_loop().time() > deadline:
+                raise ProgramFailed(f"The capture of {self.interface} cannot be brought to an end: dumpcap stays busy.")
+            await asyncio.sleep(_POLL)
+
+
+def _sleeps(pid: int) -> bool:
+    """Whether a process waits for something to happen (proc(5)); one that is gone does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "S"
+    except OSError:
+        return False
 
 
 def _offloads(interface: Interface) -> bool:
