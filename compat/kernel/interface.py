@@ -35,6 +35,7 @@ _IFF_LOOPBACK = 0x08
 _IFF_NOARP = 0x80
 _OPERATIONAL = ("UP", "UNKNOWN")  # RFC 2863 ifOperStatus; UNKNOWN where a driver does not tell
 _POLL = 0.001
+_PATIENCE = 30.0  # seconds; the kernel's background work comes late on a busy machine
 _ARPHRD_ETHER = 1
 _ARPHRD_LOOPBACK = 772
 
@@ -120,7 +121,7 @@ class Interface:
         """Set the link up."""
         self._set(state="up")
 
-    def until_operational(self, timeout: float = 3.0) -> None:
+    def until_operational(self, timeout: float = _PATIENCE) -> None:
         """Wait until frames pass: the kernel notices a carrier in the background, and drops what is sent before.
 
         For a link that is up and whose other end is up; `KernelError` when that takes longer than `timeout` seconds.
@@ -136,7 +137,7 @@ class Interface:
 
         self.namespace.netlink(wait, f"wait for {self}")
 
-    def until_answering(self, address: IPv6Address | None = None, timeout: float = 3.0) -> None:
+    def until_answering(self, address: IPv6Address | None = None, timeout: float = _PATIENCE) -> None:
         """Wait until neighbours can resolve an address of this link; without one, its link-local address.
 
         The kernel joins an address's solicited-node group in the background, after it has accepted the address.  A link

@@ -142,7 +142,7 @@ async def complete_in(
         return Completed(process.returncode or 0, stdout, stderr)
 
 
-async def until(process: Process, ready: Callable[[], bool], log: Path, *, timeout: float = 5.0) -> None:
+async def until(process: Process, ready: Callable[[], bool], log: Path, *, timeout: float = 30.0) -> None:
     """Wait until `ready()` is true while the program runs; `ProgramFailed` with its last log line when it never gets there."""
     name = log.stem
     deadline = asyncio.get_running_loop().time() + timeout

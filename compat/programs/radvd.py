@@ -11,6 +11,7 @@ from ..kernel import Interface, Namespace, scratch_folder
 from .process import run_in, until
 
 _POLLING = b"polling for"  # in radvd's log once it has its configuration and its socket
+_GOODBYE = 20.0  # seconds for its last advertisement; killed earlier, it would leave its hosts a default router
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +85,6 @@ async def router_advertiser(where: Namespace, *advertisements: Advertisement) ->
         argv = ("radvd", "--config", str(configuration), "--nodaemon")
         options = ("--logmethod", "stderr", "--debug", "1", "--pidfile", str(folder / "radvd.pid"))
         with log.open("wb") as output:
-            async with run_in(where, (*argv, *options), stdout=output, stderr=output) as process:
+            async with run_in(where, (*argv, *options), stdout=output, stderr=output, grace=_GOODBYE) as process:
                 await until(process, lambda: _POLLING in log.read_bytes(), log)
                 yield
