@@ -108,7 +108,7 @@ def rebound_session(net: Room, artefacts: Path, rng: Random) -> None:
                 await pass_bytes(peer_writer, reader, chunks[4 + 3 * step])
             writer.close()
             peer_writer.close()
-            await node.node.until(lambda: target not in str(list(node.node.stack.host.addresses)), 10)
+            await node.node.until(lambda: target not in str(list(node.node.stack.host.addresses)), 90)
             server.close()
         return target
 

@@ -62,7 +62,7 @@ def test_fifty_service_and_fifty_ephemeral_addresses_at_once(artefacts: Path, rn
                 assert answers == [answer_to(data) for data in said]
                 await asyncio.gather(*(end(each) for each in streams))
                 server.close()
-                await node.until(lambda: not in_use(node), 15)
+                await node.until(lambda: not in_use(node), 90)
                 await asyncio.sleep(1.5)  # a group that is left is reported twice
                 mac = node.link.properties.mac
                 assert mac is not None
