@@ -36,7 +36,7 @@ PREFIX, _, _LENGTH = SERVER_PREFIX.partition("/")
 PEER = SERVER_ADDRESS
 """As the legacy host of `tests.real.um.room` is called, so that what judges its captures judges these too."""
 ROOT = Path(__file__).parents[3]
-READY = 30.0
+READY = 120.0  # a Linux boots meanwhile
 _PATIENCE = 60.0
 _TUNSETIFF, _TUNSETPERSIST = 0x400454CA, 0x400454CB
 _TAP_WITHOUT_HEADER = 0x1002

@@ -21,7 +21,7 @@ def kernel_socket(where: Namespace, kind: socket.SocketKind = socket.SOCK_STREAM
 
 
 async def connect(
-    where: Namespace, host: str, port: int, *, source: int | None = None, timeout: float = 10.0
+    where: Namespace, host: str, port: int, *, source: int | None = None, timeout: float = 60.0
 ) -> Streams:
     """Connect as any program would.
 

@@ -16,6 +16,8 @@ from tapstack.types import Buffer
 from unimux import errors
 from unimux.purpose import UNNAMED, Purpose
 
+PATIENCE = 60.0
+
 
 @dataclass
 class Call:
@@ -107,15 +109,15 @@ class RawClient:
         await self.writer.drain()
 
     async def expect(self, data: bytes) -> None:
-        got = await asyncio.wait_for(self.reader.readexactly(len(data)), 5)
+        got = await asyncio.wait_for(self.reader.readexactly(len(data)), PATIENCE)
         assert got == data, (got, data)
 
     async def read(self, count: int) -> bytes:
-        return await asyncio.wait_for(self.reader.readexactly(count), 5)
+        return await asyncio.wait_for(self.reader.readexactly(count), PATIENCE)
 
     async def rest(self) -> bytes:
         """Everything until the front end closes."""
-        return await asyncio.wait_for(self.reader.read(), 10)
+        return await asyncio.wait_for(self.reader.read(), PATIENCE)
 
     def close(self) -> None:
         self.writer.close()
@@ -137,7 +139,7 @@ class FrontEnd:
         self._clients.append(client)
         return client
 
-    async def until(self, condition: Callable[[], bool], what: str, timeout: float = 10.0) -> None:
+    async def until(self, condition: Callable[[], bool], what: str, timeout: float = PATIENCE) -> None:
         """Wait for a condition of the server."""
         async with asyncio.timeout(timeout):
             while not condition():

@@ -185,7 +185,7 @@ def test_text_files_and_the_end_after_the_last_of_them(pair: Pair) -> None:
 def test_refused_unknown_and_late_are_the_errors_of_the_api(pair: Pair) -> None:
     assert pair.bob is not None
     with pair.net.socket() as s:
-        s.settimeout(5)
+        s.settimeout(30)
         with pytest.raises(errors.NameNotResolved):
             s.connect(("nowhere.example", 80))
         s.settimeout(0.2)

@@ -78,7 +78,7 @@ def test_what_another_user_answers_is_not_believed(tmp_path: Path, monkeypatch: 
             patch.setattr("unimux.localsocket._peer", lambda connected: (1, STRANGER))
             with pytest.raises(LocalError, match="another user's"):
                 ask_local(path, {"new": 1}, 5.0, "nobody")
-        serving.join(5)
+        serving.join(30)
     assert heard[1] == b"", "nor told anything"
 
 
