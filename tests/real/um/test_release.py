@@ -32,6 +32,7 @@ from tapstack.ipv6.addresses import AddressKind, Trigger
 from tapstack.tcp.options import PortMode
 from tapstack.types import address, address_text, solicited_node
 from tests.plugins import taps
+from tests.unit.unimux.lan import eventually
 from unimux.aio import open_connection, start_server
 from unimux.node import Node
 
@@ -87,6 +88,11 @@ class Prober:
 
     def close(self) -> None:
         self._raw.close()
+
+
+async def arrived(node: Node, frames: int) -> None:
+    """Wait until a node has received so many frames since its start: the probes are among them."""
+    await eventually(lambda: node.stack.counters.frames_in >= frames, 20)
 
 
 def normalized(capture: Path, target: str) -> list[bytes]:
@@ -156,12 +162,7 @@ def test_on_a_routed_prefix_released_and_never_existed_look_the_same(net: Room, 
                 seen = dora.stack.counters.frames_in
                 sent = probes(THIRD_ADDRESS, target, Random(seed))
                 prober.send(sent)
-                for _ in range(100):
-                    await asyncio.sleep(0.01)
-                    if dora.stack.counters.frames_in >= seen + len(sent):
-                        break
-                else:
-                    raise AssertionError("the probes did not reach the node")
+                await arrived(dora, seen + len(sent))
                 await asyncio.sleep(0.2)
                 # Life: the same prober is answered where it may be.
                 server = start_server(dora, respond, mode=PortMode.L1)
@@ -205,10 +206,7 @@ def test_a_live_address_is_as_silent_to_a_third_host_as_one_that_never_existed(
                     seen = dora.stack.counters.frames_in
                     sent = probes(THIRD_ADDRESS, target, Random(seed))
                     prober.send(sent)
-                    for _ in range(100):
-                        await asyncio.sleep(0.01)
-                        if dora.stack.counters.frames_in >= seen + len(sent):
-                            break
+                    await arrived(dora, seen + len(sent))
                     await asyncio.sleep(0.2)
             assert await ask(streams, b"still alive") == answer_to(b"still alive")
             await end(streams)
@@ -264,10 +262,7 @@ def test_on_a_shared_link_the_node_says_nothing_about_a_released_address(
         async with capturing(net.peers["alice"].interface, capture):
             seen = alice.stack.counters.frames_in
             prober.send_frames([*frames, permitted])
-            for _ in range(100):
-                await asyncio.sleep(0.01)
-                if alice.stack.counters.frames_in >= seen + len(frames) + 1:
-                    break
+            await arrived(alice, seen + len(frames) + 1)
             await asyncio.sleep(0.3)
         prober.close()
         return released
@@ -276,9 +271,9 @@ def test_on_a_shared_link_the_node_says_nothing_about_a_released_address(
     packed = address(released)
     with capture.open("rb") as file:
         frames = [bytes(frame) for _, frame in dpkt.pcapng.Reader(file)]
-    arrived = [f for f in frames if packed in f and f[6:12] != mac]
+    heard = [f for f in frames if packed in f and f[6:12] != mac]
     said = [f for f in frames if packed in f and f[6:12] == mac]
-    assert len(arrived) >= 18, "the probes are seen arriving at the node's own link"
+    assert len(heard) >= 18, "the probes are seen arriving at the node's own link"
     assert said == [], f"the node said {Ether(said[0]).summary()}"
     answers = [Ether(f) for f in frames if f[6:12] == mac]
     assert [a for a in answers if ICMPv6EchoReply in a], "a permitted probe was answered in the same capture"
