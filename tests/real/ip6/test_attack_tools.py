@@ -7,6 +7,8 @@ beside a scan of a given rate is measured by `unimux bench --id P-18`.
 from __future__ import annotations
 
 import asyncio
+import os
+from asyncio.subprocess import Process
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -19,6 +21,7 @@ from compat.programs.process import run_in
 from scenarios.witness.frames import UNSPECIFIED, Solicitation, text
 from tapstack.events import LinkNotice
 from tapstack.types import address
+from tests.unit.unimux.lan import eventually
 from unimux.pool import Pool, PoolChanged, PoolConfig
 from unimux.source import AddressSource
 from unimux.state import MemoryState
@@ -30,14 +33,30 @@ FLOODS = ("atk6-flood_router26", "atk6-flood_solicitate6", "atk6-flood_advertise
 pytestmark = pytest.mark.real("atk6-dos-new-ip6", "dumpcap", *FLOODS)
 
 PINGS = 5
+EVERY_FRAME = "0003"
+"""ETH_P_ALL, as the kernel lists it; the socket that only sends has another protocol."""
 
 
 @asynccontextmanager
-async def attack(net: Lan, tool: str) -> AsyncIterator[None]:
+async def attack(net: Lan, tool: str) -> AsyncIterator[Process]:
     async with run_in(net.legacy, [tool, net.port.name], grace=0.2) as process:
-        yield
+        yield process
         assert process.returncode is None, f"{tool} ended by itself"
     kernel.forget_neighbors(net.legacy)
+
+
+def listens(tool: Process) -> bool:
+    """Whether a tool hears every frame and rests between two looks at them; it says so on a terminal only."""
+    folder = Path(f"/proc/{tool.pid}")
+    try:
+        rows = folder.joinpath("net", "packet").read_text().splitlines()[1:]
+        own = {os.readlink(each) for each in folder.joinpath("fd").iterdir()}
+        state = folder.joinpath("stat").read_text().rpartition(") ")[2][0]
+    except OSError:
+        return False
+    # Columns: socket, references, type, protocol, interface, whether it is bound, memory, user, inode.
+    found = [fields for fields in map(str.split, rows) if f"socket:[{fields[8]}]" in own]
+    return state == "S" and any(fields[3] == EVERY_FRAME and fields[5] == "1" for fields in found)
 
 
 @pytest.fixture(scope="module")
@@ -97,8 +116,8 @@ def test_a_neighbour_that_claims_every_address_is_told_backed_off_from_and_outli
         )
 
         async def main() -> None:
-            async with attack(net, "atk6-dos-new-ip6"):
-                await asyncio.sleep(1.0)  # until it listens; it says so on a terminal only
+            async with attack(net, "atk6-dos-new-ip6") as tool:
+                await eventually(lambda: listens(tool))
                 pool = Pool(
                     net.host,
                     AddressSource(MemoryState()),

@@ -114,14 +114,14 @@ def test_ndisc6_sees_an_address_only_while_it_is_used(net: Lan, artefacts: Path)
     text = PREFIX + "abcd:1:2:3"
 
     async def main() -> None:
-        async def asked() -> str:
-            return await program(net, "ndisc6", "-1", "-r", "1", "-w", "700", text, net.port.name)
+        async def asked(patience: int = 700) -> str:
+            return await program(net, "ndisc6", "-1", "-r", "1", "-w", str(patience), text, net.port.name)
 
         entry = await net.reserved(text)
         assert "No response" in await asked()
         net.host.addresses.take(entry, AddressKind.STABLE, net.now, "test")
         net.driver.kick()
-        assert "02:00:00:00:06:06" in (await asked()).lower()
+        assert "02:00:00:00:06:06" in (await asked(15_000)).lower()
         net.host.addresses.release(entry, net.now, "test")
         net.driver.kick()
         assert "No response" in await asked()
