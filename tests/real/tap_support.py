@@ -20,7 +20,7 @@ KERNEL = "2001:db8:7a9::1"
 OWN = "2001:db8:7a9::2"
 ETH_P_ALL = 0x0003
 _RTN_LOCAL = 2
-WAIT = 5.0  # seconds: the bound of every wait for a condition
+WAIT = 30.0  # seconds: the bound of every wait for a condition
 
 T = TypeVar("T")
 Socket = socket.socket
