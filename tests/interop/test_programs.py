@@ -219,6 +219,7 @@ def test_a_dns_tool_over_udp_associate(place: Site, artefacts: Path) -> None:
 
 @pytest.mark.real(*SERVERS, "chromium")
 @pytest.mark.proves("UM-DAS-4", "UM-NODE-3")
+@pytest.mark.timeout(1000)
 def test_a_browser_and_fifty_resources(place: Site, artefacts: Path) -> None:
     """The resources lie on ten hosts, so that the browser opens many connections at once."""
     pictures = [f"http://{MIRRORS[n % len(MIRRORS)]}/picture-{n}.png" for n in range(RESOURCES)]
@@ -237,7 +238,7 @@ def test_a_browser_and_fifty_resources(place: Site, artefacts: Path) -> None:
                 *("--disable-background-networking", "--disable-component-update", "--no-first-run"),
                 *("--disable-sync", "--disable-extensions", f"--user-data-dir={place.folder}/browser"),
                 *(f"--proxy-server=socks5://127.0.0.1:{PORT}", "--dump-dom", f"{URL}/page.html"),
-                timeout=60,
+                timeout=900,
             )
         widths = ",".join(str(number + 1) for number in range(RESOURCES))
         assert f'data-widths="{widths}"' in done.stdout.decode(), done

@@ -25,7 +25,7 @@ ZERO = {"MiB", "% of a core", "ms", ""}
 
 def smoke(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "unimux", "bench", "--smoke", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
 
 
 @pytest.mark.real("iperf3", "radvd")
