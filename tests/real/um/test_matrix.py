@@ -230,7 +230,7 @@ REFUSED = [
 SECOND = WP + 1
 """The port that the second connection names."""
 BETWEEN_SYNS = 4.5
-"""Seconds for which the second connection is tried: the kernel repeats a SYN every second, later ones less often."""
+"""Seconds for which the second connection is tried: its SYN is repeated meanwhile, but not near the end."""
 
 
 @pytest.mark.proves("UM-PORT-4", "UM-PORT-10")

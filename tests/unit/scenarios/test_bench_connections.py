@@ -89,6 +89,8 @@ def test_an_overflow_is_what_the_kernel_counts(tmp_path: Path) -> None:
         return run_virtual(connections(cast(Any, node), 8, 1, until_failure=True, overflows=counter))
 
     overflown(15, 16)
+    with overflows(table, ("lookups", "table_fulls")) as several:
+        assert several is not None and several.total() == 0x200 + 31
     with overflows(table) as counter:
         assert counter is not None and counter.total() == 31
         both = count(Overflowing(5), counter)
