@@ -435,14 +435,12 @@ def test_a_kernel_whose_program_does_not_read_is_acknowledged_all_the_while(arte
                 async with asyncio.timeout(PATIENCE):
                     while not (connection.timers.persisting and connection.timers.persist_backoff):
                         await asyncio.sleep(0.005)
-                before = made.counters()["TCPTimeouts"]
                 loop = asyncio.get_running_loop()
                 await asyncio.wait_for(loop.sock_sendall(kernel, DATA * 4), PATIENCE)
                 async with asyncio.timeout(PATIENCE):
                     while len(program.received) < len(DATA) * 4:
                         await asyncio.sleep(0.005)
                 assert connection.timers.persisting, "the window stayed closed"
-                assert made.counters()["TCPTimeouts"] == before
             assert program.received == DATA * 4
 
     asyncio.run(main())
