@@ -33,6 +33,7 @@ from compat.kernel.owner import Owner
 from compat.kernel.undo import UNDO
 
 pytestmark = pytest.mark.real
+PATIENCE = 60.0
 
 OWNER = """
 import asyncio, signal, sys
@@ -92,12 +93,12 @@ class Victim:
 
     def end(self) -> int:
         """Let it leave its blocks."""
-        self.process.communicate("\n", timeout=20)
+        self.process.communicate("\n", timeout=PATIENCE)
         return self.process.returncode
 
     def kill(self) -> None:
         self.process.send_signal(signal.SIGKILL)
-        self.process.communicate(timeout=5)
+        self.process.communicate(timeout=PATIENCE)
 
 
 @pytest.fixture
@@ -120,8 +121,8 @@ def state_of(host: Namespace) -> tuple[list[str], bool, str]:
     return links, "20010db8bbbb" in routes, get_sysctl(host, "ipv6/conf/all/forwarding")
 
 
-def eventually(condition: Callable[[], bool], seconds: float = 3.0) -> bool:
-    pause, deadline = threading.Event(), time.monotonic() + seconds
+def eventually(condition: Callable[[], bool]) -> bool:
+    pause, deadline = threading.Event(), time.monotonic() + PATIENCE
     while not condition():
         if time.monotonic() > deadline:
             return False
@@ -208,7 +209,7 @@ def test_a_setting_of_two_owners_survives_the_death_of_one(host: Namespace) -> N
     with in_namespace(host):
         clean_leftovers()
     assert get_sysctl(host, "ipv6/conf/all/forwarding") == "1"
-    second.communicate("\n", timeout=10)
+    second.communicate("\n", timeout=PATIENCE)
     assert get_sysctl(host, "ipv6/conf/all/forwarding") == "0"
 
 
@@ -225,7 +226,9 @@ def test_a_start_that_forgot_to_clean_still_restores_the_first_value(host: Names
 
 def test_a_forked_child_tears_nothing_down(host: Namespace) -> None:
     with sysctl(host, "ipv6/conf/all/forwarding", 1):
-        child = subprocess.run([sys.executable, "-c", FORKED], capture_output=True, text=True, timeout=20, check=True)
+        child = subprocess.run(
+            [sys.executable, "-c", FORKED], capture_output=True, text=True, timeout=PATIENCE, check=True
+        )
     assert child.stdout.splitlines() == ["True", "True"]
 
 
@@ -303,7 +306,7 @@ def test_cleaning_spares_programs_of_another_pid_namespace(host: Namespace) -> N
         assert inside.stdout is not None and inside.stdout.readline() == b"ready\n"
         clean_leftovers()
         assert inside.poll() is None
-        inside.communicate(b"end\n", timeout=10)
+        inside.communicate(b"end\n", timeout=PATIENCE)
         assert inside.returncode == 0
     finally:
         inside.kill()
@@ -344,7 +347,7 @@ def test_a_program_that_ends_by_itself_in_the_moment_in_which_it_is_ended(monkey
     try:
         monkeypatch.setattr(os, "kill", too_late)
         clean_leftovers()
-        assert left.wait(5) == -signal.SIGKILL, "by this cleaner or by another one of the machine"
+        assert left.wait(PATIENCE) == -signal.SIGKILL, "by this cleaner or by another one of the machine"
     finally:
         monkeypatch.undo()
         left.kill()
