@@ -9,8 +9,9 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from ipaddress import IPv6Address
 from pathlib import Path
 from random import Random
@@ -48,8 +49,12 @@ from compat.kernel.topology import (
     Topology,
     demo_topology,
 )
+from scenarios.bench.overflows import overflows
+
+from .datagrams import TABLE_PATIENCE, send_blocking
 
 pytestmark = pytest.mark.real
+PATIENCE = 20.0
 
 FORWARDING = "ipv6/conf/all/forwarding"
 
@@ -68,16 +73,20 @@ def shared() -> Iterator[Namespace]:
 
 
 def ping(where: Namespace, target: str) -> int:
-    """One ICMPv6 echo; the hop limit of the reply."""
+    """ICMPv6 echoes until one is answered, as a full neighbour table on the way silences them; the hop limit of the reply."""
     with in_namespace(where):
         probe = socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6)
     with probe:
-        probe.settimeout(2)
+        probe.settimeout(1)
         probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVHOPLIMIT, 1)
         probe.setsockopt(socket.IPPROTO_ICMPV6, 1, struct.pack("8I", *[0xFFFFFFFF] * 4, 0xFFFFFFFD, *[0xFFFFFFFF] * 3))
-        probe.sendto(struct.pack(">BBHHH", 128, 0, 0, 7, 1) + b"across", (target, 0))
-        data, extra, _, sender = probe.recvmsg(100, 100)
-        assert (data[0], data[8:], sender[0]) == (129, b"across", target)
+        sender, deadline = None, time.monotonic() + TABLE_PATIENCE
+        while sender != target:  # what another address says late was asked of it by an earlier probe
+            assert time.monotonic() < deadline, f"{target} does not answer"
+            send_blocking(probe, struct.pack(">BBHHH", 128, 0, 0, 7, 1) + b"across", (target, 0))
+            with suppress(TimeoutError):
+                data, extra, _, (sender, *_) = probe.recvmsg(100, 100)
+        assert (data[0], data[8:]) == (129, b"across")
         (_, _, limit) = extra[0]
         return int(struct.unpack("i", limit)[0])
 
@@ -101,16 +110,16 @@ def test_ping_through_the_router() -> None:
         assert ping(net.third, SERVER_ADDRESS) == 64
         assert get_sysctl(net.router, "ipv6/conf/client/accept_untracked_na") == "0"
         with sysctl(net.router, FORWARDING, 0), pytest.raises(OSError, match="timed out"):
-            quick_connect(net, SERVER_ADDRESS)
+            connect(net, SERVER_ADDRESS, 0.2)
         with pytest.raises(ConnectionRefusedError):
-            quick_connect(net, SERVER_ADDRESS)
+            connect(net, SERVER_ADDRESS, PATIENCE)
 
 
-def quick_connect(net: Topology, target: str) -> None:
+def connect(net: Topology, target: str, timeout: float) -> None:
     with in_namespace(net.client):
         client = socket.socket(socket.AF_INET6)
     with client:
-        client.settimeout(0.2)
+        client.settimeout(timeout)
         client.connect((target, 9))
 
 
@@ -328,7 +337,7 @@ def test_in_namespace_notices_an_await_inside(space: Namespace) -> None:
 
     thread = threading.Thread(target=lambda: asyncio.run(both()))  # the mix-up spoils its thread, as the error says
     thread.start()
-    thread.join(5)
+    thread.join(PATIENCE)
     assert not thread.is_alive()
     assert os.readlink("/proc/thread-self/ns/net") == home
 
@@ -365,7 +374,7 @@ def test_a_bridged_tap_is_one_more_host_on_the_lan(space: Namespace) -> None:
                 for end in (a, b):
                     end.until_operational()
                 listener.bind(("b", 0x88B6))
-                listener.settimeout(2)
+                listener.settimeout(PATIENCE)
                 out = b"\xff" * 6 + link.properties.mac + b"\x88\xb6" + b"from the stack".ljust(46)  # type: ignore[operator]
                 assert link.send([out])
                 assert listener.recv(2000) == out
@@ -405,7 +414,7 @@ print(bool(clean_leftovers()))
 
 
 def test_without_privilege_it_says_so() -> None:
-    done = subprocess.run([sys.executable, "-c", UNPRIVILEGED], capture_output=True, text=True, timeout=20, check=True)
+    done = subprocess.run([sys.executable, "-c", UNPRIVILEGED], capture_output=True, text=True, timeout=120, check=True)
     count, *sentences, refused, cleaned = done.stdout.splitlines()
     assert int(count) == len(sentences) >= 1
     for sentence in (*sentences, refused):
@@ -425,17 +434,47 @@ def test_missing_tun_device_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 
 def test_not_even_the_first_packet_is_lost() -> None:
     """The kernel brings links and addresses into service in the background; the topology waits for it."""
-    for _ in range(6):
-        with demo_topology() as net:
-            with in_namespace(net.server):
-                receiver = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
-            with in_namespace(net.third):
-                sender = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
-            with receiver, sender:
-                receiver.settimeout(0.8)  # an address resolution that has to be repeated takes a second
-                receiver.bind((SERVER_ADDRESS, 9))
-                sender.sendto(b"first", (SERVER_ADDRESS, 9))
-                assert receiver.recv(100) == b"first"
+    arrived = 0
+    with overflows() as full:
+        while arrived < 6:
+            if full is not None:
+                full.begin()
+            with demo_topology() as net:
+                lost = what_is_lost(net)
+            if full is not None and full.risen():
+                continue  # who cannot note a neighbour does not answer it
+            assert not lost
+            arrived += 1
+
+
+def what_is_lost(net: Topology) -> str:
+    """What gets lost of a datagram that goes from the third to the server first of all; nothing is the empty text."""
+    with in_namespace(net.server):
+        receiver = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+    with in_namespace(net.third):
+        sender = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+    with receiver, sender:
+        receiver.settimeout(PATIENCE)
+        receiver.bind((SERVER_ADDRESS, 9))
+        send_blocking(sender, b"first", (SERVER_ADDRESS, 9))
+        try:
+            assert receiver.recv(100) == b"first"
+        except TimeoutError:
+            return "the datagram"
+    # A resolution that was repeated since something got lost has solicitations without an answer, however long they take.
+    pause, deadline = threading.Event(), time.monotonic() + PATIENCE
+    while (unanswered := unanswered_solicitations(net.third)) and time.monotonic() < deadline:
+        pause.wait(0.01)
+    return f"{unanswered} solicitations or their answers" if unanswered else ""
+
+
+def unanswered_solicitations(space: Namespace) -> int:
+    """How many more Neighbor Solicitations a kernel has sent than Neighbor Advertisements it has received; some it has sent."""
+    text = space.run(lambda: Path("/proc/thread-self/net/snmp6").read_text(), "read the counters")
+    counters = dict(line.split() for line in text.splitlines())
+    sent = int(counters["Icmp6OutNeighborSolicits"])
+    assert sent
+    return sent - int(counters["Icmp6InNeighborAdvertisements"])
 
 
 def test_a_link_without_its_other_end_is_not_waited_for_for_ever(space: Namespace) -> None:

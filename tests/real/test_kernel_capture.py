@@ -14,6 +14,8 @@ from compat.kernel import Interface, Namespace, in_namespace, namespace, tap, ve
 from compat.kernel.topology import CLIENT_ADDRESS, SERVER_ADDRESS, Topology, demo_topology
 from compat.programs import ProgramFailed, curl, dumpcap, run_in, web_server
 
+from .datagrams import send_blocking
+
 pytestmark = pytest.mark.real("dumpcap")
 
 
@@ -52,26 +54,18 @@ def test_the_first_and_the_last_frame_are_in_the_file(net: Topology, tmp_path: P
 
     async def run() -> int:
         with sender(net.third) as out:
-            send(out, b"before")
+            send_blocking(out, b"before")
             async with dumpcap(net.third_link, path) as capture:
                 for each in sent:
-                    send(out, each)
+                    send_blocking(out, each)
                 await capture.stop()
-                send(out, b"after")
+                send_blocking(out, b"after")
             assert capture.dropped == 0
             return capture.received
 
     received = asyncio.run(run())
     assert payloads(path) == sent
     assert received == len(frames(path)) >= len(sent)
-
-
-def send(out: socket.socket, data: bytes) -> None:
-    """Send a datagram; the refusal that an earlier one drew is not of interest."""
-    try:
-        out.send(data)
-    except ConnectionRefusedError:
-        out.send(data)
 
 
 def test_both_ends_of_a_cable_agree_and_show_no_mark(net: Topology, tmp_path: Path) -> None:
@@ -81,7 +75,7 @@ def test_both_ends_of_a_cable_agree_and_show_no_mark(net: Topology, tmp_path: Pa
         async with dumpcap(net.router_server, far), dumpcap(net.server_uplink, near):
             with sender(net.client) as out:
                 for number in range(50):
-                    send(out, b"%d" % number)
+                    send_blocking(out, b"%d" % number)
 
     asyncio.run(run())
     assert payloads(near) == payloads(far) == [b"%d" % number for number in range(50)]
@@ -96,7 +90,7 @@ def test_a_frame_that_speaks_of_a_barrier_is_kept(net: Topology, tmp_path: Path)
     async def run() -> None:
         async with dumpcap(net.third_link, tmp_path / "a.pcapng"):
             with sender(net.third) as out:
-                send(out, said)
+                send_blocking(out, said)
 
     asyncio.run(run())
     assert payloads(tmp_path / "a.pcapng") == [said]
@@ -108,7 +102,7 @@ def test_filter_and_snaplen(net: Topology, tmp_path: Path) -> None:
     async def run() -> int:
         async with dumpcap(net.third_link, path, capture_filter="udp dst port 9", snaplen=128, buffer_mib=2) as capture:
             with sender(net.third) as out:
-                send(out, b"x" * 1000)
+                send_blocking(out, b"x" * 1000)
         return capture.received
 
     assert asyncio.run(run()) == 1
@@ -175,7 +169,7 @@ def test_capture_of_a_tun(tmp_path: Path) -> None:
             with out:
                 async with dumpcap(Interface(space, "tun0"), tmp_path / "a.pcapng") as capture:
                     scope = Interface(space, "tun0").index
-                    out.sendto(b"last", ("ff02::1", 9, 0, scope))
+                    send_blocking(out, b"last", ("ff02::1", 9, 0, scope))
         finally:
             link.close()
         return capture.received
@@ -220,7 +214,7 @@ def test_tshark_reads_the_file_without_complaint(net: Topology, tmp_path: Path) 
     async def run() -> bytes:
         async with dumpcap(net.client_bridge, path):
             with sender(net.client) as out:
-                send(out, b"one")
+                send_blocking(out, b"one")
         argv = [
             "tshark",
             "-r",

@@ -6,7 +6,6 @@ kernel ─ veth ─ bridge ─ TAP ─ the host          prefix 2001:db8:6::/64,
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
 import socket
 from collections.abc import Callable, Coroutine, Iterator
@@ -26,14 +25,14 @@ from tapstack.stack import Stack
 from tapstack.types import address, address_text
 from tests.unit.unimux.lan import eventually
 
+from .. import datagrams
+
 PREFIX = "2001:db8:6::"
 KERNEL = PREFIX + "1"
 MAC = bytes.fromhex("020000000606")
 KERNEL_MAC = bytes.fromhex("020000000601")
-READY = 10.0
+READY = 30.0
 _ECHO_REPLY = bytes([129])
-TABLE_PATIENCE = 60.0
-"""Seconds to wait for room in the neighbour table."""
 
 T = TypeVar("T")
 
@@ -163,26 +162,16 @@ def icmp_socket(net: Lan) -> socket.socket:
     return made
 
 
-async def echo(net: Lan, dst: str, data: bytes, timeout: float = 5.0) -> bytes | None:
+async def echo(net: Lan, dst: str, data: bytes, timeout: float = 30.0) -> bytes | None:
     """Ping from the kernel; the data that came back, None for silence.
 
-    An earlier request may have waited in the kernel for resolution; its answer is not this one's.  A kernel whose neighbour
-    table is full sends nothing (EINVAL); the table is the whole machine's, and anything on it may have filled it, so the
-    time-out begins when the request has left.
+    An earlier request may have waited in the kernel for resolution; its answer is not this one's.  The time-out begins when
+    the request has left (see `datagrams`).
     """
     loop = asyncio.get_running_loop()
     dst = address_text(address(dst))  # as the kernel writes it
     with icmp_socket(net) as ping:
-        request = bytes(ICMPv6EchoRequest(id=9, seq=1, data=data))
-        async with asyncio.timeout(TABLE_PATIENCE):
-            while True:
-                try:
-                    await loop.sock_sendto(ping, request, (dst, 0))
-                    break
-                except OSError as error:
-                    if error.errno != errno.EINVAL:
-                        raise
-                    await asyncio.sleep(0.1)
+        await datagrams.send(ping, bytes(ICMPv6EchoRequest(id=9, seq=1, data=data)), (dst, 0))
         try:
             async with asyncio.timeout(timeout):
                 while True:

@@ -32,6 +32,7 @@ from unimux.node import Node, NodeConfig
 from unimux.pool import PoolChanged
 from unimux.poolstate import PoolConfig
 
+from .. import datagrams
 from ..um.judge import segments, sessions
 from ..wire import advertisements, after, capturing, frames, questions
 from .lan import one_processor
@@ -123,12 +124,12 @@ async def until_snooping(top: Topology, node: Node) -> None:
     drops = node.stack.counters.drops
     with top.router.run(lambda: socket.socket(socket.AF_INET6, socket.SOCK_DGRAM), "open a socket") as sender:
         sender.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, top.router_client.index)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while True:
                 foreign, to_all = drops[DropReason.IP_NOT_OURS], drops[DropReason.UDP_NO_FLOW]
                 with one_processor():
                     for group in (FOREIGN, "ff02::1"):
-                        sender.sendto(b"?", (group, 9))
+                        await datagrams.send(sender, b"?", (group, 9))
                 while drops[DropReason.UDP_NO_FLOW] == to_all:
                     await asyncio.sleep(0.02)
                 if drops[DropReason.IP_NOT_OURS] == foreign:
@@ -138,7 +139,7 @@ async def until_snooping(top: Topology, node: Node) -> None:
 
 async def use(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     writer.write(b"hello")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         assert await reader.readexactly(5) == b"hello"
 
 
@@ -168,7 +169,7 @@ def test_the_pool_shrinks_to_what_the_link_takes(snooping: bool, why: str, artef
             Node(link, config) as node,
         ):
             node.watch(lambda event: said.append(event.cause) if isinstance(event, PoolChanged) else None)
-            await node.ready(8, timeout=20)
+            await node.ready(8, timeout=60)
             if snooping:
                 await until_snooping(top, node)
             held = []
@@ -177,7 +178,7 @@ def test_the_pool_shrinks_to_what_the_link_takes(snooping: bool, why: str, artef
                 await use(*held[-1])
             assert node.pool.status(node.now()).limit == 32
             with pytest.raises(errors.UnimuxError, match="the link refuses") as refused:
-                await open_connection(node, topology.SERVER_ADDRESS, PORT, timeout=7.5)
+                await open_connection(node, topology.SERVER_ADDRESS, PORT, timeout=30)
             assert why in str(refused.value)
             assert any(cause.startswith("the link refused") and why in cause for cause in said), said
             assert node.pool.status(node.now()).limit == ROOM - 1

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 from compat.kernel import Namespace, in_namespace
+
+from .. import datagrams
 
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
@@ -55,3 +57,24 @@ async def serve(
     server = await asyncio.start_server(client_connected, sock=made, backlog=256)
     async with server:
         yield
+
+
+@asynccontextmanager
+async def answering(where: Namespace, port: int, answer: Callable[[bytes], bytes]) -> AsyncIterator[None]:
+    """Answer each UDP datagram to a port of the namespace, in the order in which they come."""
+    loop = asyncio.get_running_loop()
+
+    async def work() -> None:
+        while True:
+            data, sender = await loop.sock_recvfrom(made, 4096)
+            await datagrams.send(made, answer(data), sender)
+
+    with kernel_socket(where, socket.SOCK_DGRAM) as made:
+        made.bind(("::", port))
+        working = asyncio.create_task(work())
+        try:
+            yield
+        finally:
+            working.cancel()
+            with suppress(asyncio.CancelledError):
+                await working

@@ -6,6 +6,7 @@ import asyncio
 import socket
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
+from functools import partial
 from ipaddress import IPv6Address
 from pathlib import Path
 from random import Random
@@ -21,6 +22,7 @@ from tests.unit.unimux.lan import in_use
 from unimux.aio import open_connection
 from unimux.errors import NameNotResolved
 
+from ..datagrams import TABLE_PATIENCE
 from ..wire import capturing
 from . import legacy
 from .cells import WP
@@ -99,26 +101,11 @@ def test_a_hundred_flows_to_one_kernel_socket(net: Room, artefacts: Path, rng: R
     said = [rng.randbytes(rng.randrange(1, 1200)) for _ in range(100)]
 
     async def main() -> None:
-        made = legacy.kernel_socket(net.legacy, socket.SOCK_DGRAM)
-        made.bind(("::", 7777))
-        loop = asyncio.get_running_loop()
-
-        def echo() -> None:
-            while True:
-                try:
-                    data, sender = made.recvfrom(4096)
-                except BlockingIOError:
-                    return
-                made.sendto(answer_to(data), sender)
-
-        loop.add_reader(made, echo)
-        async with capturing(net.top.server_bridge, capture):
+        async with capturing(net.top.server_bridge, capture), legacy.answering(net.legacy, 7777, answer_to):
             remote = IPv6Address(SERVER_ADDRESS).packed
-            await dora.datagrams.exchange(remote, b"first", 20.0, port=7777)
-            answers = await asyncio.gather(*(dora.datagrams.exchange(remote, data, 20.0, port=7777) for data in said))
-            assert answers == [answer_to(data) for data in said]
-        loop.remove_reader(made)
-        made.close()
+            exchange = partial(dora.datagrams.exchange, remote, timeout=TABLE_PATIENCE, port=7777)
+            await exchange(b"first")
+            assert await asyncio.gather(*map(exchange, said)) == [answer_to(data) for data in said]
         assert in_use(dora) == []
 
     net.run(main())
