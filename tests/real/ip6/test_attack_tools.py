@@ -130,7 +130,7 @@ def test_a_neighbour_that_claims_every_address_is_told_backed_off_from_and_outli
                 net.driver.kick()
                 await net.until(lambda: any("claimed by another node" in cause for cause in said), 20)
                 assert pool.ready == 0
-                await asyncio.sleep(2.0)
+                await asyncio.sleep(1.0)
                 assert pool.status(net.now).held_back_for > 0
             await net.until(lambda: pool.ready == 4, 30)
             pool.check()

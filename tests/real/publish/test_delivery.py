@@ -173,7 +173,7 @@ def test_connect_to_a_kernel_server_and_what_its_exit_says(here: Place) -> None:
     asyncio.run(main())
 
 
-@pytest.mark.real(*PROGRAMS)
+@pytest.mark.real(*PROGRAMS, "nc.openbsd")
 @pytest.mark.proves("UM-LIS-5")
 def test_a_listen_that_nobody_calls_and_one_that_is_interrupted(here: Place) -> None:
     """Who calls an address after its lifetime gets nothing; the one that is issued next, with another address, is served."""
