@@ -56,6 +56,16 @@ def known_to_the_router(net: Room) -> set[str]:
     return net.top.router.netlink(read, "read the neighbours")
 
 
+def questions(frames: list[tuple[int, Ether]], target: str) -> list[int]:
+    """The Neighbor Solicitations by which somebody asks for `target`'s link-layer address, by number."""
+    group = IPv6Address(b"\xff\x02" + bytes(9) + b"\x01\xff" + IPv6Address(target).packed[13:])
+    return [
+        n
+        for n, f in frames
+        if ICMPv6ND_NS in f and f[ICMPv6ND_NS].tgt == target and f[IPv6].src != "::" and f[IPv6].dst == str(group)
+    ]
+
+
 @pytest.mark.proves("UM-ADDR-8", "UM-NODE-1")
 @pytest.mark.parametrize("accepts", [0, 1, 2])
 def test_the_router_knows_or_asks(net: Room, accepts: int, artefacts: Path, rng: Random) -> None:
@@ -105,16 +115,7 @@ def test_the_router_knows_or_asks(net: Room, accepts: int, artefacts: Path, rng:
     assert session.request == request
     assert session.syn_ack is not None
     assert promotions[0] < session.syn.number, "the promotion comes before the first packet"
-    group = IPv6Address(b"\xff\x02" + bytes(9) + b"\x01\xff" + IPv6Address(source).packed[13:])
-    asked = [
-        n
-        for n, f in frames
-        if ICMPv6ND_NS in f
-        and f[ICMPv6ND_NS].tgt == source
-        and f[IPv6].src != "::"
-        and f[IPv6].dst == str(group)
-        and n < session.syn_ack.number
-    ]
+    asked = [n for n in questions(frames, source) if n < session.syn_ack.number]
     if accepts:
         assert asked == [] or not noted, "a router that took the promotion has nothing to ask"
     else:
