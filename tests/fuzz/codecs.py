@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
-from tapstack.wire import WireError, icmpv6, ipv6, mld, nd, tcp, udp, virtio
+from tapstack.wire import WireError, checksum, ethernet, icmpv6, ipv6, mld, nd, tcp, udp, virtio
 
 from .script import Script
 
@@ -15,13 +16,6 @@ def _survives(parse: Callable[[Any], Any], pack: Callable[[Any], bytes]) -> Call
         value = parse(memoryview(data))
         packed = pack(value)
         assert parse(memoryview(packed)) == value, (value, packed)
-
-    return target
-
-
-def _ends(parse: Callable[[bytes], Any]) -> Callable[[bytes], None]:
-    def target(data: bytes) -> None:
-        parse(data)
 
     return target
 
@@ -50,8 +44,41 @@ def _typed(parse: Callable[[int, memoryview], Any]) -> Callable[[bytes], None]:
 def _tcp(data: bytes) -> None:
     header = tcp.TcpHeader.parse(memoryview(data))
     assert tcp.HEADER_LENGTH <= header.length <= len(data)
-    again = header.options.pack()
-    assert len(again) <= tcp.MAXIMUM_OPTIONS + 20
+    payload = data[header.length :]
+    packed = tcp.pack(
+        bytes(16),
+        bytes(16),
+        header.source_port,
+        header.destination_port,
+        header.sequence,
+        header.acknowledgment,
+        header.flags,
+        header.window,
+        options=header.options.pack(),
+        urgent=header.urgent,
+        payload=payload,
+    )
+    again = tcp.TcpHeader.parse(memoryview(packed))
+    assert again.length == len(packed)
+    assert checksum.valid(bytes(16), bytes(16), tcp.PROTOCOL, packed + payload)
+    assert replace(again, length=header.length, checksum=header.checksum) == header, (header, again)
+
+
+def _udp(data: bytes) -> None:
+    header = udp.parse(memoryview(data))
+    payload = data[udp.HEADER_LENGTH : header.length]
+    assert udp.parse(memoryview(header.pack() + payload)) == header
+    packed = udp.pack(bytes(16), bytes(16), header.src_port, header.dst_port, payload) + payload
+    again = udp.parse(memoryview(packed))
+    assert again.checksum and checksum.valid(bytes(16), bytes(16), ipv6.UDP, packed)
+    assert replace(again, checksum=header.checksum) == header, (header, again)
+
+
+def _virtio(data: bytes) -> None:
+    _method(virtio.VirtioHeader)(data)
+    header = virtio.VirtioHeader.parse(data)
+    assert virtio.read(data) == (header.checksum_trusted, header.gso_size), header
+    assert len(virtio.completed(data)) == len(data) - virtio.HEADER_LENGTH
 
 
 def _upper(data: bytes) -> None:
@@ -77,8 +104,9 @@ TARGETS: tuple[tuple[str, Callable[[bytes], None]], ...] = (
     ("nd", _typed(nd.parse)),
     ("mld", _typed(mld.parse)),
     ("tcp", _tcp),
-    ("udp", _ends(udp.parse)),
-    ("virtio", _ends(virtio.VirtioHeader.parse)),
+    ("udp", _udp),
+    ("virtio", _virtio),
+    ("ethernet", _method(ethernet.EthernetHeader)),
 )
 
 

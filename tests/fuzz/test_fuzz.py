@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import dns.name
 import pytest
@@ -28,8 +29,11 @@ from tapstack.tcp.layer import Tcp
 from tapstack.tcp.receiver import Receiver
 from tapstack.tcp.timers import ConnectionTimers
 from tapstack.types import Frame
-from tapstack.wire.error import WireError
+from tapstack.wire import tcp, udp, virtio
+from tapstack.wire.ethernet import EthernetHeader
 from tapstack.wire.ipv6 import Fragment
+from tapstack.wire.udp import UdpHeader
+from tapstack.wire.virtio import VirtioHeader
 from tests.fuzz import codecs, front, world
 from tests.fuzz.fuzz import ROOT, TARGETS, corpus, target
 from tests.fuzz.script import Script
@@ -84,10 +88,29 @@ def test_a_codec_that_raises_something_else_is_found(monkeypatch: pytest.MonkeyP
     assert isinstance(until_it_fails(codecs.one_input, inputs), KeyError)
 
 
-def test_a_value_that_does_not_survive_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    pack = Fragment.pack
-    monkeypatch.setattr(Fragment, "pack", lambda self: pack(self)[:-1] + b"\xff")
-    assert isinstance(until_it_fails(codecs.one_input, [bytes((3, 6, 0, 0, 9)) + bytes(8)]), AssertionError | WireError)
+@pytest.mark.parametrize(
+    ("place", "name", "wrong"),
+    [
+        (Fragment, "pack", lambda packed: packed[:-1] + b"\xff"),
+        (EthernetHeader, "pack", lambda packed: packed[6:12] + packed[:6] + packed[12:]),
+        (UdpHeader, "pack", lambda packed: packed[2:4] + packed[:2] + packed[4:]),
+        (udp, "pack", lambda packed: packed[:6] + bytes(2)),
+        (tcp, "pack", lambda packed: packed[:13] + bytes([packed[13] & 0x3F]) + packed[14:]),
+        (tcp.Options, "pack", lambda packed: bytes(len(packed))),
+        (VirtioHeader, "pack", lambda packed: packed[:8] + bytes(2)),
+        (virtio, "read", lambda told: (told[0], told[1] + 1)),
+        (virtio, "completed", lambda frame: frame[:-1]),
+    ],
+    ids=lambda each: getattr(each, "__name__", ""),
+)
+def test_a_value_that_does_not_survive_is_found(
+    place: Any, name: str, wrong: Callable[[Any], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the corpus as it is kept."""
+    right = getattr(place, name)
+    monkeypatch.setattr(place, name, lambda *given, **more: wrong(right(*given, **more)))
+    error = until_it_fails(codecs.one_input, [path.read_bytes() for path in corpus("codecs")])
+    assert isinstance(error, AssertionError)
 
 
 @pytest.mark.parametrize("broken", ["checksum", "reset", "leak", "buffer", "timer"])
