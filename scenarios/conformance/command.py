@@ -34,7 +34,10 @@ def conformance(
         list[str] | None,
         typer.Option(metavar="NAME,…", help=f"Only these specifications: {', '.join([*SPECIFICATIONS, *SECTIONS])}."),
     ] = None,
-    id: Annotated[list[str] | None, typer.Option("--id", metavar="ID,…", help="Only these requirements.")] = None,
+    id: Annotated[
+        list[str] | None,
+        typer.Option("--id", metavar="ID,…", help="Only these requirements, each with all its tests and captures."),
+    ] = None,
     last: Annotated[bool, typer.Option("--last", help="Print the table of the latest run; run nothing.")] = False,
     report: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write the report, with every packet list.")
@@ -83,7 +86,7 @@ def conformance(
     sound = True
     if report is not None or not last:
         sound = _examine(checkout, table, chosen, report, console) & _evident(checkout, chosen, console)
-    _print(chosen, json=json)
+    _print(chosen, ids, json=json)
     raise typer.Exit(0 if holds(chosen) and sound else 1)
 
 
@@ -161,7 +164,7 @@ def _evident(checkout: Path, rows: list[Row], console: Console) -> bool:
     return not missing and not needless
 
 
-def _print(rows: list[Row], *, json: bool) -> None:
+def _print(rows: list[Row], named: Sequence[str], *, json: bool) -> None:
     if json:
         import msgspec
 
@@ -169,10 +172,14 @@ def _print(rows: list[Row], *, json: bool) -> None:
         return
     from rich.console import Console
 
-    from .table import summary, tables
+    from .table import WHERE_PATHS_STAND, parts, summary
 
     console = Console()
-    for table in tables(rows):
-        console.print(table)
-        console.print()
+    for part in parts(rows, named):
+        if isinstance(part, str):
+            console.print(part, markup=False, highlight=False, soft_wrap=True)
+        else:
+            console.print(part)
     console.print(summary(rows), highlight=False)
+    if any(row.tests and row.id not in named for row in rows):
+        console.print(WHERE_PATHS_STAND, style="dim", highlight=False, soft_wrap=True)

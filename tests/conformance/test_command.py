@@ -30,6 +30,7 @@ from scenarios.conformance.rows import (
     without_evidence,
 )
 from scenarios.conformance.session import LATEST
+from scenarios.conformance.table import WHERE_PATHS_STAND
 from tests.plugins import requirements
 from tests.plugins.requirements import api_witnessed
 from unimux.cli.main import run
@@ -137,6 +138,35 @@ def test_the_latest_run_may_have_been_for_some_rules_and_tells_nothing_of_the_ot
     said = capsys.readouterr()
     assert "was only for ST-TCP-1, ST-LINK-1, and not for UM-X-1" in " ".join(said.err.split())
     assert said.out == ""
+
+
+def test_a_rule_that_is_named_shows_every_test_and_capture_by_its_path(
+    checkout: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On lines of their own, whole on the narrowest terminal; the table of all rules counts them and says where they stand."""
+    monkeypatch.setenv("COLUMNS", "60")
+    tests = [f"tests/unit/a_long_way/test_file.py::test_{name}[case {name}]" for name in "abcd"]
+    captures = [f"out/conformance/captures/{'x' * 60}-{name}.pcapng" for name in "abcd"]
+    rows = [
+        {"spec": spec, "id": name, "text": "A rule.", "verdict": "passed", "tests": tests, "captures": captures}
+        for spec, name in known_ids(checkout)
+    ]
+    write(checkout, json.dumps({"rows": rows}))
+    assert run(["conformance", "--last", "--id", "ST-TCP-1"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(maxsplit=1) for line in lines if line.startswith("  ") and "/" in line] == [
+        *(["test", test] for test in tests),
+        *(["capture", capture] for capture in captures),
+    ]
+    assert WHERE_PATHS_STAND not in lines
+    assert run(["conformance", "--last", "--spec", "um", "--id", "ST-TCP-1"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [lines.count(f"  capture  {capture}") for capture in captures] == [1] * 4
+    assert WHERE_PATHS_STAND in lines
+    assert run(["conformance", "--last"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert not any("pcapng" in line for line in lines) and WHERE_PATHS_STAND in lines
+    assert len([line for line in lines if line.startswith(("UM-", "ST-", "RFC")) and "passed" in line]) == 4
 
 
 RULES = """
