@@ -6,83 +6,50 @@ What was agreed and said is read from what dumpcap saw at the kernel, and from t
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 import struct
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
-from typing import Any, NamedTuple
 
 import dpkt
 import pytest
 
-from compat.kernel import Interface, Namespace, address, in_namespace, namespace, set_sysctl
 from scenarios.witness.frames import Checksum
-from tapstack.driver import Driver
 from tapstack.events import DropReason
-from tapstack.ipv6.addresses import AddressKind, Trigger
-from tapstack.ipv6.config import HostConfig
 from tapstack.link.base import Link
 from tapstack.link.impairment import ImpairedLink, Impairment
-from tapstack.link.tun import open_tun
-from tapstack.stack import Stack
-from tapstack.tcp.connection import Connection, Signal
-from tapstack.tcp.options import Ecn, PortMode, SocketOptions, TimeWait
+from tapstack.tcp.connection import Signal
+from tapstack.tcp.options import Ecn, TimeWait
 from tapstack.types import Frame
-from tapstack.types import address as packed
 from tests.plugins import taps
 
 from ..um import judge
-from ..wire import capturing, frames
+from ..wire import frames
+from .peer import (
+    ACK,
+    CAPTURE,
+    CWR,
+    ECE,
+    FIN,
+    HEADERS,
+    OWN,
+    PATIENCE,
+    RST,
+    SYN,
+    URG,
+    Packet,
+    exchange,
+    options,
+    said,
+    site,
+)
 
 pytestmark = pytest.mark.real("dumpcap")
 
-KERNEL, OWN, PORT = "2001:db8:7c5::1", "2001:db8:7c5::2", 5080
-PATIENCE = 40.0
 BAD = Impairment(loss=0.02, reorder=0.05, duplicate=0.01, corrupt=0.01, delay=0.003, reorder_delay=0.004)
-CAPTURE = "peer.pcapng"
-WHOLE, HEADERS = 262_144, 128
-"""Bytes kept of each packet."""
 TIMESTAMPS, SACK, WINDOW_SCALE, ECN = 1, 2, 4, 8
 """Bits of tcpi_options."""
 DATA = Random(11).randbytes(250_000)
-
-
-@dataclass
-class Program:
-    """What runs on the node's connection: writes `data` and ends the stream, keeps what comes."""
-
-    driver: Driver
-    connection: Connection
-    data: bytes
-    received: bytearray = field(default_factory=bytearray)
-    news: int = 0
-    ended: asyncio.Event = field(default_factory=asyncio.Event)
-
-    def __post_init__(self) -> None:
-        self.connection.owner = self.signalled
-        if self.connection.state.value == "ESTABLISHED":
-            self.signalled(Signal.ESTABLISHED | Signal.READABLE)
-
-    def signalled(self, bits: int) -> None:
-        self.news |= bits
-        if bits & Signal.ESTABLISHED and self.data:
-            self.connection.write(self.data)
-            self.connection.shutdown(self.driver.now())
-        if bits & Signal.READABLE:
-            self.received += b"".join(map(bytes, self.connection.read()))
-        if bits & (Signal.END_OF_STREAM | Signal.CLOSED):
-            self.ended.set()
-        self.driver.kick()
-
-    async def until(self, bits: int) -> None:
-        """Wait until it has been told one of these."""
-        async with asyncio.timeout(PATIENCE):
-            while not self.news & bits:
-                await asyncio.sleep(0.005)
 
 
 class Disturbed(ImpairedLink):
@@ -101,128 +68,6 @@ class Disturbed(ImpairedLink):
             if frame not in self._whole:
                 taps.by_hand(frame)
         super()._leave(frames)
-
-
-class Site:
-    """A node on a TUN of a kernel."""
-
-    def __init__(self, space: Namespace, driver: Driver) -> None:
-        self.space = space
-        self.driver = driver
-        self.entry = driver.stack.host.addresses.add(
-            packed(OWN), AddressKind.STABLE, driver.now(), trigger=Trigger.ADD_WITHOUT_DAD
-        )
-
-    @contextmanager
-    def kernel_socket(self) -> Iterator[socket.socket]:
-        """A socket of the kernel."""
-        with in_namespace(self.space):
-            made = socket.socket(socket.AF_INET6, socket.SOCK_STREAM)
-        made.setblocking(False)
-        with made:
-            yield made
-
-    async def opened(self, opener: str, options: SocketOptions, data: bytes = b"") -> tuple[Program, socket.socket]:
-        """A connection, begun by `opener`: the node's program and the kernel's socket."""
-        loop, tcp, now = asyncio.get_running_loop(), self.driver.stack.tcp, self.driver.now()
-        with self.kernel_socket() as first:
-            if opener == "node":
-                first.bind((KERNEL, PORT))
-                first.listen()
-                connection = tcp.connect(self.entry, packed(KERNEL), PORT, now, options)
-                program = Program(self.driver, connection, data)
-                self.driver.kick()
-                accepted, _ = await asyncio.wait_for(loop.sock_accept(first), PATIENCE)
-                await program.until(Signal.ESTABLISHED)
-                return program, accepted
-            listener = tcp.listen(options, now, PORT)
-            listener.arm(self.entry, now, sessions=None)
-            await asyncio.wait_for(loop.sock_connect(first, (OWN, PORT)), PATIENCE)
-            async with asyncio.timeout(PATIENCE):
-                while (taken := listener.accept()) is None:
-                    await asyncio.sleep(0.005)
-            return Program(self.driver, taken, data), socket.socket(fileno=first.detach())
-
-    def counters(self) -> dict[str, int]:
-        """The kernel's TcpExt counters and those of its TCP."""
-        text = self.space.run(lambda: Path("/proc/thread-self/net/netstat").read_text(), "read TCP's counters")
-        text += self.space.run(lambda: Path("/proc/thread-self/net/snmp").read_text(), "read TCP's counters")
-        found: dict[str, int] = {}
-        lines = [line.split() for line in text.splitlines() if line.startswith(("TcpExt:", "Tcp:"))]
-        for names, values in zip(lines[::2], lines[1::2], strict=True):
-            found |= {name: int(value) for name, value in zip(names[1:], values[1:], strict=True)}
-        return found
-
-
-@asynccontextmanager
-async def site(
-    artefacts: Path, path: Impairment | None = None, seed: int = 1, snaplen: int = WHOLE, **settings: int
-) -> AsyncIterator[Site]:
-    """A kernel with the given settings of its TCP, captured, and a node behind `path`, both ways."""
-    with namespace("tcp") as space:
-        for name, value in settings.items():
-            set_sysctl(space, f"ipv4/{name}", value)
-        with in_namespace(space):
-            tun = open_tun("peer")
-        if path is not None:
-            taps.disturbs()
-        link = tun if path is None else Disturbed(tun, seed=seed, path=path)
-        stack = Stack(link.properties, os.urandom(32), HostConfig(solicit_routers=False, stable_addresses=False))
-        driver = Driver(stack, link)
-        try:
-            with address(Interface(space, "peer"), f"{KERNEL}/64"):
-                driver.start()
-                stack.host.prefix_list.add_static(packed(OWN)[:8] + bytes(8), 64, autonomous=False, now=driver.now())
-                async with capturing(Interface(space, "peer"), artefacts / CAPTURE, snaplen=snaplen):
-                    yield Site(space, driver)
-        finally:
-            driver.close()
-
-
-def options(**more: object) -> SocketOptions:
-    return SocketOptions(mode=PortMode.AWARE, **{"time_wait": TimeWait.SHARP, **more})  # type: ignore[arg-type]
-
-
-async def exchange(kernel: socket.socket, data: bytes) -> bytes:
-    """The kernel's program: sends `data` and ends its stream, reads until the other's end."""
-    loop = asyncio.get_running_loop()
-
-    async def send() -> None:
-        await loop.sock_sendall(kernel, data)
-        kernel.shutdown(socket.SHUT_WR)
-
-    sending = asyncio.ensure_future(send())
-    arrived = bytearray()
-    while piece := await loop.sock_recv(kernel, 1 << 16):
-        arrived += piece
-    await sending
-    return bytes(arrived)
-
-
-class Packet(NamedTuple):
-    """One TCP segment as dpkt reads it; `node`: whether the node sent it."""
-
-    node: bool
-    tcp: Any
-    options: dict[int, bytes]
-    length: int
-    """of its data, also where the capture cut it"""
-
-
-def said(artefacts: Path) -> list[Packet]:
-    """The segments at the kernel's interface in order, without those that the path spoilt."""
-    path = artefacts / CAPTURE
-    sound = {frame.number for frame in frames(path) if frame.checksum in (Checksum.GOOD, Checksum.CUT)}
-    return [
-        Packet(
-            packet.src == packed(OWN),
-            packet.data,
-            dict(dpkt.tcp.parse_opts(packet.data.opts)),
-            packet.plen - packet.data.off * 4,
-        )
-        for number, _, packet in judge.frames(path)
-        if number in sound and isinstance(packet.data, dpkt.tcp.TCP)
-    ]
 
 
 def session(artefacts: Path) -> judge.Session:
@@ -258,7 +103,6 @@ def agreed(kernel: socket.socket) -> int:
     return kernel.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)[5]
 
 
-FIN, SYN, RST, ACK, URG, ECE, CWR = 1, 2, 4, 16, 32, 64, 128
 ALL = TIMESTAMPS | SACK | WINDOW_SCALE
 CASES = [
     ("node", {}, {}, ALL),
@@ -278,7 +122,7 @@ def test_both_streams_arrive_equal_whatever_is_agreed(
     opener: str, settings: dict[str, int], own: dict[str, object], expected: int, artefacts: Path
 ) -> None:
     async def main() -> int:
-        async with site(artefacts, BAD, **settings) as made:
+        async with site(artefacts, lambda link: Disturbed(link, seed=1, path=BAD), **settings) as made:
             # What the path repeats or delays beyond the node's last ACK meets TIME-WAIT; nobody there would answer with a reset.
             program, kernel = await made.opened(opener, options(time_wait=TimeWait.FULL, **own), DATA)
             with kernel:
