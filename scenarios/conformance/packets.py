@@ -99,6 +99,7 @@ _ORDER = re.compile(
 _NO_ECHO = re.compile(r"No response seen to ICMPv6 request")
 _FACTS = re.compile(
     r"^Connection (establish|finish)|connection closing$|[Kk]eep-?[Aa]live|Window update|port numbers reused"
+    r"|^A new tcp session is started with the same ports"
 )
 """Expert remarks that object to nothing; among the notes that come with `tcp.analysis` they would be counted too."""
 _GRAVE = re.compile(r"[Cc]hecksum|[Mm]alformed")
