@@ -16,8 +16,8 @@ oldest=3.11
 demo_programs='curl:curl dnsmasq:dnsmasq-base dumpcap:wireshark-common nginx:nginx-light radvd:radvd tshark:tshark'
 test_programs="$demo_programs atk6-implementation6:thc-ipv6 busybox:busybox-static capinfos:wireshark-common iperf3:iperf3
     ip:iproute2 linux.uml:user-mode-linux mount:mount ping:iputils-ping unshare:util-linux
-    chromium:chromium dig:bind9-dnsutils drill:ldnsutils git:git nc.openbsd:netcat-openbsd ndisc6:ndisc6 proxychains4:proxychains4 scp:openssh-client
-    ssh:openssh-client ssh-keygen:openssh-client sshd:openssh-server unbound:unbound v2ray:v2ray wget:wget"
+    chromium:chromium dig:bind9-dnsutils drill:ldnsutils git:git nc.openbsd:netcat-openbsd ndisc6:ndisc6 pasta:passt proxychains4:proxychains4 scp:openssh-client
+    slirp4netns:slirp4netns ssh:openssh-client ssh-keygen:openssh-client sshd:openssh-server unbound:unbound v2ray:v2ray wget:wget"
 daemons='nginx:nginx radvd:radvd ssh:openssh-server unbound:unbound v2ray:v2ray' # services and the packages they begin with
 
 say() { printf 'unimux: %s\n' "$*" >&2; }

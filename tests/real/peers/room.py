@@ -24,6 +24,7 @@ from compat.kernel.topology import SERVER_ADDRESS, SERVER_PREFIX, attach
 from compat.programs.process import run_in
 from tapstack.ipv6.addresses import AddressKind, Trigger
 from tapstack.ipv6.config import HostConfig
+from tapstack.link.base import Link
 from tapstack.tcp.options import SocketOptions, TimeWait
 from tapstack.types import address
 from tests.real.um.room import BOUND
@@ -37,6 +38,7 @@ PEER = SERVER_ADDRESS
 """As the legacy host of `tests.real.um.room` is called, so that what judges its captures judges these too."""
 ROOT = Path(__file__).parents[3]
 READY = 120.0  # a Linux boots meanwhile
+POOL = PoolConfig(low=16, high=32)
 _PATIENCE = 60.0
 _TUNSETIFF, _TUNSETPERSIST = 0x400454CA, 0x400454CB
 _TAP_WITHOUT_HEADER = 0x1002
@@ -117,14 +119,13 @@ class Peer:
 
 
 class Lan:
-    """The network of the picture above, running."""
+    """A switch with one unified node, running."""
 
     def __init__(self, runner: asyncio.Runner, port: kernel.Interface) -> None:
         self._runner = runner
         self.port = port
         """the kernel's end of the node's TAP: the switch's port"""
         self.node: Node
-        self.peer: Peer
 
     def run(self, main: Coroutine[Any, Any, T]) -> T:
         """Let the network live until `main` is done."""
@@ -135,15 +136,21 @@ class Lan:
         return capturing(self.port, path)
 
 
+class LinuxLan(Lan):
+    """The network of the picture above."""
+
+    peer: Peer
+
+
 @contextmanager
-def lan() -> Iterator[Lan]:
+def lan() -> Iterator[LinuxLan]:
     """Build the network; everything is gone afterwards."""
     with asyncio.Runner() as runner:
         stack = AsyncExitStack()
         middle = stack.enter_context(kernel.namespace("peers"))
         bridge = stack.enter_context(kernel.bridge(middle, "lan", multicast_snooping=False))
         link = stack.enter_context(kernel.bridged_tap(bridge, "tap-node", mac=Random(9)))
-        made = Lan(runner, kernel.Interface(middle, "tap-node"))
+        made = LinuxLan(runner, kernel.Interface(middle, "tap-node"))
         made.port.set_offloads(False)
 
         async def begin() -> None:
@@ -157,16 +164,22 @@ def lan() -> Iterator[Lan]:
             runner.run(stack.aclose())
 
 
-async def _start_node(stack: AsyncExitStack, link: Any) -> Node:
+async def start_node(stack: AsyncExitStack, link: Link, pool: PoolConfig = POOL) -> Node:
+    """A node that lives as long as `stack`; it knows no prefix yet, other than from a router."""
     config = NodeConfig(
         host=HostConfig(stable_addresses=False, dad_initial_delay=0.1),
-        pool=PoolConfig(low=16, high=32),
+        pool=pool,
         socket=SocketOptions(time_wait=TimeWait.SHORT),
     )
     node = await stack.enter_async_context(Node(link, config))
+    await node.until(lambda: node.stack.host.link_local is not None, READY)
+    return node
+
+
+async def _start_node(stack: AsyncExitStack, link: Link) -> Node:
+    node = await start_node(stack, link)
     host = node.stack.host
     host.prefix_list.add_static(address(PREFIX), int(_LENGTH), autonomous=True, now=node.now())
-    await node.until(lambda: host.link_local is not None, READY)
     host.addresses.add(address(BOUND), AddressKind.STABLE, node.now(), trigger=Trigger.ADD_WITHOUT_DAD)
     node.pool.start(node.now())
     node.driver.kick()

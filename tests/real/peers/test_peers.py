@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import AsyncExitStack
-from dataclasses import replace
 from itertools import cycle, pairwise
 from pathlib import Path
 from random import Random
@@ -14,12 +13,12 @@ import pytest
 
 from tapstack.tcp.options import PortMode
 from tests.plugins import taps
-from tests.real.um.cells import PROOF, WP, Cell, judge_cell, offer, rows
+from tests.real.um.cells import Cell, judge_cell, offer, rows
 from tests.real.um.judge import segments, sessions, sound
-from tests.real.um.talk import answer_to, ask, end
-from unimux.aio import open_connection
+from tests.real.um.talk import answer_to
 
-from .room import PEER, Call, Lan, lan
+from .room import PEER, Call, LinuxLan, lan
+from .rows import as_parameters, call_legacy_server, legacy_rows
 
 pytestmark = [pytest.mark.real("dumpcap", "linux.uml"), pytest.mark.timeout(180)]
 SESSIONS = 5
@@ -28,30 +27,15 @@ DISTURBED_SIZE = 50_000
 
 
 @pytest.fixture(scope="module")
-def net() -> Iterator[Lan]:
+def net() -> Iterator[LinuxLan]:
     with lan() as made:
         yield made
 
 
-def legacy_rows() -> Sequence[object]:
-    """The rows of the matrix that have a legacy end, as server or as client."""
-    cells = [replace(row, parallel=SESSIONS) for row in rows() if row.parallel == 1 and "L(" in row.server + row.client]
-    return [
-        pytest.param(cell, id=cell.name, marks=pytest.mark.proves("UM-NODE-1", "UM-NODE-3", PROOF[cell.mode]))
-        for cell in cells
-    ]
-
-
-async def play(net: Lan, cell: Cell, stack: AsyncExitStack, rng: Random, size: int) -> list[bytes]:
+async def play(net: LinuxLan, cell: Cell, stack: AsyncExitStack, rng: Random, size: int) -> list[bytes]:
     """The sessions of a row; returns the requests, each of which got the right answer."""
     if cell.server.startswith("L"):
-        requests = [rng.randbytes(size) for _ in range(cell.parallel)]
-        calls = (open_connection(net.node, PEER, WP, mode=cell.mode, timeout=60) for _ in requests)
-        streams = await asyncio.gather(*calls)
-        answers = await asyncio.gather(*(ask(each, said) for each, said in zip(streams, requests, strict=True)))
-        assert answers == [answer_to(said) for said in requests]
-        await asyncio.gather(*(end(each) for each in streams))
-        return requests
+        return await call_legacy_server(net.node, cell, rng, size)
     server, addresses = await offer(net.node, cell, rng)
     stack.callback(server.close)
     calls_of_peer = [
@@ -62,8 +46,8 @@ async def play(net: Lan, cell: Cell, stack: AsyncExitStack, rng: Random, size: i
     return [each.request(size) for each in calls_of_peer]
 
 
-@pytest.mark.parametrize("cell", legacy_rows())
-def test_row(net: Lan, cell: Cell, artefacts: Path, rng: Random) -> None:
+@pytest.mark.parametrize("cell", as_parameters(legacy_rows(SESSIONS)))
+def test_row(net: LinuxLan, cell: Cell, artefacts: Path, rng: Random) -> None:
     """As between this machine's kernel and a node: sessions at once, each whole, with the addresses and ports of its row."""
     capture = artefacts / "switch.pcapng"
 
@@ -83,7 +67,7 @@ def test_every_byte_arrives_although_the_peer_disturbs_what_it_sends(artefacts: 
     cells += [Cell(mode, "U(SSA,*)", "L(LA,EP)", 1) for mode in (PortMode.L1, PortMode.L2)]
     cells.append(Cell(PortMode.AWARE, "U(*,WP)", "L(LA,EP)", 1))
 
-    async def main(net: Lan) -> list[bytes]:
+    async def main(net: LinuxLan) -> list[bytes]:
         taps.disturbs()
         await net.peer.netem(delay=5000, jitter=3000, loss=2, duplicate=20, reorder=5)
         async with AsyncExitStack() as stack:
