@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
+MOST_OBJECTIONS = 20
+"""Lines on what tshark objects to; the report has the others."""
+
+
 def conformance(
     spec: Annotated[
         list[str] | None,
@@ -54,7 +58,8 @@ def conformance(
 
     Exit status 0 only if nothing failed and nothing that was asked for is untested.
 
-    A rule that passed also needs a capture, or says why it can have none; what tshark objects to in it needs an explanation.
+    A rule that passed also needs a capture, or says why it can have none; what tshark objects to in any capture that the
+    tests left needs an explanation.
     """
     from rich.console import Console
 
@@ -136,14 +141,19 @@ def _examine(checkout: Path, table: Table, rows: list[Row], report: Path | None,
     try:
         with console.status("tshark reads the captures") as status:
             opinion = consult(
-                checkout, rows, lambda done, of: status.update(f"tshark reads the captures: {done} of {of}")
+                checkout,
+                table.captures(rows),
+                lambda done, of: status.update(f"tshark reads the captures: {done} of {of}"),
             )
     except TsharkError as error:
         console.print(f"The captures were not judged: {error}.", style="yellow", markup=False, highlight=False)
         return False
     console.print(opinion.sentence(), style="dim" if opinion.sound else "red", highlight=False)
-    for line in opinion.objections()[:20]:
+    objections = opinion.objections()
+    for line in objections[:MOST_OBJECTIONS]:
         console.print(f"  {line}", style="red", markup=False, highlight=False)
+    if more := len(objections[MOST_OBJECTIONS:]):
+        console.print(f"  and {more} more", style="red", highlight=False)
     if report is not None:
         page = write(report, checkout, table, rows, opinion)
         console.print(f"The report: {page}", markup=False, highlight=False)

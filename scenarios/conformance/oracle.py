@@ -1,9 +1,9 @@
-"""tshark's opinion of all captures of a run."""
+"""tshark's opinion of all captures of a run, evidence for a verdict or not."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,6 @@ from scenarios.witness.finding import count
 from scenarios.witness.tshark import version
 
 from .packets import Listing, Reader
-from .rows import Row
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +19,8 @@ class Opinion:
 
     listings: dict[str, Listing]
     version: str
+    tests: Mapping[str, str]
+    """the test that left each capture"""
 
     @property
     def sound(self) -> bool:
@@ -27,13 +28,12 @@ class Opinion:
         return not self.objections()
 
     def objections(self) -> list[str]:
-        """What nothing explains, and what could not be read."""
-        found = [f"{name}: {listing.error}" for name, listing in self.listings.items() if listing.error]
-        found += [
-            f"{n}: no packet" for n, listing in self.listings.items() if not listing.packets and not listing.error
-        ]
+        """What nothing explains, and what could not be read: the capture, the frame, and whose test it was."""
+        found: list[str] = []
         for name, listing in self.listings.items():
-            found += [f"{name}#{number}: {message}" for number, message in listing.unexplained]
+            if listing.error or not listing.packets:
+                found.append(f"{name}: {listing.error or 'no packet'} ({self.tests[name]})")
+            found += [f"{name}#{number}: {message} ({self.tests[name]})" for number, message in listing.unexplained]
         return found
 
     def reasons(self) -> list[tuple[str, int]]:
@@ -55,20 +55,23 @@ class Opinion:
             missing[what.removesuffix("s")] += int(number)
         gone = ", ".join(count(number, what) for what, number in sorted(missing.items()))
         return (
-            f"{self.version}: {len(self.listings)} captures, {packets:,} packets, {explained} remarks with an explanation, "
-            f"{len(self.objections())} without" + (f"; not kept: {gone}" if gone else "")
+            f"{self.version}: {count(len(self.listings), 'capture')}, {packets:,} packets, "
+            f"{explained} remarks with an explanation, {len(self.objections())} without"
+            + (f"; not kept: {gone}" if gone else "")
         )
 
 
-def consult(checkout: Path, rows: Iterable[Row], tell: Callable[[int, int], None] = lambda done, of: None) -> Opinion:
-    """Let tshark read every capture that the rows name; those that are gone count as unreadable.
+def consult(
+    checkout: Path, tests: Mapping[str, str], tell: Callable[[int, int], None] = lambda done, of: None
+) -> Opinion:
+    """Let tshark read captures, each given with its test; those that are gone count as unreadable.
 
     `tell(done, of)` hears of the progress.  Raises `TsharkError` without tshark.
     """
-    names = list(dict.fromkeys(name for row in rows for name in row.captures))
+    names = list(tests)
     listings: dict[str, Listing] = {}
     with Reader() as reader:
         for name, listing in zip(names, reader.read_all([checkout / name for name in names]), strict=True):
             listings[name] = listing
             tell(len(listings), len(names))
-    return Opinion(listings, version())
+    return Opinion(listings, version(), tests)

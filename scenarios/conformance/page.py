@@ -58,7 +58,7 @@ def write(folder: Path, checkout: Path, table: Table, rows: Sequence[Row], opini
         captures.mkdir(parents=True, exist_ok=True)
         proves = _by_capture(rows)
         links = {
-            name: _write_capture(captures, checkout, name, listing, proves[name])
+            name: _write_capture(captures, checkout, name, listing, opinion.tests[name], proves.get(name, []))
             for name, listing in opinion.listings.items()
         }
         page = folder / "index.html"
@@ -102,7 +102,8 @@ def heading(comment: str, stem: str) -> str:
     return test.removeprefix("test_").replace("_", " ").replace(".", ", ")
 
 
-def _write_capture(folder: Path, checkout: Path, name: str, listing: Listing, rows: list[Row]) -> _Link:
+def _write_capture(folder: Path, checkout: Path, name: str, listing: Listing, test: str, rows: list[Row]) -> _Link:
+    """The page of one capture, which `test` left and which is evidence for `rows`, perhaps for none."""
     stem = page_name(name)
     if not listing.error:
         shutil.copyfile(checkout / name, folder / f"{stem}.pcapng")
@@ -114,6 +115,7 @@ def _write_capture(folder: Path, checkout: Path, name: str, listing: Listing, ro
         listing=listing,
         packets=listing.packets[:MOST_PACKETS],
         more=max(0, len(listing.packets) - MOST_PACKETS),
+        test=test,
         rows=rows,
         senders={sender: f"s{number % 4}" for number, sender in enumerate(senders)},
         show_senders=len(senders) > 1,
@@ -124,6 +126,16 @@ def _write_capture(folder: Path, checkout: Path, name: str, listing: Listing, ro
     broken = [packet.number for packet in listing.packets[:MOST_PACKETS] if packet.broken]
     page = f"captures/{stem}.html"
     return _Link(label.replace("_", " "), page, len(listing.packets), sound, listing.left_out, broken)
+
+
+def _others(rows: Sequence[Row], opinion: Opinion, links: dict[str, _Link]) -> dict[str, list[_Link]]:
+    """The captures that are evidence for no row, by test."""
+    evidence = _by_capture(rows)
+    found: dict[str, list[_Link]] = {}
+    for name, link in links.items():
+        if name not in evidence:
+            found.setdefault(opinion.tests[name], []).append(link)
+    return found
 
 
 def _index(checkout: Path, table: Table, rows: Sequence[Row], opinion: Opinion, links: dict[str, _Link]) -> str:
@@ -142,6 +154,7 @@ def _index(checkout: Path, table: Table, rows: Sequence[Row], opinion: Opinion, 
         counts=counts(rows),
         specifications=specifications,
         opinion=opinion,
+        others=_others(rows, opinion, links),
         evidenceless=without_evidence(rows),
         mutations=latest(checkout),
         when=datetime.now(UTC).strftime("%d %B %Y, %H:%M UTC"),

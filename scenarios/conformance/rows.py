@@ -47,6 +47,8 @@ class Table(msgspec.Struct, frozen=True):
     """What one session of tests found."""
 
     rows: tuple[Row, ...]
+    kept: dict[str, tuple[str, ...]]
+    """the paths of the captures that each test left, by its node id: those that are evidence for a row, and all others"""
     revision: str = ""
     """of the sources (`scenarios.revision`)"""
     ended: str = ""
@@ -59,7 +61,7 @@ class Table(msgspec.Struct, frozen=True):
     def origin(self) -> str:
         """Which run this is, for people.
 
-        >>> Table((), "0123456789ab", "2026-11-22T09:00:00+00:00", asked=("UM-X-1", "UM-X-2")).origin()
+        >>> Table((), {}, "0123456789ab", "2026-11-22T09:00:00+00:00", asked=("UM-X-1", "UM-X-2")).origin()
         'of 0123456789ab, 2026-11-22T09:00:00+00:00, only for UM-X-1, UM-X-2'
         """
         return origin(self.revision, self.ended) + (f", only for {self._named()}" if self.asked else "")
@@ -82,6 +84,11 @@ class Table(msgspec.Struct, frozen=True):
                 f"The latest run was only for {self._named()}, and not for {missing[0]}: leave out --last to run its tests."
             )
         return found
+
+    def captures(self, rows: Iterable[Row]) -> dict[str, str]:
+        """The captures that the tests of some rows left, as evidence or not, each with the node id of its test."""
+        tests = dict.fromkeys(test for row in rows for test in row.tests)
+        return {name: test for test in tests for name in self.kept.get(test, ())}
 
 
 SPECIFICATIONS = {

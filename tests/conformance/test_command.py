@@ -35,6 +35,8 @@ from tests.plugins import requirements
 from tests.plugins.requirements import api_witnessed
 from unimux.cli.main import run
 
+from .talk import TALK, capture
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -60,7 +62,7 @@ def leave(checkout: Path, skipped: int = 0, asked: Sequence[str] = (), /, **verd
         row = {"spec": spec, "id": name, "text": "A rule.", "verdict": verdicts.get(name, "passed")}
         rows.append({**row, "reason": "", "tests": ["t::x"], "captures": []})
     about = {"revision": "0123456789ab", "ended": "2026-11-22T09:00:00+00:00", "skipped": skipped, "asked": asked}
-    write(checkout, json.dumps({"rows": rows, **about}))
+    write(checkout, json.dumps({"rows": rows, "kept": {}, **about}))
 
 
 def write(checkout: Path, text: str) -> None:
@@ -151,7 +153,7 @@ def test_a_rule_that_is_named_shows_every_test_and_capture_by_its_path(
         {"spec": spec, "id": name, "text": "A rule.", "verdict": "passed", "tests": tests, "captures": captures}
         for spec, name in known_ids(checkout)
     ]
-    write(checkout, json.dumps({"rows": rows}))
+    write(checkout, json.dumps({"rows": rows, "kept": {}}))
     assert run(["conformance", "--last", "--id", "ST-TCP-1"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(maxsplit=1) for line in lines if line.startswith("  ") and "/" in line] == [
@@ -197,14 +199,14 @@ def in_place_of_pytest(checkout: Path, monkeypatch: pytest.MonkeyPatch, table: s
 def test_a_run_leaves_what_it_was_for(
     checkout: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], requirements: str, asked: tuple[str]
 ) -> None:
-    in_place_of_pytest(checkout, monkeypatch, 'json.dumps({"rows": rows})', 0)
+    in_place_of_pytest(checkout, monkeypatch, 'json.dumps({"rows": rows, "kept": {}})', 0)
     (checkout / "tests" / "api.toml").write_text("[api]\n")
     run(["conformance", *arguments])
     assert json.loads((checkout / "pytest-words.json").read_text())["--requirements"] == requirements
     assert load(checkout / LATEST).asked == asked
 
 
-@pytest.mark.parametrize(("table", "status"), [('"{}"', 0), ('json.dumps({"rows": rows})', 2)])
+@pytest.mark.parametrize(("table", "status"), [('"{}"', 0), ('json.dumps({"rows": rows, "kept": {}})', 2)])
 def test_a_run_that_comes_to_nothing_leaves_the_latest_table_alone_and_none_of_its_own(
     checkout: Path, monkeypatch: pytest.MonkeyPatch, table: str, status: int
 ) -> None:
@@ -344,6 +346,34 @@ def test_a_rule_that_passed_has_a_capture_or_says_why_there_is_none() -> None:
     excused = next(iter(api_witnessed()))
     both = Row("um", excused, "", Verdict.PASSED, captures=("b.pcapng",))
     assert needless_reasons([*rows, both, Row("um", excused, "", Verdict.PASSED)], ROOT) == [excused]
+
+
+@pytest.mark.real("tshark")
+@pytest.mark.parametrize("fault", [False, True], ids=["clean", "with a fault"])
+def test_a_fault_in_a_capture_that_is_no_evidence_makes_it_fail(
+    checkout: Path, capsys: pytest.CaptureFixture[str], fault: bool
+) -> None:
+    """The test of the one rule judges by the API alone, and tshark reads what was on its wire all the same."""
+    (checkout / "tests" / "api.toml").write_text('[api]\nUM-X-1 = "a number"\n')
+    frames = [(who, bytes(packet)) for who, packet in TALK]
+    times = (0.0, 0.1, 0.2, 0.3, 0.4, 4.0)
+    capture(checkout / "captures/x.pcapng", frames + frames[3:4] * fault, times=times)
+    test = "tests/x.py::test_of_a_number[1]"
+    row = {"spec": "um", "id": "UM-X-1", "text": "A rule.", "verdict": "passed", "reason": f"{BY_THE_API}a number"}
+    others = {"tests/x.py::test_of_another_rule": ["captures/gone.pcapng"]}
+    kept = {test: ["captures/x.pcapng"], **others}
+    write(checkout, json.dumps({"rows": [{**row, "tests": [test], "captures": []}], "kept": kept}))
+    assert run(["conformance", "--last", "--report", "report"]) == (1 if fault else 0)
+    said = " ".join(capsys.readouterr().err.split())
+    assert "1 capture, " in said, "those of the rules that were asked for, and no others"
+    assert (test in said) is fault and ("captures/x.pcapng#6: " in said) is fault
+    index = (checkout / "report" / "index.html").read_text(encoding="utf-8")
+    assert f"<code>{test}</code>: <a" in " ".join(index.split()) and 'href="captures/x.html"' in index
+    assert ("tshark objects" in index) is fault and ("<details open>" in index) is fault
+    assert '<span class="soft">by the API</span>' in index, "it is still no evidence"
+    page = (checkout / "report" / "captures" / "x.html").read_text(encoding="utf-8")
+    assert f"Left by <code>{test}</code>, and evidence for no rule." in page and "index.html#others" in page
+    assert ("without an explanation" in page) is fault
 
 
 def test_rows() -> None:

@@ -34,7 +34,7 @@ SUITE = (
     "tests/unit/unimux/test_issue.py",
     "tests/real/um/test_matrix.py::test_modes_mix_on_one_node",
 )
-"""A part of the suite that stands for all of it: `unimux conformance` gives tshark every capture."""
+"""A part of the suite that stands for all of it: `unimux conformance` gives tshark every capture that is kept."""
 
 
 @pytest.mark.timeout(1000)
@@ -195,11 +195,12 @@ def test_what_captures_do_not_hold_is_told(reader: Reader, tmp_path: Path) -> No
         ("z", ["tests/x.py::test_z (wire)"]),
     ):
         capture(tmp_path / f"captures/{name}.pcapng", frames, comments=comments)
-    row = Row("um", "X-1", "", Verdict.PASSED, captures=tuple(f"captures/{name}.pcapng" for name in "xyz"))
-    opinion = consult(tmp_path, [row])
+    tests = {f"captures/{name}.pcapng": f"tests/x.py::test_{name}" for name in "xyz"}
+    row = Row("um", "X-1", "", Verdict.PASSED, captures=tuple(tests))
+    opinion = consult(tmp_path, tests)
     assert opinion.sound
     assert opinion.sentence().endswith("0 without; not kept: 1,201 frames, 1 wire")
-    index = write(tmp_path / "report", tmp_path, Table((row,)), [row], opinion).read_text(encoding="utf-8")
+    index = write(tmp_path / "report", tmp_path, Table((row,), {}), [row], opinion).read_text(encoding="utf-8")
     assert "left out: 1 frame, left out: 1 wire<" in index
     assert index.count("left out: ") == 3
     page = (tmp_path / "report/captures/y.html").read_text(encoding="utf-8")
@@ -211,9 +212,8 @@ def test_the_report_points_at_the_frame_that_broke_a_rule(tmp_path: Path) -> Non
     why = labels.label(labels.BROKEN, "assert 3 == 4")
     capture(tmp_path / "captures/x.pcapng", frames, lambda recorder: recorder.remark(3, why))
     row = Row("um", "X-1", "", Verdict.FAILED, captures=("captures/x.pcapng",))
-    index = write(tmp_path / "report", tmp_path, Table((row,)), [row], consult(tmp_path, [row])).read_text(
-        encoding="utf-8"
-    )
+    opinion = consult(tmp_path, {"captures/x.pcapng": "tests/x.py::test_x"})
+    index = write(tmp_path / "report", tmp_path, Table((row,), {}), [row], opinion).read_text(encoding="utf-8")
     assert '<a class="failed" href="captures/x.html#p3">failed at 3</a>' in index
     assert index.count("failed at") == 1
     page = (tmp_path / "report/captures/x.html").read_text(encoding="utf-8")

@@ -18,8 +18,8 @@ OTHERS = "These are other sources"
 
 def index(folder: Path) -> str:
     rows = (Row("um", "UM-X-1", "A rule.", Verdict.PASSED),)
-    table = Table(rows, TESTED, "2026-11-22T09:00:00+00:00")
-    return write(folder / "report", folder, table, rows, Opinion({}, "TShark 4")).read_text(encoding="utf-8")
+    table = Table(rows, {}, TESTED, "2026-11-22T09:00:00+00:00")
+    return write(folder / "report", folder, table, rows, Opinion({}, "TShark 4", {})).read_text(encoding="utf-8")
 
 
 def test_the_report_names_the_sources_that_were_tested_not_those_that_are_there_now(tmp_path: Path) -> None:

@@ -15,8 +15,9 @@ nothing of it is there, `tests/api.toml` says why, and then the row's reason doe
 
 Ids are checked against the tables when tests are collected, so a misspelt id fails at once.  Every session ends by
 writing `out/proves.json` (`--proves FILE` names another): `revision` of the sources, `ended`, how many tests were
-`skipped`, and `rows`, one object per requirement in the order of the specifications: `spec`, `id`, `text`, `verdict`,
-`reason`, `tests` (pytest node ids), `captures` (paths).  The verdicts: `failed` if any test of the id failed; else
+`skipped`, `kept`, the captures of each test, evidence or not, and `rows`, one object per requirement in the order of the
+specifications: `spec`, `id`, `text`, `verdict`, `reason`, `tests` (pytest node ids), `captures` (paths of the evidence).
+The verdicts: `failed` if any test of the id failed; else
 `not-applicable` or, if a test passed, `deviation`, where the table says so; else `untested` if none ran (with the reason,
 where one was skipped); else `passed`.  An id without a test is listed, never left out.
 
@@ -231,6 +232,7 @@ class Requirements:
             "revision": described(self.root),
             "ended": datetime.now(UTC).isoformat(timespec="seconds"),
             "skipped": sum(outcome.result == "skipped" for outcome in self.outcomes.values()),
+            "kept": {name: outcome.captures for name, outcome in sorted(self.outcomes.items()) if outcome.captures},
             "rows": self.rows,
         }
         partial.write_text(json.dumps(record, ensure_ascii=False, indent=1) + "\n")

@@ -22,7 +22,7 @@ def test_what_falls_short_is_said() -> None:
         Row("um", "UM-A-2", "is not", Verdict.DEVIATION, "because"),
         Row("um", "UM-A-3", "is elsewhere", Verdict.NOT_APPLICABLE, "not taken up: why"),
     )
-    found = Table(rows, "0123456789ab", "2026-01-02T03:04:05+00:00", skipped=2)
+    found = Table(rows, {}, "0123456789ab", "2026-01-02T03:04:05+00:00", skipped=2)
     text = page(found, Score((Result("a", "breaks", ("UM-A-1",), "survived"),), "ba9876543210"), None, ["- `x`: yes"])
     assert "of 0123456789ab, 2026-01-02T03:04:05+00:00; 2 tests were skipped." in text
     assert "- UM-A-3: is elsewhere – why" in text
@@ -36,8 +36,8 @@ def test_what_falls_short_is_said() -> None:
 def test_what_is_not_taken_up_is_no_rule_that_does_not_apply() -> None:
     router = Row("rfc8504", "RFC8504-14", "routers", Verdict.NOT_APPLICABLE, "the stack is a host")
     undone = Row("rfc8504", "RFC8504-13", "IPsec", Verdict.NOT_APPLICABLE, "not taken up: applications do it")
-    assert "Every rule passes or does not apply." in page(Table((router,)), None, None, [])
-    text = page(Table((router, undone)), None, None, [])
+    assert "Every rule passes or does not apply." in page(Table((router,), {}), None, None, [])
+    text = page(Table((router, undone), {}), None, None, [])
     assert "Every rule passes" not in text
     assert "not taken up:\n- RFC8504-13: IPsec – applications do it\n" in text
     assert "RFC8504-14:" not in text
@@ -53,7 +53,7 @@ def test_a_session_that_was_never_run_is_missing(tmp_path: Path) -> None:
 
 def test_a_run_of_some_rules_is_not_taken_for_the_results(tmp_path: Path) -> None:
     path = tmp_path / "latest.json"
-    table = Table((Row("um", "UM-A-1", "is so", Verdict.PASSED),), asked=("UM-A-1",))
+    table = Table((Row("um", "UM-A-1", "is so", Verdict.PASSED),), {}, asked=("UM-A-1",))
     path.write_bytes(msgspec.json.encode(table))
     with pytest.raises(SetupError, match="only for UM-A-1: run it again for all rules"):
         rules(path)

@@ -53,6 +53,30 @@ def test_a_test_that_proves_something_leaves_its_wire(session: pytest.Pytester) 
     run(session, "--captures", "kept").assert_outcomes(passed=2)  # what an earlier run left is replaced
 
 
+ASKED = """
+import pytest
+from tests.plugins import taps
+
+@pytest.mark.proves("UM-ADDR-1")
+def test_seen(): taps.world("wire").sent(1.0, "a", b"frame")
+
+@pytest.mark.proves("UM-ADDR-1", "UM-ADDR-2", by="api")
+def test_told(): taps.world("wire").sent(1.0, "a", b"frame")
+"""
+
+
+@pytest.mark.parametrize("processes", [0, 2])
+def test_what_is_no_evidence_is_kept_and_listed_for_the_oracle(session: pytest.Pytester, processes: int) -> None:
+    module = session.makepyfile(ASKED).name
+    run(session, "--captures", "kept", "-n", str(processes)).assert_outcomes(passed=2)
+    told = json.loads((session.path / "out/proves.json").read_text())
+    assert sorted(told["kept"]) == [f"{module}::test_seen", f"{module}::test_told"]
+    assert all((session.path / name).is_file() for names in told["kept"].values() for name in names)
+    rows = {row["id"]: row for row in told["rows"]}
+    assert rows["UM-ADDR-1"]["captures"] == told["kept"][f"{module}::test_seen"]
+    assert (rows["UM-ADDR-2"]["captures"], rows["UM-ADDR-2"]["tests"]) == ([], [f"{module}::test_told"])
+
+
 REAL = """
 import pytest
 from scapy.utils import wrpcapng
