@@ -6,7 +6,6 @@ and `text`, and may have
     not_applicable   why the rule does not concern this stack; such a row needs no test
     deviation        the UM id that asks for another behaviour, and in `reason` what it is; the tests show that behaviour
     through          ids whose tests prove this row too
-    by               tests that prove it, by the beginning of their node ids
 
 `@pytest.mark.proves("UM-LIS-1", by="api")` is of a test that judges by what the stack says of itself: its states, its
 counters, what a call returns.  Its captures are no evidence.  Where no test of a rule that passed judges by the wire, since
@@ -73,9 +72,8 @@ class Outcome:
     captures: list[str] = field(default_factory=list)
 
     def judges_by_wire(self, ids: set[str]) -> bool:
-        """Whether the test looks at a wire for one of these ids; where a table names it, for any that its markers name."""
-        concerned = ids.intersection(self.ids) or set(self.ids)
-        return not concerned or not self.by_api.issuperset(concerned)
+        """Whether the test looks at a wire for one of these ids."""
+        return not self.by_api.issuperset(ids.intersection(self.ids))
 
 
 def load_table(path: Path = TABLE) -> list[Row]:
@@ -113,12 +111,8 @@ def verdicts(table: Sequence[Row], outcomes: dict[str, Outcome]) -> list[Row]:
 
 
 def _row(requirement: Row, outcomes: dict[str, Outcome]) -> Row:
-    wanted, by = ids_of(requirement), tuple(requirement.get("by", ()))
-    tests = {
-        name: outcome
-        for name, outcome in outcomes.items()
-        if not wanted.isdisjoint(outcome.ids) or (by and name.startswith(by))
-    }
+    wanted = ids_of(requirement)
+    tests = {name: outcome for name, outcome in outcomes.items() if not wanted.isdisjoint(outcome.ids)}
     reasons = list(dict.fromkeys(outcome.reason for outcome in tests.values() if outcome.reason))
     verdict = _verdict(requirement, {outcome.result for outcome in tests.values()})
     match verdict:
@@ -161,7 +155,6 @@ class Requirements:
         self.table = load_tables()
         self.known = {requirement["id"] for requirement in self.table}
         self.asked = self._asked(asked)
-        self.by = tuple(test for row in self.table for test in row.get("by", ()) if self._wants(row))
         self.outcomes: dict[str, Outcome] = {}
         self.summary = summary
         self.rows: list[Row] = []
@@ -177,9 +170,6 @@ class Requirements:
         if wrong := sorted(wanted - self.known):
             raise pytest.UsageError(f"--requirements {wrong[0]}: no table has this id{self._hint(wrong[0])}")
         return {name for row in self.table if row["id"] in wanted for name in ids_of(row)}
-
-    def _wants(self, row: Row) -> bool:
-        return self.asked is None or row["id"] in self.asked
 
     def _hint(self, wrong: str) -> str:
         near = difflib.get_close_matches(wrong, self.known, n=1)
@@ -199,12 +189,11 @@ class Requirements:
             for wrong in [name for name in ids if name not in self.known]:
                 hint = self._hint(str(wrong))
                 raise pytest.UsageError(f"{item.nodeid} proves {wrong!r}, which is in no table{hint}")
-            named = item.nodeid.startswith(self.by)
-            if ids or named:
+            if ids:
                 # Properties travel with the report, so this works under xdist too.
                 item.user_properties.append((PROPERTY, " ".join(dict.fromkeys(ids))))
                 item.user_properties.append((BY_API, " ".join(sorted(set(ids) - on_the_wire))))
-            if self.asked is not None and self.asked.isdisjoint(ids) and not named:
+            if self.asked is not None and self.asked.isdisjoint(ids):
                 left_out.append(item)
         if left_out:
             config.hook.pytest_deselected(items=left_out)

@@ -49,7 +49,7 @@ def datagrams(capture: Path) -> list[tuple[str, int, str, int, bytes]]:
     ]
 
 
-@pytest.mark.proves("UM-DAS-6", "UM-NODE-1")
+@pytest.mark.proves("UM-DAS-6", "UM-NODE-1", "RFC8504-7/1", "RFC8504-8.3")
 def test_names_are_asked_of_the_server_that_the_router_announces(net: Room, artefacts: Path, rng: Random) -> None:
     """Each question leaves from an address and port of its own, and the connection from yet another one."""
     capture = artefacts / "server.pcapng"

@@ -39,6 +39,8 @@ from tests.plugins import taps
 OUR_MAC = "02:00:00:00:00:01"
 ROUTER_MAC = "02:00:00:00:00:fe"
 ROUTER = "fe80::fe"
+SECOND_MAC = "02:00:00:00:00:fd"
+SECOND = "fe80::fd"
 STRANGER_MAC = "02:00:00:00:00:66"
 STRANGER = "2001:db8:1::66"
 PREFIX = "2001:db8:1::"
@@ -282,6 +284,7 @@ def advertisement(
     mac: str = ROUTER_MAC,
     mtu: int | None = None,
     rdnss: tuple[str, ...] = (),
+    rdnss_lifetime: int = 600,
     on_link: int = 1,
     autonomous: int = 1,
     **fields: Any,
@@ -305,7 +308,7 @@ def advertisement(
     if mtu is not None:
         packet = packet / ICMPv6NDOptMTU(mtu=mtu)
     if rdnss:
-        packet = packet / ICMPv6NDOptRDNSS(dns=list(rdnss), lifetime=600)
+        packet = packet / ICMPv6NDOptRDNSS(dns=list(rdnss), lifetime=rdnss_lifetime)
     for option in options:
         packet = packet / option
     return packet
@@ -341,6 +344,25 @@ def records(packets: list[ScapyPacket]) -> list[tuple[int, str]]:
     return found
 
 
+def leaves_for(bench: Bench, dst: str, *, confirmed: bool = True) -> str:
+    """Where a packet to `dst` goes: the router that its frame is for, or the neighbour that is solicited instead.
+
+    Empty where nothing leaves.  confirmed: a router that gets it answers as a living neighbour does.
+    """
+    before = len(bench.out)
+    bench.host.send(address(bench.link_local), address(dst), 253, [bytes(8)], bench.now)
+    if not (sent := bench.sent[before:]):
+        return ""
+    (packet,) = sent
+    if ICMPv6ND_NS in packet:
+        return str(packet[ICMPv6ND_NS].tgt)
+    assert packet[IPv6].dst == dst
+    router = {ROUTER_MAC: ROUTER, SECOND_MAC: SECOND}[packet[Ether].dst]
+    if confirmed:
+        bench.feed(neighbor_advertisement(router, packet[Ether].dst, dst=bench.link_local, S=1, R=1))
+    return router
+
+
 def checksum_is_right(packet: ScapyPacket) -> bool:
     """Whether the upper-layer checksum is right, as scapy sums it up; for packets of which it is the last header."""
     layer = packet[IPv6]
@@ -355,6 +377,8 @@ __all__ = [
     "PREFIX",
     "ROUTER",
     "ROUTER_MAC",
+    "SECOND",
+    "SECOND_MAC",
     "STRANGER",
     "STRANGER_MAC",
     "Bench",
@@ -364,6 +388,7 @@ __all__ = [
     "advertisement",
     "checksum_is_right",
     "group_of",
+    "leaves_for",
     "neighbor_advertisement",
     "one",
     "only",

@@ -129,7 +129,7 @@ def test_a_solicitation_from_a_unicast_source_is_no_conflict(bench: Bench) -> No
     assert entry.state == "UNCERTAIN"
 
 
-@pytest.mark.proves("UM-ADDR-10")
+@pytest.mark.proves("UM-ADDR-10", "RFC8504-6.3/3")
 def test_our_own_probe_brought_back_is_no_conflict_and_prolongs_the_test(bench: Bench) -> None:
     start = bench.now
     entry = bench.reserve(TEXT, settle=False)
@@ -294,7 +294,7 @@ def test_a_duplicate_stable_address_is_formed_anew_with_the_next_counter() -> No
     assert probes(again)[0][1][ICMPv6ND_NS].tgt == first
 
 
-@pytest.mark.proves("ST-IP6-9")
+@pytest.mark.proves("ST-IP6-9", "RFC8504-6.1/1", "RFC8504-6.3/1")
 def test_the_link_local_address_depends_on_the_secret_and_each_prefix_has_another_identifier() -> None:
     def addresses(secret: bytes) -> list[bytes]:
         """Those that a host of this secret tests."""

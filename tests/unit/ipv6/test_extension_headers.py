@@ -46,13 +46,20 @@ class World(Receiver):
         assert len(bytes(error[IPv6])) <= 1280
         return error[ICMPv6ParamProblem].code, error[ICMPv6ParamProblem].ptr
 
+    def answered(self, headers: ScapyPacket) -> bool:
+        """Whether an echo request behind these headers is answered; nothing else leaves."""
+        replies = self.feed(headers / ICMPv6EchoRequest(data=b"payload"))
+        assert only(replies, ICMPv6EchoReply) == replies
+        assert [reply[ICMPv6EchoReply].data for reply in replies] in ([], [b"payload"])
+        return bool(replies)
+
 
 @pytest.fixture
 def world() -> World:
     return World()
 
 
-@pytest.mark.proves("ST-IP6-1", by="api")
+@pytest.mark.proves("ST-IP6-1", "RFC8504-5.2/1")
 def test_headers_in_any_order_and_number_lead_to_the_upper_layer(world: World) -> None:
     """RFC 8200 §4.1: a node must accept extension headers in any order, hop-by-hop options only first."""
     kinds = {
@@ -69,6 +76,7 @@ def test_headers_in_any_order_and_number_lead_to_the_upper_layer(world: World) -
                     packet = packet / IPv6ExtHdrHopByHop(options=[PadN(optdata=b"\0\0"), RouterAlert()])
                 for name in chain:
                     packet = packet / kinds[name].copy()
+                assert world.answered(packet.copy()), chain
                 world.feed(packet / UDP(sport=1, dport=2) / Raw(b"payload"))
                 received = world.delivered.pop()
                 assert bytes(received.payload[8:]) == b"payload", chain
@@ -78,30 +86,31 @@ def test_headers_in_any_order_and_number_lead_to_the_upper_layer(world: World) -
     assert world.delivered == []
 
 
-def chain_of(world: World, length: int, last: int = 17) -> bytes:
-    """A UDP datagram behind `length` Destination Options headers of eight bytes."""
+def chain_of(world: World, length: int, last: int = 58) -> bytes:
+    """An echo request behind `length` Destination Options headers of eight bytes."""
     headers = b"".join(bytes((60 if left else last, 0, 1, 4, 0, 0, 0, 0)) for left in reversed(range(length)))
-    return bytes(world.head(nh=60) / Raw(headers + bytes(UDP(sport=1, dport=2))))
+    request = IPv6(bytes(IPv6(src=STRANGER, dst=world.us) / ICMPv6EchoRequest()))
+    return bytes(world.head(nh=60) / Raw(headers + bytes(request.payload)))
 
 
 @pytest.mark.proves("ST-IP6-1")
 def test_chains_of_any_length_are_walked(world: World) -> None:
     for length in (1, 128, 2000, 8190):
-        world.feed(chain_of(world, length))
-        assert world.delivered.pop().next_header == 17
+        assert one(world.feed(chain_of(world, length)), ICMPv6EchoReply)
     error = one(world.feed(chain_of(world, 8190, last=200)), ICMPv6ParamProblem)
     assert (error[ICMPv6ParamProblem].code, error[ICMPv6ParamProblem].ptr) == (1, 40 + 8189 * 8)
 
 
+@pytest.mark.proves("RFC8504-5.3/2")
 def test_the_length_of_chains_can_be_bounded() -> None:
     world = World(HostConfig(dad_initial_delay=0.0, extension_headers=8))
-    world.feed(chain_of(world, 7))
-    assert len(world.delivered) == 1
+    assert one(world.feed(chain_of(world, 7)), ICMPv6EchoReply)
     assert world.feed(chain_of(world, 8)) == []
-    assert len(world.delivered) == 1
     assert world.drops(DropReason.IP_EXTENSION) == 1
+    assert one(world.feed(chain_of(world, 7)), ICMPv6EchoReply)
 
 
+@pytest.mark.proves("RFC8504-5.3/2")
 def test_options_are_bounded_in_a_header_and_over_all_headers() -> None:
     world = World(HostConfig(dad_initial_delay=0.0, options=64))
 
@@ -109,24 +118,23 @@ def test_options_are_bounded_in_a_header_and_over_all_headers() -> None:
         packet = world.head()
         for _ in range(headers):
             packet = packet / IPv6ExtHdrDestOpt(options=[HBHOptUnknown(otype=0x1E) for _ in range(8)])
-        return packet / UDP()
+        return packet
 
-    world.feed(chain(8))
-    assert len(world.delivered) == 1
-    world.feed(chain(9))
+    assert world.answered(chain(8))
+    assert not world.answered(chain(9))
     nine = IPv6ExtHdrDestOpt(options=[HBHOptUnknown(otype=0x1E) for _ in range(9)])
-    world.feed(world.head() / nine / UDP())
-    assert len(world.delivered) == 1
+    assert not world.answered(world.head() / nine)
     assert world.drops(DropReason.IP_OPTION) == 2
+    assert world.answered(chain(8))
 
 
-@pytest.mark.proves("ST-IP6-1")
+@pytest.mark.proves("ST-IP6-1", "RFC8504-5.2/1")
 @pytest.mark.parametrize("header", [IPv6ExtHdrHopByHop, IPv6ExtHdrDestOpt])
 @pytest.mark.parametrize(
     ("kind", "to_node", "to_group_"),
     [
-        (0x1E, "delivered", "delivered"),
-        (0x3E, "delivered", "delivered"),
+        (0x1E, "answered", "answered"),
+        (0x3E, "answered", "answered"),
         (0x5E, "silent", "silent"),
         (0x9E, "problem", "problem"),
         (0xDE, "problem", "silent"),
@@ -139,18 +147,20 @@ def test_unknown_options_have_the_action_of_their_two_high_bits(
     """RFC 8200 §4.2; the pointer names the option's type byte."""
     options = header(options=[PadN(optdata=b"\0\0"), HBHOptUnknown(otype=kind, optdata=b"xyz")])
     for packet, expected in [
-        (world.head() / options / UDP(sport=1, dport=2), to_node),
-        (to_group(STRANGER, "ff02::1") / options.copy() / UDP(sport=1, dport=2), to_group_),
+        (world.head() / options / ICMPv6EchoRequest(), to_node),
+        (to_group(STRANGER, "ff02::1") / options.copy() / ICMPv6EchoRequest(), to_group_),
     ]:
-        world.delivered.clear()
         out = world.feed(packet)
         problems = only(out, ICMPv6ParamProblem)
-        assert len(world.delivered) == (expected == "delivered")
+        assert len(only(out, ICMPv6EchoReply)) == (expected == "answered")
         assert len(problems) == (expected == "problem")
+        assert len(out) == (expected != "silent")
         if problems:
             at = problems[0][ICMPv6ParamProblem].ptr
             assert problems[0][ICMPv6ParamProblem].code == 2
             assert bytes(packet[IPv6])[at] == kind
+    known = header(options=[PadN(optdata=b"\0\0")])
+    assert world.answered(world.head() / known) and world.answered(to_group(STRANGER, "ff02::1") / known.copy())
 
 
 def test_options_are_judged_in_their_order(world: World) -> None:
@@ -176,12 +186,23 @@ def test_malformed_options_are_dropped_in_silence(world: World, area: bytes) -> 
     assert world.delivered == []
 
 
-def test_the_longest_padding_is_seven_bytes(world: World) -> None:
-    world.feed(world.head() / IPv6ExtHdrDestOpt(options=[PadN(optdata=bytes(4))], autopad=0) / UDP())
-    assert len(world.delivered) == 1
-    world.feed(world.head() / IPv6ExtHdrDestOpt(options=[Pad1()] * 14, autopad=0) / UDP())
-    assert len(world.delivered) == 1
-    assert world.drops(DropReason.IP_OPTION) == 1
+@pytest.mark.proves("RFC8504-5.3/1")
+@pytest.mark.parametrize("header", [IPv6ExtHdrHopByHop, IPv6ExtHdrDestOpt])
+@pytest.mark.parametrize("last", [False, True])
+def test_the_longest_padding_is_seven_bytes(world: World, header: type[ScapyPacket], last: bool) -> None:
+    """Bytes of padding in a row count, whatever they are made of, before another option as behind it."""
+
+    def answered(*padding: ScapyPacket) -> bool:
+        length = sum(len(bytes(each)) for each in padding)
+        other = HBHOptUnknown(otype=0x1E, optdata=bytes(12 - length))
+        options = [other, *padding] if last else [*padding, other]
+        return world.answered(world.head() / header(options=options, autopad=0))
+
+    for seven in ([Pad1()] * 7, [PadN(optdata=bytes(5))], [PadN(optdata=bytes(3)), Pad1(), Pad1()]):
+        assert answered(*seven)
+        assert not answered(*seven, Pad1())
+    assert not answered(PadN(optdata=bytes(6)))
+    assert answered(PadN(optdata=bytes(5)))
 
 
 @pytest.mark.proves("ST-IP6-1")
@@ -191,7 +212,7 @@ def test_hop_by_hop_options_elsewhere_than_first_are_an_unknown_next_header(worl
     assert world.problem(world.head() / IPv6ExtHdrHopByHop() / IPv6ExtHdrHopByHop() / UDP()) == (1, 40)
 
 
-@pytest.mark.proves("ST-IP6-1")
+@pytest.mark.proves("ST-IP6-1", "RFC8504-5.2/2")
 @pytest.mark.parametrize("kind", [0, 2, 3, 4, 77])
 def test_a_routing_header_with_segments_left_is_a_problem(world: World, kind: int) -> None:
     """RFC 8200 §4.4; type 0 is deprecated (RFC 5095) and like an unknown one."""
@@ -200,7 +221,7 @@ def test_a_routing_header_with_segments_left_is_a_problem(world: World, kind: in
     assert world.problem(world.head() / IPv6ExtHdrDestOpt() / routing.copy() / UDP()) == (0, 50)
 
 
-@pytest.mark.proves("ST-IP6-1")
+@pytest.mark.proves("ST-IP6-1", "RFC8504-5.2/1")
 @pytest.mark.parametrize("next_header", [4, 41, 50, 51, 132, 135, 139, 140, 200, 253, 254, 255])
 def test_an_unknown_next_header_is_a_problem(world: World, next_header: int) -> None:
     assert world.problem(world.head(nh=next_header) / Raw(bytes(16))) == (1, 6)
@@ -269,7 +290,7 @@ def test_every_truncation_is_survived(world: World, length: int) -> None:
     assert world.feed(whole[:length]) == []
 
 
-@pytest.mark.proves("ST-IP6-3")
+@pytest.mark.proves("ST-IP6-3", "RFC8504-5.8/1")
 def test_no_error_about_an_error_a_group_or_a_broadcast(world: World) -> None:
     """RFC 4443 §2.4 (e)."""
     bad = IPv6ExtHdrDestOpt(options=[HBHOptUnknown(otype=0x9E)])
@@ -279,6 +300,7 @@ def test_no_error_about_an_error_a_group_or_a_broadcast(world: World) -> None:
     assert world.feed(world.head() / IPv6ExtHdrDestOpt(nh=58, options=[HBHOptUnknown(otype=0x9E)]) / redirect) == []
     assert only(world.feed(world.head() / bad.copy() / ICMPv6EchoRequest()), ICMPv6ParamProblem)
     group = world.head(nh=200) / Raw(bytes(8))
+    assert world.problem(group) == (1, 6)
     group[Ether].dst = "33:33:00:00:00:01"
     assert world.feed(group) == []
     group[Ether].dst = "ff:ff:ff:ff:ff:ff"

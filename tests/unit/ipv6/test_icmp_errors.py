@@ -56,7 +56,7 @@ def world() -> World:
     return World()
 
 
-@pytest.mark.proves("ST-IP6-3", by="api")
+@pytest.mark.proves("ST-IP6-3", "RFC8504-5.8/1", by="api")
 @pytest.mark.parametrize(
     ("message", "expected"),
     [
@@ -167,7 +167,7 @@ def test_a_smaller_link_mtu_bounds_all_paths(world: World) -> None:
     assert path.mtu == 1450
 
 
-@pytest.mark.proves("ST-IP6-3")
+@pytest.mark.proves("ST-IP6-3", "RFC8504-5.8/1", "RFC8504-6.1/1")
 def test_echo(world: World) -> None:
     world.teach(STRANGER)
     request = ICMPv6EchoRequest(id=77, seq=3, data=b"hello")

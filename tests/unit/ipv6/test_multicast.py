@@ -69,7 +69,7 @@ def own_groups(bench: Bench) -> set[str]:
     return {group_of(bench.link_local)}
 
 
-@pytest.mark.proves("ST-IP6-7", "UM-ADDR-7")
+@pytest.mark.proves("ST-IP6-7", "UM-ADDR-7", "RFC8504-4", "RFC8504-6.1/1")
 def test_a_report_is_as_the_rfc_has_it(bench: Bench) -> None:
     bench.host.multicast.join(address(GROUP_A), bench.now)
     (report,) = bench.sent

@@ -53,7 +53,7 @@ def cache() -> Cache:
     return Cache()
 
 
-@pytest.mark.proves("ST-IP6-4")
+@pytest.mark.proves("ST-IP6-4", "RFC8504-5.4/2", "RFC8504-4")
 def test_resolution_and_the_queue(cache: Cache) -> None:
     sent = cache.send(data=b"first---")
     cache.send(data=b"second--")
@@ -96,7 +96,7 @@ def test_the_queue_is_bounded_in_bytes() -> None:
     assert len(cache.feed(to_stable(cache))) == 4
 
 
-@pytest.mark.proves("ST-IP6-4")
+@pytest.mark.proves("ST-IP6-4", "RFC8504-5.4/2")
 def test_nud_walks_through_all_its_states(cache: Cache) -> None:
     cache.enter(NeighborState.STALE)
     start = cache.now
@@ -133,7 +133,7 @@ def test_confirmation_from_above_needs_no_probe(cache: Cache) -> None:
     assert [dst for _, dst in cache.solicited()][:1] == [PEER]  # and without confirmation it is probed
 
 
-@pytest.mark.proves("ST-IP6-4")
+@pytest.mark.proves("ST-IP6-4", "RFC8504-5.4/2")
 def test_an_unreachable_neighbour_is_still_used_and_probed_ever_more_rarely(cache: Cache) -> None:
     """RFC 7048 §3: the address is kept, solicitations are multicast and back off, and only while the entry is used."""
     cache.enter(NeighborState.STALE)
@@ -198,6 +198,7 @@ def test_every_advertisement_in_every_state(
     assert (cache.state(), cache.mac()) == (new_state, new_mac)
 
 
+@pytest.mark.proves("RFC8504-5.4/3")
 @pytest.mark.parametrize("mac", [PEER_MAC, OTHER_MAC])
 @pytest.mark.parametrize("state", list(S))
 def test_every_solicitation_in_every_state(cache: Cache, state: NeighborState, mac: str) -> None:

@@ -14,6 +14,7 @@ from scapy.layers.inet6 import (
     ICMPv6ND_NA,
     ICMPv6ND_NS,
     ICMPv6NDOptSrcLLAddr,
+    ICMPv6PacketTooBig,
     ICMPv6ParamProblem,
     ICMPv6TimeExceeded,
     IPv6,
@@ -27,6 +28,7 @@ from scapy.packet import Raw
 
 from tapstack.events import DropReason
 from tapstack.ipv6.config import HostConfig
+from tapstack.ipv6.packet import IcmpError
 from tapstack.types import address
 from tests.unit.ipv6.bench import OFF_LINK, PREFIX, STRANGER, Receiver, advertisement, group_of, one, only, to_us
 
@@ -55,6 +57,29 @@ class World(Receiver):
     def data(self) -> list[bytes]:
         return [bytes(packet.payload[8:]) for packet in self.delivered]
 
+    def nothing_comes_of(self, pieces: list[ScapyPacket], data: bytes) -> None:
+        """The pieces of an echo request are lost in silence; after their time they are answered as any others."""
+        for piece in pieces:
+            assert self.feed(piece) == []
+        assert only(self.run(61), ICMPv6TimeExceeded) == []
+        assert echoed([answer for piece in pieces for answer in self.feed(piece)]) == data
+
+
+def echoed(answers: list[ScapyPacket]) -> bytes:
+    """The data of the one echo reply that left, whole or in fragments, of which none covers a byte of another."""
+    packets = [answer[IPv6] for answer in answers]
+    if IPv6ExtHdrFragment not in packets[0]:
+        (packet,) = packets
+        return bytes(packet[ICMPv6EchoReply].data)
+    end = 0
+    for packet in packets:
+        fragment = packet[IPv6ExtHdrFragment]
+        assert fragment.offset * 8 == end
+        end += len(bytes(fragment.payload))
+        assert len(bytes(packet)) <= 1500
+    assert [packet[IPv6ExtHdrFragment].m for packet in packets] == [1] * (len(packets) - 1) + [0]
+    return bytes(IPv6(bytes(defragment6(packets)))[ICMPv6EchoReply].data)
+
 
 @pytest.fixture
 def world() -> World:
@@ -64,21 +89,20 @@ def world() -> World:
 DATA = bytes(range(256)) * 12
 
 
-@pytest.mark.proves("ST-IP6-2", by="api")
+@pytest.mark.proves("ST-IP6-2", "RFC8504-5.1/2")
 @pytest.mark.parametrize("order", ["forward", "backward", "shuffled", "twice"])
 @pytest.mark.parametrize("size", [64, 256, 1232])
 def test_fragments_in_any_order_make_the_packet(world: World, order: str, size: int) -> None:
-    pieces = world.pieces(DATA, size)
+    pieces = world.pieces(DATA, size, echo=True)
     if order == "backward":
         pieces.reverse()
     elif order == "shuffled":
         random.Random(size).shuffle(pieces)
     elif order == "twice":
         pieces = [piece for piece in pieces for _ in range(2)][: 2 * len(pieces) - 1]
-    for piece in pieces:
+    for piece in pieces[:-1]:
         assert world.feed(piece) == []
-    assert world.data() == [DATA]
-    assert world.delivered[0].fragmented
+    assert echoed(world.feed(pieces[-1])) == DATA
     assert len(world.host.reassembler) == 0
     assert world.host.reassembler.bytes_held == 0
 
@@ -97,6 +121,7 @@ def test_headers_before_and_after_the_fragment_header(world: World) -> None:
             / Raw(inner[at : at + 1024])
         )
     assert world.data() == [DATA]
+    assert world.delivered[0].fragmented
 
 
 @pytest.mark.proves("ST-IP6-2", by="api")
@@ -114,7 +139,7 @@ def test_packets_are_told_apart_by_source_destination_and_identification(world: 
     assert sorted(world.data()) == [b"1" * 900, b"2" * 900, b"3" * 900]
 
 
-@pytest.mark.proves("ST-IP6-2")
+@pytest.mark.proves("ST-IP6-2", "RFC8504-5.1/3")
 @pytest.mark.parametrize(
     "overlap",
     [
@@ -133,32 +158,33 @@ def test_an_overlap_ends_the_packet_and_what_still_comes_of_it(world: World, ove
     world.feed(pieces[1])
     evil = to_us(STRANGER, world.us) / IPv6ExtHdrFragment(nh=58, id=1, offset=at // 8, m=more) / Raw(b"\xee" * length)
     assert world.feed(evil) == []
-    for piece in pieces + pieces:
+    for piece in pieces:
         assert world.feed(piece) == []
+    world.nothing_comes_of(pieces, DATA[:500])
     assert world.drops(DropReason.IP_FRAGMENT_OVERLAP) >= len(pieces)
-    assert only(world.run(61), ICMPv6TimeExceeded) == []
-    # After its time the identification may be used again.
-    answers = [answer for piece in pieces for answer in world.feed(piece)]
-    assert one(answers, ICMPv6EchoReply)[ICMPv6EchoReply].data == DATA[:500]
 
 
+@pytest.mark.proves("RFC8504-5.1/3")
 @pytest.mark.parametrize("second", ["longer", "shorter", "more"])
 def test_contradicting_ends_are_an_overlap(world: World, second: str) -> None:
-    head = to_us(STRANGER, world.us)
-    world.feed(head / IPv6ExtHdrFragment(nh=17, id=1, offset=8, m=0) / Raw(bytes(64)))
+    pieces = world.pieces(DATA[:120], 64, echo=True)
+    world.feed(pieces[1])
     offset, more = {"longer": (16, 0), "shorter": (4, 0), "more": (16, 1)}[second]
-    world.feed(head / IPv6ExtHdrFragment(nh=17, id=1, offset=offset, m=more) / Raw(bytes(32)))
-    assert world.drops(DropReason.IP_FRAGMENT_OVERLAP) == 1
+    evil = IPv6ExtHdrFragment(nh=58, id=1, offset=offset, m=more) / Raw(bytes(32))
+    assert world.feed(to_us(STRANGER, world.us) / evil) == []
+    world.nothing_comes_of(pieces, DATA[:120])
 
 
+@pytest.mark.proves("RFC8504-5.1/3")
 def test_a_last_fragment_before_one_that_came_is_an_overlap(world: World) -> None:
-    head = to_us(STRANGER, world.us)
-    world.feed(head / IPv6ExtHdrFragment(nh=17, id=1, offset=16, m=1) / Raw(bytes(32)))
-    world.feed(head / IPv6ExtHdrFragment(nh=17, id=1, offset=4, m=0) / Raw(bytes(32)))
-    assert world.drops(DropReason.IP_FRAGMENT_OVERLAP) == 1
+    pieces = world.pieces(DATA[:248], 64, echo=True)
+    world.feed(pieces[2])
+    evil = IPv6ExtHdrFragment(nh=58, id=1, offset=4, m=0) / Raw(bytes(32))
+    assert world.feed(to_us(STRANGER, world.us) / evil) == []
+    world.nothing_comes_of(pieces, DATA[:248])
 
 
-@pytest.mark.proves("ST-IP6-2")
+@pytest.mark.proves("ST-IP6-2", "RFC8504-5.1/4")
 def test_atomic_fragments_are_packets_by_themselves(world: World) -> None:
     """RFC 6946 §4: they neither wait for, nor disturb, fragments with the same identification."""
     pieces = world.pieces(DATA[:900], 512, ident=7)
@@ -168,6 +194,29 @@ def test_atomic_fragments_are_packets_by_themselves(world: World) -> None:
     assert IPv6ExtHdrFragment not in reply
     world.feed(pieces[1])
     assert world.data() == [b"atomic", DATA[:900]]
+
+
+@pytest.mark.proves("RFC8504-5.1/4")
+def test_a_path_mtu_below_the_least_draws_no_atomic_fragments(world: World) -> None:
+    """RFC 8021; the protocol behind it believes what it is told, and of the least MTU it takes account."""
+    ours = world.stable.address
+
+    def believe(error: IcmpError, now: float) -> None:
+        world.host.accept_path_mtu(error, now)
+
+    world.host.errors[253] = believe
+
+    def sent(size: int) -> list[ScapyPacket]:
+        world.out.clear()
+        world.host.send(ours, address(OFF_LINK), 253, [bytes(size)], world.now)
+        return world.sent
+
+    for mtu in (68, 1279, 1280):
+        quoted = sent(8)[0][IPv6]
+        assert IPv6ExtHdrFragment not in quoted
+        world.feed(to_us("2001:db8:cccc::1", world.us) / ICMPv6PacketTooBig(mtu=mtu) / quoted)
+        assert [IPv6ExtHdrFragment in packet for packet in sent(1240)] == [False]
+        assert [IPv6ExtHdrFragment in packet for packet in sent(1241)] == ([True] * 2 if mtu == 1280 else [False])
 
 
 @pytest.mark.proves("ST-IP6-2")
@@ -197,7 +246,7 @@ def test_bad_lengths_are_a_problem(world: World) -> None:
     assert len(world.host.reassembler) == 0
 
 
-@pytest.mark.proves("ST-IP6-2", "ST-IP6-1")
+@pytest.mark.proves("ST-IP6-2", "ST-IP6-1", "RFC8504-5.2/3")
 @pytest.mark.parametrize(
     "content",
     [
@@ -223,7 +272,7 @@ def test_a_fragment_in_a_fragment_is_dropped(world: World) -> None:
     assert world.drops(DropReason.IP_FRAGMENT_BAD) == 1
 
 
-@pytest.mark.proves("ST-IP6-2")
+@pytest.mark.proves("ST-IP6-2", "RFC8504-5.4/6")
 @pytest.mark.parametrize("atomic", [True, False])
 def test_neighbour_discovery_is_never_fragmented(world: World, atomic: bool) -> None:
     """RFC 6980 §5."""
@@ -243,17 +292,24 @@ def test_neighbour_discovery_is_never_fragmented(world: World, atomic: bool) -> 
     assert world.drops(DropReason.ND_FRAGMENTED) == 1
     # The control: the same message in one piece is answered.
     assert one(world.feed(head.copy() / ICMPv6ND_NS(body)), ICMPv6ND_NA)
+    assert only(world.sent, IPv6ExtHdrFragment) == []
 
 
+@pytest.mark.proves("RFC8504-5.4/6")
 def test_router_advertisements_in_fragments_are_ignored() -> None:
+    """No address is formed of the prefix; the control is the same advertisement in one piece."""
     world = World()
+
+    def tested(packet: ScapyPacket) -> list[str]:
+        return [sent[ICMPv6ND_NS].tgt for sent in only(world.feed(packet) + world.run(5), ICMPv6ND_NS)]
+
     packet = advertisement(prefix="2001:db8:66::")
     body = bytes(IPv6(bytes(packet[IPv6])).payload)
     wrapped = packet.copy()
     wrapped[IPv6].remove_payload()
-    world.feed(wrapped / IPv6ExtHdrFragment(nh=58, id=3) / Raw(body))
-    assert world.drops(DropReason.ND_FRAGMENTED) == 1
-    assert len(world.host.prefixes) == 1
+    assert tested(wrapped / IPv6ExtHdrFragment(nh=58, id=3) / Raw(body)) == []
+    (formed,) = tested(packet)
+    assert formed.startswith("2001:db8:66:")
 
 
 @pytest.mark.proves("ST-IP6-2", by="api")
@@ -301,21 +357,14 @@ def test_a_strangers_fragments_to_a_one_time_address_time_out_in_silence(world: 
     assert [p[IPv6].src for p in only(world.sent, ICMPv6TimeExceeded)] == [world.us]
 
 
-@pytest.mark.proves("ST-IP6-2")
+@pytest.mark.proves("ST-IP6-2", "RFC8504-5.1/2", "RFC8504-5.1/3")
 def test_a_large_echo_is_answered_in_fragments(world: World) -> None:
-    request = IPv6(src=STRANGER, dst=world.us) / ICMPv6EchoRequest(data=DATA)
-    body = bytes(IPv6(bytes(request)).payload)
-    replies: list[ScapyPacket] = []
-    for at in range(0, len(body), 1400):
-        fragment = IPv6ExtHdrFragment(nh=58, id=1, offset=at // 8, m=at + 1400 < len(body))
-        replies += world.feed(to_us(STRANGER, world.us) / fragment / Raw(body[at : at + 1400]))
-    assert all(len(bytes(reply[IPv6])) <= 1500 for reply in replies)
+    replies = [reply for piece in world.pieces(DATA, 1400, echo=True) for reply in world.feed(piece)]
     assert len(replies) == 3
-    whole = IPv6(bytes(defragment6([reply[IPv6] for reply in replies])))
-    assert whole[ICMPv6EchoReply].data == DATA
+    assert echoed(replies) == DATA
 
 
-@pytest.mark.proves("UM-GEN-7")
+@pytest.mark.proves("UM-GEN-7", "RFC8504-5.1/5")
 def test_identifications_are_not_a_counter(world: World) -> None:
     seen = []
     for _ in range(50):

@@ -36,7 +36,7 @@ def redirect(dst: str, target: str, mac: str | None = PEER_MAC, src: str = ROUTE
     return packet / ICMPv6NDOptDstLLAddr(lladdr=mac) if mac else packet
 
 
-@pytest.mark.proves("ST-IP6-4")
+@pytest.mark.proves("ST-IP6-4", "RFC8504-5.4/5")
 def test_a_redirect_of_the_first_hop_is_followed_and_ends_with_its_target(cache: Cache) -> None:
     path = cache.path(OFF_LINK)
     cache.send(OFF_LINK)
@@ -55,6 +55,7 @@ def test_a_redirect_of_the_first_hop_is_followed_and_ends_with_its_target(cache:
     assert sent[-1][Ether].dst == ROUTER_MAC
 
 
+@pytest.mark.proves("RFC8504-5.4/5")
 def test_a_redirect_can_say_that_a_destination_is_on_link(cache: Cache) -> None:
     cache.send(OFF_LINK)
     packet = redirect(OFF_LINK, OFF_LINK)

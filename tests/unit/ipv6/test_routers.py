@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 from scapy.layers.inet6 import (
+    ICMPv6EchoReply,
+    ICMPv6EchoRequest,
     ICMPv6ND_NS,
     ICMPv6ND_RA,
     ICMPv6ND_RS,
@@ -31,17 +33,19 @@ from tests.unit.ipv6.bench import (
     PREFIX,
     ROUTER,
     ROUTER_MAC,
+    SECOND,
+    SECOND_MAC,
+    STRANGER,
     Bench,
     advertisement,
+    leaves_for,
     neighbor_advertisement,
+    one,
     only,
     settled,
     to_group,
     to_us,
 )
-
-SECOND = "fe80::fd"
-SECOND_MAC = "02:00:00:00:00:fd"
 
 
 @pytest.fixture
@@ -57,7 +61,7 @@ def solicitations(bench: Bench) -> list[float]:
     return [when for when, packet in bench.out if ICMPv6ND_RS in packet]
 
 
-@pytest.mark.proves("ST-IP6-5")
+@pytest.mark.proves("ST-IP6-5", "RFC8504-5.4/4")
 def test_routers_are_asked_with_back_off_until_one_answers() -> None:
     """RFC 7559 §2.1: 4 s, then doubled each time, jitter a tenth, at most an hour."""
     bench = Bench()
@@ -71,18 +75,21 @@ def test_routers_are_asked_with_back_off_until_one_answers() -> None:
     bench.out.clear()
     bench.run(1700)
     assert solicitations(bench) == []
+    assert leaves_for(bench, OFF_LINK) == ROUTER
 
 
-@pytest.mark.proves("ST-IP6-5")
+@pytest.mark.proves("ST-IP6-5", "RFC8504-8.2")
 def test_an_advertisement_makes_a_default_router_for_its_lifetime(bench: Bench) -> None:
-    assert next_hop(bench, OFF_LINK) == ROUTER
+    assert leaves_for(bench, OFF_LINK) == ROUTER
     bench.run(1790)
     assert solicitations(bench) == []
+    assert leaves_for(bench, OFF_LINK) == ROUTER
     bench.run(10)
-    with pytest.raises(NoRouteError):
-        next_hop(bench, OFF_LINK)
+    assert leaves_for(bench, OFF_LINK) == ""
     bench.run(5)
     assert solicitations(bench)  # a new one is looked for
+    bench.feed(advertisement(source=SECOND, mac=SECOND_MAC))
+    assert leaves_for(bench, OFF_LINK) == SECOND
     causes = [event.cause for event in bench.events if isinstance(event, LinkNotice) and ROUTER in event.subject]
     assert causes == ["found", "its lifetime is over"]
 
@@ -130,12 +137,18 @@ def test_invalid_advertisements_are_ignored_whole(packet: ScapyPacket) -> None:
     assert bench.host.prefixes == []
 
 
+@pytest.mark.proves("RFC8504-5.6")
 def test_unknown_and_misshapen_options_are_ignored_alone() -> None:
+    """Option 26 holds the further flags of RFC 5175; the prefix beside them is on link, and an address is formed of it."""
     bench = Bench()
     bench.settle(router=False)
-    bench.feed(advertisement(Raw(b"\x63\x01aaaaaa" + b"\x03\x01aaaaaa" + b"\x19\x01aaaaaa")))
-    assert [str(prefix) for prefix in bench.host.prefixes] == ["2001:db8:1::/64"]
-    assert next_hop(bench, OFF_LINK) == ROUTER
+    assert leaves_for(bench, OFF_LINK) == leaves_for(bench, PREFIX + "5") == ""
+    options = b"\x63\x01aaaaaa" + b"\x03\x01aaaaaa" + b"\x19\x01aaaaaa" + b"\x1a\x01" + b"\xff" * 6
+    sent = bench.feed(advertisement(Raw(options))) + bench.run(5)
+    (formed,) = (packet[ICMPv6ND_NS].tgt for packet in only(sent, ICMPv6ND_NS))
+    assert formed.startswith(PREFIX[:-1])
+    assert leaves_for(bench, OFF_LINK) == ROUTER
+    assert leaves_for(bench, PREFIX + "5") == PREFIX + "5"
 
 
 @pytest.mark.proves("ST-IP6-5", by="api")
@@ -157,6 +170,7 @@ def test_variables_of_an_advertisement_are_taken_and_clamped(bench: Bench) -> No
     assert bench.host.rdnss == []
 
 
+@pytest.mark.proves("RFC8504-8.3", by="api")
 def test_servers_are_withdrawn_and_bounded(bench: Bench) -> None:
     bench.feed(advertisement(rdnss=tuple(f"2001:db8::{number}" for number in range(20))))
     assert len(bench.host.rdnss) == bench.host.config.rdnss
@@ -164,14 +178,19 @@ def test_servers_are_withdrawn_and_bounded(bench: Bench) -> None:
     assert address("2001:db8::1") not in bench.host.rdnss
 
 
-@pytest.mark.proves("ST-IP6-5")
+@pytest.mark.proves("ST-IP6-5", "RFC8504-6.3/1")
 def test_slaac_forms_one_stable_address_per_prefix_after_a_random_delay() -> None:
     bench = Bench(HostConfig())
     bench.run(4)
     bench.feed(advertisement())
     received = bench.now
     bench.run(4)
-    ((when, _),) = [(when, p) for when, p in bench.out if ICMPv6ND_NS in p and p[ICMPv6ND_NS].tgt.startswith("2001")]
+
+    def tested() -> list[tuple[float, str]]:
+        probes = [(when, p[ICMPv6ND_NS].tgt) for when, p in bench.out if ICMPv6ND_NS in p and p[IPv6].src == "::"]
+        return [(when, target) for when, target in probes if target.startswith(PREFIX[:-1])]
+
+    ((when, formed),) = tested()
     assert received <= when <= received + 1
     (stable,) = [entry for entry in bench.host.addresses if entry.kind is AddressKind.STABLE]
     assert stable.state == "PREFERRED"
@@ -180,6 +199,9 @@ def test_slaac_forms_one_stable_address_per_prefix_after_a_random_delay() -> Non
         bench.feed(advertisement())
         bench.run(2)
     assert len(bench.host.addresses) == 2
+    assert len(tested()) == 1
+    bench.teach(STRANGER)
+    assert one(bench.feed(to_us(STRANGER, formed) / ICMPv6EchoRequest()), ICMPv6EchoReply)
 
 
 def test_without_stable_addresses_a_node_has_only_its_link_local_one() -> None:
@@ -203,15 +225,26 @@ def test_without_stable_addresses_a_node_has_only_its_link_local_one() -> None:
         (86400, 0xFFFFFFFF, math.inf),
     ],
 )
-@pytest.mark.proves("ST-IP6-5", by="api")
+@pytest.mark.proves("ST-IP6-5", "RFC8504-6.3/1")
 def test_the_two_hour_rule(valid_before: float, advertised: int, valid_after: float) -> None:
-    """RFC 4862 §5.5.3 (e)."""
+    """RFC 4862 §5.5.3 (e): so long the address answers, and then only the link-local one beside it."""
     bench = Bench()
-    bench.settle(router=False)
+    bench.settle(valid=60, preferred=60)
+    ours = address_text(bench.stable.address)
     first = 0xFFFFFFFF if valid_before == math.inf else int(valid_before)
     bench.feed(advertisement(valid=first, preferred=0))
     bench.feed(advertisement(valid=advertised, preferred=0))
     assert bench.prefix.valid_until - bench.now == valid_after
+
+    def answers(dst: str) -> bool:
+        bench.teach("fe80::66")
+        return bool(only(bench.feed(to_us("fe80::66", dst) / ICMPv6EchoRequest()), ICMPv6EchoReply))
+
+    bench.run(min(valid_after, 1_000_000) - 1)
+    assert answers(ours)
+    bench.run(2)
+    assert answers(ours) == (valid_after == math.inf)
+    assert answers(bench.link_local)
 
 
 def test_on_link_ends_at_once_when_withdrawn(bench: Bench) -> None:
@@ -279,73 +312,6 @@ def test_lists_are_bounded_under_a_flood_of_advertisements(bench: Bench) -> None
     assert len(bench.host.addresses) <= 2 + config.prefixes
     assert len(bench.events) < 300
     assert bench.prefix.preferred  # what was there first is still there
-
-
-@pytest.mark.proves("ST-IP6-5", by="api")
-def test_routes_by_prefix_preference_and_reachability(bench: Bench) -> None:
-    """RFC 4191: the longest prefix, then the preference, and unreachable routers last."""
-    specific = "2001:db8:ffff::"
-    bench.feed(
-        advertisement(
-            ICMPv6NDOptRouteInfo(prefix=specific, plen=48, prf=0, rtlifetime=600),
-            prefix=None,
-            source=SECOND,
-            mac=SECOND_MAC,
-            prf=3,
-        )
-    )
-    assert next_hop(bench, OFF_LINK) == SECOND
-    assert next_hop(bench, "2001:db8:eeee::1") == ROUTER
-    bench.feed(advertisement(prefix=None, source=SECOND, mac=SECOND_MAC, prf=1))
-    assert next_hop(bench, "2001:db8:eeee::1") == SECOND
-    bench.run(601)
-    assert next_hop(bench, OFF_LINK) == SECOND  # by default now
-    bench.feed(advertisement(prefix=None, source=SECOND, mac=SECOND_MAC, lifetime=0))
-    assert next_hop(bench, OFF_LINK) == ROUTER
-
-
-@pytest.mark.proves("ST-IP6-5", by="api")
-def test_a_longer_route_by_a_dead_router_is_avoided(bench: Bench) -> None:
-    """RFC 4191 §3.2: reachability comes before the length of the prefix."""
-    option = ICMPv6NDOptRouteInfo(prefix="2001:db8:ffff::", plen=48, rtlifetime=6000)
-    bench.feed(advertisement(option, prefix=None, source=SECOND, mac=SECOND_MAC, lifetime=0))
-    path = bench.host.path(address(OFF_LINK), bench.now)
-    assert path.next_hop == address(SECOND)
-    assert path.ready(bench.now)
-    bench.run(8.5)
-    header = path.ready(bench.now)
-    assert header is not None
-    assert header[:6].hex(":") == ROUTER_MAC
-    assert {next_hop(bench, f"2001:db8:ffff::{number}") for number in range(10)} == {ROUTER}
-
-
-def test_routers_that_are_all_dead_are_tried_in_turn(bench: Bench) -> None:
-    """RFC 4861 §6.3.6."""
-    bench.feed(advertisement(prefix=None, source=SECOND, mac=SECOND_MAC))
-    for router in (ROUTER, SECOND):
-        bench.host.neighbors.remove(address(router))
-    assert [next_hop(bench, OFF_LINK) for _ in range(4)] in ([ROUTER, SECOND] * 2, [SECOND, ROUTER] * 2)
-
-
-def test_a_route_information_of_length_zero_is_the_default_route(bench: Bench) -> None:
-    bench.feed(advertisement(ICMPv6NDOptRouteInfo(prefix="::", plen=0, prf=3, rtlifetime=60)))
-    assert bench.host.routes.default_routers[address(ROUTER)].preference == -1
-    bench.run(61)
-    with pytest.raises(NoRouteError):
-        next_hop(bench, OFF_LINK)
-
-
-def test_changing_routers_moves_kept_paths(bench: Bench) -> None:
-    path = bench.host.path(address(OFF_LINK), bench.now)
-    assert path.ready(bench.now) is not None
-    bench.feed(advertisement(prefix=None, source=SECOND, mac=SECOND_MAC, prf=1))
-    header = path.ready(bench.now)
-    assert header is not None
-    assert header[:6].hex(":") == SECOND_MAC
-    bench.feed(advertisement(prefix=None, source=SECOND, mac=SECOND_MAC, lifetime=0))
-    header = path.ready(bench.now)
-    assert header is not None
-    assert header[:6].hex(":") == ROUTER_MAC
 
 
 def test_an_advertisement_without_link_layer_address_leads_to_resolution() -> None:

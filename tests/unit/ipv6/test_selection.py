@@ -131,6 +131,7 @@ def test_the_policy_table(text: str, label: int, precedence: int) -> None:
     assert (row.label, row.precedence) == (label, precedence)
 
 
+@pytest.mark.proves("RFC8504-6.1/1", by="api")
 @pytest.mark.parametrize(
     ("text", "scope"),
     [("ff02::1", 2), ("ff0e::1", 14), ("fe80::1", 2), ("::1", 2), ("fec0::1", 5), ("2001:db8::1", 14)],

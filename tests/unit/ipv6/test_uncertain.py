@@ -90,7 +90,7 @@ def test_the_defence_is_multicast_overriding_and_from_the_link_local_address(ben
     assert len(bench.out) == 1
 
 
-@pytest.mark.proves("UM-ADDR-3")
+@pytest.mark.proves("UM-ADDR-3", "RFC8504-5.4/3")
 @pytest.mark.parametrize("unicast", [False, True])
 def test_resolution_and_unreachability_probes_are_not_answered(bench: Bench, unicast: bool) -> None:
     entry = bench.reserve(TEXT)
@@ -296,7 +296,7 @@ def test_after_release_nothing_is_answered(bench: Bench) -> None:
     assert beside_unreachability_detection(bench) == []
 
 
-@pytest.mark.proves("UM-EA-1")
+@pytest.mark.proves("UM-EA-1", "RFC8504-5.8/1")
 def test_an_ephemeral_address_answers_its_peer_only(bench: Bench) -> None:
     bench.ephemeral(TEXT, PREFIX + "99")
     bench.teach(PREFIX + "99", "02:00:00:00:00:99")

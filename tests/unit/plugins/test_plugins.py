@@ -121,16 +121,17 @@ def test_rows_that_deviate_do_not_apply_or_are_proved_through_others() -> None:
 
 def test_what_the_stack_says_of_itself_is_no_evidence() -> None:
     table: list[requirements.Row] = [{"id": name, "spec": "r", "text": ""} for name in ("R-1", "R-2", "R-3")] + [
-        {"id": "R-4", "spec": "r", "text": "", "by": ["t::named", "t::api"]}
+        {"id": "R-4", "spec": "r", "text": "", "through": ["R-1", "R-3"]},
+        {"id": "R-5", "spec": "r", "text": "", "through": ["R-2", "R-3"]},
     ]
     outcomes = {
         "t::api": requirements.Outcome(("R-1", "R-2"), frozenset({"R-1", "R-2"}), captures=["a"]),
         "t::both": requirements.Outcome(("R-2", "R-3"), frozenset({"R-3"}), captures=["b"]),
-        "t::named": requirements.Outcome((), captures=["c"]),
     }
     rows = {row["id"]: row for row in requirements.verdicts(table, outcomes)}
-    assert {name: row["captures"] for name, row in rows.items()} == {"R-1": [], "R-2": ["b"], "R-3": [], "R-4": ["c"]}
-    assert [row["verdict"] for row in rows.values()] == ["passed"] * 4
+    captures = {name: row["captures"] for name, row in rows.items()}
+    assert captures == {"R-1": [], "R-2": ["b"], "R-3": [], "R-4": [], "R-5": ["b"]}
+    assert [row["verdict"] for row in rows.values()] == ["passed"] * 5
     assert rows["R-1"]["tests"] == ["t::api"]
 
 

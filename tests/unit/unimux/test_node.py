@@ -60,7 +60,7 @@ def test_a_connection_lives_and_leaves_nothing(mode: PortMode) -> None:
     virtual(main())
 
 
-@pytest.mark.proves("UM-NODE-3", "UM-DAS-4")
+@pytest.mark.proves("UM-NODE-3", "UM-DAS-4", "RFC8504-6.2", "RFC8504-6.4")
 def test_parallel_sessions_each_have_their_own_pair() -> None:
     async def main() -> None:
         async with lan() as net:
@@ -231,7 +231,7 @@ def test_a_cancelled_connect_releases_whatever_it_was_waiting_for() -> None:
     virtual(main())
 
 
-@pytest.mark.proves("UM-POOL-4")
+@pytest.mark.proves("UM-POOL-4", "RFC8504-6.2")
 def test_a_dedicated_prefix_needs_no_dad_and_no_group() -> None:
     async def main() -> None:
         async with lan() as net:

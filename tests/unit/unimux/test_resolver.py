@@ -21,6 +21,8 @@ from unimux.errors import NameNotResolved, NoIpv6Address
 from unimux.lookup import MAX_HOPS, MAX_TTL, Ask, Lookup, NotAName, Outcome, host_name
 from unimux.resolver import Cache, literal
 
+pytestmark = pytest.mark.proves("RFC8504-7/1", by="api")
+
 
 @virtual_test
 async def test_addresses_in_the_order_of_the_answer() -> None:

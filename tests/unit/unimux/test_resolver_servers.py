@@ -19,6 +19,8 @@ from unimux.errors import ConnectRefused, NameNotResolved, NodeStopped, PoolExha
 from unimux.poolstate import NoPrefix, PoolConfig
 from unimux.sticky import Hold, NamedSession
 
+pytestmark = pytest.mark.proves("RFC8504-7/1", by="api")
+
 
 @virtual_test
 async def test_rounds_of_servers_with_new_ids_and_longer_waits() -> None:
