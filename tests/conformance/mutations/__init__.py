@@ -4,11 +4,24 @@ from __future__ import annotations
 
 from tests.conformance.mutant import Mutation
 
-from . import addresses, carriage, discovery, gateway, ip6, link, listen, node, recovery, segments, transfer
+from . import addresses, carriage, discovery, gateway, ip6, link, listen, node, recovery, rfc8504, segments, transfer
 
 ALL: tuple[Mutation, ...] = tuple(
     mutation
-    for room in (addresses, carriage, discovery, gateway, ip6, link, listen, segments, transfer, recovery, node)
+    for room in (
+        addresses,
+        carriage,
+        discovery,
+        gateway,
+        ip6,
+        rfc8504,
+        link,
+        listen,
+        segments,
+        transfer,
+        recovery,
+        node,
+    )
     for mutation in room.MUTATIONS
 )
 
