@@ -36,6 +36,7 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import Enum
 
 SOONEST = 0.002
 """Seconds: no timer of a TCP is shorter, whatever the round trip."""
@@ -51,12 +52,23 @@ LATE = 0.02
 """Seconds behind its own clock from which a segment left late: what is less may be the clock's steps, or the link."""
 LONGEST_INTERVAL = 60.0
 """Seconds after which a timer need not back off any more (RFC 6298 §2.5)."""
-_AGAIN = re.compile(r"[Rr]etransmission|[Oo]ut-[Oo]f-[Oo]rder")
-_DUPLICATE = re.compile(r"Duplicate ACK")
-_REPORT = re.compile(r"D-SACK")
-_GAP = re.compile(r"[Pp]revious segment.* not captured")
-_URG, _ACK, _SYN, _FIN = 0x20, 0x10, 0x02, 0x01
+URG, ACK, RST, SYN, FIN = 0x20, 0x10, 0x04, 0x02, 0x01
 _HALF, _ALL = 1 << 31, 1 << 32
+
+
+class Kind(Enum):
+    """What tshark remarks, by the words of its messages."""
+
+    AGAIN = re.compile(r"[Rr]etransmission|[Oo]ut-[Oo]f-[Oo]rder")
+    DUPLICATE = re.compile(r"Duplicate ACK")
+    REPORT = re.compile(r"D-SACK")
+    GAP = re.compile(r"[Pp]revious segment.* not captured")
+    UNSEEN = re.compile(r"ACKed segment that wasn't captured")
+
+    @classmethod
+    def of(cls, message: str) -> Kind | None:
+        """The kind of a message; None where the order of segments is no reason for it."""
+        return next((kind for kind in cls if kind.value.search(message)), None)
 
 
 @dataclass(slots=True)
@@ -76,20 +88,24 @@ class Segment:
     """the wire lost it behind the point of capture"""
     window: int | None = None
     """bytes that its sender takes beyond the acknowledgement; None where the scale is not known"""
+    field: int = 0
+    """the window as the header has it, before it is scaled"""
+    shift: int | None = None
+    """of the window scale option of a SYN; None without it"""
     clock: int | None = None
     """the value of its timestamp; None without the option"""
 
     @property
     def end(self) -> int:
         """The sequence number after it."""
-        return self.seq + self.length + bool(self.flags & _SYN) + bool(self.flags & _FIN)
+        return self.seq + self.length + bool(self.flags & SYN) + bool(self.flags & FIN)
 
     def acknowledges(self, of: int) -> bool:
         """Whether its cumulative acknowledgement includes everything before `of`."""
-        return bool(self.flags & _ACK) and _after(self.ack, of) >= 0
+        return bool(self.flags & ACK) and after(self.ack, of) >= 0
 
 
-def _after(a: int, b: int) -> int:
+def after(a: int, b: int) -> int:
     """How far `a` is after `b`, modulo 2³²."""
     return (a - b + _HALF) % _ALL - _HALF
 
@@ -97,49 +113,70 @@ def _after(a: int, b: int) -> int:
 def cause(
     talk: Sequence[Segment],
     at: int,
-    message: str,
+    kind: Kind,
     *,
     error: bool = False,
     processors: bool = False,
     strays: Sequence[Segment] = (),
     resolved: float | None = None,
 ) -> str:
-    """Why segment number `at` of a connection was right although tshark says `message`; empty where nothing shows it.
+    """Why segment number `at` of a connection was right although tshark remarks it; empty where nothing shows it.
 
     talk: all segments of the connection in the order of the capture.  error: an ICMPv6 error about it was captured.
     processors: a kernel carried the segments, on as many processors as it likes.
     strays: segments between the same two addresses that nobody acknowledged at their own ports: where ports do not matter,
     they belong to this connection too.  resolved: when a neighbour last told the link-layer address of the destination.
     """
-    if _AGAIN.search(message):
-        if processors and _overtaken(talk, at):
+    match kind:
+        case Kind.AGAIN if processors and _overtaken(talk, at):
             return "another processor's segments overtook it on the link"
-        return _why_again(talk, at, error, resolved)
-    if _DUPLICATE.search(message):
-        return _why_duplicate(talk, at, strays)
-    if _REPORT.search(message):
-        return _why_report(talk, at, strays)
-    if _GAP.search(message):
-        return _why_gap(talk, at)
-    return ""
+        case Kind.AGAIN:
+            return _why_again(talk, at, error, resolved)
+        case Kind.DUPLICATE:
+            return _why_duplicate(talk, at, strays)
+        case Kind.REPORT:
+            return _why_report(talk, at, strays)
+        case Kind.GAP:
+            return _why_gap(talk, at)
+        case Kind.UNSEEN:
+            return ""
 
 
-def in_order(talk: Sequence[Segment], at: int) -> bool:
-    """Whether segment number `at` is simply the next one of its sender, and acknowledges nothing that was not sent."""
+def in_session(talk: Sequence[Segment], at: int, kind: Kind) -> Kind | None:
+    """What there is to remark in segment number `at` of a session as a whole, where of a part of it tshark remarks `kind`.
+
+    None where the session shows nothing unusual: the segment is simply the next one of its sender and acknowledges nothing
+    that was not sent; an acknowledgement says something new.
+    """
+    this = talk[at]
+    own = [s for s in talk[:at] if s.sender == this.sender]
+    if kind is Kind.REPORT:
+        return kind
+    if kind is Kind.DUPLICATE:
+        told = [s for s in own if s.flags & ACK]
+        news = not told or after(this.ack, told[-1].ack) > 0 or this.window != told[-1].window
+        return None if news else kind
+    others = [s.end for s in talk[:at] if s.sender != this.sender]
+    if this.flags & ACK and others and after(this.ack, _last(others)) > 0:
+        return Kind.UNSEEN
+    ahead = after(this.seq, _last([s.end for s in own])) if own else 0
+    if kind is Kind.UNSEEN or ahead == 0:
+        return None
+    if ahead > 0:
+        return Kind.GAP
+    return Kind.AGAIN if this.end != this.seq else None
+
+
+def asks_for_life(talk: Sequence[Segment], at: int) -> bool:
+    """Whether segment number `at` is a keep-alive: one byte, or none, before the next one (RFC 9293 §3.8.4)."""
     this = talk[at]
     own = [s.end for s in talk[:at] if s.sender == this.sender]
-    others = [s.end for s in talk[:at] if s.sender != this.sender]
-    if this.flags & _ACK and others and _after(this.ack, _last(others)) > 0:
-        return False
-    if not own:
-        return True
-    ahead = _after(this.seq, _last(own))
-    return ahead == 0 or (ahead < 0 and this.end == this.seq)
+    return bool(own) and this.length <= 1 and not this.flags & (RST | SYN | FIN) and after(this.seq, _last(own)) == -1
 
 
 def _last(ends: Sequence[int]) -> int:
     """The furthest of some sequence numbers."""
-    return max(ends, key=lambda end: _after(end, ends[0]))
+    return max(ends, key=lambda end: after(end, ends[0]))
 
 
 def beyond_windows(talk: Sequence[Segment]) -> list[int]:
@@ -154,12 +191,12 @@ def beyond_windows(talk: Sequence[Segment]) -> list[int]:
         while read < len(talk) and talk[read].time <= this.time + OVERTAKING:
             offer = talk[read]
             read += 1
-            if offer.flags & _ACK and offer.window is not None:
+            if offer.flags & ACK and offer.window is not None:
                 edge = offer.ack + offer.window
                 before = edges.get(offer.sender)
-                edges[offer.sender] = edge if before is None or _after(edge, before) > 0 else before
+                edges[offer.sender] = edge if before is None or after(edge, before) > 0 else before
         offered = [edge for sender, edge in edges.items() if sender != this.sender]
-        beyond = _after(this.seq + this.length, offered[0]) if offered and this.length else 0
+        beyond = after(this.seq + this.length, offered[0]) if offered and this.length else 0
         is_probe = beyond == this.length == 1
         found.append(0 if beyond <= 0 or is_probe else min(beyond, this.length))
     return found
@@ -171,7 +208,7 @@ def _why_again(talk: Sequence[Segment], at: int, error: bool, resolved: float | 
     if end == seq:
         return ""
     earlier = [s for s in talk[:at] if s.sender == sender]
-    before = [s for s in earlier if s.end != s.seq and _after(s.end, seq) > 0 and _after(end, s.seq) > 0]
+    before = [s for s in earlier if s.end != s.seq and after(s.end, seq) > 0 and after(end, s.seq) > 0]
     answers = [s for s in talk[:at] if s.sender != sender and not s.lost]
     trip = round_trip(talk[:at])
     made = _made(earlier[: earlier.index(before[0])] if before else earlier)
@@ -184,7 +221,7 @@ def _why_again(talk: Sequence[Segment], at: int, error: bool, resolved: float | 
         return "its acknowledgement was lost"
     if error:
         return "an ICMPv6 error says that it was dropped"
-    if segment.flags & _SYN and any(s.flags & (_SYN | _ACK) == _SYN for s in answers):
+    if segment.flags & SYN and any(s.flags & (SYN | ACK) == SYN for s in answers):
         return "two SYNs cross"
     if before and any(s.lost for s in before):
         return "what it repeats was lost"
@@ -192,16 +229,16 @@ def _why_again(talk: Sequence[Segment], at: int, error: bool, resolved: float | 
         return "both waited for the neighbour's address"
     since = before[0].time if before else None
     news = [s for s in answers if since is None or s.time >= since]
-    if any(_after(right, end) > 0 for s in news for _, right in s.sacks) or _said_twice(news):
+    if any(after(right, end) > 0 for s in news for _, right in s.sacks) or _said_twice(news):
         return "the peer reports a hole"
     return _why_unanswered([made(s) for s in (*before, segment)], trip)
 
 
 def _unread_since(segment: Segment, answers: Sequence[Segment]) -> float:
     """When bytes came that the sender of `segment` had not read yet: its next ones, which it does not acknowledge."""
-    if not segment.flags & _ACK:
+    if not segment.flags & ACK:
         return math.inf
-    first = (a.time for a in answers if _after(a.seq, segment.ack) <= 0 < _after(a.end, segment.ack))
+    first = (a.time for a in answers if after(a.seq, segment.ack) <= 0 < after(a.end, segment.ack))
     return next(first, math.inf)
 
 
@@ -209,8 +246,8 @@ def _overtaken(talk: Sequence[Segment], at: int) -> bool:
     """Whether the segment's bytes were never captured before, and all that lies beyond them was only moments ago."""
     this = talk[at]
     own = [s for s in talk[:at] if s.sender == this.sender and s.end != s.seq]
-    new = this.end != this.seq and all(_after(s.end, this.seq) <= 0 or _after(s.seq, this.end) >= 0 for s in own)
-    beyond = [s for s in own if _after(s.seq, this.end) >= 0]
+    new = this.end != this.seq and all(after(s.end, this.seq) <= 0 or after(s.seq, this.end) >= 0 for s in own)
+    beyond = [s for s in own if after(s.seq, this.end) >= 0]
     return new and bool(beyond) and this.time - beyond[0].time <= OVERTAKING
 
 
@@ -221,7 +258,7 @@ def _made(earlier: Sequence[Segment]) -> Callable[[Segment], float]:
     def made(segment: Segment) -> float:
         late = 0.0
         if segment.clock is not None:
-            steps = ((segment.time - time, _after(segment.clock, clock) * TICK) for time, clock in clocks)
+            steps = ((segment.time - time, after(segment.clock, clock) * TICK) for time, clock in clocks)
             late = max((passed - counted for passed, counted in steps), default=0.0)
         return segment.time - (late if late >= LATE else 0.0)
 
@@ -240,7 +277,7 @@ def _why_unanswered(times: Sequence[float], trip: float) -> str:
 
 def _said_twice(answers: Sequence[Segment]) -> bool:
     """Whether the peer's latest acknowledgements include two equal ones in a row."""
-    pure = [s for s in answers if s.flags & _ACK]
+    pure = [s for s in answers if s.flags & ACK]
     return any(a.ack == b.ack and not b.length for a, b in itertools.pairwise(pure))
 
 
@@ -250,7 +287,7 @@ def unacknowledged(talk: Sequence[Segment]) -> list[Segment]:
         return list(talk)
     last: dict[str, Segment] = {}
     for segment in talk:
-        if segment.flags & _ACK:
+        if segment.flags & ACK:
             last[segment.sender] = segment
     return [
         s
@@ -275,8 +312,8 @@ def round_trip(talk: Sequence[Segment]) -> float:
 
 def _why_duplicate(talk: Sequence[Segment], at: int, strays: Sequence[Segment]) -> str:
     this = talk[at]
-    offered = [s.window for s in talk[:at] if s.sender != this.sender and s.flags & _ACK]
-    if this.flags & _URG and offered and offered[-1] == 0:
+    offered = [s.window for s in talk[:at] if s.sender != this.sender and s.flags & ACK]
+    if this.flags & URG and offered and offered[-1] == 0:
         return "it points to urgent data that waits for the window"
     trip = max(SOONEST, round_trip(talk[:at]))
     own_address = this.sender.rpartition("/")[0]
@@ -301,9 +338,9 @@ def _why_duplicate(talk: Sequence[Segment], at: int, strays: Sequence[Segment]) 
 def _reports_a_hole(talk: Sequence[Segment], at: int) -> bool:
     """Whether SACK blocks beyond the acknowledgement say that bytes are missing, and these blocks had been sent."""
     this = talk[at]
-    beyond = [(left, right) for left, right in this.sacks if _after(left, this.ack) > 0]
+    beyond = [(left, right) for left, right in this.sacks if after(left, this.ack) > 0]
     sent = [s for s in talk[:at] if s.sender != this.sender]
-    return bool(beyond) and all(any(_after(s.end, right) >= 0 for s in sent) for _, right in beyond)
+    return bool(beyond) and all(any(after(s.end, right) >= 0 for s in sent) for _, right in beyond)
 
 
 def _questions(asked: Sequence[Segment]) -> list[Segment]:
@@ -323,14 +360,14 @@ def _questions(asked: Sequence[Segment]) -> list[Segment]:
             continue  # beyond a hole there is nothing wrong with an acknowledgement
         else:
             found.append(segment)
-            if _after(seq, edge) > 0:
+            if after(seq, edge) > 0:
                 beyond.append((seq, end))
-            elif _after(end, edge) > 0:
+            elif after(end, edge) > 0:
                 edge = end
-        if _after(end, top) > 0:
+        if after(end, top) > 0:
             top = end
-        for left, right in sorted(beyond, key=lambda piece: _after(piece[0], seq)):
-            if _after(left, edge) <= 0 < _after(right, edge):
+        for left, right in sorted(beyond, key=lambda piece: after(piece[0], seq)):
+            if after(left, edge) <= 0 < after(right, edge):
                 edge = right
     return found
 
@@ -351,14 +388,14 @@ def _with_bytes_of(this: Segment, segments: Sequence[Segment], left: int, right:
     return [
         s
         for s in segments
-        if s.sender != this.sender and s.time <= this.time and _after(s.seq, right) < 0 and _after(s.end, left) > 0
+        if s.sender != this.sender and s.time <= this.time and after(s.seq, right) < 0 and after(s.end, left) > 0
     ]
 
 
 def _reports_what_came_again(talk: Sequence[Segment], at: int) -> bool:
     """Whether a D-SACK says that acknowledged bytes came again, and they came oftener than it was said so far."""
     this = talk[at]
-    if not this.sacks or _after(this.sacks[0][1], this.ack) > 0:
+    if not this.sacks or after(this.sacks[0][1], this.ack) > 0:
         return False
     left, right = this.sacks[0]
     told = sum(s.sender == this.sender and s.sacks[:1] == this.sacks[:1] for s in talk[:at])
@@ -370,7 +407,7 @@ def _why_gap(talk: Sequence[Segment], at: int) -> str:
     earlier = [s.end for s in talk[:at] if s.sender == segment.sender]
     if not earlier:
         return ""
-    start = max(earlier, key=lambda end: _after(end, earlier[0]))
+    start = max(earlier, key=lambda end: after(end, earlier[0]))
     missing = [(start, segment.seq)]
     for later in talk[at + 1 :]:
         if later.sender == segment.sender:
@@ -381,7 +418,7 @@ def _why_gap(talk: Sequence[Segment], at: int) -> str:
 def _without(gap: tuple[int, int], seq: int, end: int) -> list[tuple[int, int]]:
     """What is left of a gap when the bytes from `seq` to `end` are there."""
     left, right = gap
-    if _after(end, left) <= 0 or _after(seq, right) >= 0:
+    if after(end, left) <= 0 or after(seq, right) >= 0:
         return [gap]
     pieces = [(left, seq), (end, right)]
-    return [(a, b) for a, b in pieces if _after(b, a) > 0]
+    return [(a, b) for a, b in pieces if after(b, a) > 0]

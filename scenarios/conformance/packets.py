@@ -8,14 +8,16 @@ tshark is the oracle: on a capture that the suite leaves it may find no checksum
                         whole was impaired (a label of the file says so)
     a cause             the frames before it show why the segment had to be sent as it was: see `causes`
     ports change        the session is one at L0 or behind a NAPT: tshark follows ports, which do not identify it, and among the
-                        segments of the session as a whole this one is the next
+                        segments of the session as a whole, which its sequence numbers tell, nothing is unusual; what is
+                        needs a cause there
     flow control        a window that is full or closed is no fault
     a reset             tshark warns of every RST
     offload             a label says that the link leaves checksums to the hardware (see `labels`)
     a quotation         what is wrong with a packet is said again of the ICMPv6 error that quotes it
     silence             an echo request that a one-time address must not answer
 
-One thing it does not object to and ought to: bytes beyond the window of their receiver.
+Two things it does not object to and ought to: bytes beyond the window of their receiver, which only the test's hand excuses;
+and, where ports change, what is wrong with the session as a whole although its ports show nothing.
 
 Of these only the first, offload and a quotation excuse a wrong checksum, and only the first and the last a malformed packet.
 """
@@ -29,13 +31,13 @@ import subprocess
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from scenarios.witness.pcapng import CaptureError, file_comments
 from scenarios.witness.tshark import OTHER_ZERO, TsharkError, quiet_profile
 
-from .causes import Segment, beyond_windows, cause, in_order, unacknowledged
+from .causes import RST, SYN, Kind, Segment, asks_for_life, beyond_windows, cause, in_session, unacknowledged
 from .labels import (
     BROKEN,
     BY_HAND,
@@ -50,10 +52,10 @@ from .labels import (
     REPEATED,
     said,
 )
+from .sessions import Session, Sessions
 
 _UNKNOWN = "-1"
 """tshark's scale of a window where it has not seen the SYN."""
-_SYN = 0x02
 _NOTE, _WARNING = 0x400000, 0x600000
 _TIMEOUT = 120.0
 _COLUMNS = ("_ws.col.Source", "_ws.col.Destination", "_ws.col.Protocol", "_ws.col.Info")
@@ -73,6 +75,8 @@ _FIELDS = (
     "tcp.ack",
     "tcp.len",
     "tcp.window_size",
+    "tcp.window_size_value",
+    "tcp.options.wscale.shift",
     "tcp.window_size_scalefactor",
     "tcp.options.sack_le",
     "tcp.options.sack_re",
@@ -92,10 +96,12 @@ _FLOW_CONTROL = re.compile(
     r"[Ww]indow (is|specified by the receiver is now) (completely )?full|ZeroWindow|[Zz]ero ?[Ww]indow"
 )
 _RESET = re.compile(r"Connection reset")
-_ORDER = re.compile(
-    r"[Rr]etransmission|[Oo]ut-[Oo]f-[Oo]rder|[Pp]revious segment.* not captured|ACKed segment that wasn't captured"
-)
-"""Remarks on the order of segments, which a session has whatever its ports are."""
+_ON_OTHER_PORTS = {
+    Kind.AGAIN: "Retransmission on other ports",
+    Kind.GAP: "Previous segment(s) not captured on any ports",
+    Kind.UNSEEN: "ACKed segment that wasn't captured on any ports",
+}
+"""What this module says where tshark, which follows ports, sees nothing."""
 _NO_ECHO = re.compile(r"No response seen to ICMPv6 request")
 _FACTS = re.compile(
     r"^Connection (establish|finish)|connection closing$|[Kk]eep-?[Aa]live|Window update|port numbers reused"
@@ -243,7 +249,7 @@ class _Row:
         self.ports = frozenset((sender, receiver))
         self.is_tcp = not self.quotes and bool(named["tcp.srcport"])
         self.segment = _segment(named, sender, LOST in self.packet.comments) if self.is_tcp else None
-        self.syn = self.segment is not None and bool(self.segment.flags & _SYN)
+        self.syn = self.segment is not None and bool(self.segment.flags & SYN)
         self.quoted = _quoted_pair(named) if self.quotes else None
         self.told = "" if self.quotes else named["icmpv6.nd.na.target_address"]
         self.destination = destination
@@ -269,6 +275,8 @@ def _segment(named: dict[str, str], sender: str, lost: bool) -> Segment | None:
             sacks=tuple(zip(*edges, strict=False)),
             lost=lost,
             window=None if named["tcp.window_size_scalefactor"] == _UNKNOWN else int(named["tcp.window_size"]),
+            field=int(named["tcp.window_size_value"] or 0),
+            shift=int(scale) if (scale := named["tcp.options.wscale.shift"].split("\x1f")[0]) else None,
             clock=int(clock) if (clock := named["tcp.options.timestamp.tsval"].split("\x1f")[0]) else None,
         )
     except ValueError:
@@ -297,28 +305,9 @@ def _judge(rows: Iterable[_Row], comments: Sequence[str]) -> list[Packet]:
     rows = list(rows)
     file = _File(rows, comments)
     for row in rows:
-        for message in row.messages + file.objections(row):
-            row.packet.remarks.append(Remark(message, file.explain(row, message)))
+        row.packet.remarks += [Remark(message, file.explain(row, message)) for message in row.messages]
+        row.packet.remarks += file.beyond_window(row) + file.on_other_ports(row)
     return [row.packet for row in rows]
-
-
-def _sessions(rows: Iterable[_Row]) -> dict[frozenset[str], tuple[list[Segment], dict[int, int]]]:
-    """The segments between two addresses whatever their ports, and the place of each packet's among them.
-
-    Left out are pairs with several sessions: nothing but the ports tells those apart.
-    """
-    found: dict[frozenset[str], tuple[list[Segment], dict[int, int]]] = {}
-    opened: dict[frozenset[str], set[tuple[str, int]]] = {}
-    for row in rows:
-        if row.segment is None:
-            continue
-        talk, places = found.setdefault(row.pair, ([], {}))
-        places[row.packet.number] = len(talk)
-        who = row.segment.sender.rpartition("/")[0]
-        talk.append(replace(row.segment, sender=who))
-        if row.syn:
-            opened.setdefault(row.pair, set()).add((who, row.segment.seq))
-    return {pair: found[pair] for pair, syns in opened.items() if len(syns) == len({who for who, _ in syns})}
 
 
 class _File:
@@ -327,17 +316,14 @@ class _File:
     def __init__(self, rows: Sequence[_Row], comments: Sequence[str]) -> None:
         self._disturbed_throughout = bool(said(DISTURBED, comments))
         self._offload = bool(said(OFFLOAD, comments))
-        self._processors = self._offload or bool(said(REAL_TIME, comments))
+        self._processors = bool(said(REAL_TIME, comments))
+        elsewhere = [frozenset(pair.split(" and ")) for pair in said(ELSEWHERE, comments)]
+        self._elsewhere = frozenset(elsewhere)
         # From which packet on the test has its hands in the segments between two addresses.
-        self._meddled = dict.fromkeys((frozenset(pair.split(" and ")) for pair in said(ELSEWHERE, comments)), 0)
+        self._meddled = dict.fromkeys(elsewhere, 0)
         for row in rows:
             if row.is_tcp and (row.packet.sender == BY_HAND or not _MEDDLED.isdisjoint(row.packet.comments)):
                 self._meddled.setdefault(row.pair, row.packet.number)
-        opened = {row.ports for row in rows if row.syn}
-        opened_pairs = {row.pair for row in rows if row.syn}
-        self._changing = {
-            row.pair for row in rows if row.is_tcp and row.ports not in opened and row.pair in opened_pairs
-        }
         self._told = [(row.packet.number, row.told, float(row.packet.time)) for row in rows if row.told]
         self._errors = [(row.packet.number, row.quoted) for row in rows if row.quoted]
         self._talks: dict[frozenset[str], list[Segment]] = {}
@@ -352,8 +338,9 @@ class _File:
         self._strays: dict[frozenset[str], list[Segment]] = {}
         for ports, talk in self._talks.items():
             self._strays.setdefault(pairs[ports], []).extend(unacknowledged(talk))
+        self._changing = _changing(rows)
+        self._sessions = {pair: _sessions_of(rows, pair) for pair in self._changing}
         self._beyond = {ports: beyond_windows(talk) for ports, talk in self._talks.items()}
-        self._sessions = _sessions(row for row in rows if row.pair in self._changing)
 
     def explain(self, row: _Row, message: str) -> str:
         """Why a remark is no fault; empty where nothing explains it."""
@@ -377,38 +364,92 @@ class _File:
             return ""
         if why := self._cause(row, message):
             return why
-        if self._disturbed_throughout or row.packet.number >= self._meddled.get(row.pair, row.packet.number + 1):
-            return "the test disturbs these segments"
-        return self._change_of_ports(row, message)
+        disturbed = self._disturbed_throughout or row.packet.number >= self._meddled.get(
+            row.pair, row.packet.number + 1
+        )
+        return "the test disturbs these segments" if disturbed else ""
 
-    def objections(self, row: _Row) -> list[str]:
-        """What tshark does not object to, and is a fault."""
+    def beyond_window(self, row: _Row) -> list[Remark]:
+        """What tshark does not object to, and is a fault: bytes beyond all windows that their receiver had offered.
+
+        That segments are lost, held back or repeated makes this no better: each offer was captured before it could arrive.
+        """
         if row.segment is None:
             return []
-        beyond = self._beyond[row.ports][self._at[row.packet.number]]
-        return [f"{beyond} bytes beyond the window of the receiver"] if beyond else []
+        if joined := self._joined(row):
+            session, at = joined
+            beyond = session.beyond[at]
+        else:
+            beyond = self._beyond[row.ports][self._at[row.packet.number]]
+        if not beyond:
+            return []
+        reason = ""
+        if row.packet.sender == BY_HAND:
+            reason = "made by the test"
+        elif row.pair in self._elsewhere:
+            reason = "the test offers windows elsewhere"
+        return [Remark(f"{beyond} bytes beyond the window of the receiver", reason)]
 
-    def _change_of_ports(self, row: _Row, message: str) -> str:
-        """Why a remark is no fault where ports change: in the session as a whole the segment is as it should be."""
-        if row.pair not in self._changing:
-            return ""
-        session = self._sessions.get(row.pair)
-        if session is None or not _ORDER.search(message):
-            return "tshark follows ports, which change here"
-        talk, at = session[0], session[1][row.packet.number]
-        return "tshark follows ports, which change here" if in_order(talk, at) else cause(talk, at, message)
+    def on_other_ports(self, row: _Row) -> list[Remark]:
+        """What tshark cannot see since it happened on other ports of the same session: bytes again, gaps, wrong answers."""
+        joined = self._joined(row)
+        if joined is None or row.segment is None or row.segment.flags & RST or any(map(Kind.of, row.messages)):
+            return []
+        talk, at = joined[0].talk, joined[1]
+        shown = in_session(talk, at, Kind.AGAIN)
+        if shown is None or asks_for_life(talk, at):
+            return []
+        return [Remark(_ON_OTHER_PORTS[shown], self.explain(row, _ON_OTHER_PORTS[shown]))]
+
+    def _joined(self, row: _Row) -> tuple[Session, int] | None:
+        """The session of a row, and its place there, if ports have changed between its addresses by then."""
+        if row.packet.number < self._changing.get(row.pair, row.packet.number + 1):
+            return None
+        return self._sessions[row.pair].place(row.packet.number)
 
     def _cause(self, row: _Row, message: str) -> str:
-        error = any(number < row.packet.number and row.pair == pair for number, pair in self._errors)
-        at, strays = self._at[row.packet.number], self._strays.get(row.pair, ())
+        """Why a segment was right: as part of its session where ports change, else of what its ports have carried."""
+        kind = Kind.of(message)
+        if kind is None:
+            return ""
+        if joined := self._joined(row):
+            talk, at = joined[0].talk, joined[1]
+            strays: Sequence[Segment] = self._sessions[row.pair].strays
+            shown = in_session(talk, at, kind)
+            if shown is None:
+                return "tshark follows ports, which change here"
+            kind = shown
+        else:
+            talk, at = self._talks[row.ports], self._at[row.packet.number]
+            strays = self._strays.get(row.pair, ())
         told = [when for number, who, when in self._told if number < row.packet.number and who == row.destination]
-        resolved = told[-1] if told else None
         return cause(
-            self._talks[row.ports],
+            talk,
             at,
-            message,
-            error=error,
+            kind,
+            error=any(number < row.packet.number and row.pair == pair for number, pair in self._errors),
             processors=self._processors,
             strays=strays,
-            resolved=resolved,
+            resolved=told[-1] if told else None,
         )
+
+
+def _changing(rows: Iterable[_Row]) -> dict[frozenset[str], int]:
+    """The pairs of addresses whose ports change, and the packet from which on they do.
+
+    A node sends on ports that no SYN has named, and the same addresses have a session.  What a test makes changes no ports.
+    """
+    found: dict[frozenset[str], int] = {}
+    opened: set[frozenset[str]] = set()
+    pairs: set[frozenset[str]] = set()
+    for row in rows:
+        if row.syn:
+            opened.add(row.ports)
+            pairs.add(row.pair)
+        elif row.is_tcp and row.pair in pairs and row.ports not in opened and row.packet.sender != BY_HAND:
+            found.setdefault(row.pair, row.packet.number)
+    return found
+
+
+def _sessions_of(rows: Iterable[_Row], pair: frozenset[str]) -> Sessions:
+    return Sessions((row.packet.number, row.ports, row.segment) for row in rows if row.segment and row.pair == pair)

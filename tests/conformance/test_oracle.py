@@ -7,10 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from scapy.layers.inet import TCP
 from scapy.layers.inet6 import ICMPv6DestUnreach, IPv6
 from scapy.layers.l2 import Ether
-from scapy.packet import Raw
 
 from scenarios.conformance import labels
 from scenarios.conformance.oracle import consult
@@ -22,7 +20,7 @@ from tapstack.wire import checksum
 from tests.plugins import taps
 from tests.plugins.marking import copy_marked
 
-from .talk import TALK, A, B, capture, data, segment
+from .talk import TALK, A, B, capture, segment
 
 pytestmark = [pytest.mark.real("tshark"), pytest.mark.timeout(300)]
 ROOT = Path(__file__).parents[2]
@@ -269,79 +267,12 @@ def test_a_quotation_is_not_held_against_the_error(reader: Reader, tmp_path: Pat
     assert listing.unexplained != []
 
 
-def ported(
-    who: str, ports: tuple[int, int], flags: str, seq: int, ack: int = 0, data: bytes = b""
-) -> tuple[str, bytes]:
-    """A segment between the same two addresses on other ports."""
-    src, dst = (A, B) if who == "a" else (B, A)
-    header = TCP(sport=ports[0], dport=ports[1], flags=flags, seq=seq, ack=ack, window=65535)
-    return who, bytes(IPv6(src=src, dst=dst) / header / Raw(data))
-
-
-RESTLESS = [
-    ported("a", (5000, 80), "S", 100),
-    ported("b", (80, 5000), "SA", 900, 101),
-    ported("a", (5000, 80), "A", 101, 901),
-    ported("a", (7, 9), "PA", 101, 901, b"hello"),
-    ported("b", (9, 7), "A", 901, 106),
-]
-
-
-@pytest.mark.parametrize(
-    ("fault", "said"),
-    [
-        (ported("a", (7, 9), "PA", 101, 901, b"hello"), "retransmission"),
-        (ported("a", (7, 9), "PA", 300, 901, b"later"), "not captured"),
-        (ported("b", (9, 7), "A", 901, 4000), "ACK"),
-    ],
-    ids=["bytes again", "a gap", "what was never sent is acknowledged"],
-)
-def test_ports_that_change_explain_no_fault_of_the_session(
-    reader: Reader, tmp_path: Path, fault: tuple[str, bytes], said: str
-) -> None:
-    times = [number / 10 for number in range(len(RESTLESS))] + [4.0]
-    listing = reader.read(capture(tmp_path / "x.pcapng", [*RESTLESS, fault], times=times))
-    assert {number for number, _ in listing.unexplained} == {6}, listing.packets
-    assert said in listing.unexplained[0][1]
-
-
-def test_ports_that_change_explain_what_tshark_makes_of_them(reader: Reader, tmp_path: Path) -> None:
-    more = [
-        ported("b", (9, 7), "PA", 901, 106, b"answer"),
-        ported("a", (11, 13), "A", 106, 907),
-        ported("a", (5000, 80), "PA", 106, 907, b"more"),
-        ported("b", (80, 5000), "A", 907, 110),
-    ]
-    listing = reader.read(capture(tmp_path / "x.pcapng", RESTLESS + more))
-    assert listing.unexplained == []
-    assert listing.explained >= 1, "tshark says nothing: the case shows nothing"
-
-
 def test_what_a_test_does_later_explains_nothing_before_it(reader: Reader, tmp_path: Path) -> None:
     by_hand = (labels.BY_HAND, bytes(segment(A, B, "A", 106, 901, window=65535)))
     fault = ("a", bytes(LOST_AND_REPEATED[1]))
     assert opinion(reader, tmp_path / "x.pcapng", by_hand, fault).unexplained == []
     listing = opinion(reader, tmp_path / "y.pcapng", fault, by_hand)
     assert {number for number, _ in listing.unexplained} == {6}
-
-
-@pytest.mark.parametrize(
-    ("window", "data_", "right"),
-    [(0, b"hello", False), (0, b"h", True), (3, b"hello", False), (5, b"hello", True)],
-    ids=["into a closed window", "a probe", "beyond the window", "within it"],
-)
-def test_nobody_sends_more_than_the_window_takes(
-    reader: Reader, tmp_path: Path, window: int, data_: bytes, right: bool
-) -> None:
-    talk = [
-        ("a", bytes(segment(A, B, "S", 100, window=65535, options=[("WScale", 7)]))),
-        ("b", bytes(segment(B, A, "SA", 900, 101, window=window, options=[("WScale", 0)]))),
-        ("a", bytes(segment(A, B, "A", 101, 901, window=500))),
-        data(101, data_),
-    ]
-    listing = reader.read(capture(tmp_path / "x.pcapng", talk))
-    beyond = [(number, text) for number, text in listing.unexplained if "beyond the window" in text]
-    assert [number for number, _ in beyond] == ([] if right else [4]), listing.packets
 
 
 def test_what_tshark_says_before_it_fails_is_an_error(reader: Reader, tmp_path: Path) -> None:
