@@ -58,8 +58,7 @@ def conformance(
 
     Exit status 0 only if nothing failed and nothing that was asked for is untested.
 
-    A rule that passed also needs a capture, or says why it can have none; what tshark objects to in any capture that the
-    tests left needs an explanation.
+    A rule that passed also needs a capture, or a reason why it can have none; an objection of tshark needs an explanation.
     """
     from rich.console import Console
 
