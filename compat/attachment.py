@@ -12,9 +12,10 @@ Settings come from the table `[node]` (flags, environment, file); see `NodeSetti
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from ipaddress import IPv6Network
+from itertools import pairwise
 from pathlib import Path
 from random import SystemRandom
 from typing import Annotated
@@ -25,10 +26,10 @@ from compat.buffers import BUDGET, frugal
 from tapstack.ipv6.host import HostConfig
 from tapstack.tcp.congestion import load_controller
 from tapstack.tcp.options import PortMode, SocketOptions, TimeWait
-from tapstack.types import address, address_text
 from unimux.audit import JOURNAL
 from unimux.cli.exits import as_sentence
 from unimux.cli.settings import SettingsError
+from unimux.control import clean_services
 from unimux.dasocket import AgentSocket
 from unimux.diskstate import DiskState
 from unimux.endpoint import parse_prefix
@@ -36,13 +37,13 @@ from unimux.errors import SetupError
 from unimux.events import EventFile
 from unimux.generators import load_generator
 from unimux.journal import Journal, JournalPolicy
-from unimux.nat64 import nat64_prefix
 from unimux.node import Node, NodeConfig
 from unimux.poolstate import PoolConfig, WhenEmpty
 from unimux.state import MemoryState, State
 from unimux.status import status_server
 
 from . import kernel
+from .routed import routed
 
 
 def complain(text: str) -> None:
@@ -50,9 +51,6 @@ def complain(text: str) -> None:
     print(f"unimux: {text}", file=sys.stderr, flush=True)
 
 
-KERNEL_END = "fe80::1"
-"""The kernel's address on a routed node's TAP: its default router."""
-LINK_LOCAL_TIMEOUT = 10.0
 _NO_ADDRESSES = tuple(map(IPv6Network, ("::/127", "::ffff:0:0/96", "fe80::/10", "ff00::/8")))
 """What no prefix of one-time addresses has in it: the default route neither, which would take all of the machine's traffic."""
 
@@ -78,13 +76,17 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
     buffer_budget: Annotated[
         int, msgspec.Meta(description="bytes of all connections' buffers beyond 64 KiB each way", ge=0)
     ] = BUDGET
-    pool_low: Annotated[int, msgspec.Meta(description="reserved addresses below which the pool is filled", ge=0)] = (
-        _POOL.low
-    )
-    pool_high: Annotated[int, msgspec.Meta(description="reserved addresses up to which it is filled", ge=1)] = (
-        _POOL.high
-    )
-    pool_limit: Annotated[int, msgspec.Meta(description="one-time addresses on the link at a time", ge=1)] = _POOL.limit
+    pool_low: Annotated[
+        Annotated[int, msgspec.Meta(ge=0)] | None,
+        msgspec.Meta(description="reserved addresses below which the pool is filled"),
+    ] = None
+    pool_high: Annotated[
+        Annotated[int, msgspec.Meta(ge=1)] | None,
+        msgspec.Meta(description="reserved addresses up to which it is filled"),
+    ] = None
+    pool_limit: Annotated[
+        Annotated[int, msgspec.Meta(ge=1)] | None, msgspec.Meta(description="one-time addresses on the link at a time")
+    ] = None
     pool_pace: Annotated[float, msgspec.Meta(description="seconds between two addresses that are started", gt=0)] = (
         _POOL.pace
     )
@@ -126,8 +128,7 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
             load_controller(self.congestion)
         except ValueError as error:
             raise SettingsError(as_sentence(str(error))) from error
-        if self.nat64 is not None:
-            nat64_prefix(self.nat64)
+        self.node_config()  # refuses marks of the pool, name servers and a NAT64 prefix that cannot be
         if self.prefix is not None:
             try:
                 network = parse_prefix(self.prefix)
@@ -151,13 +152,37 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
             nat64=self.nat64,
         )
 
+    def _check_marks(self) -> None:
+        """Raise `SettingsError` where marks of the pool that were set leave no room for each other."""
+        marks = [("pool_low", self.pool_low), ("pool_high", self.pool_high), ("pool_limit", self.pool_limit)]
+        given = [(name, value) for name, value in marks if value is not None]
+        for (lower, less), (upper, more) in pairwise(given):
+            if less > more:
+                raise SettingsError(
+                    f"The settings {lower} = {less} and {upper} = {more} contradict each other: "
+                    f"make {lower} at most {upper}."
+                )
+
+    def effective(self) -> NodeSettings:
+        """The same settings with every mark of the pool: one that was not set keeps out of the way of those that were."""
+        low, high, limit = self.pool_low, self.pool_high, self.pool_limit
+        if limit is None:
+            limit = max(_POOL.limit, low or 0, high or 0)
+        if high is None:
+            high = min(max(_POOL.high, low or 0), limit)
+        if low is None:
+            low = min(_POOL.low, high)
+        return msgspec.structs.replace(self, pool_low=low, pool_high=high, pool_limit=limit)
+
     def pool_config(self) -> PoolConfig:
-        """The pool's part of the settings; a water mark that is above another one raises it."""
-        high = max(self.pool_low, self.pool_high)
+        """The pool's part of the settings; raises `SettingsError` where they contradict each other."""
+        self._check_marks()
+        marks = self.effective()
+        assert marks.pool_low is not None and marks.pool_high is not None and marks.pool_limit is not None
         return PoolConfig(
-            low=self.pool_low,
-            high=high,
-            limit=max(high, self.pool_limit),
+            low=marks.pool_low,
+            high=marks.pool_high,
+            limit=marks.pool_limit,
             pace=self.pool_pace,
             max_age=self.pool_max_age,
             when_empty=self.when_empty,
@@ -191,6 +216,7 @@ async def attached_node(settings: NodeSettings) -> AsyncIterator[Node]:
     settings.check()
     kernel.capabilities().require()
     kernel.clean_leftovers()
+    clean_services()
     async with AsyncExitStack() as stack:
         state = settings.node_state()
         stack.callback(state.close)
@@ -224,36 +250,8 @@ async def attached_node(settings: NodeSettings) -> AsyncIterator[Node]:
         what = f"bridge {settings.bridge}" if settings.bridge else f"prefix {settings.prefix}"
         await stack.enter_async_context(status_server(node, what))
         if settings.prefix is not None:
-            await _route(stack, where, kernel.Interface(where, name), node, IPv6Network(settings.prefix))
+            device = kernel.Interface(where, name)
+            await stack.enter_async_context(routed(device, node, IPv6Network(settings.prefix), complain))
         if settings.das_agent is not None:
             await stack.enter_async_context(AgentSocket(node, Path(settings.das_agent)))
         yield node
-
-
-async def _route(
-    stack: AsyncExitStack, where: kernel.Namespace, link: kernel.Interface, node: Node, prefix: IPv6Network
-) -> None:
-    """Route a prefix to the node, by its link-local address, and let the kernel forward."""
-    stack.enter_context(kernel.address(link, f"{KERNEL_END}/64"))
-    host = node.stack.host
-    await node.until(lambda: host.link_local is not None, LINK_LOCAL_TIMEOUT)
-    assert host.link_local is not None
-    for name in _interfaces_that_autoconfigure(where):
-        stack.enter_context(kernel.sysctl(where, f"ipv6/conf/{name}/accept_ra", 2))  # forwarding would switch it off
-    stack.enter_context(kernel.sysctl(where, "ipv6/conf/all/forwarding", 1))
-    stack.enter_context(kernel.route(where, str(prefix), via=address_text(host.link_local), dev=link))
-    now = node.now()
-    host.routers.add_static(address(KERNEL_END), now)
-    host.prefix_list.add_dedicated(prefix.network_address.packed, prefix.prefixlen)
-    node.pool.start(now)
-    node.driver.kick()
-
-
-def _interfaces_that_autoconfigure(where: kernel.Namespace) -> Sequence[str]:
-    def read() -> list[str]:
-        names = [path.name for path in Path("/proc/thread-self/net/dev_snmp6").iterdir()]
-        return [
-            name for name in names if name != "lo" and kernel.get_sysctl(where, f"ipv6/conf/{name}/accept_ra") == "1"
-        ]
-
-    return where.run(read, "list the interfaces")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import json as json_format
 import math
 import time
@@ -21,13 +20,14 @@ from compat.up import BridgeOption, EventsOption, NetnsOption, PrefixOption, Sta
 from tapstack.types import valid_peer
 from unimux.control import check_name
 from unimux.endpoint import endpoint_text, parse_endpoint, parse_prefix
-from unimux.errors import HostUnreachable, UnimuxError, WrongUsage
+from unimux.errors import UnimuxError, WrongUsage
 from unimux.node import CONNECT_TIMEOUT, Node
 from unimux.purpose import Purpose
 from unimux.server import Server
 from unimux.ssa.counters import CounterFile, counter_file_name
-from unimux.ssa.issue import DEFAULT_LIFETIME
-from unimux.ssa.secret import SecretClient, SharedSecret
+from unimux.ssa.issue import DEFAULT_LIFETIME, check_terms, client_network
+from unimux.ssa.secret import SharedSecret
+from unimux.ssa.secretclient import SecretClient
 from unimux.ssa.secretfile import read_secret
 from unimux.ssa.token import Token, TokenError, TokenExpired
 
@@ -235,19 +235,14 @@ def connect(
 
 async def _to_place(node: Node, where: Target, protocol: asyncio.BaseProtocol, timeout: float) -> asyncio.Transport:
     token = where.token
-    try:
-        transport, _ = await node.create_connection(
-            lambda: protocol,
-            where.host,
-            where.port,
-            mode=None if token is None else token.mode,
-            timeout=timeout,
-            purpose=Purpose(front_end="connect", service=None if token is None else token.service),
-        )
-    except OSError as error:
-        if error.errno != errno.EADDRNOTAVAIL or isinstance(error, UnimuxError):
-            raise
-        raise HostUnreachable(where.host, where.port or 0, f"{error.strerror}") from error  # such as localhost
+    transport, _ = await node.create_connection(
+        lambda: protocol,
+        where.host,
+        where.port,
+        mode=None if token is None else token.mode,
+        timeout=timeout,
+        purpose=Purpose(front_end="connect", service=None if token is None else token.service),
+    )
     return transport
 
 
@@ -307,6 +302,8 @@ def listen(
     """
     attachment = node_settings(bridge=bridge, prefix=prefix, netns=netns, state=state, events=events)
     check_name(service)
+    client_network(client)
+    check_terms(1, lifetime)
 
     async def work(node: Node) -> None:
         came: asyncio.Future[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = (

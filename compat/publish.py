@@ -126,6 +126,7 @@ def _windows(
                 reserved=settings.window,
                 client=None if only is None else (only.network_address.packed, only.prefixlen),
                 renew=isinstance(state, DiskState) and state.doubt is None,
+                whole=isinstance(state, DiskState) and not state.lost_claims,
                 failed=partial(_window_failed, tell, name),
             )
         )
@@ -143,13 +144,14 @@ class _Minter:
 
     async def mint(self, asker: Asker) -> IPv6Address:
         """An SSA for who asks; raises `Outstanding`, and what `Publisher.issue` raises."""
-        self._waiting = [ssa for ssa in self._waiting if self._publisher.is_armed(ssa)]
-        outstanding = len(self._waiting) + self._under_way
+        publisher = self._publisher
+        self._waiting = [ssa for ssa in self._waiting if publisher.is_armed(ssa)]
+        outstanding = sum(not publisher.rests(ssa) for ssa in self._waiting) + self._under_way
         if outstanding >= self._settings.dns_outstanding:
             raise Outstanding(f"{outstanding} addresses wait for their clients: ask later.")
         self._under_way += 1
         try:
-            ssa = await self._publisher.issue(
+            ssa = await publisher.issue(
                 client=asker.client, lifetime=self._settings.dns_lifetime, front_end="dns", who=asker.key
             )
         finally:

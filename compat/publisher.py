@@ -204,13 +204,18 @@ class Publisher:
         return found
 
     def is_armed(self, ssa: ServiceAddress) -> bool:
-        """Whether it can be connected to now."""
+        """Whether it can be connected to now, or when its prefix is preferred again."""
         return self._armed(ssa) is not None
 
-    def is_free(self, ssa: ServiceAddress) -> bool:
-        """Whether a new client can connect to it now: armed, and if it is a lease, not taken."""
+    def rests(self, ssa: ServiceAddress) -> bool:
+        """Whether it cannot be connected to until its prefix is preferred again (UM-ADDR-11)."""
         armed = self._armed(ssa)
-        return armed is not None and (ssa.sessions is not None or armed.lease)
+        return armed is not None and armed.resting
+
+    def is_free(self, ssa: ServiceAddress) -> bool:
+        """Whether a new client can connect to it now: armed, not resting, and if it is a lease, not taken."""
+        armed = self._armed(ssa)
+        return armed is not None and not armed.resting and (ssa.sessions is not None or armed.lease)
 
     def _armed(self, ssa: ServiceAddress) -> ArmedAddress | None:
         found = (server.listener.armed.get(ssa.address.packed) for server in self._servers.values())
@@ -241,9 +246,13 @@ class Publisher:
         """
         kept: list[ServiceAddress] = []
         complained = False
+
+        def missing() -> bool:
+            return sum(map(self.is_free, kept)) < count
+
         while True:
-            kept[:] = [ssa for ssa in kept if self.is_free(ssa)]
-            while len(kept) < count:
+            kept[:] = [ssa for ssa in kept if self.is_free(ssa) or self.rests(ssa)]
+            while missing():
                 try:
                     ssa = await self.issue()
                 except (PoolExhausted, NoPrefix, AddressNotSet) as error:
@@ -257,7 +266,7 @@ class Publisher:
                 patient, complained = True, False
                 announce(ssa)
                 kept.append(ssa)
-            await self.node.until(lambda: not all(map(self.is_free, kept)))
+            await self.node.until(missing)
 
     # -- sessions ----------------------------------------------------------------------------------
 

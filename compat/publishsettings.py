@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from ipaddress import IPv6Address
 from pathlib import Path
 from typing import Annotated
@@ -53,6 +54,8 @@ DnsAddressOption = Annotated[
 
 
 _DEFAULT = PublishLimits()
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
+"""RFC 3986 §3.1."""
 
 
 class PublishSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -116,6 +119,10 @@ class PublishSettings(msgspec.Struct, frozen=True, kw_only=True):
         """Raise what is wrong with them, before anything is set up: `WrongUsage`, `IssueError`, `SetupError`."""
         client_network(self.client)
         check_terms(1 if self.sessions is None else self.sessions, self.lifetime)
+        if self.scheme is not None and not _SCHEME.fullmatch(self.scheme):
+            raise WrongUsage(
+                f"{self.scheme!r} is no scheme of a URL: write letters, digits, +, - and ., a letter first, as in http."
+            )
         if self.secret_file is not None:
             read_secret(Path(self.secret_file))
             for name in self.secret_clients:
@@ -123,6 +130,7 @@ class PublishSettings(msgspec.Struct, frozen=True, kw_only=True):
                 if self.secret_clients.count(name) > 1:
                     raise WrongUsage(f"The client {name!r} is named twice: each has a sequence of its own.")
         if self.dns is not None:
+            check_terms(1, self.dns_lifetime)
             self.dns_policy()
 
     def dns_policy(self) -> DnsPolicy:

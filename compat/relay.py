@@ -6,7 +6,8 @@ transport; nothing is queued here, so the only buffers are those of the transpor
 
 * Back-pressure: a transport whose write buffer passes its high-water mark stops reading at the other end, and starts it
   again at the low-water mark.  What one direction can hold is that mark plus one chunk.
-* Half-close: the end of one direction is written as the end of the other stream; both directions over closes both.
+* Half-close: the end of one direction is written as the end of the other stream; both directions over closes both.  A reset
+  behind such an end is heard of although nobody reads (`compat.resets`).
 * Abort: an end that fails takes the other down with it (RST on a kernel socket), except that a stream which had already
   ended in order is still delivered.
 * Idle: if no byte moved and no write buffer shrank for `idle_timeout`, both are aborted.  The data path does not
@@ -26,12 +27,12 @@ import asyncio
 import contextlib
 import socket
 import struct
-from asyncio.trsock import TransportSocket
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import cast
 
+from compat.resets import ResetWatch, is_kernel_socket, watch_for_reset
 from tapstack.types import Buffer
 
 IDLE_TIMEOUT = 7440.0
@@ -86,6 +87,7 @@ class RelayEnd(asyncio.Protocol):
         "_other",
         "_pending",
         "_relay",
+        "_watch",
         "preface",
         "received",
         "transport",
@@ -99,16 +101,21 @@ class RelayEnd(asyncio.Protocol):
         self._eof = False
         self._lost = False
         self._blocked = False
+        self._watch: ResetWatch | None = None
         self.transport: asyncio.Transport | None = None
         self.received = 0
         """Bytes that came in at this end."""
         self.preface: bytes = b""
         """Bytes to write to this end before anything that is relayed; set it before the ends are joined."""
 
-    def adopt(self, transport: asyncio.Transport, early: bytes = b"") -> None:
-        """Take over a transport that another protocol has used so far; `early` it had received, for the stream."""
+    def adopt(self, transport: asyncio.Transport, early: bytes = b"", *, ended: bool = False) -> None:
+        """Take over a transport that another protocol has used so far.
+
+        early: what that had received, for the stream; ended: whether it had also received the stream's end.
+        """
         if early:
             self.data_received(early)
+        self._eof = ended
         transport.set_protocol(self)
         self.connection_made(transport)
 
@@ -144,6 +151,8 @@ class RelayEnd(asyncio.Protocol):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._lost = True
+        if self._watch is not None:
+            self._watch.end()
         self._relay._lost(self, exc)
 
     # the relay's side
@@ -161,7 +170,7 @@ class RelayEnd(asyncio.Protocol):
     def _start(self, sink: asyncio.Transport) -> None:
         """Forward to `sink` from now on, first what came too early."""
         write = sink.write
-        if _is_kernel_socket(sink):
+        if is_kernel_socket(sink):
             # asyncio slices what a socket did not take: of bytes that is a copy before the one into its buffer; and it
             # complains on standard error of what is still written to a socket that has failed
             self._forward = lambda data: None if sink.is_closing() else write(memoryview(data))
@@ -281,6 +290,15 @@ class Relay:
         elif not sink.is_closing():
             with contextlib.suppress(OSError):  # it failed already; connection_lost is on its way
                 sink.write_eof()
+            end._watch = watch_for_reset(end.transport, lambda error: self._reset_behind_end(end, error))
+
+    def _reset_behind_end(self, end: RelayEnd, error: OSError) -> None:
+        """The peer at `end`, whose stream was over, takes nothing any more: what it had sent is still delivered."""
+        if self._reason is None:
+            self._reason = EndReason.NEAR_FAILED if end is self.near else EndReason.FAR_FAILED
+            self._error = error
+        if end.transport is not None:
+            end.transport.abort()
 
     def _lost(self, end: RelayEnd, exc: BaseException | None) -> None:
         """A transport is gone: the other follows it."""
@@ -329,10 +347,6 @@ class Relay:
             self._stop(EndReason.IDLE)
         else:
             self._timer = self._loop.call_later(self._idle_timeout / _IDLE_CHECKS, self._check_idle)
-
-
-def _is_kernel_socket(transport: asyncio.Transport) -> bool:
-    return isinstance(transport.get_extra_info("socket"), (socket.socket, TransportSocket))
 
 
 def _reset(transport: asyncio.Transport) -> None:

@@ -14,7 +14,7 @@ import typer
 
 from compat.attachment import NodeSettings
 from compat.gateway.gateway import Gateway
-from compat.gateway.program import run_program
+from compat.gateway.program import program_path, run_program
 from compat.gateway.room import room
 from compat.gateway.services import Services
 from compat.gateway.sockets import watched_listeners
@@ -25,7 +25,7 @@ from compat.up import BridgeOption, EventsOption, NetnsOption, PrefixOption, Sta
 from unimux.cli.settings import Configuration
 from unimux.node import Node
 from unimux.purpose import Purpose
-from unimux.ssa.issue import DEFAULT_LIFETIME
+from unimux.ssa.issue import DEFAULT_LIFETIME, check_terms
 
 
 class RunSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,6 +42,10 @@ class RunSettings(msgspec.Struct, frozen=True, kw_only=True):
     max_sessions: Annotated[int, msgspec.Meta(description="sessions of one listening socket at a time", ge=1)] = (
         PublishLimits().max_sessions
     )
+
+    def check(self) -> None:
+        """Raise `IssueError` for terms that no address can be issued on."""
+        check_terms(1 if self.sessions is None else self.sessions, self.lifetime)
 
 
 async def run_here(
@@ -95,7 +99,9 @@ def run(
     """
     flags = {"user": user, "count": count, "sessions": sessions, "lifetime": lifetime}
     settings = Configuration.here().table("run", RunSettings, flags).value
+    settings.check()
     attachment = node_settings(bridge=bridge, prefix=prefix, netns=netns, state=state, events=events)
+    program_path(program[0])  # what cannot be run is told before there is a node
     status = 0
 
     async def work(node: Node) -> None:

@@ -208,7 +208,7 @@ def _repeated(again: Path, out: Path | None, console: Console, connection: int |
 
     order, differs = read_order(again)
     for text in differs:
-        console.print(text, style="bold", markup=False, highlight=False)
+        console.print(text, style="bold", markup=False, highlight=False, soft_wrap=True)
     return run_one(replace(order, folder=fresh(out, again.name)), console, connection)
 
 

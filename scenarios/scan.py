@@ -202,16 +202,22 @@ async def _hunt(run: Run, prober: Raw, target: str, space: int, budget: int, rat
     on_link = IPv6Address(target) in prober.lan.network
     wanted = address(target)
     known = int.from_bytes(wanted, "big") & ~(space - 1)
+    # Of its own for each hunt: a SYN that comes again to a handshake under way is answered twice a second at most, and an
+    # answer to an earlier hunt that is repeated is none to this one.
+    port = run.random.randrange(1024, 65536)
     for guess in run.random.sample(range(space), budget):
         guessed = address_text((known | guess).to_bytes(16, "big"))
         if on_link:
             prober.send_frame(dad_probe(prober.mac, guessed, run.random.randbytes(6)))
         else:
-            prober.send(segment(prober.address, guessed, (4000, PORT), tcp.SYN, seq=guess))
+            prober.send(segment(prober.address, guessed, (port, PORT), tcp.SYN, seq=guess))
         await asyncio.sleep(1 / rate)
     if on_link:
         return any(advertises(packet, wanted) and packet[24:40] == ALL_NODES for _, packet in prober.seen)
-    return any(packet[6] == ipv6.TCP and packet[8:24] == wanted for _, packet in prober.seen)
+    answered = port.to_bytes(2, "big")
+    return any(
+        packet[6] == ipv6.TCP and packet[8:24] == wanted and packet[42:44] == answered for _, packet in prober.seen
+    )
 
 
 def _compare(run: Run, hits: Mapping[tuple[str, str], int], probes: Mapping[str, int], space: int, trials: int) -> None:

@@ -56,7 +56,7 @@ class Driver:
         self.link = link
         self._on_lost = on_lost
         self._on_up = on_up or stack.host.link_up
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._again: asyncio.Handle | None = None
@@ -66,12 +66,12 @@ class Driver:
         self._closed = False
         self._look_again = stack.look_again
         self._leaving = stack.host.dad.leaving
-        self.now = self._loop.time
+        self.now = self.loop.time
         """`now() -> float`: the stack's clock, seconds."""
 
     def start(self) -> None:
         """Attach the link and start the host."""
-        self.link.attach(self._loop, self._wake)
+        self.link.attach(self.loop, self._wake)
         self.link.watch(self._carrier)
         self.stack.start(self.now())
         self._finish()
@@ -80,7 +80,7 @@ class Driver:
         """Flush soon: something outside the stack changed it."""
         if not self._kicked and not self._telling and not self._closed:
             self._kicked = True
-            self._loop.call_soon(self._flush_kicked)
+            self.loop.call_soon(self._flush_kicked)
 
     def exchange(self, connection: Connection) -> None:
         """Send now what the stack has to say, and take in frames until there is news of `connection` or none waits.
@@ -150,7 +150,7 @@ class Driver:
                 self._full_batches = 0
             else:
                 self._full_batches += 1
-                self._again = self._loop.call_soon(self._wake)
+                self._again = self.loop.call_soon(self._wake)
             if taken < BATCH or self._full_batches > PATIENCE:
                 due = self._look_again()
                 if due is not None and due <= now:
@@ -164,13 +164,27 @@ class Driver:
         try:
             self.stack.advance(now)
         except Exception as error:  # of one timer, perhaps a policy's of the user: those behind it are due still
-            self._loop.call_exception_handler({"message": "A timer of the stack failed.", "exception": error})
+            self._report("A timer of the stack failed.", error)
 
     def _read(self, now: float) -> int:
         """Take in at most a batch of frames; how many: fewer than a batch where the link is empty now."""
-        taken = self.stack.take_in(self.link.receive, BATCH, now)
+        try:
+            taken = self.stack.take_in(self.link.receive, BATCH, now)
+        except LinkLost:
+            raise
+        except Exception as error:
+            self._frame_failed(error)
+            taken = BATCH  # there may be more behind it
         self.link.handled()
         return taken
+
+    def _frame_failed(self, error: Exception) -> None:
+        """One connection's fault (see `Tcp.broken`), or the stack's: frames for others are behind it."""
+        self.stack.counters.drop(DropReason.FAULT)
+        self._report("A frame could not be processed.", error)
+
+    def _report(self, message: str, error: Exception) -> None:
+        self.loop.call_exception_handler({"message": message, "exception": error})
 
     def _take_in_for(self, connection: Connection) -> bool:
         """Take in at most a batch of frames, no more once there is news of `connection`; whether there were any."""
@@ -182,7 +196,10 @@ class Driver:
                 if frame is None:
                     break
                 taken += 1
-                take(frame, now)
+                try:
+                    take(frame, now)
+                except Exception as error:
+                    self._frame_failed(error)
             self.link.handled()
         except LinkLost as error:
             self._lose(error)
@@ -228,7 +245,12 @@ class Driver:
             self._schedule(due)  # else it fires early at worst, and looks again
 
     def _transmit(self, now: float) -> None:
-        frames = self.stack.output(now)
+        try:
+            frames = self.stack.output(now)
+        except Exception as error:  # of one connection: the others have their turn in the next round
+            self._report("A connection could not send.", error)
+            self.kick()
+            return
         if frames:
             counters = self.stack.counters
             send = self.link.send
@@ -246,10 +268,10 @@ class Driver:
             try:
                 owner(bits)
             except Exception as error:  # one owner's fault: the others' news has been taken and would be lost
-                self._loop.call_exception_handler({"message": "A socket's owner failed.", "exception": error})
+                self._report("A socket's owner failed.", error)
 
     def _schedule(self, due: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
         self._timer_at = due
-        self._timer = self._loop.call_at(due, self._on_timer)
+        self._timer = self.loop.call_at(due, self._on_timer)

@@ -153,6 +153,7 @@ class EventStream:
 class DropReason(StrEnum):
     """Why a packet got no further.  The value is the name in counters, reports and `unimux top`."""
 
+    FAULT = "fault"
     LINK_MALFORMED = "link-malformed"
     LINK_NOT_OURS = "link-not-ours"
     LINK_ETHERTYPE = "link-ethertype"
@@ -196,6 +197,7 @@ class DropReason(StrEnum):
     TCP_ACK = "tcp-ack"
     TCP_FLAGS = "tcp-flags"
     TCP_NOT_NAMED_CLIENT = "tcp-not-named-client"
+    TCP_DEPRECATED = "tcp-deprecated"
     TCP_HALF_OPEN_LIMIT = "tcp-half-open-limit"
     TCP_ACCEPT_QUEUE = "tcp-accept-queue-full"
     TCP_COOKIE_SENT = "tcp-cookie-sent"

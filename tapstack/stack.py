@@ -15,12 +15,12 @@ path, everything else (ND, ICMPv6, handshakes, extension headers, the unknown) l
 from __future__ import annotations
 
 from collections.abc import Callable
-from random import Random
 
 from .events import Counters, EventStream
 from .ipv6.config import HostConfig
 from .ipv6.host import Host
 from .link.base import LinkProperties
+from .randomness import KeyedRandom, derive_key
 from .tcp import fastpath
 from .tcp.connection import Connection
 from .tcp.layer import Tcp
@@ -36,8 +36,8 @@ _SHORTEST_TCP = ipv6.HEADER_LENGTH + tcp.HEADER_LENGTH
 class Stack:
     """An IPv6 host with TCP and UDP on one link.
 
-    properties: of the link.  seed: 32 secret bytes or more from which everything unpredictable comes (ISNs, identifiers
-    of DAD, jitter); equal seeds and inputs give equal outputs.
+    properties: of the link.  seed: 32 secret bytes or more from which everything unpredictable comes (ISNs, nonces of
+    DAD, delays; see `randomness`); equal seeds and inputs give equal outputs.
     """
 
     def __init__(self, properties: LinkProperties, seed: bytes, config: HostConfig | None = None) -> None:
@@ -46,18 +46,18 @@ class Stack:
         self.events = EventStream()
         self.counters = Counters()
         self._frames: list[Frame] = []
-        random = Random(seed)
         self.host = Host(
             config or HostConfig(),
             properties,
             self.timers,
             self.events,
             self.counters,
-            random,
-            random.randbytes(32),
+            KeyedRandom(seed, "draws of the stack"),
+            derive_key(seed, "stable addresses"),
             self._frames.append,
         )
-        self.tcp = Tcp(self.host, self.timers, self.events, self.counters, random.randbytes(32), self._frames.append)
+        secret = derive_key(seed, "TCP")
+        self.tcp = Tcp(self.host, self.timers, self.events, self.counters, secret, self._frames.append)
         self.udp = Udp(self.host)
         self.host.upper[ipv6.TCP] = self.tcp.input
         self.host.errors[ipv6.TCP] = self.tcp.error

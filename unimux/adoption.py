@@ -141,6 +141,8 @@ class Reservation:
         self._timer = pool.timers.timer(changed)
         self._entry = None if prefix.dedicated else pool.reserve(address, prefix, now, self._moved)
         self._over = False
+        self.claimed = False
+        """Whether it is lost to another node, and not to a link or a prefix that went."""
 
     @property
     def ready(self) -> bool:
@@ -151,13 +153,14 @@ class Reservation:
 
     @property
     def lost(self) -> bool:
-        """Whether it can never be used: another node has it, or its prefix is gone."""
+        """Whether it is gone, or its prefix is; where it was not `claimed` it has never been in use and may be reserved again."""
         if self._entry is None:
             return not self._over and not self._prefix.preferred
         return self._entry.state not in (AddressState.TENTATIVE, AddressState.UNCERTAIN) and not self._over
 
     def _moved(self, trigger: Trigger, now: float) -> None:
         if not self._over:
+            self.claimed = self._pool.lost_to_another(trigger, self._prefix)
             self._timer.set(now)
 
     def promote(self, kind: AddressKind, now: float, cause: str) -> AddressEntry:
@@ -199,8 +202,8 @@ def reserve(
 ) -> Reservation:
     """Take in an address for later: it passes DAD and is defended until it is promoted; see `Reservation`.
 
-    renew: the caller vouches that the address, claimed before, has served no session (a counter of a shared secret that
-    is taken up again after a restart).  Raises as `adopt` does.
+    renew: the caller vouches that the address, claimed before, has served no session: a counter of a shared secret that
+    was only reserved when the link or its prefix went, or is taken up again after a restart.  Raises as `adopt` does.
     """
     return Reservation(pool, address, _claimed(pool, address, renew=renew), now, changed)
 

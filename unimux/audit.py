@@ -19,7 +19,7 @@ from ipaddress import IPv6Address
 from pathlib import Path
 from typing import NoReturn
 
-from .diskstate import Stored, Surroundings, read_claims, read_stored
+from .diskstate import Stored, Surroundings, claims_in, read_claims, read_stored
 from .errors import WrongUsage
 from .journal import JournalPolicy, Row, SessionJournal, Whois, read_rows
 from .source import AddressSource
@@ -35,7 +35,7 @@ class StateView:
     def __init__(self, directory: Path) -> None:
         try:
             self.stored: Stored = read_stored(directory / "state.json")
-            self.claimed, _ = read_claims(directory / "claimed")
+            self.claimed = claims_in(read_claims(directory / "claimed")[0])
         except FileNotFoundError:
             raise StateError(_missing(directory)) from None
         except PermissionError as error:

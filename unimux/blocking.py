@@ -29,11 +29,11 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
-from enum import IntEnum, StrEnum
 from typing import IO, Any
 
 from tapstack.tcp.options import PortMode, SocketOptions, TimeWait
 from tapstack.types import address as to_bytes
+from tapstack.types import check_port
 
 from .acceptqueue import AcceptQueue, SsaPolicy
 from .das import AgentCaller, ChosenAddress, DasRequired, Policy, Want
@@ -42,34 +42,11 @@ from .exchange import Exchange
 from .loopthread import LoopThread
 from .poolstate import NoPrefix
 from .socketfile import socket_file
+from .socketoptions import SOL_UNIMUX, DasMode, Option, buffer_size, user_timeout
 from .ssa.issue import ServiceAddress
-from .sticky import NamedSession, StickySession
-
-SOL_UNIMUX = 0x554D
-"""The level of the options below, for `setsockopt` and `getsockopt`."""
+from .sticky import NamedSession, StickySession, check_session
 
 Address = tuple[str, int, int, int]
-
-
-class Option(IntEnum):
-    """What can be set beyond a kernel's socket; before `connect` or `listen`.
-
-    STICKY_SESSION: a name, a `NamedSession`, or None; sockets of one session connect from one address, in Aware mode; not
-    from one that `bind` names.
-    """
-
-    DAS_MODE = 1
-    PORT_MODE = 2
-    TIME_WAIT = 3
-    SSA_POLICY = 4
-    STICKY_SESSION = 5
-
-
-class DasMode(StrEnum):
-    """Who sets the address: the pool (UM-DAS-2), or the application by `Socket.set_address` (UM-DAS-3)."""
-
-    AUTO = "auto"
-    REQUIRED = "required"
 
 
 class NodeThread(LoopThread):
@@ -140,8 +117,8 @@ class Socket:
 
     def settimeout(self, value: float | None) -> None:
         """Seconds that a call may wait: None for no end, 0 for not at all."""
-        if value is not None and value < 0:
-            raise ValueError("a time-out is not below 0")
+        if value is not None and not value >= 0:
+            raise ValueError(f"a time-out is a time, not below 0: {value!r} is none")
         self._timeout = value
 
     def gettimeout(self) -> float | None:
@@ -159,6 +136,7 @@ class Socket:
     def setsockopt(self, level: int, name: int, value: Any) -> None:
         """Set an option of `SOL_UNIMUX` (`Option`), or TCP_NODELAY, TCP_USER_TIMEOUT (milliseconds), SO_KEEPALIVE, SO_SNDBUF,
         SO_RCVBUF, the last before the socket connects.  On a connection they change it, on a listening socket those to come.
+        A buffer is no smaller than a segment needs, and of the size that was set: it does not grow any more.
 
         SO_REUSEADDR and SO_REUSEPORT are taken and mean nothing here: no two sockets want the same one-time address.
         """
@@ -168,15 +146,15 @@ class Socket:
             case (_socket.IPPROTO_TCP, _socket.TCP_NODELAY):
                 self._change(nodelay=bool(value))
             case (_socket.IPPROTO_TCP, _socket.TCP_USER_TIMEOUT):
-                self._change(user_timeout=int(value) / 1000 or SocketOptions().user_timeout)
+                self._change(user_timeout=user_timeout(value))
             case (_socket.SOL_SOCKET, _socket.SO_KEEPALIVE):
                 self._change(keep_alive=7200.0 if value else None)
             case (_socket.SOL_SOCKET, _socket.SO_SNDBUF):
-                self._change(send_buffer=int(value))
+                self._change(send_buffer=(size := buffer_size(value)), send_buffer_maximum=size)
             case (_socket.SOL_SOCKET, _socket.SO_RCVBUF):
                 if self._exchange is not None:
                     raise OSError(errno.EISCONN, "SO_RCVBUF is set before connecting: the peer knows the scale")
-                self._change(receive_buffer=int(value), receive_buffer_maximum=int(value))
+                self._change(receive_buffer=(size := buffer_size(value)), receive_buffer_maximum=size)
             case (_socket.SOL_SOCKET, _socket.SO_REUSEADDR | _socket.SO_REUSEPORT):
                 pass
             case _:
@@ -189,15 +167,18 @@ class Socket:
             case Option.DAS_MODE:
                 self._das_mode = DasMode(value)
             case Option.PORT_MODE:
-                self._change(mode=PortMode(value))
+                self._change(mode=value)
             case Option.TIME_WAIT:
-                self._change(time_wait=TimeWait(value))
+                self._change(time_wait=value)
             case Option.SSA_POLICY:
                 if not isinstance(value, SsaPolicy):
                     raise TypeError("SSA_POLICY takes a SsaPolicy")
                 self._ssa_policy = value
             case Option.STICKY_SESSION:
-                self._session = NamedSession(value) if isinstance(value, str) else value
+                session = NamedSession(value) if isinstance(value, str) else value
+                if session is not None:
+                    check_session(session)
+                self._session = session
 
     def _change(self, **values: Any) -> None:
         options = replace(self._options, **values)
@@ -238,6 +219,7 @@ class Socket:
         """
         host, port = address[0], address[1]
         self._check_fresh()
+        check_port(port)
         if host not in ("", "::"):
             self._chosen = to_bytes(host)
         self._port = port or None

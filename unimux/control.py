@@ -7,7 +7,7 @@ root).  Protocol, in JSON lines as `unimux.localsocket` says:
     ← {"issued": {"address": …, "url": …, "token": …, "sessions": …, "client": …, "seconds": …}}
     → {"list": true}
     ← {"service": …, "armed": [{…}, …]}
-    ← {"error": "one sentence"}
+    ← {"error": "one sentence", "status": 2}      what a command that asked ends with, see `unimux.cli.exits`
 
 `seconds` is how long the SSA still waits for its client, null for ever.
 """
@@ -22,10 +22,12 @@ from typing import Any, Protocol
 import msgspec
 
 from .errors import UnimuxError, WrongUsage
-from .localsocket import LocalServer, Message, Peer, ask_local, runtime_folder
+from .localsocket import LocalServer, Message, Peer, ask_local, living, runtime_folder
 
 SERVICE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 ASK_TIMEOUT = 35.0
+_NO = 1
+"""The exit status that the answer no has, where an error names none."""
 
 
 class Offer(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -58,9 +60,19 @@ def check_name(service: str) -> str:
     return service
 
 
+def folder() -> Path:
+    """Where the control sockets of this user's services are."""
+    return runtime_folder() / "services"
+
+
 def service_socket(service: str) -> Path:
     """Where the control socket of a service is."""
-    return runtime_folder() / "services" / f"{check_name(service)}.sock"
+    return folder() / f"{check_name(service)}.sock"
+
+
+def clean_services() -> None:
+    """Remove the control sockets that killed processes have left; those of running services stay."""
+    living(folder())
 
 
 def control_server(service: Issuing) -> LocalServer:
@@ -80,13 +92,17 @@ async def _answer(service: Issuing, message: Message) -> Mapping[str, Any]:
         offer = msgspec.convert(message, Offer)
         return {"issued": await service.issue_for(offer)}
     except msgspec.ValidationError as error:
-        return {"error": f"The request cannot be read: {error}."}
+        return {"error": f"The request cannot be read: {error}.", "status": WrongUsage.exit_code}
     except UnimuxError as error:
-        return {"error": str(error)}
+        return {"error": str(error), "status": getattr(error, "exit_code", _NO)}
 
 
 class RequestRefused(UnimuxError):
-    """The running node refused a request; the message is its sentence."""
+    """The running node refused a request; the message is its sentence, `exit_code` the status that its error has there."""
+
+    def __init__(self, message: str, exit_code: object = None) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code if isinstance(exit_code, int) and 0 < exit_code < 128 else _NO
 
 
 def ask_service(service: str, message: Mapping[str, Any]) -> Message:
@@ -97,5 +113,5 @@ def ask_service(service: str, message: Mapping[str, Any]) -> Message:
     )
     answer = ask_local(service_socket(service), message, ASK_TIMEOUT, absent)
     if "error" in answer:
-        raise RequestRefused(str(answer["error"]))
+        raise RequestRefused(str(answer["error"]), answer.get("status"))
     return answer

@@ -370,19 +370,27 @@ class AgentCaller:
         return await refused
 
 
+def _may_begin(entry: AddressEntry) -> bool:
+    """Whether a use of an address may begin: an ordinary one was chosen as it is (RFC 4862 §5.5.4)."""
+    return entry.state is not AddressState.DEPRECATED or not entry.kind.one_time
+
+
 async def obtain(
     policy: Policy, want: Want, addresses: AddressTable, now: Callable[[], float], kick: Callable[[], None]
 ) -> AddressEntry:
     """The address for a want; the caller acquires or releases it before it waits for anything else, and kicks the driver then.
 
     `now` is the stack's clock, `kick` the driver's.  Cancelling gives back whatever was on its way.  One that goes while the
-    caller is being told (its prefix expires, another node claims it) is replaced.
+    caller is being told (its prefix expires, another node claims it), or that nothing may start on any more (UM-ADDR-11), is
+    replaced.
     Raises what the policy's error is, at the want's deadline at the latest.
     """
     while True:
         entry = await _obtain_once(policy, want, addresses, now, kick)
         if addresses.get(entry.address) is entry and entry.answers & Answers.TRAFFIC:
-            return entry
+            if _may_begin(entry):
+                return entry
+            addresses.release(entry, now(), "deprecated before it could be used")
         if now() >= want.deadline:
             raise AddressUnavailable(address_text(entry.address), "it went again before it could be used")
 

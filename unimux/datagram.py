@@ -120,7 +120,10 @@ class EphemeralFlow:
             await asyncio.wait({self._drawing})
 
     def close(self) -> None:
-        """End the flow and give its address back; harmless when called again."""
+        """End the flow and give its address back; harmless when called again.
+
+        What has not left yet, since an address or a neighbour's resolution is waited for, never does (UM-ADDR-9).
+        """
         if self.closed:
             return
         self.closed = True

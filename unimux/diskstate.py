@@ -16,6 +16,8 @@ small *witness* file on another file system, by default under /run, which forget
   it calls `rekey` of the node's state, or stops the command, touches the file `identity` and starts it again.  Two machines
   resumed from one snapshot: not seen either; on one link DAD keeps them from using one address, at the price of failed
   attempts until one of them is rekeyed.
+* The file `claimed` lost, damaged, cut or put back from earlier: seen, by how many addresses it had and their hash, which both
+  places remember; the witness with each claim.  What is left of it still counts, and `lost_claims` says that it is not all.
 * The process forked: seen, by the process id; the child is refused.
 
 Two processes on one directory are refused by a lock (flock, which ends with the process, so no stale lock is left).
@@ -28,6 +30,7 @@ import fcntl
 import hashlib
 import os
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -42,6 +45,9 @@ from .prp import KEY_LENGTH
 from .state import Epoch, StateError, StateLocked, refuse_fork
 
 VERSION = 1
+ADDRESS = 16
+"""Bytes of one claim."""
+_MARK = struct.Struct("!Q32s")
 _LOCK_TRIES = 50
 _LOCK_PAUSE = 0.02
 """Seconds between two tries, while somebody only looks."""
@@ -60,6 +66,38 @@ class Surroundings(msgspec.Struct, frozen=True):
         return cls(machine, _read_line("/proc/sys/kernel/random/boot_id"))
 
 
+class Mark(msgspec.Struct, frozen=True):
+    """How many addresses the file of claims had at least, and the hash of those.
+
+    >>> Mark.of(bytes(32)).fits(bytes(48)), Mark.of(bytes(32)).fits(bytes(16))
+    (True, False)
+    """
+
+    count: int = 0
+    digest: str = ""
+
+    @classmethod
+    def of(cls, claims: bytes) -> Mark:
+        """That of a file with such a content."""
+        return cls(len(claims) // ADDRESS, hashlib.sha256(claims).hexdigest())
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Mark:
+        """What `pack` made; raises ValueError for anything else."""
+        if len(data) != _MARK.size:
+            raise ValueError(f"a mark has {_MARK.size} bytes, not {len(data)}")
+        count, digest = _MARK.unpack(data)
+        return cls(count, digest.hex())
+
+    def pack(self) -> bytes:
+        """As many bytes for any, so that one is written over another."""
+        return _MARK.pack(self.count, bytes.fromhex(self.digest))
+
+    def fits(self, claims: bytes) -> bool:
+        """Whether a file begins with what this is the mark of; what was added since is no loss."""
+        return not self.count or Mark.of(claims[: self.count * ADDRESS]) == self
+
+
 class Stamp(msgspec.Struct, frozen=True):
     """What the second place remembers of the state: how far it was, and in which run of the machine."""
 
@@ -68,7 +106,7 @@ class Stamp(msgspec.Struct, frozen=True):
 
 
 class Stored(msgspec.Struct):
-    """The state file.  `identity` is the inode and change time of the file `identity` beside it."""
+    """The state file.  `identity`: inode and change time of the file `identity` beside it.  `claims`: the mark of `claimed`."""
 
     version: int
     id: str
@@ -76,6 +114,7 @@ class Stored(msgspec.Struct):
     surroundings: Surroundings
     identity: str
     epochs: list[Epoch]
+    claims: Mark = Mark()
 
 
 def doubts(
@@ -130,8 +169,11 @@ class DiskState:
         self._process = os.getpid()
         self._broken: str | None = None
         self._claims: int | None = None
+        self._marked: int | None = None
         self._here = surroundings or Surroundings.here()
         self.claimed: set[bytes] = set()
+        self.lost_claims = False
+        """Whether addresses were claimed before this start that are not in `claimed`, or may have been."""
         self.doubt: str | None = None
         """Why this start began a new key epoch; None where the old one goes on, and on the very first start."""
         self._handles = [self._take_lock()]
@@ -139,6 +181,7 @@ class DiskState:
             self._witness = witness or _second_place()
             self._open(generator, witness_lasts=witness_lasts)
         except BaseException as error:
+            self._broken = "it was not opened"
             self.close()
             if isinstance(error, OSError):
                 raise StateError(f"the state in {directory} cannot be mended: {error.strerror or error}") from error
@@ -188,6 +231,9 @@ class DiskState:
         except OSError as error:
             raise self._failed(error) from error
         self.claimed.add(address)
+        self._hash.update(address)
+        self._count += 1
+        self._remember_claims()
 
     def rekey(self, cause: str, generator: str | None = None) -> Epoch:
         """Begin a new key epoch, for instance after this machine was resumed from a snapshot; durable on return."""
@@ -207,6 +253,9 @@ class DiskState:
 
     def close(self) -> None:
         """End the use of the state and give up the lock; what was leased and not drawn is lost."""
+        if self._broken is None and self._process == os.getpid() and self._stored.claims != self._mark():
+            with suppress(StateError):  # the witness knows
+                self._write()
         self._broken = self._broken or "it was closed"
         handles, self._handles = self._handles, []
         for handle in handles:
@@ -248,8 +297,10 @@ class DiskState:
     def _open(self, generator: str, *, witness_lasts: bool) -> None:
         identity = self._identity()
         stored, cause = self._load()
+        known: list[Mark] = []
         if stored is not None:
             stamp = self._read_stamp(stored.id)
+            known = [stored.claims, *self._read_mark(stored.id)]
             cause = doubts(stored, stamp, self._here, identity, witness_lasts=witness_lasts) or ""
             if not cause and stored.epochs[-1].generator != generator:
                 cause = f"the generator is now {generator}"
@@ -260,12 +311,15 @@ class DiskState:
         stored.surroundings = self._here
         stored.identity = identity
         self._stored = stored
-        self._load_claims()
+        self._load_claims(known)
+        if self.lost_claims:
+            cause = cause or "addresses that were claimed are no longer on record in the file claimed"
         if cause:
             number = stored.epochs[-1].number + 1 if stored.epochs else 0
             self.doubt = cause if stored.epochs or self.claimed or "damaged" in cause else None
             stored.epochs.append(self._new_epoch(number, generator, cause))
         self._write()
+        self._remember_claims()
 
     def _new_epoch(self, number: int, generator: str, cause: str) -> Epoch:
         return Epoch(number, self._entropy(KEY_LENGTH), generator, self._wall(), cause)
@@ -291,14 +345,22 @@ class DiskState:
             path.rename(aside)
             return None, f"the state was damaged (kept as {aside.name})"
 
-    def _load_claims(self) -> None:
+    def _load_claims(self, known: list[Mark]) -> None:
+        """Read the file of claims; `known` is what is remembered of it, nothing where there was no state."""
         path = self.directory / "claimed"
         try:
-            self.claimed, torn = read_claims(path)
+            data, torn = read_claims(path)
         except OSError as error:
             raise StateError(f"{path} cannot be read: {error.strerror}") from error
         if torn:  # a crash in the middle of a write: the address was never used
             os.truncate(path, path.stat().st_size - torn)
+        self.lost_claims = not all(mark.fits(data) for mark in known) if known else bool(data)
+        self.claimed = claims_in(data)
+        self._count = len(data) // ADDRESS
+        self._hash = hashlib.sha256(data)
+
+    def _mark(self) -> Mark:
+        return Mark(self._count, self._hash.hexdigest())
 
     def _read_stamp(self, name: str) -> Stamp | None:
         if self._witness is None:
@@ -310,6 +372,7 @@ class DiskState:
 
     def _write(self) -> None:
         self._stored.sequence += 1
+        self._stored.claims = self._mark()
         body = msgspec.json.encode(self._stored)
         data = hashlib.sha256(body).hexdigest().encode() + b"\n" + body
         stamp = msgspec.json.encode(Stamp(self._stored.sequence, self._here.boot))
@@ -318,6 +381,28 @@ class DiskState:
             if self._witness is not None:
                 self._witness.mkdir(mode=0o700, parents=True, exist_ok=True)
                 replace_durably(self._witness / f"{self._stored.id}.json", stamp)
+        except OSError as error:
+            raise self._failed(error) from error
+
+    def _read_mark(self, name: str) -> list[Mark]:
+        """What the second place remembers of the file of claims, if it does."""
+        if self._witness is not None:
+            with suppress(OSError, ValueError):
+                return [Mark.unpack((self._witness / f"{name}.claims").read_bytes())]
+        return []
+
+    def _remember_claims(self) -> None:
+        """Write the mark of the claims to the second place, in place: each claim waits for it."""
+        if self._witness is None:
+            return
+        try:
+            if self._marked is None:
+                flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
+                self._marked = os.open(self._witness / f"{self._stored.id}.claims", flags, 0o600)
+                self._handles.append(self._marked)
+                sync_directory(self._witness)
+            os.pwrite(self._marked, self._mark().pack(), 0)
+            os.fsync(self._marked)
         except OSError as error:
             raise self._failed(error) from error
 
@@ -348,14 +433,19 @@ def read_stored(path: Path) -> Stored:
     return stored
 
 
-def read_claims(path: Path) -> tuple[set[bytes], int]:
-    """The addresses in a file of claims, which may be missing, and the bytes behind the last whole one.  Raises OSError."""
+def read_claims(path: Path) -> tuple[bytes, int]:
+    """The whole addresses in a file of claims, which may be missing, and the number of bytes behind them.  Raises OSError."""
     try:
         data = path.read_bytes()
     except FileNotFoundError:
-        return set(), 0
-    torn = len(data) % 16
-    return {data[n : n + 16] for n in range(0, len(data) - torn, 16)}, torn
+        return b"", 0
+    torn = len(data) % ADDRESS
+    return data[: len(data) - torn], torn
+
+
+def claims_in(data: bytes) -> set[bytes]:
+    """The addresses in what `read_claims` gives."""
+    return {data[n : n + ADDRESS] for n in range(0, len(data), ADDRESS)}
 
 
 def refuse_foreign(directory: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv6Network
+from ipaddress import IPv6Address, IPv6Network
 
 
 def endpoint_text(host: str, port: int) -> str:
@@ -53,3 +53,30 @@ def parse_prefix(text: str) -> IPv6Network:
         return IPv6Network(text)
     except ValueError:
         raise ValueError(f"write {masked}") from None
+
+
+def parse_name_server(text: str) -> IPv6Address:
+    """The address of a name server, to which datagrams can go.
+
+    Raises `ValueError` with a clause that says how to write it:
+
+    >>> parse_name_server("2001:db8::53")
+    IPv6Address('2001:db8::53')
+    >>> parse_name_server("10.0.0.1")
+    Traceback (most recent call last):
+        ...
+    ValueError: write an IPv6 address such as 2001:db8::53
+    >>> parse_name_server("::1")
+    Traceback (most recent call last):
+        ...
+    ValueError: nothing can be sent there from another address
+    """
+    try:
+        found = IPv6Address(text)
+    except ValueError:
+        raise ValueError("write an IPv6 address such as 2001:db8::53") from None
+    if found.scope_id is not None:
+        raise ValueError("a node has one link, so write it without the part behind %")
+    if found.is_unspecified or found.is_loopback or found.is_multicast or found.ipv4_mapped is not None:
+        raise ValueError("nothing can be sent there from another address")
+    return found

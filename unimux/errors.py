@@ -21,16 +21,19 @@ class UnimuxError(Exception):
 class SetupError(UnimuxError):
     """The configuration or the machine is not as it has to be; the message says what is missing and how to get it."""
 
+    exit_code = 3  # this and those below: see `unimux.cli.exits`
+
 
 class WrongUsage(SetupError):
     """What the caller wrote is no name, place or number of the kind that is wanted."""
 
-    exit_code = 2  # `unimux.cli.exits`: the command line is wrong
+    exit_code = 2
 
 
 class ConnectError(UnimuxError, OSError):
     """A connection to `host` and `port` did not come about.  Subclasses name the cause."""
 
+    exit_code = 4
     ERRNO: ClassVar[int] = _errno.EIO
     SENTENCE: ClassVar[str] = "{where} could not be reached: try again."
 
@@ -48,6 +51,20 @@ class ConnectError(UnimuxError, OSError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.host, self.port, self.detail)
+
+
+class UnusablePeer(ConnectError):
+    """The host has no address that a peer can have: groups, the unspecified and the loopback one are none (RFC 9293 MUST-46).
+
+    >>> str(UnusablePeer("localhost", 80))
+    'localhost:80 cannot be the address of a peer: name another host, since a node knows no group, no :: and no loopback.'
+    """
+
+    ERRNO = _errno.EADDRNOTAVAIL
+    SENTENCE = (
+        "{where} cannot be the address of a peer{detail}: "
+        "name another host, since a node knows no group, no :: and no loopback."
+    )
 
 
 class ConnectRefused(ConnectError, ConnectionRefusedError):
@@ -159,6 +176,8 @@ class PoolExhausted(UnimuxError):
     'No one-time address was ready within 2 s (this pool sustains 1.5 connections/s)'
     """
 
+    exit_code = 4
+
     def __init__(self, waited: float, ceiling: float | None = None, refusal: str | None = None) -> None:
         super().__init__(waited, ceiling, refusal)
         self.waited = waited
@@ -200,6 +219,7 @@ class NameNotResolved(UnimuxError):
     'nowhere.example could not be resolved (no such name): check the spelling and the name server.'
     """
 
+    exit_code = 4
     REMEDY: ClassVar[str] = "check the spelling and the name server"
 
     def __init__(self, name: str, reason: str, remedy: str | None = None) -> None:

@@ -19,6 +19,7 @@ from typing import ClassVar
 import numpy as np
 
 from tapstack.ipv6 import identifiers as iana
+from tapstack.randomness import derive_key
 from tapstack.userclass import user_class
 
 from .errors import UnimuxError
@@ -64,11 +65,6 @@ def reserved_mask(identifiers: Words, bits: int = IDENTIFIER_BITS) -> Mask:
     mask = identifiers >= np.uint64((1 << bits) - 1 - _ANYCAST)
     mask |= identifiers == np.uint64(0)
     return mask
-
-
-def derive_key(key: bytes, purpose: str) -> bytes:
-    """A key for one purpose from a key for many: HMAC-SHA-256 as a pseudo-random function (RFC 5869's expand step)."""
-    return hmac.digest(key, purpose.encode() + b"\x01", "sha256")
 
 
 class Generator(ABC):

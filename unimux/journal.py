@@ -30,11 +30,11 @@ import msgspec
 
 from tapstack.events import AddressChanged, ConnectionChanged, Event, EventStream
 from tapstack.ipv6.addresses import AddressKind, AddressState
+from tapstack.randomness import derive_key
 from tapstack.types import address as to_bytes
 from tapstack.types import address_text
 
 from .errors import UnimuxError
-from .generators import derive_key
 from .linefile import LineFile
 from .purpose import AddressAssigned
 from .source import AddressSource, Origin

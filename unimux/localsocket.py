@@ -2,19 +2,21 @@
 
 One message is one JSON object on one line; a question has at most `MAX_LINE` bytes, an answer `MAX_UNREAD`.  Only the owner of
 the socket file can connect.  A peer that sends what is not a message is told so in `{"error": …}` and stays connected; one that
-does not read what it is sent is disconnected when `MAX_UNREAD` bytes wait for it.  A socket file of a dead process is replaced.
+does not read what it is sent is disconnected when `MAX_UNREAD` bytes wait for it.  A socket file of a dead process is replaced,
+and removed where sockets of one kind have a folder (`living`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import errno
+import fcntl
 import os
 import socket
 import stat
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -155,17 +157,18 @@ def bind_local(path: Path, what: str) -> socket.socket:
     made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if (holder := _alive(path)) is not None:
-            raise SetupError(f"{what} is taken{holder}: stop that one, or choose another name.")
-        with suppress(FileNotFoundError):
-            if path.is_socket():
-                path.unlink()
-        before = os.umask(0o177)
-        try:
-            made.bind(str(path))
-        finally:
-            os.umask(before)
-        made.listen(MAX_PEERS)
+        with _alone(path.parent):
+            if (holder := _alive(path)) is not None:
+                raise SetupError(f"{what} is taken{holder}: stop that one, or choose another name.")
+            with suppress(FileNotFoundError):
+                if path.is_socket():
+                    path.unlink()
+            before = os.umask(0o177)
+            try:
+                made.bind(str(path))
+            finally:
+                os.umask(before)
+            made.listen(MAX_PEERS)
         made.setblocking(False)
     except OSError as error:
         made.close()
@@ -174,6 +177,47 @@ def bind_local(path: Path, what: str) -> socket.socket:
         made.close()
         raise
     return made
+
+
+def living(folder: Path) -> list[Path]:
+    """The sockets in a folder, as NAME.sock, that somebody listens at; those that dead processes left behind are removed."""
+    found = []
+    with _alone(folder):
+        for path in sorted(folder.glob("*.sock")):
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as trial:
+                trial.settimeout(1.0)
+                try:
+                    trial.connect(str(path))
+                except ConnectionRefusedError:
+                    with suppress(OSError):
+                        if path.is_socket():
+                            path.unlink()
+                except OSError:
+                    pass
+                else:
+                    found.append(path)
+    return found
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One process at a time makes or removes sockets in a folder, since one that is bound and not listened at yet looks dead.
+
+    Only in a folder that is this user's alone: elsewhere another could hold the lock for ever.
+    """
+    try:
+        opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:  # there is none, or it may only be searched
+        yield
+        return
+    try:
+        about = os.fstat(opened)
+        if about.st_uid == os.geteuid() and not about.st_mode & 0o077:
+            with suppress(OSError):  # a file system without locks
+                fcntl.flock(opened, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(opened)
 
 
 def _alive(path: Path) -> str | None:

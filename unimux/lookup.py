@@ -17,7 +17,6 @@ import ipaddress
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from random import Random
 
 import dns.exception
 import dns.flags
@@ -26,6 +25,8 @@ import dns.name
 import dns.rcode
 import dns.rdatatype
 import dns.rrset
+
+from tapstack.randomness import KeyedRandom
 
 from .dnsstream import UDP_PAYLOAD
 from .errors import NameNotResolved, NoIpv6Address
@@ -136,7 +137,7 @@ class Lookup:
         self,
         name: dns.name.Name,
         servers: Sequence[bytes],
-        random: Random,
+        random: KeyedRandom,
         *,
         rounds: int = 2,
         counters: LookupCounters | None = None,
@@ -154,7 +155,8 @@ class Lookup:
         if not self._servers:
             self._outcome = Outcome(
                 reason="no name server is known",
-                remedy="give the node one, or let a router announce one (RFC 8106)",
+                remedy="name one in the setting `node.name_servers` (UNIMUX_NODE_NAME_SERVERS), "
+                "or let a router announce one (RFC 8106)",
             )
 
     def step(self) -> Ask | Outcome:

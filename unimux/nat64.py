@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv6Address, IPv6Network
 
 from .endpoint import parse_prefix
-from .errors import SetupError
+from .errors import WrongUsage
 
 LENGTHS = (96, 64, 56, 48, 40, 32)
 """Prefix lengths that RFC 6052 §2.2 knows, in the order in which a prefix is looked for."""
@@ -17,15 +17,15 @@ _RESERVED_OCTET = 8
 
 
 def nat64_prefix(text: str) -> IPv6Network:
-    """A prefix given as text; raises `SetupError` for one that cannot carry IPv4 addresses."""
+    """A prefix given as text; raises `WrongUsage` for one that cannot carry IPv4 addresses."""
     try:
         prefix = parse_prefix(text)
     except ValueError as error:
-        raise SetupError(f"{text!r} is not an IPv6 prefix: {error}.") from None
+        raise WrongUsage(f"{text!r} is not an IPv6 prefix: {error}.") from None
     if prefix.prefixlen not in LENGTHS:
-        raise SetupError(f"A NAT64 prefix has one of the lengths {', '.join(map(str, sorted(LENGTHS)))}, not {prefix}.")
+        raise WrongUsage(f"A NAT64 prefix has one of the lengths {', '.join(map(str, sorted(LENGTHS)))}, not {prefix}.")
     if prefix.network_address.packed[_RESERVED_OCTET]:
-        raise SetupError(f"Bits 64 to 71 of a NAT64 prefix are zero (RFC 6052 §2.2), those of {prefix} are not.")
+        raise WrongUsage(f"Bits 64 to 71 of a NAT64 prefix are zero (RFC 6052 §2.2), those of {prefix} are not.")
     return prefix
 
 

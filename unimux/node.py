@@ -16,9 +16,8 @@ import errno
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from ipaddress import IPv6Address
-from random import Random
 from types import TracebackType
 
 from tapstack.driver import Driver
@@ -27,12 +26,13 @@ from tapstack.ipv6.addresses import AddressEntry, AddressKind
 from tapstack.ipv6.host import HostConfig
 from tapstack.link.base import Link
 from tapstack.link.errors import LinkLost
+from tapstack.randomness import KeyedRandom
 from tapstack.stack import Stack
 from tapstack.tcp.buffers import NODE_BUDGET
 from tapstack.tcp.connection import Connection
 from tapstack.tcp.listener import ArmedAddress
-from tapstack.tcp.options import PortMode, SocketOptions
-from tapstack.types import address, address_text, check_port
+from tapstack.tcp.options import PortMode, SocketOptions, in_mode
+from tapstack.types import address, address_text, check_port, valid_peer
 from tapstack.udp.flow import UdpFlow
 
 from . import errors
@@ -40,6 +40,8 @@ from .call import Call
 from .das import AutoSet, Policy, Want, obtain
 from .datagram import IDLE, Datagrams, DatagramSocket
 from .destinations import Destinations
+from .endpoint import parse_name_server
+from .nat64 import nat64_prefix
 from .pool import Pool, PoolConfig
 from .purpose import UNNAMED, Purpose, tell_purpose
 from .resolver import Resolver
@@ -65,6 +67,7 @@ class NodeConfig:
     name_servers: to ask instead of those that routers announce.
     nat64: prefix of a NAT64 gateway for IPv4 destinations; by default the one that routers announce (RFC 8781) or that the
     name servers work with (RFC 7050), if any.
+    Raises `WrongUsage` for a name server that is no IPv6 address to send to, and for a prefix that is none of NAT64.
     """
 
     host: HostConfig = field(default_factory=lambda: HostConfig(stable_addresses=False))
@@ -74,6 +77,15 @@ class NodeConfig:
     names: Mapping[str, Sequence[str]] = field(default_factory=dict)
     name_servers: Sequence[str] = ()
     nat64: str | None = None
+
+    def __post_init__(self) -> None:
+        for server in self.name_servers:
+            try:
+                parse_name_server(server)
+            except ValueError as error:
+                raise errors.WrongUsage(f"{server!r} cannot be a name server: {error}.") from None
+        if self.nat64 is not None:
+            nat64_prefix(self.nat64)
 
 
 class Node:
@@ -90,7 +102,8 @@ class Node:
     ) -> None:
         self.config = config or NodeConfig()
         self.link = link
-        self.stack = Stack(link.properties, seed or os.urandom(32), self.config.host)
+        seed = seed or os.urandom(32)
+        self.stack = Stack(link.properties, seed, self.config.host)
         self.stack.tcp.budget.limit = self.config.buffer_budget
         self.events = self.stack.events
         self.source = AddressSource(state or MemoryState())
@@ -99,7 +112,7 @@ class Node:
             self.source,
             self.stack.timers,
             self.events,
-            Random(seed) if seed else Random(),
+            KeyedRandom(seed, "pace of the pool"),
             self.config.pool,
         )
         self.pool.on_refused = self._not_carried
@@ -110,8 +123,8 @@ class Node:
             self.datagrams,
             self,
             lambda: self.name_servers,
+            KeyedRandom(seed, "name resolution"),
             hosts={name: [address(text) for text in texts] for name, texts in self.config.names.items()},
-            random=Random(seed) if seed else None,
         )
         self._destinations = Destinations(
             self.resolver, self.stack.host, self.pool, self.now, lambda: self.config.nat64
@@ -120,6 +133,8 @@ class Node:
         self._closed = False
         self.failure: LinkLost | None = None
         self._failed = asyncio.Event()
+        self.on_link_up: Callable[[float], None] = lambda now: None
+        """Called with the time when the link has come up again: for who keeps the network's side of it."""
 
     @classmethod
     async def start(
@@ -131,7 +146,7 @@ class Node:
         return node
 
     async def __aenter__(self) -> Node:
-        self._driver = Driver(self.stack, self.link, self._link_lost, self.pool.link_up)
+        self._driver = Driver(self.stack, self.link, self._link_lost, self._link_up)
         self._driver.start()
         self.pool.start(self.now())
         self._driver.kick()
@@ -148,6 +163,10 @@ class Node:
         if self._driver is None:
             raise RuntimeError("the node has not been started: use 'async with' or Node.start")
         return self._driver
+
+    def _link_up(self, now: float) -> None:
+        self.pool.link_up(now)
+        self.on_link_up(now)
 
     def _link_lost(self, error: LinkLost) -> None:
         self._closed = True
@@ -285,13 +304,15 @@ class Node:
         check_port(local_port)
         options = options or self.config.socket
         if session is not None:
-            options = replace(options, mode=PortMode.AWARE)
+            options = in_mode(options, PortMode.AWARE)
         elif mode is not None:
-            options = replace(options, mode=mode)
+            options = in_mode(options, mode)
         clock = self.driver.now
         deadline = clock() + timeout
         failure: Exception | None = None
-        remotes = await self.resolve(host, timeout=timeout)
+        remotes = [remote for remote in await self.resolve(host, timeout=timeout) if valid_peer(remote)]
+        if not remotes:
+            raise errors.UnusablePeer(str(host), options.reduced_port if port is None else port)
         local_port = local_port if options.mode is PortMode.AWARE else None
         call = Call(self.stack, self.driver, str(host), port, local_port, options, timeout, established)
         try:
@@ -400,7 +421,7 @@ class Node:
         """
         options = options or self.config.socket
         if mode is not None:
-            options = replace(options, mode=mode)
+            options = in_mode(options, mode)
         return Server(self, protocol_factory, options, service, port=port, das=das, purpose=purpose)
 
     async def create_datagram_endpoint(

@@ -17,13 +17,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from random import Random
 
 from tapstack.events import EventStream
 from tapstack.ipv6.addresses import BEGINNINGS, ENDINGS, AddressEntry, AddressKind, AddressState, Trigger
 from tapstack.ipv6.host import Host
 from tapstack.ipv6.prefixes import Prefix
 from tapstack.ipv6.selection import Candidate
+from tapstack.randomness import KeyedRandom
 from tapstack.timers import TimerQueue
 
 from .doubts import Doubts
@@ -52,7 +52,7 @@ class Pool:
         source: AddressSource,
         timers: TimerQueue,
         events: EventStream,
-        random: Random,
+        random: KeyedRandom,
         config: PoolConfig | None = None,
         choose: Chooser = choose_prefix,
     ) -> None:
@@ -197,6 +197,10 @@ class Pool:
         self._foreign[address] = moved
         self.stock.held_on_link.add(address)
         return entry
+
+    def lost_to_another(self, trigger: Trigger, prefix: Prefix) -> bool:
+        """Whether a reservation that moves by `trigger` goes because another node claims it; asked while it moves."""
+        return not self.closed and self.stock.is_claim(trigger, prefix)
 
     def promote(self, entry: AddressEntry, kind: AddressKind, now: float, cause: str) -> None:
         """Put an address that was so reserved, UNCERTAIN now, to its use."""

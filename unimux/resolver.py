@@ -17,11 +17,12 @@ import asyncio
 import ipaddress
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from random import Random, SystemRandom
 from socket import AF_INET6, inet_pton
 from typing import Any, Protocol
 
 import dns.name
+
+from tapstack.randomness import KeyedRandom
 
 from .dnsstream import StreamDialler, ask_over_stream
 from .errors import ConnectError, NameNotResolved, NoIpv6Address, UnimuxError
@@ -143,7 +144,7 @@ class Resolver:
 
     servers: called for each lookup, since routers announce and withdraw name servers; addresses of 16 bytes, best first.
     hosts: addresses by name, asked before anything else, whatever the case of the name.
-    random: of query ids; from the system by default.
+    random: query ids come from it.
     """
 
     def __init__(
@@ -151,15 +152,15 @@ class Resolver:
         exchange: DatagramExchange,
         streams: StreamDialler,
         servers: Callable[[], Sequence[bytes]],
+        random: KeyedRandom,
         *,
         hosts: Mapping[str, Sequence[bytes]] | None = None,
-        random: Random | None = None,
     ) -> None:
         self._exchange = exchange
         self._streams = streams
         self._servers = servers
         self._hosts = {_key(name): list(addresses) for name, addresses in (hosts or {}).items()}
-        self._random = random or SystemRandom()
+        self._random = random
         self._flights: dict[str, _Flight] = {}
         self._tasks: set[asyncio.Task[Outcome]] = set()
         self.cache = Cache()

@@ -10,10 +10,11 @@ Issuing arms the address before it is disclosed (UM-LIS-2); see `ssa.issue`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import replace
 from ipaddress import IPv6Address
-from typing import TYPE_CHECKING
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
 
 from tapstack.tcp.connection import Signal
 from tapstack.tcp.listener import Listener
@@ -44,7 +45,9 @@ AUTO_ARM_PAUSE = 1.0
 
 
 class Server:
-    """A service of a node.  Made by `Node.listen`.
+    """A service of a node.  Made by `Node.listen`; it listens from then on, whether it is awaited, as asyncio's, or not.
+
+    What that one has for beginning and ending is here as well, with the meaning of Python 3.12 and later; `sockets` is not.
 
     room: whether one more session may be given to a protocol now; while not, they wait with the stack, within the socket's
     backlog, until `take_accepted`.
@@ -62,6 +65,10 @@ class Server:
     ) -> None:
         self._node = node
         self._factory = protocol_factory
+        self._sessions: set[SessionTransport] = set()
+        self._closed = False
+        self._waiters: list[asyncio.Future[None]] = []
+        self._forever: asyncio.Future[None] | None = None
         self.room: Callable[[], bool] = lambda: True
         if options.mode is PortMode.AWARE and port is None:
             port = options.reduced_port  # unified-multiplex §6: RP where the application names no port
@@ -84,7 +91,7 @@ class Server:
     @property
     def armed(self) -> list[IPv6Address]:
         """The SSAs that can be connected to now."""
-        return [IPv6Address(address) for address in self._listener.armed]
+        return [IPv6Address(address) for address in self._listener.accepting]
 
     @property
     def outstanding(self) -> list[ServiceAddress]:
@@ -174,8 +181,8 @@ class Server:
     ) -> None:
         """Keep `count` SSAs armed from now on, for a server that polls (UM-LIS-2); `armed` is told of each, before any client is.
 
-        Whatever is used up, expires or is withdrawn is replaced; where no address is to be had, again and again.  A count
-        of 0 ends it, and so does `close`.  Raises `IssueError` for terms that make no sense.
+        Whatever is used up, expires, is withdrawn or deprecated (UM-ADDR-11) is replaced; where no address is to be had, again
+        and again.  A count of 0 ends it, and so does `close`.  Raises `IssueError` for terms that make no sense.
         """
         check_terms(sessions, lifetime)
         client = client_network(client)
@@ -196,7 +203,7 @@ class Server:
     ) -> None:
         listener = self._listener
         while True:
-            while len(listener.armed) < count:
+            while len(listener.accepting) < count:
                 try:
                     ssa = await self.issue(sessions=sessions, client=client, lifetime=lifetime)
                 except NodeStopped:
@@ -210,15 +217,117 @@ class Server:
                     message = f"The callback for addresses of {listener!r} failed."
                     asyncio.get_running_loop().call_exception_handler({"message": message, "exception": error})
             try:
-                await self._node.until(lambda: len(listener.armed) < count)
+                await self._node.until(lambda: len(listener.accepting) < count)
             except NodeStopped:
                 return
 
     def close(self) -> None:
         """Stop listening; established connections go on."""
+        self._closed = True
         self.auto_arm(0)
         self._listener.close(self._node.now())
         self._node.driver.kick()
+        if self._forever is not None:
+            self._forever.cancel()
+        self._look_for_the_end()
+
+    # -- as `asyncio.Server` ---------------------------------------------------------------------
+
+    def __await__(self) -> Generator[Any, None, Server]:
+        return self._itself().__await__()
+
+    async def _itself(self) -> Server:
+        return self
+
+    async def __aenter__(self) -> Server:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+        await self.wait_closed()
+
+    def is_serving(self) -> bool:
+        """Whether it listens: until `close`, or until the node stops."""
+        return not self._closed and not self._node.pool.closed
+
+    def get_loop(self) -> asyncio.AbstractEventLoop:
+        """The loop that its node runs in."""
+        return self._node.driver.loop
+
+    async def start_serving(self) -> None:
+        """It does so already.  Raises RuntimeError after `close`, and `NodeStopped`."""
+        self._check_serving()
+
+    async def serve_forever(self) -> None:
+        """Wait until somebody closes this server, or cancels the call, which closes it; it ends in asyncio.CancelledError.
+
+        Raises `NodeStopped` when the node stops, and RuntimeError after `close`, or where another call waits.
+        """
+        if self._forever is not None:
+            raise RuntimeError(f"{self!r} is already being awaited on serve_forever()")
+        self._check_serving()
+        self._forever = forever = self.get_loop().create_future()
+
+        def stopped(now: float) -> None:
+            if not forever.done():
+                forever.set_exception(NodeStopped())
+
+        self._node.pool.at_end.append(stopped)
+        try:
+            await forever
+        except asyncio.CancelledError:
+            self.close()
+            await self.wait_closed()
+            raise
+        finally:
+            self._forever = None
+            self._node.pool.at_end.remove(stopped)
+
+    async def wait_closed(self) -> None:
+        """Wait until it is closed, or its node, and the protocol of its last connection has been told of the end."""
+        if not self._over():
+            waiter = self.get_loop().create_future()
+            at_end = self._node.pool.at_end
+            self._waiters.append(waiter)
+            at_end.append(self._look_for_the_end)
+            try:
+                await waiter
+            finally:
+                at_end.remove(self._look_for_the_end)
+                self._waiters.remove(waiter)
+
+    def close_clients(self) -> None:
+        """Close the connections that stand."""
+        for transport in list(self._sessions):
+            transport.close()
+
+    def abort_clients(self) -> None:
+        """Reset the connections that stand."""
+        for transport in list(self._sessions):
+            transport.abort()
+
+    def _check_serving(self) -> None:
+        if self._closed:
+            raise RuntimeError(f"{self!r} is closed")
+        if self._node.pool.closed:
+            raise NodeStopped
+
+    def _over(self) -> bool:
+        return not self.is_serving() and not self._sessions
+
+    def _session_over(self, transport: SessionTransport) -> None:
+        self._sessions.discard(transport)
+        self._look_for_the_end()
+
+    def _look_for_the_end(self, now: float = 0.0) -> None:
+        if self._over():
+            for waiter in self._waiters:
+                if not waiter.done():
+                    waiter.set_result(None)
+
+    # -- sessions --------------------------------------------------------------------------------
 
     def _on_signals(self, bits: int) -> None:
         if bits & Signal.ACCEPTABLE:
@@ -227,13 +336,16 @@ class Server:
     def take_accepted(self) -> None:
         """Give sessions that stand to protocols, as far as there is room."""
         while self.room() and (connection := self._listener.accept()) is not None:
+            transport = SessionTransport(self._node.driver, connection, self._session_over)
+            self._sessions.add(transport)
             try:
-                SessionTransport(self._node.driver, connection).start(self._factory())
+                transport.start(self._factory())
             except Exception as error:  # the application's: the next session gets its protocol all the same
                 message = f"The protocol of a session of {self._listener!r} could not be made."
                 asyncio.get_running_loop().call_exception_handler({"message": message, "exception": error})
                 connection.owner = None
                 connection.abort(self._node.now(), "no protocol")
+                self._session_over(transport)
 
     def __repr__(self) -> str:
         return f"<Server {self.state} {[str(address) for address in self.armed]}>"

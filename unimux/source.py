@@ -21,14 +21,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tapstack.randomness import derive_key
 from tapstack.types import address_text
 
 from .errors import UnimuxError
 from .generators import (
+    BUILT_IN,
     IDENTIFIER_BITS,
     Generator,
     GeneratorError,
-    derive_key,
     is_reserved,
     load_generator,
     reserved_mask,
@@ -43,6 +44,9 @@ _DOUBT_BITS = 16
 
 _MOST_PASSED_OVER = 1 << 25
 """Candidates in a row; the longest run of reserved ones is half as long (`tapstack.ipv6.identifiers`)."""
+
+_MOST_REPEATS = 1 << 18
+"""Identifiers in a row that were issued before: four times as many as the narrowest ones are, so hardly any is left."""
 
 
 class AddressUsed(UnimuxError):
@@ -91,18 +95,23 @@ class AddressSource:
         """A fresh address in a prefix (16 bytes, the first `length` bits count).
 
         The bits between a prefix shorter than /64 and the identifier are pseudo-random too.  Raises `GeneratorError`
-        for a prefix longer than /112 or used up, `StateError` where the draw cannot be made durable.
+        for a prefix longer than /112 or used up, or where the generator repeats itself without end; `StateError` where the
+        draw cannot be made durable.
         """
         bits = min(128 - length, IDENTIFIER_BITS)
         self._begin()
         state = self.state
-        while True:
+        for _ in range(_MOST_REPEATS):
             ready = self._ready.get(bits) or self._refill(bits)
             address = self._place(prefix, length, ready.pop())
             if address not in state.claimed:
                 if not self._invertible:
                     state.claim(address)
                 return address
+        raise GeneratorError(
+            f"the generator {state.epoch.generator} makes what this node has issued before, {_MOST_REPEATS:,} times in a "
+            "row: let it give each counter an identifier of its own, or give the node a new prefix"
+        )
 
     def draw_many(self, count: int, bits: int = IDENTIFIER_BITS) -> Words:
         """`count` fresh identifiers at once, for simulations and measurements.
@@ -246,7 +255,7 @@ class AddressSource:
         counters = self._counters(bits, count, generator.capacity)
         try:
             identifiers = generator.identifiers(counters.start, len(counters))
-            self._probe(generator, counters.start, int(identifiers[0]), int(identifiers.max()))
+            self._probe(generator, counters, identifiers)
             passed_over = reserved_mask(identifiers, bits)
             for epoch in self._epochs()[:-1]:
                 passed_over |= self._generator(epoch, bits).counters_below(identifiers, self._horizon(epoch, bits))
@@ -257,18 +266,26 @@ class AddressSource:
             raise GeneratorError(f"the generator {name} failed: {type(error).__name__}: {error}") from error
         return identifiers[~passed_over] if passed_over.any() else identifiers
 
-    def _probe(self, generator: Generator, counter: int, identifier: int, largest: int) -> None:
-        """Refuse a generator (a user's own, perhaps) that does not keep its word, as far as a look at a batch can tell."""
+    def _probe(self, generator: Generator, counters: range, identifiers: Words) -> None:
+        """Refuse a generator that does not keep its word.
+
+        Of one that says it is invertible every identifier is looked at: what has its counter for an inverse never had, and
+        will never have, another one.  Those built in are known to keep their word.
+        """
         name = self.state.epoch.generator
+        largest = int(identifiers.max())
         if largest >> generator.bits:
             raise GeneratorError(
                 f"the generator {name} makes identifiers of more than {generator.bits} bits: {largest:#x}"
             )
-        if generator.invertible and (said := generator.counter(identifier)) != counter:
-            raise GeneratorError(
-                f"the generator {name} has no true inverse: it makes {identifier:#x} of counter {counter}, and of "
-                f"{identifier:#x} the counter {said}; mend `counter`, or say `invertible = False`"
-            )
+        if not generator.invertible or name in BUILT_IN:
+            return
+        for counter, identifier in zip(counters, map(int, identifiers), strict=True):
+            if (said := generator.counter(identifier)) != counter:
+                raise GeneratorError(
+                    f"the generator {name} has no true inverse: it makes {identifier:#x} of counter {counter}, and of "
+                    f"{identifier:#x} the counter {said}; mend `counter`, or say `invertible = False`"
+                )
 
     def _place(self, prefix: bytes, length: int, identifier: int) -> bytes:
         if length == IDENTIFIER_BITS:

@@ -17,7 +17,6 @@ import os
 import socket
 from collections import Counter
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ from tapstack.tcp.states import TcpState
 from tapstack.types import address_text
 
 from .errors import SetupError
-from .localsocket import LocalError, LocalServer, Peer, runtime_folder
+from .localsocket import LocalError, LocalServer, Peer, living, runtime_folder
 from .node import Node
 
 MOST_ROWS = 200
@@ -117,7 +116,7 @@ def snapshot(node: Node, what: str = "", rows: int = 50) -> Snapshot:
         if isinstance(pcb, Connection):
             living.append(pcb)
     living.sort(key=lambda pcb: -pcb.id)
-    armed = [each for listener in stack.tcp.listeners for each in listener.armed.values()]
+    armed = [each for listener in stack.tcp.listeners for each in listener.armed.values() if not each.resting]
     armed.sort(key=lambda each: (math.inf if each.expiry.when is None else each.expiry.when, each.entry.address))
     most = max(0, min(rows, MOST_ROWS))
     return Snapshot(
@@ -174,28 +173,10 @@ def folder() -> Path:
     return runtime_folder() / "nodes"
 
 
-def running(where: Path | None = None) -> list[Path]:
-    """The sockets of the nodes that run; those that dead processes left behind are removed."""
-    found = []
-    for path in sorted((where or folder()).glob("*.sock")):
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as trial:
-            trial.settimeout(1.0)
-            try:
-                trial.connect(str(path))
-            except ConnectionRefusedError:
-                with suppress(OSError):
-                    path.unlink()
-            except OSError:
-                pass
-            else:
-                found.append(path)
-    return found
-
-
 def status_server(node: Node, what: str, where: Path | None = None) -> LocalServer:
     """The status socket of a node, for `async with`; `what`: how the node is attached, for people."""
     place = where or folder()
-    running(place)
+    living(place)  # which removes what dead ones left
     name, number = str(os.getpid()), 1
     while (place / f"{name}.sock").exists():  # several nodes of one process
         number += 1
@@ -215,7 +196,7 @@ def status_server(node: Node, what: str, where: Path | None = None) -> LocalServ
 
 def choose(process: str | None, where: Path | None = None) -> Path:
     """The socket of the named process's node, or of the only one that runs; raises `SetupError`."""
-    paths = running(where)
+    paths = living(where or folder())
     if process is not None:
         for path in paths:
             if path.stem == process or path.stem.partition(".")[0] == process:

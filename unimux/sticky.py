@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 DEFAULT_TTL = 600.0
 """Seconds that a session id keeps its address, where the user names no time."""
+LONGEST_TTL = 1e9
+"""Seconds, thirty years: the timer of a session without an end would stand in its queue for ever."""
 SESSIONS = 4096
 """Sessions that keep an address at a time; one more ends the one used least recently, so that names alone take no memory."""
 
@@ -42,6 +44,17 @@ class NamedSession:
 
     name: str
     ttl: float | None = field(default=None, compare=False)
+
+
+def check_session(session: StickySession) -> None:
+    """Raise TypeError or ValueError for what names no session: before an address is taken for it."""
+    try:
+        hash(session)
+        ttl = session.ttl
+    except (AttributeError, TypeError):
+        raise TypeError(f"a sticky session is a NamedSession, or has a ttl and a hash as one: {session!r}") from None
+    if ttl is not None and not 0 <= ttl <= LONGEST_TTL:
+        raise ValueError(f"a session's ttl is seconds from 0 to {LONGEST_TTL:.0f}, or None, not {ttl!r}")
 
 
 class Hold:
@@ -87,6 +100,7 @@ class StickyAddresses:
         Connections that begin meanwhile wait for the same address, each within its own `timeout` seconds; where it is not to
         be had for the first of them, the next one asks.
         """
+        check_session(session)
         deadline = self._node.now() + timeout
         while (held := self._held(session)) is None:
             left = max(deadline - self._node.now(), 0.0)

@@ -14,11 +14,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from random import Random
 
-from tapstack.ipv6.addresses import AddressEntry, AddressKind, AddressState, Trigger
+from tapstack.ipv6.addresses import ENDINGS, AddressEntry, AddressKind, AddressState, Trigger
 from tapstack.ipv6.host import Host
 from tapstack.ipv6.prefixes import Prefix
+from tapstack.randomness import KeyedRandom
 from tapstack.types import address_text
 
 from .errors import UnimuxError
@@ -44,7 +44,7 @@ class Stock:
         self,
         host: Host,
         source: AddressSource,
-        random: Random,
+        random: KeyedRandom,
         config: PoolConfig,
         tell: Callable[[float, str], None],
     ) -> None:
@@ -287,10 +287,13 @@ class Stock:
             return True
         shelf.ready.pop(address, None)
         shelf.pending.pop(address, None)
-        gone = entry.state in (AddressState.INVALID, AddressState.DUPLICATED)
-        if gone and shelf.prefix.preferred and not self.relinking:
+        if self.is_claim(trigger, shelf.prefix):
             self.claimed(now)
         return True
+
+    def is_claim(self, trigger: Trigger, prefix: Prefix) -> bool:
+        """Whether a reservation that nobody gave up goes because another node claims it: neither link nor prefix went."""
+        return trigger in ENDINGS and prefix.preferred and not self.relinking
 
     def _shelf_of(self, address: bytes) -> Shelf | None:
         for shelf in self.shelves.values():

@@ -26,7 +26,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .generators import IDENTIFIER_BITS, GeneratorError, derive_key
+from tapstack.randomness import derive_key
+
+from .generators import IDENTIFIER_BITS, GeneratorError
 from .prp import FeistelPermutation, Mask, Words
 
 _FIELDS = ("service", "client", "slot", "serial", "redundancy")

@@ -10,6 +10,7 @@ import asyncio
 import errno
 import ssl
 from collections.abc import Callable
+from ipaddress import IPv6Address
 from typing import Any, cast
 
 from .node import Node
@@ -22,7 +23,7 @@ HANDSHAKE_TIMEOUT = 30.0
 async def connect_tls(
     node: Node,
     protocol_factory: Callable[[], asyncio.BaseProtocol],
-    host: str,
+    host: str | IPv6Address,
     port: int | None,
     context: ssl.SSLContext,
     *,
@@ -34,9 +35,16 @@ async def connect_tls(
 
     server_hostname: the name that the certificate is checked for, `host` by default.  Raises `ssl.SSLError` as well.
     """
+    _check(context, handshake_timeout)
+    name = str(host) if server_hostname is None else server_hostname
     starting = _Starting()
     transport, _ = await node.create_connection(lambda: starting, host, port, **options)
-    tls = await _start_tls(transport, starting, context, handshake_timeout, server_hostname=server_hostname or host)
+    try:
+        tls = await _start_tls(transport, starting, context, handshake_timeout, server_hostname=name)
+    except BaseException:
+        if not transport.is_closing():  # else asyncio has closed it, and what it has to say is on its way
+            transport.abort()
+        raise
     try:
         protocol = protocol_factory()
         starting.hand_over(tls, protocol)
@@ -53,11 +61,20 @@ def tls_factory(
     handshake_timeout: float = HANDSHAKE_TIMEOUT,
 ) -> Callable[[], asyncio.BaseProtocol]:
     """A factory for `Node.listen`: each connection does its handshake first, and then gets a protocol of `protocol_factory`."""
+    _check(context, handshake_timeout)
 
     def accepted() -> asyncio.BaseProtocol:
         return _Accepting(protocol_factory, context, handshake_timeout)
 
     return accepted
+
+
+def _check(context: ssl.SSLContext, handshake_timeout: float) -> None:
+    """Raise TypeError or ValueError for what no handshake can begin with: now, and not when somebody is connected."""
+    if not isinstance(context, ssl.SSLContext):
+        raise TypeError(f"TLS takes an ssl.SSLContext, not {context!r}")
+    if not handshake_timeout > 0:
+        raise ValueError(f"a handshake takes some time: {handshake_timeout!r} seconds are none")
 
 
 async def _start_tls(

@@ -10,6 +10,10 @@ A protocol that raises ends its own connection and no other: the loop's exceptio
 from __future__ import annotations
 
 import asyncio
+from asyncio.base_events import _SendfileFallbackProtocol  # type: ignore[attr-defined]
+from asyncio.constants import _SendfileMode
+from asyncio.transports import _FlowControlMixin
+from collections.abc import Callable
 from typing import Any, cast
 
 from tapstack.driver import Driver
@@ -21,24 +25,35 @@ JOINED = 1 << 14
 """Bytes up to which pieces are given to a protocol together: one call costs as much as a copy of so many."""
 
 
-class SessionTransport(asyncio.Transport):
+class SessionTransport(_FlowControlMixin):
     """One established connection with its own address pair.
 
     `get_extra_info` knows `sockname` and `peername` (address, port, 0, 0), and `connection`, the PCB.
+
+    `loop.sendfile` takes the base class for granted, and reads its `_protocol_paused`; the marks, and when they are passed,
+    are the connection's.
+
+    over: called when the protocol has been told of the end.
     """
 
     _start_tls_compatible = True  # what `loop.start_tls` asks of a transport
+    _sendfile_compatible = _SendfileMode.FALLBACK  # what `loop.sendfile` asks: it reads the file, and calls `write`
+    _loop: asyncio.AbstractEventLoop
 
-    def __init__(self, driver: Driver, connection: Connection) -> None:
-        super().__init__({"connection": connection})
+    def __init__(
+        self,
+        driver: Driver,
+        connection: Connection,
+        over: Callable[[SessionTransport], None] = lambda transport: None,
+    ) -> None:
+        super().__init__({"connection": connection}, asyncio.get_running_loop())
         if connection.options.nodelay is None:
             connection.sender.nodelay = True  # as of asyncio's own transports
         self._driver = driver
+        self._over = over
         self._connection = connection
-        self._loop = asyncio.get_running_loop()
         self._protocol: asyncio.BaseProtocol | None = None
         self._paused = False
-        self._writing_paused = False
         self._eof_written = False
         self._end_of_stream = False
         self._end_told = False
@@ -80,6 +95,8 @@ class SessionTransport(asyncio.Transport):
         return self._closing or self._lost
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        if isinstance(self._protocol, _SendfileFallbackProtocol):
+            self._protocol_paused = False  # who comes back takes it for granted, until told again
         self._protocol = protocol
 
     def get_protocol(self) -> asyncio.BaseProtocol:
@@ -137,12 +154,17 @@ class SessionTransport(asyncio.Transport):
             return
         connection.write(data)
         self._driver.kick()
-        self._pause_if_blocked()
+        self._maybe_pause_protocol()
 
-    def _pause_if_blocked(self) -> None:
-        if self._connection.write_blocked and not self._writing_paused:
-            self._writing_paused = True
+    def _maybe_pause_protocol(self) -> None:
+        if self._connection.write_blocked and not self._protocol_paused:
+            self._protocol_paused = True
             self.get_protocol().pause_writing()
+
+    def _maybe_resume_protocol(self) -> None:
+        if self._protocol_paused and not self._connection.write_blocked:
+            self._protocol_paused = False
+            self.get_protocol().resume_writing()
 
     def writelines(self, list_of_data: Any) -> None:
         for data in list_of_data:
@@ -175,7 +197,7 @@ class SessionTransport(asyncio.Transport):
         connection.low_water = low
         if not self._lost and connection.sender.buffered > high:  # as asyncio's own transports do
             connection.write_blocked = True
-            self._pause_if_blocked()
+            self._maybe_pause_protocol()
 
     # -- from the stack --------------------------------------------------------------------------
 
@@ -190,9 +212,8 @@ class SessionTransport(asyncio.Transport):
             self._force_close(error)
 
     def _tell(self, bits: int) -> None:
-        if bits & Signal.WRITABLE and self._writing_paused:
-            self._writing_paused = False
-            self.get_protocol().resume_writing()
+        if bits & Signal.WRITABLE:
+            self._maybe_resume_protocol()
         if bits & Signal.END_OF_STREAM:
             self._end_of_stream = True
         if bits & (Signal.READABLE | Signal.END_OF_STREAM):
@@ -214,11 +235,20 @@ class SessionTransport(asyncio.Transport):
                 self.close()
 
     def _deliver_all(self) -> None:
-        """The connection is over, and nothing can be read from it later: a protocol that has paused gets the rest, too."""
+        """The connection is over, and nothing can be read from it later: a protocol that has paused gets the rest, too.
+
+        That of `loop.sendfile` stands in for another one, and reads nothing: the other one gets it.
+        """
         receiver = self._connection.receiver
-        while not self._closing and (receiver.queued or (self._end_of_stream and not self._end_told)):
-            self._paused = False
-            self._deliver()
+        told_of_the_end = self._protocol
+        if isinstance(told_of_the_end, _SendfileFallbackProtocol):
+            self._protocol = told_of_the_end._proto
+        try:
+            while not self._closing and (receiver.queued or (self._end_of_stream and not self._end_told)):
+                self._paused = False
+                self._deliver()
+        finally:
+            self._protocol = told_of_the_end
 
     def _hand_over(self, pieces: list[Buffer]) -> None:
         """Small pieces together, as a kernel's socket would give them; large ones as they are."""
@@ -247,6 +277,7 @@ class SessionTransport(asyncio.Transport):
                 self._protocol.connection_lost(None if self._closing and not told else error)
         finally:
             self._protocol = None
+            self._over(self)
         self._connection.receiver.read()  # nobody will: megabytes should not wait for the garbage collector
 
 

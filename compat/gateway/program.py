@@ -9,9 +9,11 @@ killed, the kernel kills it; what it started ends with the run, or, after a kill
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import shutil
 import signal
+import stat
 import sys
 import termios
 from asyncio.subprocess import Process
@@ -38,15 +40,46 @@ class ProgramNotFound(SetupError):
     exit_code = 127  # as shells have it
 
 
+class ProgramCannotRun(SetupError):
+    """There is a file of that name, and it is no program that can be run."""
+
+    exit_code = 126  # as shells have it
+
+
+def program_path(name: str) -> str:
+    """The absolute path of the program that a shell would run for `name` (POSIX, Shell Command Language, 2.8.2 and 2.9.1).
+
+    Raises `ProgramNotFound`, `ProgramCannotRun`.
+    """
+    found = shutil.which(name)
+    if found is not None:
+        return str(Path(found).absolute())
+    if not name or "/" in name:
+        places = [Path(name)] if name else []
+    else:
+        places = [Path(folder, name) for folder in os.environ.get("PATH", os.defpath).split(os.pathsep)]
+    for place in places:
+        try:
+            about = place.stat()
+        except OSError as error:
+            if "/" in name and error.errno != errno.ENOENT:
+                raise ProgramCannotRun(f"{name} cannot be run: {(error.strerror or '').lower()}.") from None
+            continue
+        if stat.S_ISREG(about.st_mode):
+            where = name if "/" in name else place
+            raise ProgramCannotRun(f"{where} cannot be run: it is not executable (chmod +x), or its disk is noexec.")
+        if "/" in name:
+            what = "a folder" if stat.S_ISDIR(about.st_mode) else "no program"
+            raise ProgramCannotRun(f"{name} cannot be run: it is {what}.")
+    raise ProgramNotFound(f"{name or repr(name)} is not a program that can be run: check its name and the PATH.")
+
+
 async def run_program(room: Room, argv: Sequence[str], *, user: str | None = None) -> int:
     """Run a program in a room to its end; its exit status, 128 and the signal's number where one ended it.
 
-    user: name of the one it runs as.  Raises `ProgramNotFound`.  Cancelling ends the program.
+    user: name of the one it runs as.  Raises what `program_path` raises.  Cancelling ends the program.
     """
-    found = shutil.which(argv[0])
-    if found is None:
-        raise ProgramNotFound(f"{argv[0]} is not a program that can be run: check its name and the PATH.")
-    program = str(Path(found).absolute())  # noqa: ASYNC240 - it does not look at the disk
+    program = program_path(argv[0])
     process = await asyncio.create_subprocess_exec(
         *launcher(room.where, files=room.files, user=user),
         program,

@@ -34,6 +34,7 @@ _REASONS = {
     errno.ENODEV: "there is no such interface",
     errno.ENETUNREACH: "the gateway is not reachable from here",
     errno.EHOSTUNREACH: "the gateway is not reachable from here",
+    errno.EROFS: "it is mounted read-only here; mount it for writing, or run outside the container",
 }
 _UNSUPPORTED = (errno.EOPNOTSUPP, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT, errno.ENOSYS)
 

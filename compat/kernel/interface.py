@@ -124,12 +124,15 @@ class Interface:
     def until_operational(self, timeout: float = _PATIENCE) -> None:
         """Wait until frames pass: the kernel notices a carrier in the background, and drops what is sent before.
 
-        For a link that is up and whose other end is up; `KernelError` when that takes longer than `timeout` seconds.
+        For a link whose other end is up; `KernelError` at once when the link itself was never set up, and when its carrier
+        takes longer than `timeout` seconds.
         """
 
         def wait(route: IPRoute) -> bool:
             index, pause, deadline = index_of(self.name), threading.Event(), time.monotonic() + timeout
-            while (state := route.link("get", index=index)[0].get_attr("IFLA_OPERSTATE")) not in _OPERATIONAL:
+            while (state := (link := route.link("get", index=index)[0]).get_attr("IFLA_OPERSTATE")) not in _OPERATIONAL:
+                if not link["flags"] & _IFF_UP:
+                    raise KernelError(f"{self} is down; set it up first (ip link set {self.name} up).")
                 if time.monotonic() > deadline:
                     raise KernelError(f"{self} is not operational ({state}); its other end may be down.")
                 pause.wait(_POLL)
@@ -146,16 +149,17 @@ class Interface:
 
         def wait(route: IPRoute) -> None:
             index, pause, deadline = index_of(self.name), threading.Event(), time.monotonic() + timeout
-            flags = route.link("get", index=index)[0]["flags"]
-            if not flags & _IFF_UP or flags & (_IFF_LOOPBACK | _IFF_NOARP):
-                return
             while True:
+                flags = route.link("get", index=index)[0]["flags"]
+                if not flags & _IFF_UP or flags & (_IFF_LOOPBACK | _IFF_NOARP):
+                    return
                 rows = route.get_addr(family=socket.AF_INET6, index=index)
                 present = [IPv6Address(row.get_attr("IFA_ADDRESS")) for row in rows]
                 wanted = [each for each in present if each == address or (address is None and each.is_link_local)]
                 if wanted and all(solicited_node(each.packed).hex() in _groups(index) for each in wanted):
                     return
-                if time.monotonic() > deadline:
+                gone = address is not None and not wanted  # somebody has taken it from the link
+                if gone or time.monotonic() > deadline:
                     raise KernelError(f"{self} does not answer for {address or 'a link-local address'}.")
                 pause.wait(_POLL)
 

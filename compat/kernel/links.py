@@ -21,11 +21,12 @@ from ipaddress import IPv6Address, IPv6Interface, IPv6Network
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
+from .errors import KernelUnavailable
 from .interface import Interface, index_of
 from .ledger import Facts
 from .namespaces import Namespace
 from .owner import Owner
-from .sysctls import set_sysctl
+from .sysctls import get_sysctl, set_sysctl
 from .undo import kept, route_request, value_before
 
 _IFA_F_NODAD = 0x02
@@ -119,17 +120,25 @@ def address(on: Interface, cidr: str, *, nodad: bool = True) -> Iterator[IPv6Int
     facts = {"name": on.name, "address": str(parsed.ip), "length": parsed.network.prefixlen}
 
     def make() -> None:
-        on.namespace.netlink(
-            lambda route: route.addr(
-                "add",
-                index=index_of(on.name),
-                family=socket.AF_INET6,
-                address=facts["address"],
-                prefixlen=facts["length"],
-                flags=_IFA_F_NODAD if nodad else 0,
-            ),
-            f"set the address {cidr} on {on}",
-        )
+        try:
+            on.namespace.netlink(
+                lambda route: route.addr(
+                    "add",
+                    index=index_of(on.name),
+                    family=socket.AF_INET6,
+                    address=facts["address"],
+                    prefixlen=facts["length"],
+                    flags=_IFA_F_NODAD if nodad else 0,
+                ),
+                f"set the address {cidr} on {on}",
+            )
+        except KernelUnavailable as error:  # EACCES, which root gets where IPv6 is off
+            if get_sysctl(on.namespace, f"ipv6/conf/{on.name}/disable_ipv6") == "0":
+                raise
+            raise KernelUnavailable(
+                f"Cannot set the address {cidr} on {on}: IPv6 is switched off there; "
+                f"switch it on (sysctl net.ipv6.conf.{on.name}.disable_ipv6=0)."
+            ) from error
 
     with kept("address", on.namespace, lambda: facts, make):
         on.until_answering(parsed.ip)

@@ -15,12 +15,11 @@ from ..kernel import Interface, KernelError, KernelRefused, scratch_folder
 from . import barrier
 from .barrier import Barrier
 from .errors import ProgramFailed
-from .process import last_words, run_in, until
+from .process import last_words, run_in, sleeps, until
 
 _STATISTICS = re.compile(rb"Packets received/dropped on interface '[^\n]*': (\d+)/(\d+)")
 _HANDED_OVER = 2.0  # seconds after which the kernel has surely handed over a block that is not full, by itself at 0.25
 _LONGEST_WAIT = 30.0
-_LONGEST_END = 20.0
 OFFLOAD = "offload: checksums and the cutting into segments are left to the link"
 """The comment of a capture on an interface that has any offload on."""
 _POLL = 0.01
@@ -89,7 +88,7 @@ class Capture:
     async def _until_ended(self) -> None:
         """The interface is gone: dumpcap writes what it has, says so and ends."""
         try:
-            await asyncio.wait_for(self._process.wait(), _LONGEST_END)
+            await asyncio.wait_for(self._process.wait(), _LONGEST_WAIT)
         except TimeoutError:
             raise ProgramFailed(f"dumpcap did not notice that {self.interface} is gone.") from None
 
@@ -97,18 +96,10 @@ class Capture:
         """Wait until all frames are handed over and dumpcap, asleep again, has written them."""
         await asyncio.sleep(_HANDED_OVER)
         deadline = asyncio.get_running_loop().time() + _LONGEST_WAIT
-        while self._process.returncode is None and not _sleeps(self._process.pid):
+        while self._process.returncode is None and not sleeps(self._process):
             if asyncio.get_running_loop().time() > deadline:
                 raise ProgramFailed(f"The capture of {self.interface} cannot be brought to an end: dumpcap stays busy.")
             await asyncio.sleep(_POLL)
-
-
-def _sleeps(pid: int) -> bool:
-    """Whether a process waits for something to happen (proc(5)); one that is gone does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "S"
-    except OSError:
-        return False
 
 
 def _offloads(interface: Interface) -> bool:

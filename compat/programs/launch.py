@@ -18,6 +18,10 @@ import pwd
 import signal
 import sys
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # the module takes as long to load as all others together
+    from typing import NoReturn
+
 CLONE_NEWNET = 0x40000000
 CLONE_NEWNS = 0x00020000
 MS_RDONLY, MS_BIND, MS_REC, MS_SLAVE = 0x1, 0x1000, 0x4000, 0x80000
@@ -33,7 +37,7 @@ def main(arguments: list[str]) -> None:
     program = arguments[4:]
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.setns(namespace, CLONE_NEWNET) != 0:
-        sys.exit(f"cannot enter the network namespace: {os.strerror(ctypes.get_errno())}")
+        cannot("enter the network namespace", os.strerror(ctypes.get_errno()))
     os.close(namespace)
     if files:
         own_files(libc, files)
@@ -45,8 +49,11 @@ def main(arguments: list[str]) -> None:
     try:
         os.execv(program[0], program)
     except OSError as error:
-        print(f"cannot run {program[0]}: {error.strerror}", file=sys.stderr)
-        sys.exit(CANNOT_START)
+        missing = isinstance(error, FileNotFoundError) and os.path.exists(program[0])
+        cannot(
+            f"run {program[0]}",
+            "its interpreter, or its loader, is not there" if missing else os.strerror(error.errno or 0),
+        )
 
 
 def end_with(parent: int, libc: ctypes.CDLL, number: signal.Signals) -> None:
@@ -59,7 +66,7 @@ def end_with(parent: int, libc: ctypes.CDLL, number: signal.Signals) -> None:
 def own_files(libc: ctypes.CDLL, folder: str) -> None:
     """A mount namespace of our own, with the files of `folder` over those of /etc, and /sys of the network namespace."""
     if libc.unshare(CLONE_NEWNS) != 0:
-        cannot("have mounts of its own", ctypes.get_errno())
+        cannot("have mounts of its own", os.strerror(ctypes.get_errno()))
     mount(libc, "none", "/", None, MS_REC | MS_SLAVE)
     targets = {name: os.path.realpath(os.path.join("/etc", name)) for name in os.listdir(folder)}
     if all(map(os.path.exists, targets.values())):
@@ -77,7 +84,7 @@ def mount(libc: ctypes.CDLL, source: str, target: str, kind: str | None, flags: 
     """mount(2), or the end."""
     words = os.fsencode(source), os.fsencode(target), kind and kind.encode()
     if libc.mount(*words, flags, data and os.fsencode(data)) != 0:
-        cannot(f"mount {source} on {target}", ctypes.get_errno())
+        cannot(f"mount {source} on {target}", os.strerror(ctypes.get_errno()))
 
 
 def become(user: str) -> None:
@@ -88,14 +95,14 @@ def become(user: str) -> None:
         os.setgid(entry.pw_gid)
         os.setuid(entry.pw_uid)
     except (KeyError, OSError) as error:
-        cannot(f"become the user {user}", error.errno if isinstance(error, OSError) else None)
+        why = os.strerror(error.errno or 0) if isinstance(error, OSError) else "there is no such user"
+        cannot(f"become the user {user}", why)
     os.environ.update(HOME=entry.pw_dir, USER=user, LOGNAME=user)
 
 
-def cannot(doing: str, number: int | None) -> None:
+def cannot(doing: str, why: str) -> NoReturn:
     """End with a sentence."""
-    why = "there is no such user" if number is None else os.strerror(number)
-    print(f"unimux: cannot {doing}: {why}", file=sys.stderr)
+    print(f"unimux: Cannot {doing}: {why[:1].lower()}{why[1:]}.", file=sys.stderr)
     sys.exit(CANNOT_START)
 
 

@@ -189,3 +189,11 @@ def is_bound(process: Process, protocol: str, port: int) -> bool:
         if fields[3] == wanted and int(fields[1].rpartition(":")[2], 16) == port and f"socket:[{fields[9]}]" in own:
             return True
     return False
+
+
+def sleeps(process: Process) -> bool:
+    """Whether the program waits for something to happen (proc(5)); one that is gone does not."""
+    try:
+        return Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0] == "S"
+    except OSError:
+        return False

@@ -2,6 +2,10 @@
 
 Bounds: `udp_flows` destinations at once (one more ends the one used least recently), `udp_idle` seconds of silence, and
 few datagrams wait for a flow that is being opened.  What cannot be relayed is dropped in silence, as the RFC asks, and counted.
+
+An answer names whom the client has asked: an address as the client wrote it, for clients drop what comes from another one,
+and an IPv4 destination has an IPv6 address only between here and its NAT64 gateway.  Who wrote a name learns the address that
+was asked; written as a destination it is reached again.
 """
 
 from __future__ import annotations
@@ -11,7 +15,7 @@ import ipaddress
 from collections import OrderedDict
 from typing import Any, cast
 
-from compat.socks.messages import MalformedError, pack_datagram, parse_datagram
+from compat.socks.messages import AddressType, MalformedError, address_type, pack_datagram, parse_datagram
 from compat.socks.services import DatagramService, Flow
 from compat.socks.session import Session
 from compat.socks.settings import SocksCounters, SocksLimits
@@ -24,11 +28,12 @@ _QUEUE = 16
 
 
 class _Destination:
-    """One destination that the client sends to: its flow, or what waits for it."""
+    """One destination that the client sends to: its flow, or what waits for it; and the `source` of what comes back."""
 
-    __slots__ = ("flow", "last_used", "task", "waiting")
+    __slots__ = ("flow", "last_used", "source", "task", "waiting")
 
-    def __init__(self, now: float) -> None:
+    def __init__(self, source: tuple[str, int], now: float) -> None:
+        self.source = source
         self.flow: Flow | None = None
         self.waiting: list[bytes] = []
         self.task: asyncio.Task[None] | None = None
@@ -123,7 +128,7 @@ class UdpAssociation(asyncio.DatagramProtocol):
         if destination is None:
             if len(self._destinations) >= self._limits.udp_flows:
                 self._destinations.popitem(last=False)[1].close()
-            destination = self._destinations[key] = _Destination(self._loop.time())
+            destination = self._destinations[key] = _Destination(key, self._loop.time())
             destination.task = self._loop.create_task(self._open(key, destination))
         destination.last_used = self._loop.time()
         self._destinations.move_to_end(key)
@@ -153,6 +158,8 @@ class UdpAssociation(asyncio.DatagramProtocol):
         finally:
             destination.task = None
         destination.flow = flow
+        if address_type(key[0]) is AddressType.NAME:
+            destination.source = flow.peer
         waiting, destination.waiting = destination.waiting, []
         for data in waiting:
             self._counters.datagrams_up += 1
@@ -171,8 +178,7 @@ class UdpAssociation(asyncio.DatagramProtocol):
             return
         destination.last_used = self._loop.time()
         self._counters.datagrams_down += 1
-        host, port = destination.flow.peer
-        self._transport.sendto(pack_datagram(host, port, data), self._reply_to)
+        self._transport.sendto(pack_datagram(*destination.source, data), self._reply_to)
 
     def _forget_idle(self) -> None:
         limit = self._loop.time() - self._limits.udp_idle

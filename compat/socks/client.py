@@ -6,6 +6,10 @@
 
 A client in GREETING or LEAVING waits in the table, with a deadline; in DIALLING a task works for it, bounded by the
 connect time-out, and is cancelled when the client goes.  In SERVED the relay's end, or the association's, is its own.
+
+A client may end its stream once its request is whole (half-close): it is answered and served like any other.  One that has
+closed altogether looks the same until something is written to it.  So the time-out of its request bounds what is done for it,
+and where there is no room it is the first to go (`ClientTable.make_room`); a reset ends the work at once.
 """
 
 from __future__ import annotations
@@ -19,13 +23,14 @@ from enum import Enum, auto
 from typing import Any, cast
 
 from compat.relay import Relay, RelayResult
+from compat.resets import ResetWatch, watch_for_reset
 from compat.socks.associate import UdpAssociation
 from compat.socks.handshake import Handshake
 from compat.socks.messages import AddressType, Command, Dialect, Request
 from compat.socks.replies import Cause, cause_of, failure, success
 from compat.socks.services import Binder, DatagramService, Services
 from compat.socks.table import ClientTable
-from unimux.errors import ConnectTimeout, UnimuxError
+from unimux.errors import ConnectTimeout, NoIpv6Address, UnimuxError
 from unimux.purpose import Purpose
 
 logger = logging.getLogger(__name__)
@@ -51,6 +56,9 @@ class SocksClient(asyncio.Protocol):
         self._handshake: Handshake | None = Handshake(services.authenticator)
         self._state = _State.GREETING
         self._early = bytearray()
+        self._ended = False
+        self._stream_is_life = False
+        self._watch: ResetWatch | None = None
         self._transport: asyncio.Transport | None = None
         self._task: asyncio.Task[None] | None = None
         self._relay: Relay | None = None
@@ -88,11 +96,30 @@ class SocksClient(asyncio.Protocol):
             self._early += data
             if len(self._early) >= self._services.limits.early_data:
                 self.transport.pause_reading()
+                self._watch_for_reset()
 
-    def eof_received(self) -> None:
-        """A client that ends its stream before it is served has given up, so the attempt made for it is too."""
+    def eof_received(self) -> bool:
+        """Whether the connection stays: the client waits for what it has asked for.
+
+        Without a whole request there is nothing to wait for, and an association ends with the stream that asked for it.
+        """
+        if self._state is not _State.DIALLING or self._stream_is_life:
+            return False
+        self._ended = True
+        self._table.in_doubt(self)
+        self._watch_for_reset()
+        return True
+
+    def _watch_for_reset(self) -> None:
+        """Nobody reads from here on until the request is decided, and a reset would go unnoticed."""
+        self._watch = watch_for_reset(self.transport, lambda _: self.transport.abort())
+
+    def _unwatch(self) -> None:
+        if self._watch is not None:
+            self._watch.end()
 
     def connection_lost(self, exc: BaseException | None) -> None:
+        self._unwatch()
         if self._state in (_State.GREETING, _State.DIALLING):
             self._services.counters.gone_early += 1
         self._state = _State.GONE
@@ -128,9 +155,10 @@ class SocksClient(asyncio.Protocol):
         services = self._services
         services.counters.requests[request.dialect, request.command] += 1
         self._state = _State.DIALLING
+        self._stream_is_life = request.command is Command.UDP_ASSOCIATE  # RFC 1928 §7
         self._table.decided(self)
         files = 2 if request.command is Command.UDP_ASSOCIATE else 1  # the connection, and the association's socket
-        if not self._table.has_room(files):
+        if not self._table.make_room(files):
             self._fail(request, Cause.FULL, "Too many connections are open at this front end: try again later.")
             return
         work: Coroutine[Any, Any, None]
@@ -190,7 +218,7 @@ class SocksClient(asyncio.Protocol):
     async def _bind(self, request: Request, binder: Binder) -> None:
         """RFC 1928 §4: the first reply names the address to connect to, the second the peer that did."""
         limits = self._services.limits
-        client = request.host if request.address_type is AddressType.IPV6 and request.host != "::" else None
+        client = _caller(request)
         arrived: asyncio.Future[asyncio.Transport] = asyncio.get_running_loop().create_future()
         bound = await binder.bind(
             lambda: _Arrival(arrived), client=client, lifetime=limits.bind_timeout, purpose=_purpose(request)
@@ -217,9 +245,11 @@ class SocksClient(asyncio.Protocol):
         self.transport.write(answer)
         self._state = _State.SERVED
         self._relay = relay
+        self._table.answered(self)
+        self._unwatch()
         early = bytes(self._early)
         self._early.clear()
-        relay.near.adopt(self.transport, early)
+        relay.near.adopt(self.transport, early, ended=self._ended)
 
     def _relay_ended(self, result: RelayResult) -> None:
         if self._relay is not None:
@@ -260,14 +290,27 @@ class SocksClient(asyncio.Protocol):
         self._state = _State.LEAVING
         self._handshake = None
         self._early.clear()
+        self._unwatch()
         self._table.lingers(self)
         self.transport.write(answer)
-        if not answer:
+        if not answer or self._ended:
             self.transport.close()
         else:
             with contextlib.suppress(OSError):  # it is gone already; connection_lost is on its way
                 self.transport.write_eof()
             self.transport.resume_reading()
+
+
+def _caller(request: Request) -> str | None:
+    """Who alone may come to what BIND binds; None where the request names nobody, or names it by something else than an address.
+
+    Raises `NoIpv6Address` for an IPv4 one: a NAT64 gateway lets nobody in, so that it could not come, but others could.
+    """
+    if request.address_type is AddressType.NAME or request.host in ("::", "0.0.0.0"):
+        return None
+    if request.address_type is AddressType.IPV4:
+        raise NoIpv6Address(request.host)
+    return request.host
 
 
 def _purpose(request: Request) -> Purpose:

@@ -72,7 +72,9 @@ def socks(
 ) -> None:
     """Attach a node and serve SOCKS5, SOCKS4a and HTTP CONNECT with it until stopped.
 
-    A user name of the form NAME-session-ID, or NAME-session-ID-ttl-SECONDS, keeps one address for that session.
+    A user name of the form NAME-session-ID keeps one address for that session, for 10 minutes.
+
+    NAME-session-ID-ttl-TIME says how long: in seconds, or as in 30m or 2h, at most 24 hours.
     """
     settings = Configuration.here().table("socks", SocksSettings, {"host": host, "port": port, "users": user}).value
     users = settings.passwords()

@@ -40,7 +40,7 @@ from compat.socks.messages import (
     pack_reply,
 )
 from compat.socks.replies import SOCKS4_REJECTED, http_response
-from compat.socks.session import Authenticator, Login, LoginError, parse_login
+from compat.socks.session import SESSION_FORM, Authenticator, Login, LoginError, parse_login
 
 MAX_HTTP_HEAD = 8192
 MAX_USER_ID = 512
@@ -288,7 +288,7 @@ def _http(first: bytes, authenticator: Authenticator | None) -> _Parser:
     login = _http_login(fields, authenticator)
     if login is None:
         challenge = 'Proxy-Authenticate: Basic realm="unimux", charset="UTF-8"'
-        text = "A user name and a password that this proxy knows are needed; a session is written user-session-ID."
+        text = f"A user name and a password that this proxy knows are needed; a session is written {SESSION_FORM}."
         answer = http_response(HTTPStatus.PROXY_AUTHENTICATION_REQUIRED, text, challenge)
         raise _Rejected(Failure.CREDENTIALS, answer)
     kind = address_type(host)

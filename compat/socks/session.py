@@ -1,8 +1,10 @@
 """What a user name says besides the user: the sticky session.
 
 Users of rotating proxies know the form: `alice-session-42` keeps one address for all connections of that session,
-`alice-session-42-ttl-10m` gives it up after ten minutes.  Plain `alice` gets a new address for each connection.
-Sessions of two users never share an address, whatever they are called.
+`alice-session-42-ttl-30m` gives it up after half an hour, and without a time it is the node's default
+(`unimux.sticky.DEFAULT_TTL`).  Plain `alice` gets a new address for each connection.
+Sessions of two users never share an address, whatever they are called.  An ID has no part `ttl`: a time that is written
+wrongly would be one, and be meant by nobody.
 """
 
 from __future__ import annotations
@@ -14,12 +16,14 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 _LOGIN = re.compile(
-    r"(?P<user>.*?)-session-(?P<name>[A-Za-z0-9._~-]{1,64}?)(?:-ttl-(?P<ttl>[0-9]{1,6})(?P<unit>[smh]?))?",
+    r"(?P<user>.*?)-session-(?P<name>[A-Za-z0-9._~-]{1,64}?)(?:-ttl-(?P<ttl>[0-9]{1,20})(?P<unit>[smh]?))?",
     re.DOTALL,
 )
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}
 MAX_TTL = 86_400
 """Longest `ttl` in seconds; a longer one is cut to it."""
+SESSION_FORM = "user-session-ID or user-session-ID-ttl-TIME, TIME in seconds or as in 30m or 2h"
+"""How a session is written, for who wrote it otherwise."""
 
 
 class LoginError(ValueError):
@@ -44,18 +48,20 @@ class Login:
 
 
 def parse_login(text: str) -> Login:
-    """Take a user name apart.
+    """Take a user name apart; raises `LoginError`.
 
-    >>> parse_login("alice-session-42-ttl-10m")
-    Login(user='alice', session=Session(user='alice', name='42', ttl=600))
+    >>> parse_login("alice-session-42-ttl-30m")
+    Login(user='alice', session=Session(user='alice', name='42', ttl=1800))
     >>> parse_login("alice").session is None
     True
     """
     match = _LOGIN.fullmatch(text)
     if match is None:
         if "-session-" in text or text.endswith("-session"):
-            raise LoginError("a session is written user-session-ID or user-session-ID-ttl-SECONDS")
+            raise LoginError(f"a session is written {SESSION_FORM}")
         return Login(text, None)
+    if "ttl" in match["name"].lower().split("-"):
+        raise LoginError(f"a session is written {SESSION_FORM}; {match['name']} has a ttl that is none")
     ttl = None
     if match["ttl"] is not None:
         ttl = min(int(match["ttl"]) * _UNITS[match["unit"]], MAX_TTL)

@@ -12,6 +12,7 @@ from compat.relay import IDLE_TIMEOUT, EndReason, RelayResult
 from compat.socks.handshake import Failure
 from compat.socks.messages import Command, Dialect
 from compat.socks.replies import Cause
+from compat.socks.session import LoginError, parse_login
 from unimux.cli.settings import SECRET, SettingsError
 
 DEFAULT_HOST = "127.0.0.1"
@@ -100,7 +101,10 @@ class SocksSettings(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     def passwords(self) -> dict[str, str] | None:
-        """Password by user, None where anybody may; raises `SettingsError` for an entry that is not NAME:PASSWORD."""
+        """Password by user, None where anybody may.
+
+        Raises `SettingsError` for an entry that is not NAME:PASSWORD, and for a user who could not log in.
+        """
         if not self.users:
             return None
         table = {}
@@ -108,8 +112,22 @@ class SocksSettings(msgspec.Struct, frozen=True, kw_only=True):
             user, colon, password = entry.partition(":")
             if not user or not colon:
                 raise SettingsError("A user of the front end has no name or no password: write --user NAME:PASSWORD.")
+            if not _can_log_in(user):
+                raise SettingsError(
+                    f"Nobody can log in as {user!r}: what follows -session- names a session, so choose another name."
+                )
+            if user in table:
+                raise SettingsError(f"The user {user!r} of the front end is named twice: each has one password.")
             table[user] = password
         return table
+
+
+def _can_log_in(user: str) -> bool:
+    """Whether a login with this name is one of this user, and not of another one's session."""
+    try:
+        return parse_login(user).user == user
+    except LoginError:
+        return False
 
 
 @dataclass(slots=True)

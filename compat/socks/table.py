@@ -1,8 +1,9 @@
 """Who is connected to the front end, in which phase, and the bounds of each phase.
 
 A client *waits* until it has made its request, and again while it reads a last answer; each wait has a deadline, and where one
-more wait would be too many the oldest is dropped.  It is *active* while its request is served.  Whoever has
-been told of by `arrived` counts as present until `gone`.
+more wait would be too many the oldest is dropped.  It is *active* while its request is served; *in doubt* while that is not
+answered yet although its stream is over: it may have left, and goes where room is needed.  Whoever has been told of by
+`arrived` counts as present until `gone`.
 """
 
 from __future__ import annotations
@@ -38,13 +39,22 @@ class ClientTable:
         self._present: set[TableEntry] = set()
         self._waiting: dict[TableEntry, float] = {}
         self._active: dict[TableEntry, int] = {}
+        self._in_doubt: dict[TableEntry, None] = {}
         self._files = 0
         self._timer: asyncio.TimerHandle | None = None
         self._empty = asyncio.Event()
         self._closed = False
 
-    def has_room(self, files: int) -> bool:
-        """Whether one more request, for which so many files are open, would not be too many."""
+    def make_room(self, files: int) -> bool:
+        """Whether one more request, for which so many files are open, is not too many; those in doubt are dropped for it."""
+        while not (room := self._has_room(files)) and self._in_doubt:
+            oldest = next(iter(self._in_doubt))
+            self._counters.evicted += 1
+            self._inactive(oldest)
+            oldest.drop()
+        return room
+
+    def _has_room(self, files: int) -> bool:
         if len(self._active) >= self._limits.max_connections:
             return False
         return self.max_files is None or self._files + files <= self.max_files
@@ -74,6 +84,14 @@ class ClientTable:
         self._files += files
         self._counters.active = len(self._active)
 
+    def in_doubt(self, client: TableEntry) -> None:
+        """Its stream is over and its request not answered: it waits, or it has left."""
+        self._in_doubt[client] = None
+
+    def answered(self, client: TableEntry) -> None:
+        """Its request is granted: where it has left, its connection fails by itself."""
+        self._in_doubt.pop(client, None)
+
     def lingers(self, client: TableEntry) -> None:
         """It has been refused, and may take the linger time to read why."""
         self._inactive(client)
@@ -100,6 +118,7 @@ class ClientTable:
             self._timer.cancel()
 
     def _inactive(self, client: TableEntry) -> None:
+        self._in_doubt.pop(client, None)
         self._files -= self._active.pop(client, 0)
         self._counters.active = len(self._active)
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from random import SystemRandom
 from typing import Any
 
-from compat import attachment, kernel
+from compat import kernel, routed
 from compat.buffers import BUDGET, frugal
 from compat.programs.errors import ProgramFailed
 from compat.programs.process import complete_in, is_bound, run_in
@@ -44,7 +44,7 @@ DEDICATED = "2001:db8:b1::"
 FIXED = "2001:db8:b1::f"
 VETH_ADDRESS = "2001:db8:b2::1"
 TWIN_ADDRESS = "2001:db8:b2::2"
-KERNEL_END = attachment.KERNEL_END
+KERNEL_END = routed.KERNEL_END
 PORT = 5001
 WAIT = 20.0
 _PEER = Path(__file__).with_name("peer.py")

@@ -15,6 +15,7 @@ import os
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection as Pipe
 from typing import Any
 
@@ -124,7 +125,7 @@ def _together(net: Rig, work: Work, setting: Setting, count: int, parallel: int)
             ours, theirs = _fork.Pipe()
             process = _fork.Process(target=_process, args=(number, links, job, theirs))
             process.start()
-            stack.callback(_end, process)
+            stack.push(partial(_end, process))
             theirs.close()
             pipes.append(ours)
         for pipe in pipes:
@@ -165,7 +166,10 @@ def _answer(pipe: Pipe) -> Any:
     return answer
 
 
-def _end(process: multiprocessing.process.BaseProcess) -> None:
+def _end(process: multiprocessing.process.BaseProcess, kind: type[BaseException] | None, *rest: object) -> None:
+    """Wait for its end; where something went wrong, or who measures interrupts, nobody tells it to come to one."""
+    if kind is not None:
+        process.terminate()
     process.join(WAIT)
     if process.is_alive():
         process.kill()

@@ -24,6 +24,7 @@ from scenarios.conformance.rows import (
     without_evidence,
 )
 from scenarios.conformance.session import LATEST
+from unimux.errors import SetupError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -40,7 +41,11 @@ def conformance(
     ] = None,
     id: Annotated[
         list[str] | None,
-        typer.Option("--id", metavar="ID,…", help="Only these requirements, each with all its tests and captures."),
+        typer.Option(
+            "--id",
+            metavar="ID,…",
+            help="Only these requirements (beside those of --spec), each with all its tests and captures.",
+        ),
     ] = None,
     last: Annotated[bool, typer.Option("--last", help="Print the table of the latest run; run nothing.")] = False,
     report: Annotated[
@@ -80,6 +85,7 @@ def conformance(
         console.print(f"The latest run: {table.origin()}", style="dim", highlight=False)
     else:
         checkouts.require_tools()
+        _require_writable(report, junit)
         table = _run(checkout, wanted, junit, console)
     if table.skipped:
         console.print(
@@ -92,6 +98,18 @@ def conformance(
         sound = _examine(checkout, table, chosen, report, console) & _evident(checkout, chosen, console)
     _print(chosen, ids, json=json)
     raise typer.Exit(0 if holds(chosen) and sound else 1)
+
+
+def _require_writable(report: Path | None, junit: Path | None) -> None:
+    """Say before the tests run, and not after, what cannot be written."""
+    try:
+        if report is not None:
+            report.mkdir(parents=True, exist_ok=True)
+        if junit is not None:
+            junit.parent.mkdir(parents=True, exist_ok=True)
+            junit.open("a").close()
+    except OSError as error:
+        raise SetupError(f"{error.filename} cannot be written: {error.strerror}.") from error
 
 
 def _names(values: Sequence[str] | None) -> list[str]:

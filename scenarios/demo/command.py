@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json as json_module
-import signal
 import sys
 import time
 from importlib.metadata import version
@@ -81,29 +80,9 @@ def _require_kernel() -> None:
 
 
 def _tell_real(outcome: Any, live: Any, say: Any, seed: int | None) -> None:
-    from compat.up import cancel_on
-
     from . import real
 
-    ended: signal.Signals | None = None
-
-    async def story() -> None:
-        task = asyncio.current_task()
-        assert task is not None
-
-        def note(number: signal.Signals) -> None:
-            nonlocal ended
-            ended = number
-
-        cancel_on((signal.SIGTERM, signal.SIGHUP), task, note)  # SIGINT is asyncio's
-        await real.tell(outcome, say, live.watch, seed)
-
-    try:
-        asyncio.run(story())
-    except asyncio.CancelledError:
-        if ended is None:
-            raise
-        raise typer.Exit(128 + ended) from None
+    asyncio.run(real.tell(outcome, say, live.watch, seed))
 
 
 def _conclude(outcome: Any, console: Any, began: float, *, memory: bool, json: bool) -> int:

@@ -11,6 +11,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
+from rich.measure import Measurement
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -20,17 +21,18 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from rich.table import Table
+from rich.table import Column, Table
 
 from scenarios.witness import as_json, summary, table
+from unimux.cli.ending import unheard
 from unimux.errors import UnimuxError
 
 from .definition import Scenario, load
 from .errors import ScenarioError, written_to
 from .execute import SIMULATED, Order, Outcome, execute
-from .folder import conclude, summary_text
+from .folder import conclude, summary_text, sweep_toml
 from .measure import Summary
-from .sweep import INTERRUPTED, Plan, Row, Sweep, cluster, cores, processes, run_sweep, unheard
+from .sweep import INTERRUPTED, Plan, Row, Sweep, cluster, cores, processes, run_sweep
 from .sweep_page import write_sweep_page
 from .tables import write_tables
 from .verdicts import Verdicts
@@ -130,6 +132,8 @@ def run_many(plan: Plan, folder: Path, console: Console, jobs: int | None, where
     if not sweep.rows:
         raise ScenarioError(f"{sweep.stopped} before any run was done.")
     with written_to(folder), unheard() if sweep.stopped else nullcontext():
+        made_of = sweep_toml(plan.orders()[0], plan.scenario, plan.repeat, plan.fixed, plan.axes)
+        (folder / "scenario.toml").write_text(made_of, encoding="utf-8")
         tables = write_tables(sweep, folder)
         page = write_sweep_page(sweep, folder, _remarks(plan))
     (folder / "journal.jsonl").unlink(missing_ok=True)
@@ -223,10 +227,12 @@ def print_folder(result: dict[str, Any]) -> None:
         console.print(f"  {_answer(result)}", markup=False, highlight=False, soft_wrap=True)
     if "summary" in result:
         rows = result["summary"]
-        grid = Table(*map(escape, rows[0] if rows else ()), box=None)
+        grid = Table(*(Column(escape(name), no_wrap=True) for name in (rows[0] if rows else ())), box=None)
         for row in rows:
             grid.add_row(*map(escape, row.values()))
-        console.print(grid)
+        # As wide as it is: of a number that is cut the exponent would be lost.
+        wide = Measurement.get(console, console.options.update(width=10_000), grid).maximum
+        Console(width=max(wide, console.width)).print(grid)
     else:
         for finding in result["findings"]:
             if finding["verdict"] != "passed":

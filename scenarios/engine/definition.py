@@ -51,6 +51,11 @@ class Scenario:
     quick: Mapping[str, Value] = field(default_factory=dict)
     limit: float = 3600.0
 
+    @property
+    def file(self) -> str:
+        """The path of the file that its script stands in, as tracebacks name it."""
+        return str(inspect.unwrap(self.script).__code__.co_filename)
+
     def backend(self, wanted: str | None) -> Backend:
         """The backend to run on; raises `BackendCannot` for one that the scenario is not for."""
         for each in self.backends:

@@ -7,16 +7,16 @@ Without one it is *light*: the script, its requirements and measurements only, f
 from __future__ import annotations
 
 import asyncio
-import signal
-import threading
 import time
-import traceback
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AsyncExitStack, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from scenarios.witness.setup import CaptureFile, Setup
+from tapstack.garbage import reclaimed
+from unimux.cli.ending import interrupting
+from unimux.cli.exits import as_sentence
 
 from .backend import Backend
 from .charts import Chart
@@ -24,6 +24,7 @@ from .definition import Backend as BackendName
 from .definition import Scenario
 from .errors import ScenarioError, TooLong
 from .measure import Metrics
+from .mishaps import TITLE, Mishaps, where
 from .parameters import Value
 from .run import Claim, Comparison, Progress, Run
 from .topology import Topology
@@ -50,7 +51,8 @@ class Outcome:
     """What came of it, before captures are judged.
 
     steps, remarks, charts, comparisons, answer: what the script said.  chosen: the address whose connection is drawn.
-    interrupted: Ctrl-C ended the script.  seconds: of the run's own clock.  wall: of ours.
+    named: classes that nodes were told to use.
+    interrupted: Ctrl-C, SIGTERM or SIGHUP ended the script.  seconds: of the run's own clock.  wall: of ours.
     """
 
     scenario: Scenario
@@ -63,6 +65,7 @@ class Outcome:
     remarks: list[str] = field(default_factory=list)
     answer: str = ""
     chosen: str | None = None
+    named: list[str] = field(default_factory=list)
     topology: Topology = field(default_factory=Topology)
     interrupted: bool = False
     captures: list[CaptureFile] = field(default_factory=list)
@@ -95,25 +98,29 @@ def execute(
 ) -> Outcome:
     """Run once.  Errors of the script are claims that do not hold; errors of its use (`ScenarioError`) are raised.
 
-    Ctrl-C ends the script, not the process: what was measured until then is in the outcome.
+    Ctrl-C, SIGTERM and SIGHUP end the script, not the process: what was measured until then is in the outcome.
     """
     values = scenario.values(order.values)
     backend = make_backend(order.backend, order.seed)
     outcome = Outcome(scenario, order, Metrics(), [])
+    mishaps = Mishaps(scenario.file)
     began = time.perf_counter()
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
+        loop.set_exception_handler(mishaps.hear)
         start = loop.time()
         async with AsyncExitStack() as stack:
             run = Run(backend, order.seed, order.folder, stack)
             run.on_step, run.on_progress = say, progress
+            mishaps.say = run.say
             outcome.interrupted = await _script(scenario, run, values)
             outcome.setup = run.setup()
         outcome.seconds = loop.time() - start
         outcome.metrics, outcome.claims, outcome.comparisons = run.metrics, run.claims, run.comparisons
         outcome.charts, outcome.steps, outcome.remarks = run.charts, run.steps, run.remarks
         outcome.answer, outcome.chosen, outcome.topology = run.answered, run.chosen, run.topology
+        outcome.named = run.named
         if outcome.interrupted:
             outcome.remarks.insert(
                 0,
@@ -121,7 +128,15 @@ def execute(
                 "have told the judge later is missing.",
             )
 
-    backend.run(main)
+    try:
+        with reclaimed():  # a task that failed, and that nobody awaits, tells of it when it goes
+            backend.run(main)
+    except ScenarioError as error:
+        if not mishaps.count:
+            raise
+        raise ScenarioError(f"{as_sentence(str(error))} Before that {mishaps.sentence()}.") from error  # it may be why
+    if mishaps.count:
+        outcome.claims.append(Claim(TITLE, False, mishaps.sentence()))
     outcome.captures = backend.captures
     outcome.wall = time.perf_counter() - began
     if backend.simulated:
@@ -132,16 +147,17 @@ def execute(
 async def _script(scenario: Scenario, run: Run, values: Mapping[str, Value]) -> bool:
     """The script and the release of all addresses; what it raises becomes a claim that does not hold.
 
-    Returns whether Ctrl-C ended it.
+    Returns whether Ctrl-C, SIGTERM or SIGHUP ended it.
     """
     title, failure = "The script ran to its end", ""
     limit = asyncio.timeout(scenario.limit)
     began = run.now()
     task = asyncio.current_task()
     assert task is not None
+    cancel = asyncio.get_running_loop().call_soon_threadsafe
     interrupted = False
     try:
-        with _interrupt_cancels(task):
+        with interrupting(lambda: cancel(task.cancel, INTERRUPTED)):
             async with limit:
                 await scenario.script(run, **values)
                 await run.until_released()
@@ -153,36 +169,9 @@ async def _script(scenario: Scenario, run: Run, values: Mapping[str, Value]) -> 
         task.uncancel()
         interrupted, failure = True, f"interrupted after {run.now() - began:.1f} s of its own time"
     except (Exception, SystemExit) as error:  # also a script that ends itself: its report is wanted all the same
-        failure = str(TooLong(scenario.limit)) if limit.expired() else _where(error)
+        failure = str(TooLong(scenario.limit)) if limit.expired() else where(error, scenario.file)
     run.require(title, not failure, because=failure)
     return interrupted
 
 
 INTERRUPTED = "interrupted by the user"
-
-
-@contextmanager
-def _interrupt_cancels(task: asyncio.Task[object]) -> Iterator[None]:
-    """The first Ctrl-C cancels the task; a second one is the usual one.  Nothing where somebody else minds the keyboard."""
-    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
-        yield
-        return
-    loop = asyncio.get_running_loop()
-
-    def interrupt(number: int, frame: object) -> None:
-        signal.signal(signal.SIGINT, before)
-        loop.call_soon_threadsafe(task.cancel, INTERRUPTED)
-
-    before = signal.signal(signal.SIGINT, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def _where(error: BaseException) -> str:
-    """The error and the last place of the script that it came from."""
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if "/engine/" not in frame.filename and "/scenarios/" in frame.filename] or frames
-    place = f"{Path(own[-1].filename).name}:{own[-1].lineno}" if own else "?"
-    return f"{type(error).__name__} at {place}: {error}"

@@ -5,24 +5,25 @@ capture-*.pcapng       annotated; the captures on which the verdict rests are in
 events.jsonl           what the nodes say of themselves
 metrics.json           every measurement with its samples, every comparison with theory
 findings.json          the verdicts for programs
-scenario.toml          name, parameters, seed, backend, versions: enough to repeat the run, in sim to the byte
+scenario.toml          name, parameters, seed, backend, versions, digests of files: enough to repeat the run, in sim to the byte
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from scenarios.witness.finding import Finding, Verdict
 
-from .definition import BACKENDS, load
+from .definition import BACKENDS, Scenario, load
 from .errors import ScenarioError
 from .execute import Order, Outcome
 from .measure import Summary
+from .origin import current, digests
 from .parameters import Value
 from .verdicts import Verdicts, versions
 
@@ -116,21 +117,46 @@ def metrics(outcome: Outcome) -> dict[str, Any]:
 
 def _toml(outcome: Outcome) -> str:
     order, scenario = outcome.order, outcome.scenario
-    lines = [
+    lines = _head(scenario, order.backend, order.seed)
+    return "\n".join([*lines, *_tables(scenario, scenario.values(order.values), outcome.named)])
+
+
+def sweep_toml(
+    first: Order, scenario: Scenario, repeat: int, fixed: Mapping[str, Value], axes: Mapping[str, Sequence[Value]]
+) -> str:
+    """What scenario.toml says of a sweep that begins with the order `first`: what all its runs have, what they differ in."""
+    lines = _head(scenario, first.backend, first.seed)
+    lines[1] = "# Of many runs: those of each combination begin with this seed, and each next one has the next"
+    lines[-1:] = [f"repeat = {repeat}", "", "[sweep]"]
+    lines += [f"{axis} = [{', '.join(map(_value, values))}]" for axis, values in axes.items()]
+    swept = [str(value) for values in axes.values() for value in values]
+    return "\n".join([*lines, "", *_tables(scenario, fixed, swept)])
+
+
+def _head(scenario: Scenario, backend: str, seed: int) -> list[str]:
+    return [
         f"# {scenario.question}",
         "# Run it again: unimux scenario run --again FOLDER",
-        f"scenario = {_quoted(order.source if order.source.endswith('.py') else scenario.name)}",
-        f"backend = {_quoted(order.backend)}",
-        f"seed = {order.seed}",
+        f"scenario = {_quoted(scenario.source if scenario.source.endswith('.py') else scenario.name)}",
+        f"backend = {_quoted(backend)}",
+        f"seed = {seed}",
         "",
+    ]
+
+
+def _tables(scenario: Scenario, values: Mapping[str, Value], named: Iterable[str]) -> list[str]:
+    files = digests(scenario, [*map(str, values.values()), *named])
+    return [
         "[parameters]",
-        *(f"{name} = {_value(value)}" for name, value in scenario.values(order.values).items()),
+        *(f"{name} = {_value(value)}" for name, value in values.items()),
         "",
         "[versions]",
         *(f"{name} = {_quoted(text)}" for name, text in versions().items()),
         "",
+        "[sha256]",
+        *(f"{_quoted(name)} = {_quoted(digest)}" for name, digest in files.items()),
+        "",
     ]
-    return "\n".join(lines)
 
 
 def _quoted(text: str) -> str:
@@ -144,7 +170,7 @@ def _value(value: Value) -> str:
 
 
 def read_order(folder: Path) -> tuple[Order, list[str]]:
-    """The order of the run that left a folder, and what stands in the way of an equal run: other versions than then.
+    """The order of the run that left a folder, and what stands in the way of an equal run: other versions and files than then.
 
     Raises `ScenarioError` where there is no order, or it cannot be read.
     """
@@ -154,20 +180,26 @@ def read_order(folder: Path) -> tuple[Order, list[str]]:
     try:
         facts: Mapping[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
         source, backend, seed = facts["scenario"], facts["backend"], facts["seed"]
-        values = dict(facts["parameters"])
+        values, then = dict(facts["parameters"]), dict(facts.get("versions", {}))
+        files = dict(facts.get("sha256", {}))
     except OSError as error:
         raise ScenarioError(f"{folder} holds no run: there is no scenario.toml in it.") from error
     except (ValueError, KeyError, TypeError) as error:  # TOML's own errors are ValueErrors
         raise ScenarioError(f"{path} cannot be read: {error}.") from error
     if backend not in BACKENDS or not isinstance(seed, int):
         raise ScenarioError(f"{path} names no backend or no seed: repeat the run by hand.")
+    if "sweep" in facts:
+        raise ScenarioError(f"{folder} holds a sweep: --again repeats one run; {path.name} says what it was made of.")
     scenario = load(str(source))
     now = versions()
     differs = [
-        f"It was {name} {then} that ran it, now it is {now.get(name, 'none')}: the bytes may differ."
-        for name, then in dict(facts.get("versions", {})).items()
-        if now.get(name) != then
+        f"It was {name} {then.get(name, 'none')} that ran it, now it is {now.get(name, 'none')}: the bytes may differ."
+        for name in {**then, **now}
+        if now.get(name) != then.get(name)
     ]
+    for name, digest in files.items():
+        if (found := current(str(name))) != digest:
+            differs.append(f"{name} {'has changed since' if found else 'is not there any more'}: the bytes may differ.")
     return Order(scenario.source, scenario.values(values), seed, scenario.backend(backend)), differs
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 _T_95 = (
     12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131,
@@ -42,7 +43,10 @@ def quantile(ordered: Sequence[float], share: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """Of one set of samples; `low` and `high` bound the mean with 95 % confidence, and are the mean for a single sample."""
+    """Of one set of samples; `low` and `high` bound the mean with 95 % confidence, and are the mean for a single sample.
+
+    A single sample says nothing of how sure its mean is: `interval` is None then.
+    """
 
     n: int
     mean: float
@@ -68,6 +72,15 @@ class Summary:
         ordered = sorted(samples)
         middle, late = quantile(ordered, 0.5), quantile(ordered, 0.95)
         return cls(n, mean, mean - half, mean + half, deviation, ordered[0], middle, late, ordered[-1])
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Bounds of the mean with 95 % confidence.
+
+        >>> Summary.of([2.0]).interval is None, Summary.of([2.0, 2.0]).interval
+        (True, (2.0, 2.0))
+        """
+        return (self.low, self.high) if self.n > 1 else None
 
 
 Z_95, Z_999 = 1.959964, 3.290527
@@ -149,6 +162,21 @@ def _where(begins: Callable[[float], bool]) -> float:
     return high
 
 
+def finite(what: str, value: object) -> float:
+    """The value as a number; raises `ValueError` where it is none, or no finite one.
+
+    >>> finite("setup", 3)
+    3.0
+    """
+    try:
+        number = math.nan if isinstance(value, str | bytes) else float(cast(float, value))
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise ValueError(f"{what} cannot be {value!r}: it takes a finite number")
+    return number
+
+
 @dataclass(slots=True)
 class Metric:
     """One thing measured; `of` tells variants apart (an addressing, a victim), and may be empty."""
@@ -176,7 +204,7 @@ class Metric:
             "unit": self.unit,
             "n": about.n,
             "mean": about.mean,
-            "ci95": [about.low, about.high],
+            "ci95": about.interval,
             "median": about.median,
             "p95": about.p95,
             "min": about.least,
@@ -192,13 +220,14 @@ class Metrics:
         self._by_key: dict[tuple[str, str], Metric] = {}
 
     def add(self, name: str, value: float, unit: str, of: str) -> None:
-        """One more sample."""
+        """One more sample; raises `ValueError` for what is no finite number, which neither a mean nor JSON can hold."""
+        sample = finite(f"{name}: {of}" if of else name, value)
         metric = self._by_key.get((name, of))
         if metric is None:
             metric = self._by_key[name, of] = Metric(name, of, unit)
         elif metric.unit != unit:
             raise ValueError(f"{metric.column} was measured in {metric.unit!r} before, and now in {unit!r}")
-        metric.samples.append(float(value))
+        metric.samples.append(sample)
 
     def __iter__(self) -> Iterator[Metric]:
         return iter(self._by_key.values())

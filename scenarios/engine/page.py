@@ -123,7 +123,7 @@ def numbers_table(metrics: Iterable[Metric]) -> Table | None:
     for metric in metrics:
         about = Summary.of(metric.samples)
         show = seconds if metric.unit == "s" else number
-        interval = f"{show(about.low)} to {show(about.high)}" if about.n > 1 else "–"
+        interval = " to ".join(map(show, about.interval)) if about.interval else "–"
         name = metric.column + (f" [{metric.unit}]" if metric.unit not in ("", "s") else "")
         rows.append((name, str(about.n), show(about.mean), interval, show(about.median), show(about.p95)))
     if not rows:

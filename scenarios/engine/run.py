@@ -24,9 +24,11 @@ from tapstack.link.base import Link
 from tapstack.link.impairment import NONE, ImpairedLink, Impairment
 from tapstack.tcp.options import SocketOptions
 from tapstack.types import address_text
+from unimux.cli.exits import as_sentence
 from unimux.events import EventFile
+from unimux.generators import GeneratorError, load_generator
 from unimux.node import Node, NodeConfig
-from unimux.poolstate import PoolConfig
+from unimux.poolstate import PoolChanged, PoolConfig
 from unimux.state import MemoryState
 
 from .addressing import HOST, NO_POOL, POOL, Addressing, TemporaryAddresses, fix
@@ -35,7 +37,7 @@ from .charts import Chart, number
 from .definition import Backend as BackendName
 from .definition import known_rule
 from .errors import BackendCannot, ScenarioError
-from .measure import Metrics, exact
+from .measure import Metrics, exact, finite
 from .network import Kind, Lan, Network
 from .raw import Raw
 from .topology import Place, Topology
@@ -113,6 +115,8 @@ class Run:
         self.answered = ""
         self.chosen: str | None = None
         self.topology = Topology()
+        self.named: list[str] = []
+        """classes of a user's own, as nodes were told to use them"""
         self.on_step: Callable[[str], None] = lambda text: None
         self.on_progress: Progress = lambda done, total, unit: None
         self._backend = backend
@@ -208,6 +212,10 @@ class Run:
         scenario's own around the node's, a middlebox for instance.  judged: False for a node that breaks a rule of the witness
         on purpose, which the script has to say in a remark.  trace: whether a captured run keeps its congestion windows.
         """
+        try:
+            load_generator(generator)
+        except GeneratorError as error:
+            raise ScenarioError(as_sentence(str(error))) from error
         await self._build()
         self._name(name)
         mac = lan.next_mac(Kind.NODE)
@@ -218,6 +226,7 @@ class Run:
             socket=replace(options or addressing.options(), trace=self._folder is not None and trace),
             names=names or {},
         )
+        self.named += [generator, config.socket.congestion]
         state = MemoryState(Random(self.entropy(f"{name} state")).randbytes, generator)
         node = Node(wrap(link), config, state=state, seed=self.entropy(f"{name} node"))
         if self._folder is not None:
@@ -228,7 +237,14 @@ class Run:
         member = self._members[name] = _Member(node, lan, addressing, mac, lan.prefix, None, judged)
         if not judged:
             node.watch(lambda event: self._ordinary.append((lan, event.address)) if _is_new(event) else None)
-        await self._settle(member, name, ready, temporary_lifetime)
+        causes = ["it has no router, or no address that passed its test"]
+        unwatch = node.watch(lambda event: causes.append(event.cause) if isinstance(event, PoolChanged) else None)
+        try:
+            await self._settle(member, name, ready, temporary_lifetime)
+        except TimeoutError as error:
+            raise TimeoutError(f"{name} was not ready within {READY:g} s: {causes[-1]}") from error
+        finally:
+            unwatch()
         return node
 
     def _name(self, name: str) -> None:
@@ -368,6 +384,8 @@ class Run:
     ) -> None:
         """A measured value beside the theoretical one, which must agree: within a share of it, or by lying in an interval."""
         low, high = interval or (theory * (1 - (within or 0.0)), theory * (1 + (within or 0.0)))
+        for value in (measured, theory, low, high):
+            finite(what, value)
         agrees = low <= theory <= high if interval else low <= measured <= high
         self.comparisons.append(Comparison(what, measured, theory, low, high, agrees))
         kind = "interval of the measurement" if interval else "allowed"

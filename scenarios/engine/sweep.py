@@ -15,15 +15,17 @@ import multiprocessing
 import multiprocessing.connection
 import os
 import signal
-import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from types import FrameType
 from typing import Any, cast
 
+from unimux.cli.ending import SIGNALS, ended_by, unheard
 from unimux.errors import UnimuxError
 
 from .definition import Backend, Scenario, load
@@ -33,6 +35,9 @@ from .parameters import Value
 
 WINDOW = 3
 """Orders handed out ahead, per worker: few enough that an interrupt is felt soon, enough that nobody waits."""
+
+UNDOING = 20.0
+"""Seconds that a process of a sweep has to undo what its run has made."""
 
 INTERRUPTED = "Interrupted"
 ENDED = "A process that ran the scenario was ended from outside (killed, or out of memory)"
@@ -110,6 +115,9 @@ def work(number: int, order: Order) -> Row:
         raise
     except UnimuxError as error:  # the machine or the network of this run; the others may still be fine
         return _failed(number, order, str(error))
+    finally:
+        if _leaving:
+            os._exit(1)  # the queue that the row would take may be in any state
     failed = [f"{claim.title}: {claim.sentence}" for claim in outcome.claims if not claim.holds]
     passed = outcome.held
     if order.folder is not None:
@@ -190,49 +198,66 @@ def run_sweep(
 def processes(count: int) -> Iterator[Executor]:
     """An executor of processes on this machine, which leave the keyboard to us.
 
-    At the end what they are at is waited for; who interrupts that ends them.
+    At the end what they are at is waited for; who interrupts that ends them, and so do SIGTERM and SIGHUP, which wait for no run.
     """
     context = multiprocessing.get_context("forkserver")
     strangers = multiprocessing.active_children()
-    executor = ProcessPoolExecutor(count, mp_context=context, initializer=_deaf)
+    executor = ProcessPoolExecutor(count, mp_context=context, initializer=_hear)
     try:
         yield executor
     finally:
         # A `shutdown` that waits must not be interrupted: Python 3.11 takes the executor's thread for ended then, and closes
         # what it still reads from.
         at_work = [process for process in multiprocessing.active_children() if process not in strangers]
+        ended = False
         try:
             executor.shutdown(wait=False, cancel_futures=True)
-            _await_end(at_work)
+            ended = ended_by() is None and _await_end(at_work)
         except KeyboardInterrupt:
-            for process in at_work:
-                process.terminate()
+            pass
+        if not ended:
             with unheard():
-                _await_end(at_work)
+                _end(at_work)
 
 
-def _await_end(processes: Sequence[BaseProcess]) -> None:
-    """Wait until all have ended, without taking their statuses from whoever else waits."""
+def _end(processes: Sequence[BaseProcess]) -> None:
+    """End them, in order where they can."""
+    for process in processes:
+        process.terminate()
+    if not _await_end(processes, UNDOING):
+        for process in processes:
+            process.kill()
+        _await_end(processes)
+
+
+def _await_end(processes: Sequence[BaseProcess], patience: float | None = None) -> bool:
+    """Wait until all have ended, for so many seconds at most, without taking their statuses from whoever else waits."""
     left = {process.sentinel for process in processes}
+    until = None if patience is None else time.monotonic() + patience
     while left:
-        left.difference_update(cast(list[int], multiprocessing.connection.wait(left)))
+        rest = None if until is None else max(until - time.monotonic(), 0.0)
+        ended = multiprocessing.connection.wait(left, rest)
+        if not ended:
+            return False
+        left.difference_update(cast(list[int], ended))
+    return True
 
 
-@contextmanager
-def unheard() -> Iterator[None]:
-    """Interrupts change nothing for a moment: what an interrupted sweep leaves is being written."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
+_leaving = False
 
 
-def _deaf() -> None:
+def _hear() -> None:
+    """In a process of a sweep: Ctrl-C is its parent's, the other signals end it when it has undone what it made."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in SIGNALS:
+        signal.signal(number, _leave)
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    global _leaving
+    _leaving = True
+    signal.signal(number, signal.SIG_DFL)
+    raise SystemExit(128 + number)  # also of a script that holds the loop up
 
 
 @contextmanager

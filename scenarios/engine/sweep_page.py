@@ -90,7 +90,11 @@ def charts(sweep: Sweep) -> list[Chart]:
             }
             made.append(
                 Curves(
-                    title=f"{name} over {axes[0]}", x=_axis(sweep, axes[0]), y=label, series=curves, caption=_INTERVALS
+                    title=f"{name} over {axes[0]}",
+                    x=_axis(sweep, axes[0]),
+                    y=label,
+                    series=curves,
+                    caption=_caption(series),
                 )
             )
         else:
@@ -100,12 +104,17 @@ def charts(sweep: Sweep) -> list[Chart]:
                 for key, values in series.items()
             }
             made.append(
-                Bars(title=f"{name} by {axes[0]}", y=label, categories=categories, series=bars, caption=_INTERVALS)
+                Bars(
+                    title=f"{name} by {axes[0]}", y=label, categories=categories, series=bars, caption=_caption(series)
+                )
             )
     return made
 
 
-_INTERVALS = "Means over runs with different seeds, with 95 % confidence intervals."
+def _caption(series: Mapping[str, Mapping[Value, Summary]]) -> str:
+    if all(about.n == 1 for values in series.values() for about in values.values()):
+        return "Each from one run."
+    return "Means over runs with different seeds, with 95 % confidence intervals where there is more than one run."
 
 
 def _axis(sweep: Sweep, axis: str) -> str:
@@ -139,7 +148,7 @@ def table(sweep: Sweep) -> Table:
                     label,
                     str(about.n),
                     show(about.mean),
-                    f"{show(about.low)} to {show(about.high)}",
+                    " to ".join(map(show, about.interval)) if about.interval else "–",
                 )
             )
     return Table(title="All numbers", columns=(*axes, "metric", "runs", "mean", "95 % interval"), rows=rows)

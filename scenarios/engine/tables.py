@@ -34,7 +34,7 @@ def results(sweep: Sweep) -> tuple[list[str], list[list[Cell]]]:
 
 
 def summary(sweep: Sweep) -> tuple[list[str], list[list[Cell]]]:
-    """One row per combination and metric; the interval is of the mean over runs with different seeds."""
+    """One row per combination and metric; the interval is of the mean over runs with different seeds, empty for one run."""
     head = [*sweep.plan.axes, "metric", "unit", "runs", "mean", "ci95_low", "ci95_high", "median", "min", "max"]
     rows: list[list[Cell]] = []
     for combination, done in points(sweep).items():
@@ -49,8 +49,7 @@ def summary(sweep: Sweep) -> tuple[list[str], list[list[Cell]]]:
                     unit,
                     about.n,
                     about.mean,
-                    about.low,
-                    about.high,
+                    *(about.interval or (None, None)),
                     about.median,
                     about.least,
                     about.most,

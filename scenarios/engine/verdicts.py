@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import platform
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
+import scenarios
+from scenarios.revision import described
 from scenarios.witness.finding import Finding, Verdict
 
 
@@ -25,11 +29,18 @@ class Verdicts:
 
 
 def versions() -> dict[str, str]:
-    """What ran it."""
+    """What ran it; commit: that of a checkout, with `+` where a file of it differs."""
     found = {"unimux": version("unimux"), "python": platform.python_version()}
+    if commit := _commit():
+        found["commit"] = commit
     for package in ("cryptography", "matplotlib", "msgspec", "numpy"):
         try:
             found[package] = version(package)
         except PackageNotFoundError:
             continue
     return found
+
+
+@cache
+def _commit() -> str:
+    return described(Path(scenarios.__file__).parents[1])

@@ -237,7 +237,13 @@ class AddressEntry:
         self.users: Users = _NOBODY
 
     def speaks_to(self, remote: bytes) -> bool:
-        """Whether this node may send `remote` anything on behalf of the address: strangers to a one-time one get silence."""
+        """Whether this node may send `remote` anything on behalf of the address.
+
+        Strangers to a one-time one get silence, and everybody where it takes no traffic yet, or is gone: something that it has
+        to say may have waited longer.
+        """
+        if not self.answers & Answers.TRAFFIC:
+            return False
         return not self.kind.one_time or any(user.serves(remote) for user in self.users)
 
     def __repr__(self) -> str:

@@ -21,10 +21,10 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable
-from random import Random
 
 from ..events import Counters, DropReason, EventStream
 from ..link.base import LinkProperties
+from ..randomness import KeyedRandom
 from ..timers import TimerQueue
 from ..types import Frame, address, address_text, is_link_local, is_multicast, solicited_node
 from ..wire import icmpv6, ipv6, mld
@@ -72,7 +72,7 @@ class Host:
         timers: TimerQueue,
         events: EventStream,
         counters: Counters,
-        random: Random,
+        random: KeyedRandom,
         secret: bytes,
         transmit: Callable[[Frame], None],
     ) -> None:
@@ -144,6 +144,7 @@ class Host:
         self._boot.cancel()
         self.routers.stop()
         self.reassembler.clear()
+        self.neighbors.clear()
         self.multicast.leave_all(now)
         for entry in self.addresses:
             entry.per_address_nd = False  # its group has been left, with all others in one report
@@ -206,9 +207,8 @@ class Host:
     ) -> AddressEntry:
         """Add an address of a prefix.
 
-        On an on-link prefix it is TENTATIVE and, if nobody else has it, UNCERTAIN a DAD later.  On a dedicated prefix
-        it is PREFERRED at once,
-        with neither DAD nor group (UM-POOL-4); give the kind of its use then.
+        On an on-link prefix it is TENTATIVE and, if nobody else has it, UNCERTAIN a DAD later.  On a dedicated prefix it is
+        PREFERRED at once, with neither DAD nor group (UM-POOL-4); give the kind of its use then.
         Raises `AddressError` when the prefix cannot be used, or the address is not in it or on this node already.
         """
         if address not in prefix or not prefix.preferred or not (prefix.autonomous or prefix.dedicated):
@@ -256,7 +256,7 @@ class Host:
         ordinary = not entry.kind.one_time
         if ordinary:
             self._ordinary.pop(entry.address, None)
-        self._held.pop(entry.address, None)
+        self.withdraw(entry)
         self.dad.forget(entry, now)
         self.carriage.forget(entry, now)
         if entry.per_address_nd:
@@ -381,8 +381,7 @@ class Host:
     def transmit_queued(self, path: Path, pieces: Frame, now: float, virtio_header: bytes = b"") -> None:
         """Send a packet (from its IPv6 header on), or keep it until the next hop is resolved.
 
-        `virtio_header`: 10 bytes, when the link is to segment it or to complete its checksum; without, the packet
-        must be complete.
+        `virtio_header`: 10 bytes, when the link is to segment it or to complete its checksum; without, it must be complete.
         """
         header = path.ready(now)
         if header is not None:
@@ -414,6 +413,19 @@ class Host:
         if len(held) == held.maxlen:
             self.counters.drop(DropReason.NEIGHBOR_QUEUE)
         held.append((path, packet, virtio_header))
+
+    def withdraw(self, entry: AddressEntry) -> None:
+        """Drop what an address has said that waits for a neighbour's resolution, or for DAD, but for those to whom it speaks.
+
+        After its release that is nobody (UM-ADDR-9, UM-REL-3), after its last session is established the peers (UM-LIS-6).
+        """
+        self.neighbors.withdraw(entry)
+        held = self._held.pop(entry.address, ())
+        kept = [waiting for waiting in held if entry.speaks_to(waiting[0].dst)]
+        if kept:
+            self._held[entry.address] = deque(kept, self.config.neighbor_queue)
+        for _ in range(len(held) - len(kept)):
+            self.counters.drop(DropReason.ADDRESS_SILENT)
 
     def send(
         self,

@@ -6,10 +6,10 @@ The rooms do not know each other; each gets this one object, and the host joins 
 from __future__ import annotations
 
 from collections.abc import Callable
-from random import Random
 
 from ..events import Counters, EventStream, LinkNotice
 from ..link.base import LinkProperties
+from ..randomness import KeyedRandom
 from ..timers import TimerQueue
 from ..types import UNSPECIFIED, Frame
 from ..wire import ethernet, icmpv6, ipv6, virtio
@@ -56,7 +56,7 @@ class Interface:
         timers: TimerQueue,
         events: EventStream,
         counters: Counters,
-        random: Random,
+        random: KeyedRandom,
         transmit: Callable[[Frame], None],
     ) -> None:
         self.config = config

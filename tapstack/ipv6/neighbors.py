@@ -27,7 +27,7 @@ test.  An attacker can so replace what other attackers wrote and what nobody use
 from __future__ import annotations
 
 import math
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from enum import StrEnum
 from functools import partial
@@ -36,7 +36,7 @@ from ..events import DropReason
 from ..timers import Timer
 from ..types import address_text, is_link_local, solicited_node
 from ..wire import ethernet, icmpv6, nd
-from .addresses import AddressState, Answers
+from .addresses import AddressEntry, AddressState, Answers
 from .config import (
     DELAY_FIRST_PROBE_TIME,
     MAX_MULTICAST_SOLICIT,
@@ -131,6 +131,8 @@ class NeighborCache:
         self._interface = interface
         self._table: dict[bytes, Neighbor] = {}
         self._incomplete: dict[bytes, Neighbor] = {}
+        self._sources: Counter[bytes] = Counter()
+        """source → how many packets from it wait, so that an address without any goes at no cost"""
         self._redraw_at = -math.inf
         self.get = self._table.get
         self.on_unresolved: Callable[[Neighbor, list[bytes], float], None] = lambda neighbor, packets, now: None
@@ -189,14 +191,41 @@ class NeighborCache:
         queue = neighbor.queue
         queue.append((virtio_header, packet))
         neighbor.queued_bytes += len(packet)
+        self._sources[packet[8:24]] += 1
         while len(queue) > config.neighbor_queue or (
             neighbor.queued_bytes > config.neighbor_queue_bytes and len(queue) > 1
         ):
-            neighbor.queued_bytes -= len(queue.popleft()[1])
+            _, oldest = queue.popleft()
+            neighbor.queued_bytes -= len(oldest)
+            self._waits_no_more(oldest)
             self._interface.counters.drop(DropReason.NEIGHBOR_QUEUE)
         if neighbor.timer is None or not neighbor.timer.armed:
             neighbor.probes = 0
             self._solicit_incomplete(neighbor, now)
+
+    def withdraw(self, source: AddressEntry) -> None:
+        """Drop what waits from an address of ours for those to whom it does not speak, or does not speak any more.
+
+        The resolution that it began goes on: its pace is the neighbour's, whoever asks (RFC 4861 §7.2.2).
+        """
+        if source.address not in self._sources:
+            return
+        for neighbor in self._incomplete.values():
+            waiting, neighbor.queue = neighbor.queue or (), deque()
+            for each in waiting:
+                packet = each[1]
+                if packet[8:24] != source.address or source.speaks_to(packet[24:40]):
+                    neighbor.queue.append(each)
+                else:
+                    neighbor.queued_bytes -= len(packet)
+                    self._waits_no_more(packet)
+                    self._interface.counters.drop(DropReason.ADDRESS_SILENT)
+
+    def _waits_no_more(self, packet: bytes) -> None:
+        source = packet[8:24]
+        self._sources[source] -= 1
+        if not self._sources[source]:
+            del self._sources[source]
 
     def confirm(self, neighbor: Neighbor, now: float) -> None:
         """An upper layer saw its packets arrive at the other end (RFC 4861 §7.3.1)."""
@@ -270,6 +299,8 @@ class NeighborCache:
         neighbor.state = _S.INCOMPLETE
         neighbor.fresh_until = -math.inf
         neighbor.confirm_from = math.inf
+        for _, packet in neighbor.queue or ():
+            self._waits_no_more(packet)
         neighbor.queue = None
         if neighbor.timer is not None:
             neighbor.timer.cancel()
@@ -312,6 +343,7 @@ class NeighborCache:
         if neighbor.queue:
             waiting, neighbor.queue, neighbor.queued_bytes = neighbor.queue, None, 0
             for virtio_header, packet in waiting:
+                self._waits_no_more(packet)
                 header = self.use(neighbor, now)
                 assert header is not None
                 self._interface.transmit(header, [packet], virtio_header)
@@ -450,3 +482,8 @@ class NeighborCache:
             assert (neighbor.header is None) == (neighbor.state is _S.INCOMPLETE), neighbor
             assert (address in self._incomplete) == (neighbor.state is _S.INCOMPLETE), neighbor
             assert neighbor.header is not None or neighbor.fresh_until == -math.inf, neighbor
+            assert not neighbor.queue or neighbor.state is _S.INCOMPLETE, neighbor
+            assert neighbor.queued_bytes == sum(len(packet) for _, packet in neighbor.queue or ()), neighbor
+        queues = [neighbor.queue or () for neighbor in self._table.values()]
+        assert self._sources == Counter(packet[8:24] for queue in queues for _, packet in queue)
+        assert all(source in self._interface.addresses for source in self._sources), "a source that is gone"

@@ -8,6 +8,9 @@ A packet is known by source, destination and identification.  Any overlap that i
 that came is thrown away, and the key stays remembered until the packet's time is over, so that what still comes starts
 nothing new (RFC 5722 §4).  Atomic fragments never come here (RFC 6946).
 
+A mark of congestion (CE) on any fragment is one on the whole packet; beside a fragment whose sender does not take marks the
+packet is dropped (RFC 3168 §5.3).
+
 Bounds: packets in all and per source, pieces per packet, bytes in all.  A new packet that exceeds a bound takes the
 place of the oldest one of the same source, or of the oldest.  Only a table of one's own size can so be wasted by an
 attacker, for `FRAGMENT_TIMEOUT` at most.
@@ -27,6 +30,9 @@ from .packet import Packet
 
 _Key = tuple[bytes, bytes, int]
 
+_NOT_ECT, _CE = 1 << 0b00, 1 << 0b11
+_ECN = 0x30
+"""The two bits of ECN in the second byte of an IPv6 packet (RFC 3168 §5)."""
 PIECE_OVERHEAD = 64
 """Bytes of memory that a piece costs besides its data, so that many tiny ones count too."""
 
@@ -39,12 +45,13 @@ class Whole(NamedTuple):
     packet: memoryview
     offset: int
     named_at: int
+    traffic_class: int
 
 
 class _Partial:
     """A packet of which pieces are missing."""
 
-    __slots__ = ("bytes", "dead", "end", "first", "head", "pieces", "started")
+    __slots__ = ("bytes", "codepoints", "dead", "end", "first", "head", "pieces", "started")
 
     def __init__(self, now: float) -> None:
         self.started = now
@@ -53,6 +60,7 @@ class _Partial:
         self.head = b""
         self.first: Packet | None = None
         self.bytes = 0
+        self.codepoints = 0  # of ECN on the pieces, a bit for each that came
         self.dead = False
 
 
@@ -89,6 +97,7 @@ class Reassembler:
             return None
         if not self._insert(key, partial, fragment, data):
             return None
+        partial.codepoints |= 1 << (packet.traffic_class & 0b11)
         if fragment.offset == 0:
             partial.head = bytes(packet.whole[:at])
             packet.whole = memoryview(
@@ -165,16 +174,19 @@ class Reassembler:
             return None
         head = bytearray(partial.head)
         length = len(head) - ipv6.HEADER_LENGTH + partial.end
-        if length > ipv6.MAXIMUM_PAYLOAD:
+        marked = partial.codepoints & _CE
+        if length > ipv6.MAXIMUM_PAYLOAD or (marked and partial.codepoints & _NOT_ECT):
             self._interface.counters.drop(DropReason.IP_FRAGMENT_BAD)
             self._remove(key)
             return None
+        if marked:
+            head[1] |= _ECN
         head[4:6] = length.to_bytes(2, "big")
         named_at = partial.first.next_header_at
         head[named_at] = partial.first.next_header
         packet = bytes(head) + b"".join(partial.pieces[offset] for offset in sorted(partial.pieces))
         self._remove(key)
-        return Whole(memoryview(packet), len(head), named_at)
+        return Whole(memoryview(packet), len(head), named_at, (head[0] << 4 | head[1] >> 4) & 0xFF)
 
     # -- endings -----------------------------------------------------------------------------------
 

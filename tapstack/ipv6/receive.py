@@ -196,7 +196,7 @@ class Receiver:
             raise _Discard(DropReason.IP_TRUNCATED) from None
         for option in options:
             if option.type == ipv6.OptionType.JUMBO_PAYLOAD:
-                raise _Discard(DropReason.IP_OPTION, _Code.OPTION, ipv6.HEADER_LENGTH + option.offset)
+                raise _refused(packet, option, ipv6.HEADER_LENGTH)
         raise _Discard(DropReason.IP_MALFORMED, _Code.HEADER_FIELD, 4)
 
     def _options(self, packet: Packet, at: int, length: int) -> None:
@@ -213,13 +213,8 @@ class Receiver:
             if option.type == ipv6.OptionType.ROUTER_ALERT and hop_by_hop:
                 packet.router_alert = True
                 continue
-            action = option.unknown_action
-            if action is ipv6.UnknownAction.SKIP:
-                continue
-            report = action is ipv6.UnknownAction.DISCARD_AND_REPORT or (
-                action is ipv6.UnknownAction.DISCARD_AND_REPORT_UNICAST and not is_multicast(packet.dst)
-            )
-            raise _Discard(DropReason.IP_OPTION, _Code.OPTION if report else None, at + option.offset)
+            if option.unknown_action is not ipv6.UnknownAction.SKIP:
+                raise _refused(packet, option, at)
 
     def _fragment(self, packet: Packet, at: int, now: float) -> int | None:
         """A Fragment header: where the walk goes on in the whole packet; None while pieces are missing."""
@@ -240,6 +235,7 @@ class Receiver:
             return None
         packet.whole = whole.packet
         packet.hop_limit = whole.packet[7]
+        packet.traffic_class = whole.traffic_class
         packet.next_header, packet.next_header_at = whole.packet[whole.named_at], whole.named_at
         return whole.offset
 
@@ -270,6 +266,17 @@ class Receiver:
         if handler is None:
             raise _Discard(DropReason.IP_NEXT_HEADER, _Code.NEXT_HEADER, packet.next_header_at)
         handler(packet, now)
+
+
+def _refused(packet: Packet, option: ipv6.Option, at: int) -> _Discard:
+    """What ends the walk at an option that is not known, of the header at `at`: its action says whether the sender hears of
+    it, and whether also where the packet was for a group (RFC 8200 §4.2).
+    """
+    action = option.unknown_action
+    report = action is ipv6.UnknownAction.DISCARD_AND_REPORT or (
+        action is ipv6.UnknownAction.DISCARD_AND_REPORT_UNICAST and not is_multicast(packet.dst)
+    )
+    return _Discard(DropReason.IP_OPTION, _Code.OPTION if report else None, at + option.offset)
 
 
 def _silence(answers: int) -> DropReason:

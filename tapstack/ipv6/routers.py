@@ -99,12 +99,18 @@ class RouterDiscovery:
             known = self._neighbors.get(src)
             if known is not None:
                 known.is_router = True
-        changed = self._take_router(src, message, now)
+        lifetime, preference = message.router_lifetime, message.preference
+        routes = nd.find_all(message.options, nd.RouteInformation)
+        for route in routes:
+            if route.prefix_length == 0:  # it speaks of the router itself, and overrides the header (RFC 4191 §3.1)
+                lifetime, preference = route.lifetime, route.preference
+        changed = self._take_router(src, lifetime, preference, now)
         self._prefixes.advertised(nd.find_all(message.options, nd.PrefixInformation), now)
-        for route in nd.find_all(message.options, nd.RouteInformation):
-            changed |= self._take_route(src, route, now)
+        for route in routes:
+            if route.prefix_length:
+                changed |= self._take_route(src, route, now)
         self._take_servers(message, now)
-        if message.router_lifetime:
+        if lifetime:
             self._solicitation.cancel()
         if changed:
             self._routes.changed()
@@ -130,13 +136,13 @@ class RouterDiscovery:
         ):
             self._routes.set_mtu(mtu.mtu)
 
-    def _take_router(self, src: bytes, message: nd.RouterAdvertisement, now: float) -> bool:
-        """Add, renew or remove a default router; whether the choice of routers changes."""
+    def _take_router(self, src: bytes, lifetime: int, preference: int, now: float) -> bool:
+        """Add, renew or remove a default router, for `lifetime` seconds; whether the choice of routers changes."""
         routers = self._routes.default_routers
         router = routers.get(src)
         if src in self._static:
             return False
-        if not message.router_lifetime:
+        if not lifetime:
             if router is None:
                 return False
             self._lose(src, "says that it is no default router any more", now)
@@ -147,9 +153,9 @@ class RouterDiscovery:
                 return False
             router = routers[src] = Router(src)
             self._interface.notice(f"router {address_text(src)}", "found", now)
-        changed = not known or router.preference != message.preference
-        router.preference = message.preference
-        router.lifetime_until = now + message.router_lifetime
+        changed = not known or router.preference != preference
+        router.preference = preference
+        router.lifetime_until = lifetime_end(lifetime, now)
         if not known:
             self.on_router(router, now)
         return changed
@@ -167,15 +173,7 @@ class RouterDiscovery:
             self._routes.changed()
 
     def _take_route(self, src: bytes, option: nd.RouteInformation, now: float) -> bool:
-        """RFC 4191 §2.3; whether routes change.  A route of length zero speaks of the default router itself (§3.1)."""
-        if option.prefix_length == 0:
-            router = None if src in self._static else self._routes.default_routers.get(src)
-            if router is not None and option.lifetime:
-                router.preference = option.preference
-                router.lifetime_until = lifetime_end(option.lifetime, now)
-            elif router is not None:
-                self._lose(src, "withdraws the default route", now)
-            return router is not None
+        """RFC 4191 §2.3; whether routes change."""
         routes = self._routes.more_specific
         key = option.prefix, option.prefix_length, src
         route = routes.get(key)
@@ -204,13 +202,29 @@ class RouterDiscovery:
     # -- loss ------------------------------------------------------------------------------------
 
     def neighbor_is_no_router(self, neighbor: Neighbor, now: float) -> None:
-        """A neighbour advertised itself without the R flag (RFC 4861 §7.2.5); one set by hand stays what it was set to be."""
-        if neighbor.address in self._routes.default_routers and neighbor.address not in self._static:
-            self._lose(neighbor.address, "advertises itself as a host", now)
-            self._routes.changed()
+        """A neighbour advertised itself without the R flag; one set by hand stays what it was set to be.
+
+        Nothing goes through it any more: neither by default, nor by a route that it offered, nor by a redirect (RFC 4861 §7.2.5).
+        """
+        address = neighbor.address
+        if address in self._static:
+            return
+        routes = self._routes
+        changed = address in routes.default_routers
+        if changed:
+            self._lose(address, "advertises itself as a host", now)
+        else:
+            changed = routes.void_redirects(address, itself=False)
+        for key in [key for key, route in routes.more_specific.items() if route.router == address]:
+            del routes.more_specific[key]
+            changed = True
+        if changed:  # else a neighbour that changes its mind would have every path look for its next hop again
+            routes.changed()
 
     def _lose(self, address: bytes, cause: str, now: float) -> None:
+        """A default router is none any more, nor is what redirects led through it (RFC 4861 §6.3.5)."""
         del self._routes.default_routers[address]
+        self._routes.void_redirects(address, itself=False)
         self._interface.notice(f"router {address_text(address)}", cause, now)
         if not self._routes.default_routers:
             self.solicit(now)

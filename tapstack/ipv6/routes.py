@@ -256,6 +256,13 @@ class Routes:
             self._redirects.popitem(last=False)
         self._forget_next_hop(dst)
 
+    def void_redirects(self, target: bytes, *, itself: bool) -> bool:
+        """Forget the redirects to a neighbour, with `itself` also that which said that it is on-link; whether there were any."""
+        void = [dst for dst, hop in self._redirects.items() if hop == target and (itself or dst != target)]
+        for dst in void:
+            del self._redirects[dst]
+        return bool(void)
+
     def uses(self, dst: bytes, router: bytes) -> bool:
         """Whether packets are being sent to `dst` by way of the neighbour `router`."""
         path = self._paths.get(dst)
@@ -269,9 +276,7 @@ class Routes:
 
     def neighbor_unreachable(self, neighbor: Neighbor, now: float) -> None:
         """A neighbour no longer answers: redirects to it are void, and another router may take over (RFC 7048 §3)."""
-        redirected = [dst for dst, target in self._redirects.items() if target == neighbor.address]
-        for dst in redirected:
-            del self._redirects[dst]
+        redirected = self.void_redirects(neighbor.address, itself=True)
         others = any(address != neighbor.address for address in self._offering())
         if redirected or (neighbor.is_router and others):
             self.changed()

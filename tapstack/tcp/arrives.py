@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 from ..events import DropReason
 from ..signals import Signal
 from ..wire.tcp import ACK, FIN, RST, SYN, URG
-from . import errors
+from . import errors, replyport
 from .buffers import grow_receive, grow_send
 from .connection import Connection
-from .options import Ecn, PortMode
+from .options import Ecn
 from .recovery import Phase
 from .sequence import unwrap
 from .states import TcpState, TcpTrigger
@@ -82,7 +82,7 @@ def take_syn(connection: Connection, segment: Segment, now: float) -> None:
     if segment.options.timestamp is not None:
         receiver.ts_recent = segment.options.timestamp[0]
         receiver.ts_recent_at = now
-    if connection.mode is PortMode.L1:
+    if replyport.may_move(connection):
         connection.remote_port = segment.source_port
 
 
@@ -115,9 +115,8 @@ def establish(connection: Connection, segment: Segment, ack: int, now: float) ->
 
 def otherwise(connection: Connection, segment: Segment, now: float) -> None:
     """RFC 9293 §3.10.7.4 for SYN-RECEIVED and the synchronized states."""
-    receiver = connection.receiver
-    sequence = unwrap(segment.sequence, receiver.rcv_nxt)
-    if connection.state is TcpState.SYN_RECEIVED and _real_syn_ack(connection, segment, now):
+    sequence = unwrap(segment.sequence, connection.receiver.rcv_nxt)
+    if connection.state is TcpState.SYN_RECEIVED and _still_opening(connection, segment, now):
         return
     if segment.flags & (SYN | RST) == SYN and connection.state is not TcpState.SYN_RECEIVED:
         _check_syn(connection, segment, now)  # before the first check: RFC 5961 §4.2 does not ask for its number
@@ -133,7 +132,6 @@ def otherwise(connection: Connection, segment: Segment, now: float) -> None:
     if not segment.flags & ACK:
         connection.tcp.counters.drop(DropReason.TCP_FLAGS)
         return
-    before = (receiver.rcv_nxt, connection.sender.snd_una, receiver.ts_recent)
     if not _check_ack(connection, segment, sequence, now):
         return
     connection.last_heard = now
@@ -141,22 +139,27 @@ def otherwise(connection: Connection, segment: Segment, now: float) -> None:
         connection.hear_user_timeout(segment.options.user_timeout)
     if connection.state is not TcpState.CLOSED:
         _text_and_fin(connection, segment, sequence, now)
-    # UM-PORT-3: only a segment that passed PAWS and RFC 5961 and advanced something moves the reply port.
-    advanced = before != (receiver.rcv_nxt, connection.sender.snd_una, receiver.ts_recent)
-    if connection.mode is PortMode.L1 and advanced:
-        connection.remote_port = segment.source_port
     connection.tcp.mark_dirty(connection)
 
 
-def _real_syn_ack(connection: Connection, segment: Segment, now: float) -> bool:
-    """After a simultaneous open: a SYN-ACK for our own SYN proves the peer's numbers (UM-PORT-12).
+def _still_opening(connection: Connection, segment: Segment, now: float) -> bool:
+    """SYN-RECEIVED after an active open: what SYN-SENT would make of a SYN-ACK or a reset; False for other segments.
 
-    A spoofed SYN may have brought us here with a foreign ISN; whoever acknowledges our ISN is the peer.
+    A spoofed SYN may have brought us here with a foreign ISN; whoever acknowledges our ISN is the peer (UM-PORT-12).  So a
+    SYN-ACK for our SYN proves the peer's numbers, and no reset but one that acknowledges it refuses: RFC 9293 §3.10.7.4 takes
+    any at RCV.NXT, but that proves the foreign ISN alone, and ports add no entropy.
     """
-    if connection.armed is not None or segment.flags & (SYN | ACK | RST) != SYN | ACK:
+    if connection.armed is not None:
         return False
     ack = unwrap(segment.acknowledgment, connection.sender.snd_nxt)
-    if ack != connection.sender.snd_nxt:
+    acknowledges = bool(segment.flags & ACK) and ack == connection.sender.snd_nxt
+    if segment.flags & RST:
+        if acknowledges:
+            connection.fail(errors.refused(), now, "refused")
+        else:
+            connection.tcp.counters.drop(DropReason.TCP_FLAGS)
+        return True
+    if not acknowledges or not segment.flags & SYN:
         return False
     take_syn(connection, segment, now)
     establish(connection, segment, ack, now)
@@ -169,16 +172,13 @@ def _check_sequence(connection: Connection, segment: Segment, sequence: int, now
     """First: the sequence number, with PAWS before it (RFC 9293 §3.10.7.4, RFC 7323 §5.3)."""
     receiver = connection.receiver
     counters = connection.tcp.counters
-    if connection.timestamps and not segment.flags & RST:
-        stamp = segment.options.timestamp
-        if stamp is None:
-            counters.drop(DropReason.TCP_PAWS)  # RFC 7323 §3.2: silently dropped once timestamps are negotiated
-            return False
-        recent = receiver.ts_recent
-        if recent is not None and now - receiver.ts_recent_at < _PAWS_IDLE and unwrap(stamp[0], recent) < recent:
-            counters.drop(DropReason.TCP_PAWS)
-            connection.challenge(now)
-            return False
+    if connection.timestamps and not segment.flags & RST and not _passes_paws(connection, segment, now):
+        return False
+    if connection.state is TcpState.SYN_RECEIVED and _repeats_syn(connection, segment, sequence):
+        counters.drop(DropReason.TCP_SEQUENCE)
+        connection.ecn.syn_again(segment.flags)
+        connection.answer_again(now)
+        return False
     length = segment.length if not segment.flags & RST else 0  # a reset may carry text (SHLD-2)
     window = receiver.window()
     end = sequence + length
@@ -196,11 +196,8 @@ def _check_sequence(connection: Connection, segment: Segment, sequence: int, now
     counters.drop(DropReason.TCP_SEQUENCE)
     if segment.flags & RST:
         return False
-    repeated_syn = segment.flags & (SYN | ACK | FIN) == SYN and end == left and not segment.payload
-    if repeated_syn and connection.state is TcpState.SYN_RECEIVED and connection.timers.retransmit.armed:
-        connection.ecn.syn_again(segment.flags)
-        connection.send_syn(now)  # our answer was lost
-        return False
+    if segment.source_port != connection.remote_port:
+        replyport.follow_repetition(connection, segment, sequence, now)
     probed = window == 0 and (segment.payload or end == left - 1)
     if probed or (segment.payload and end <= left):
         # A probe of our closed window, or a repetition: the peer must hear where we are.
@@ -215,6 +212,32 @@ def _check_sequence(connection: Connection, segment: Segment, sequence: int, now
     else:
         connection.challenge(now)  # limited, so that two ends that disagree do not answer each other for ever
     return False
+
+
+def _passes_paws(connection: Connection, segment: Segment, now: float) -> bool:
+    """Where timestamps are negotiated: whether this one is there and not older than the last (RFC 7323 §3.2, §5.3)."""
+    receiver = connection.receiver
+    counters = connection.tcp.counters
+    stamp = segment.options.timestamp
+    if stamp is None:
+        counters.drop(DropReason.TCP_PAWS)  # §3.2: silently dropped
+        return False
+    recent = receiver.ts_recent
+    if recent is not None and now - receiver.ts_recent_at < _PAWS_IDLE and unwrap(stamp[0], recent) < recent:
+        counters.drop(DropReason.TCP_PAWS)
+        connection.challenge(now)
+        return False
+    return True
+
+
+def _repeats_syn(connection: Connection, segment: Segment, sequence: int) -> bool:
+    """SYN-RECEIVED: whether this is the peer's SYN once more, as if our answer was lost.
+
+    What it carries is not looked at: data on it is that which the first one brought, of which nothing was taken, and
+    reaches into the window without being another SYN.
+    """
+    again = segment.flags & (SYN | ACK | RST) == SYN and sequence == connection.receiver.rcv_nxt - 1
+    return again and connection.timers.retransmit.armed
 
 
 def _check_ack_only(connection: Connection, segment: Segment, sequence: int, now: float) -> None:
@@ -248,12 +271,14 @@ def _check_syn(connection: Connection, segment: Segment, now: float) -> None:
     connection.challenge(now)
 
 
-def _update_timestamp(connection: Connection, segment: Segment, sequence: int, now: float) -> None:
-    """TS.Recent follows segments that span the last acknowledgement sent (RFC 7323 §4.3).
+def _take_in(connection: Connection, segment: Segment, sequence: int, ack: int, now: float) -> None:
+    """What an acceptable segment tells beside its acknowledgement `ack`, once that is found valid: the peer's port and clock.
 
-    Only once their own acknowledgement is found valid: else a blind segment with a guessed sequence number could move it so far
-    ahead that PAWS keeps the peer out.
+    TS.Recent follows segments that span the last acknowledgement sent (RFC 7323 §4.3).  Not before the acknowledgement is found
+    valid: else a blind segment with a guessed sequence number could move it so far ahead that PAWS keeps the peer out.
     """
+    if segment.source_port != connection.remote_port:
+        replyport.follow(connection, segment, sequence, ack, now)
     stamp = segment.options.timestamp
     receiver = connection.receiver
     if connection.timestamps and stamp is not None and sequence <= receiver.last_ack_sent:
@@ -270,14 +295,14 @@ def _check_ack(connection: Connection, segment: Segment, sequence: int, now: flo
             connection.tcp.counters.drop(DropReason.TCP_ACK)
             connection.tcp.reset(segment, connection.entry, now)
             return False
-        _update_timestamp(connection, segment, sequence, now)
+        _take_in(connection, segment, sequence, ack, now)
         establish(connection, segment, ack, now)
         return connection.armed is None or connection.tcp.passive.completed(connection, now)
     if ack > sender.snd_nxt or ack < sender.snd_una - max(sender.maximum_window, 65535):
         connection.tcp.counters.drop(DropReason.TCP_ACK)
         connection.challenge(now)
         return False
-    _update_timestamp(connection, segment, sequence, now)
+    _take_in(connection, segment, sequence, ack, now)
     acknowledge(connection, segment, sequence, ack, now)
     if connection.finished_sending():
         fin_acknowledged(connection, now)

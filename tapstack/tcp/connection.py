@@ -11,7 +11,6 @@ the stack takes them and calls `owner` (see `Stack.take_signals`).
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from ..events import ConnectionChanged
@@ -27,7 +26,7 @@ from .idlesender import IdleSender
 from .isn import SessionNumbers
 from .options import PortMode, SocketOptions
 from .output import Output
-from .receiver import Receiver
+from .receiver import MAXIMUM_WINDOW_SCALE, Receiver, scale_for
 from .recovery import NewRenoRecovery, SelectiveRecovery
 from .recovery.rto import RttEstimator
 from .sender import Sender
@@ -36,7 +35,7 @@ from .states import SYNCHRONIZED, TRANSITIONS, TcpState, TcpTrigger
 from .statistics import Statistics, collect
 from .timers import ConnectionTimers
 from .trace import Trace
-from .usertimeout import UserTimeout
+from .usertimeout import UserTimeout, advertised
 
 if TYPE_CHECKING:
     from ..ipv6.host import Path
@@ -47,7 +46,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Connection", "Signal"]
 
-MAXIMUM_WINDOW_SCALE = 14
 IPV6_TCP_HEADERS = 60
 
 
@@ -55,6 +53,8 @@ class Connection(Output):
     """A PCB.  Made by `Tcp.connect` and by listeners; `key` is its place in the demultiplexing tables.
 
     local_port, remote_port: what is written in the headers; whether they are also read depends on the mode.
+    named_port: the peer's port that a SYN is sent to, whatever `remote_port` has become since.
+    followed: TSval and time of the segment that moved `remote_port` last (see `replyport`).
     held: a bare acknowledgement that waits for the end of this reading of the link: value and echo of its timestamps, its
     number and its window (see `fastpath`).
     mtu: the largest packet that segments make; 0 before the handshake is over.
@@ -71,6 +71,7 @@ class Connection(Output):
         "emitter",
         "entry",
         "error",
+        "followed",
         "handshake_timeout",
         "held",
         "high_water",
@@ -82,6 +83,7 @@ class Connection(Output):
         "low_water",
         "mode",
         "mtu",
+        "named_port",
         "opened_at",
         "options",
         "owner",
@@ -126,7 +128,8 @@ class Connection(Output):
         self.local = entry.address
         self.remote = remote
         self.local_port = local_port
-        self.remote_port = remote_port
+        self.remote_port = self.named_port = remote_port
+        self.followed: tuple[int, float] | None = None
         self.mode: PortMode = options.mode
         self.options = options
         self.path = path
@@ -137,10 +140,8 @@ class Connection(Output):
         self.signals = 0
         self.error: Exception | None = None
         self.soft_error: Exception | None = None
-        self.dirty = False
         self.held: tuple[int, int, int, int] | None = None
-        self.detached = False
-        self.write_blocked = False
+        self.dirty = self.detached = self.write_blocked = False
         self.high_water = self.auto_high_water = options.send_buffer
         self.low_water = options.send_buffer // 2
         self.last_heard = now
@@ -337,7 +338,7 @@ class Connection(Output):
         self.user_timeout = seconds
         told = self.told_timeout
         if told is not None:
-            told.advertised, told.changeable, told.due = max(1, round(seconds)), False, True
+            told.advertised, told.changeable, told.due = advertised(seconds), False, True
 
     def hear_user_timeout(self, seconds: int) -> None:
         """The peer advertises its user time-out (RFC 5482 §3.1)."""
@@ -463,12 +464,3 @@ class Connection(Output):
     def finished_sending(self) -> bool:
         """Whether our FIN has been acknowledged."""
         return self.sender.fin_sent and self.sender.snd_una == self.sender.snd_nxt
-
-
-@lru_cache(maxsize=64)
-def scale_for(capacity: int) -> int:
-    """The window scale that lets `capacity` bytes be announced (RFC 7323 §2.3)."""
-    scale = 0
-    while scale < MAXIMUM_WINDOW_SCALE and 65535 << scale < capacity:
-        scale += 1
-    return scale

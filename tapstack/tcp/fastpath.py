@@ -111,7 +111,11 @@ def receive(connection: Connection, frame: Buffer, at: int, length: int, trusted
         text = memoryview(frame)[tcp + header : tcp + length]
     elif size:
         text = bytes(frame[tcp + header : tcp + length])
-    _take(connection, value, echo, ack, window, text, flags & FIN, now)
+    try:
+        _take(connection, value, echo, ack, window, text, flags & FIN, now)
+    except Exception as error:
+        connection.tcp.broken(connection, error, now)
+        raise
     return True
 
 
@@ -122,7 +126,11 @@ def settle(tcp: Tcp, now: float) -> None:
         connection.held = None
         if held is not None:
             value, echo, ack, window = held
-            _take(connection, value, echo, ack, window, None, 0, now)
+            try:
+                _take(connection, value, echo, ack, window, None, 0, now)
+            except Exception as error:  # those behind it are settled the next time
+                tcp.broken(connection, error, now)
+                raise
     tcp.held.clear()
 
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import struct
 from typing import NamedTuple
 
-from ..types import DYNAMIC_PORTS
 from .sequence import MASK
 
 
@@ -16,28 +14,6 @@ class SessionNumbers(NamedTuple):
     isn: int
     timestamp_offset: int
     flow_label: int
-
-
-class EphemeralPorts:
-    """The ports that a stack chooses by itself, those of `DYNAMIC_PORTS`: unpredictable without the secret (RFC 6056 §3).
-
-    One keyed hash gives 32 of them.
-    """
-
-    __slots__ = ("_drawn", "_hashes", "_secret")
-
-    def __init__(self, secret: bytes) -> None:
-        self._secret = secret
-        self._hashes = 0
-        self._drawn: list[int] = []
-
-    def draw(self) -> int:
-        """The next one."""
-        if not self._drawn:
-            self._hashes += 1
-            digest = hashlib.blake2b(self._hashes.to_bytes(8, "big"), key=self._secret, person=b"port").digest()
-            self._drawn = [DYNAMIC_PORTS[word & 0x3FFF] for word in struct.unpack("!32H", digest)]
-        return self._drawn.pop()
 
 
 def session_numbers(secret: bytes, key: bytes, now: float) -> SessionNumbers:

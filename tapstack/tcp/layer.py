@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from ..events import Counters, DropReason, EventStream
 from ..ipv6.addresses import AddressEntry, AddressState, Trigger
+from ..randomness import KeyedRandom
 from ..signals import Signal
 from ..timers import TimerQueue
 from ..types import PORT_ATTEMPTS, Frame, valid_peer
@@ -26,7 +27,7 @@ from .buffers import BufferBudget, release
 from .challenge import ChallengeLimiter
 from .connection import Connection
 from .demux import Demux, four_key, key_for
-from .isn import EphemeralPorts, session_numbers
+from .isn import session_numbers
 from .listener import ArmedAddress, Listener
 from .options import PortMode, SocketOptions
 from .passive import PassiveOpens
@@ -72,7 +73,7 @@ class Tcp:
         self._secret = secret
         self._ids = count(1)
         self.next_id: Callable[[], int] = self._ids.__next__
-        self._ports = EphemeralPorts(secret)
+        self._ports = KeyedRandom(secret, "ports")
         self._dirty: list[Connection] = []
         self._ended: list[Connection] = []
         self.reading = False
@@ -103,7 +104,7 @@ class Tcp:
         path = self.host.path(remote, now)
         if remote_port is None:
             remote_port = options.reduced_port
-        chosen = local_port if local_port is not None else self._ports.draw()
+        chosen = local_port if local_port is not None else self._ports.port()
         attempts = 1 if local_port is not None or options.mode in (PortMode.L0, PortMode.L1) else PORT_ATTEMPTS
         while True:
             attempts -= 1
@@ -120,7 +121,7 @@ class Tcp:
                     self.host.addresses.drop(entry, connection, now, "conflicting socket")
                     raise
                 entry.users.remove(connection)  # the next attempt holds the address; nobody else need know of this one
-                chosen = self._ports.draw()
+                chosen = self._ports.port()
         connection.sender.snd_nxt += 1
         connection.move(TcpTrigger.ACTIVE_OPEN, now, "connect")
         connection.send_syn(now)
@@ -164,12 +165,24 @@ class Tcp:
             self._armed_on.pop(address, None)
 
     def enter_wildcard(self, listener: Listener) -> None:
-        """Let an Aware listener accept at every ordinary address."""
+        """Let an Aware listener accept at every ordinary address; refuses what could shadow, or be shadowed (UM-PORT-7).
+
+        It is in no table of addresses before a segment has come there, so the listeners that are have to be looked through.
+        """
         assert listener.port is not None
         other = self._wildcards.get(listener.port)
         if other is not None:
-            raise errors.ConflictingSocket(repr(listener), repr(other))
+            raise errors.ConflictingSocket(listener.everywhere, other.everywhere)
+        for armed in self._armed.values():
+            if listener.shadows(armed):
+                raise errors.ConflictingSocket(listener.everywhere, repr(armed))
         self._wildcards[listener.port] = listener
+
+    def refuse_wildcards(self, armed: ArmedAddress) -> None:
+        """Refuse an address where a wildcard listener accepts, whether a segment has come there yet or not (UM-PORT-7)."""
+        for listener in self._wildcards.values():
+            if listener.shadows(armed):
+                raise errors.ConflictingSocket(repr(armed), listener.everywhere)
 
     def leave_wildcard(self, listener: Listener) -> None:
         """The reverse of `enter_wildcard`."""
@@ -182,7 +195,7 @@ class Tcp:
         if armed is None and packet.entry is not None and not packet.entry.kind.one_time:
             listener = self._wildcards.get(segment.destination_port)
             if listener is not None:
-                armed = listener.arm(packet.entry, now, sessions=None)
+                armed = listener.arm_where_found(packet.entry, now)
         return armed
 
     # -- input -----------------------------------------------------------------------------------
@@ -215,7 +228,11 @@ class Tcp:
             if used is not None:
                 self._no_pcb(packet, segment, now, used)
         else:
-            arrives.segment_arrives(pcb, segment, now)
+            try:
+                arrives.segment_arrives(pcb, segment, now)
+            except Exception as error:
+                self.broken(pcb, error, now)
+                raise
 
     def _no_pcb(self, packet: Packet, segment: Segment, now: float, used: int | None = None) -> None:
         """LISTEN or CLOSED (RFC 9293 §3.10.7.1, §3.10.7.2); `used`: see `PassiveOpens.syn_arrives`."""
@@ -258,13 +275,30 @@ class Tcp:
         """Let every connection with something to say say it."""
         while self._dirty:
             dirty, self._dirty = self._dirty, []
-            for connection in dirty:
-                connection.output(now)
+            left = iter(dirty)
+            for connection in left:
+                try:
+                    connection.output(now)
+                except Exception as error:
+                    self._dirty[:0] = left  # the next flush is theirs
+                    self.broken(connection, error, now)
+                    raise
         for connection in self._ended:
             connection.fall_apart()
         self._ended.clear()
 
     # -- endings ---------------------------------------------------------------------------------
+
+    def broken(self, connection: Connection, error: Exception, now: float) -> None:
+        """A fault was met in the middle of a connection, perhaps of a controller of the user's: it ends, and no other one does.
+
+        Its owner is told of `error`, its peer by a reset; whoever caught the error raises it again.
+        """
+        if connection.state is not TcpState.CLOSED:
+            try:
+                connection.fail(error, now, "fault")
+            except Exception:  # once more
+                connection.delete(TcpTrigger.DELETE, now, "fault", error)
 
     def time_wait(self, connection: Connection, trigger: TcpTrigger, now: float) -> None:
         """Both sides have closed: acknowledge, where the FIN has not been yet, and leave a record for TIME-WAIT."""
@@ -295,6 +329,8 @@ class Tcp:
         release(connection)
         self._ended.append(connection)
         self.host.addresses.drop(connection.entry, connection, now, cause)
+        if armed is None and not connection.mtu:  # its SYN may wait still, and who answered that would meet silence
+            self.host.withdraw(connection.entry)
 
     def _address_gone(self, entry: AddressEntry, old: AddressState, trigger: Trigger, now: float) -> None:
         """The valid lifetime of an address is over, or an optimistic one is another's: whatever stood on it ends (UM-ADDR-11)."""

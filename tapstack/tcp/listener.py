@@ -15,7 +15,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from ..events import DropReason, ListenerChanged
-from ..ipv6.addresses import AddressEntry
+from ..ipv6.addresses import AddressEntry, AddressState
 from ..signals import Signal
 from ..types import address_text
 from .connection import Connection
@@ -97,6 +97,15 @@ class ArmedAddress:
         return False
 
     @property
+    def resting(self) -> bool:
+        """Whether nothing new starts on it: a one-time address whose preferred lifetime is over (UM-ADDR-11).
+
+        Handshakes that have begun go on, and it is as before when its prefix is preferred again.  An ordinary address
+        accepts still (RFC 4862 §5.5.4).
+        """
+        return self.entry.state is AddressState.DEPRECATED and self.entry.kind.one_time
+
+    @property
     def heard(self) -> bool:
         """Whether a SYN has come."""
         return bool(self.half_open) or self.cookies_until >= 0
@@ -117,6 +126,7 @@ class ArmedAddress:
         for connection in in_order(self.half_open):
             if connection.remote != remote:
                 connection.delete(TcpTrigger.DELETE, now, "another client has the lease")
+        self.listener.tcp.host.withdraw(self.entry)
         self.listener.tell(self.listener.state, now, self, "leased")
 
     def _expire(self, now: float) -> None:
@@ -150,11 +160,25 @@ class Listener:
         name = "" if self.service is None else f" of {self.service}"
         return f"listener {self.id}{name} {self.options.mode}{'' if self.port is None else f' port {self.port}'}"
 
+    @property
+    def everywhere(self) -> str:
+        """A wildcard listener for people, as `ArmedAddress` has a name for one address."""
+        return f"{self!r} on every ordinary address"
+
+    def shadows(self, armed: ArmedAddress) -> bool:
+        """Whether it would take packets of an armed address, or lose its own to that, if it accepted at every ordinary one."""
+        return not armed.entry.kind.one_time and armed.listener.port in (None, self.port)
+
     def key_of(self, address: bytes) -> bytes:
         """The listener's key: the local address, with the port in Aware (UM-LIS-7)."""
         return address if self.port is None else address + self.port.to_bytes(2, "big")
 
     # -- arming ----------------------------------------------------------------------------------
+
+    @property
+    def accepting(self) -> list[bytes]:
+        """The addresses that can be connected to now: those that are armed and do not rest."""
+        return [address for address, armed in self.armed.items() if not armed.resting]
 
     def arm(
         self,
@@ -175,20 +199,33 @@ class Listener:
         if self.state is TcpState.CLOSED:
             raise ValueError("the listener is closed")
         armed = ArmedAddress(self, entry, None if lease else sessions, client, lease)
+        self.tcp.refuse_wildcards(armed)
+        self._enter(armed, now, expires)
+        return armed
+
+    def arm_where_found(self, entry: AddressEntry, now: float) -> ArmedAddress:
+        """A segment for a wildcard listener has come to an ordinary address: accept there, as was said before."""
+        armed = ArmedAddress(self, entry, None, None, False)
+        self._enter(armed, now, None)
+        return armed
+
+    def _enter(self, armed: ArmedAddress, now: float, expires: float | None) -> None:
         self.tcp.enter_listener(armed)
         try:
-            self.tcp.host.addresses.acquire(entry, armed)
+            self.tcp.host.addresses.acquire(armed.entry, armed)
         except BaseException:
             self.tcp.leave_listener(armed)
             raise
-        self.armed[entry.address] = armed
+        self.armed[armed.entry.address] = armed
         if expires is not None:
             armed.expiry.set(expires)
         self._move(TcpTrigger.ADDRESS_SET, now, armed, "address set")
-        return armed
 
     def listen_on_ordinary(self) -> None:
-        """Aware mode: accept on the port at every address that is not a one-time one (UM-EA-1: never at an EA)."""
+        """Aware mode: accept on the port at every address that is not a one-time one (UM-EA-1: never at an EA).
+
+        Raises `ConflictingSocket` where a listener accepts on the port of one of them already, or on all its ports.
+        """
         if self.port is None:
             raise ValueError("only a listener in Aware mode has a port to share between addresses")
         self.tcp.enter_wildcard(self)
@@ -203,6 +240,7 @@ class Listener:
         self.tcp.leave_listener(armed)
         for connection in in_order(armed.half_open):
             connection.delete(TcpTrigger.DELETE, now, cause)
+        self.tcp.host.withdraw(armed.entry)
         self._move(TcpTrigger.ADDRESS_SET if self.armed else TcpTrigger.LAST_ADDRESS_GONE, now, armed, cause)
         self.tcp.host.addresses.drop(armed.entry, armed, now, cause)
 

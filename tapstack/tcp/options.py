@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import lru_cache
+from math import inf
+from typing import Any
 
 from .congestion import load_controller
 
@@ -40,13 +43,33 @@ class Ecn(StrEnum):
     REQUEST = "request"
 
 
+LARGEST_BUFFER = 65535 << 14
+"""Bytes: the largest window that can be told (RFC 7323 §2.3)."""
+_ALWAYS = 1e9
+"""Seconds, thirty years: timers are set by these times, and a time without an end would stand in their queue for ever."""
+_KINDS: dict[str, type[StrEnum]] = {"mode": PortMode, "time_wait": TimeWait, "ecn": Ecn}
+_SWITCHES = ("nodelay", "tell_user_timeout", "pacing", "trace", "sack", "timestamps", "cookies")
+_COUNTS = {
+    "reduced_port": (1, 65535),
+    "send_buffer": (1, LARGEST_BUFFER),
+    "send_buffer_maximum": (1, LARGEST_BUFFER),
+    "receive_buffer": (1, LARGEST_BUFFER),
+    "receive_buffer_maximum": (1, LARGEST_BUFFER),
+    "backlog": (1, 1 << 31),
+    "hop_limit": (1, 255),
+    "dscp": (0, 63),
+}
+_TIMES = {"msl": _ALWAYS, "user_timeout": inf, "syn_timeout": inf, "fin_wait_2_timeout": _ALWAYS, "keep_alive": _ALWAYS}
+"""The longest of each; to wait for data to be acknowledged without an end must be possible (RFC 9293 MUST-21)."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SocketOptions:
     """Options of one socket; times in seconds, buffers in bytes.
 
     nodelay: send small segments at once, without Nagle's algorithm (RFC 9293 §3.7.4); None: as the API has it, on asyncio's
     transports at once, on sockets not.
-    user_timeout: how long data may stay unacknowledged before the connection is aborted (RFC 9293 R2).
+    user_timeout: how long data may stay unacknowledged before the connection is aborted (RFC 9293 R2); `math.inf` for ever.
     tell_user_timeout: advertise it, and let what the peer advertises prolong it (RFC 5482; off by default, as there).
     syn_timeout: the same for a SYN (RFC 9293 MUST-23: at least 3 minutes); connect() time-outs are the caller's.
     fin_wait_2_timeout: how long a fully closed socket waits for the peer's FIN.
@@ -86,5 +109,50 @@ class SocketOptions:
     dscp: int = 0
 
     def __post_init__(self) -> None:
-        """Raises `ValueError` for a controller that there is not: here, not in the middle of a connection."""
+        """Take modes by name as well, as settings do (`"L2"`, `"short"`).
+
+        Raises `ValueError` for a mode or a controller that there is not, and for what is no number of its kind: here, where it is
+        written, and not in the middle of a connection, where it would be everybody's error.
+        """
+        for name, kind in _KINDS.items():
+            value = getattr(self, name)
+            if type(value) is not kind:
+                object.__setattr__(self, name, _named(name, value, kind))
+        for name in _SWITCHES:
+            if type(getattr(self, name)) is not bool and (name != "nodelay" or self.nodelay is not None):
+                raise ValueError(f"{name} is True or False, not {getattr(self, name)!r}")
+        for name, (least, most) in _COUNTS.items():
+            value = getattr(self, name)
+            if value is None and name == "hop_limit":
+                continue
+            if type(value) is not int or not least <= value <= most:
+                raise ValueError(f"{name} is a whole number from {least} to {most}, not {value!r}")
+        for name, longest in _TIMES.items():
+            value = getattr(self, name)
+            if value is None and name == "keep_alive":
+                continue
+            if type(value) not in (int, float) or not 0 < value <= longest:
+                raise ValueError(f"{name} is a time in seconds, above 0 and at most {longest:g}, not {value!r}")
+        for name in ("send_buffer", "receive_buffer"):
+            first, last = getattr(self, name), getattr(self, f"{name}_maximum")
+            if first > last:
+                raise ValueError(
+                    f"{name} begins at {first} bytes and ends at {last} ({name}_maximum): raise that as well"
+                )
+        if type(self.congestion) is not str:
+            raise ValueError(f"congestion is the name of a controller, not {self.congestion!r}")
         load_controller(self.congestion)
+
+
+@lru_cache(maxsize=256)
+def in_mode(options: SocketOptions, mode: PortMode) -> SocketOptions:
+    """The same options in another mode; a connection may ask for them as often as it likes, since they are made once."""
+    return replace(options, mode=mode)
+
+
+def _named(option: str, value: Any, kind: type[StrEnum]) -> StrEnum:
+    """The member of a kind that a value names; `ValueError` lists them all."""
+    try:
+        return kind(value)
+    except ValueError:
+        raise ValueError(f"{option} is one of {', '.join(kind)}, not {value!r}") from None

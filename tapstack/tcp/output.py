@@ -12,6 +12,7 @@ from ..signals import Signal
 from ..types import Frame
 from ..wire.tcp import ACK, CWR, DEFAULT_MSS, ECE, SYN, URG, Options
 from .challenge import PER_CONNECTION
+from .receiver import scale_for
 from .sequence import MASK, timestamp_value
 from .states import SYNCHRONIZED, TcpState
 
@@ -46,6 +47,7 @@ class Output:
     local_port: int
     low_water: int
     mtu: int
+    named_port: int
     options: SocketOptions
     path: Path
     receiver: Receiver
@@ -195,13 +197,16 @@ class Output:
             self.timestamp(now), [], 0, self.sender.mss, now, options, False, urgent,
         )  # fmt: skip
 
-    def send_syn(self, now: float) -> None:
-        """SYN, or SYN and ACK in SYN-RECEIVED; also their retransmission."""
-        answering = self.state is TcpState.SYN_RECEIVED
+    def send_syn(self, now: float, plain: bool = False) -> None:
+        """SYN, or SYN and ACK in SYN-RECEIVED; also their retransmission.  plain: the SYN that opened, in that state too."""
+        answering = self.state is TcpState.SYN_RECEIVED and not plain
+        if plain:
+            self.ecn.marks = False  # repeated, it asks for nothing (RFC 3168 §6.1.1)
         receiver = self.receiver
+        scale = receiver.scale if answering else scale_for(self.options.receive_buffer_maximum)
         options = Options(
             mss=self.advertised_mss(),
-            window_scale=receiver.scale if not answering or self.sender.scale or receiver.scale else None,
+            window_scale=scale if not answering or self.sender.scale or scale else None,
             sack_permitted=self.sack_permitted if answering else self.options.sack,
         )
         if self.timestamps if answering else self.options.timestamps:
@@ -218,9 +223,17 @@ class Output:
         if answering:
             self._acknowledged()
         self.emitter.emit(
-            self.local_port, self.remote_port, self.sender.snd_una, receiver.rcv_nxt if answering else 0, flags, window,
-            None, [], 0, DEFAULT_MSS, now, options.pack(),
+            self.local_port, self.remote_port if answering else self.named_port, self.sender.snd_una,
+            receiver.rcv_nxt if answering else 0, flags, window, None, [], 0, DEFAULT_MSS, now, options.pack(),
         )  # fmt: skip
+
+    def answer_again(self, now: float) -> None:
+        """The SYN that was answered comes once more, as if the answer was lost; at most as often as a challenge ACK."""
+        if now - self.challenge_at < PER_CONNECTION:
+            self.tcp.counters.drop(DropReason.TCP_CHALLENGE_LIMIT)
+            return
+        self.challenge_at = now
+        self.send_syn(now)
 
     def send_probe(self, now: float) -> None:
         """An old sequence number that the peer must acknowledge: keep-alive (RFC 9293 §3.8.4), or a window that is closed.

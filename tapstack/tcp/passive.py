@@ -13,12 +13,13 @@ from ..ipv6.packet import NoRouteError
 from ..wire import tcp as wire
 from ..wire.tcp import Options
 from . import arrives, cookies
-from .connection import IPV6_TCP_HEADERS, Connection, scale_for
+from .connection import IPV6_TCP_HEADERS, Connection
 from .demux import key_for
 from .errors import ConflictingSocket
 from .isn import SessionNumbers, session_numbers
 from .listener import Admission
 from .options import Ecn, PortMode
+from .receiver import scale_for
 from .sequence import MASK, timestamp_value, unwrap
 from .states import TcpTrigger
 
@@ -48,6 +49,9 @@ class PassiveOpens:
         used: SND.NXT of the connection that it reopens from TIME-WAIT: the new one's numbers are above (RFC 9293 MAY-2).  A
         cookie could not promise that, and is not needed: the peer is real, and each record makes one handshake at most.
         """
+        if armed.resting:
+            self._tcp.counters.drop(DropReason.TCP_DEPRECATED)
+            return
         admission = armed.listener.may_open(armed, segment)
         if admission is Admission.REFUSED:
             return

@@ -14,9 +14,11 @@ rest is copied out of it.  So what is kept costs at most a few times its length,
 from __future__ import annotations
 
 from bisect import bisect_right
+from functools import lru_cache
 
 from ..types import Buffer
 
+MAXIMUM_WINDOW_SCALE = 14
 _SMALL = 256
 _GATHER = 4096
 _MAXIMUM_RUNS = 512
@@ -327,3 +329,12 @@ class Receiver:
 
 def _run_start(run: Run) -> int:
     return run.start
+
+
+@lru_cache(maxsize=64)
+def scale_for(capacity: int) -> int:
+    """The window scale that lets `capacity` bytes be announced (RFC 7323 §2.3)."""
+    scale = 0
+    while scale < MAXIMUM_WINDOW_SCALE and 65535 << scale < capacity:
+        scale += 1
+    return scale

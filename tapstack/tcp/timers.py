@@ -39,6 +39,7 @@ class ConnectionTimers:
         "keep_alive_probes",
         "persist_backoff",
         "persisting",
+        "probed_at",
         "retransmit",
         "timeout_at",
         "timeouts",
@@ -58,6 +59,8 @@ class ConnectionTimers:
         self.persisting = False
         self.persist_backoff = 0
         self.keep_alive_probes = 0
+        """keep-alives sent since anything was heard, the last at `probed_at`"""
+        self.probed_at = 0.0
         self.waiting_since = 0.0
         """since when the oldest unacknowledged thing has been waiting, for the user time-out"""
 
@@ -163,6 +166,14 @@ class ConnectionTimers:
 
     def _on_retransmit(self, now: float) -> None:
         connection = self._connection
+        try:
+            self._retransmit_due(now)
+        except Exception as error:
+            connection.tcp.broken(connection, error, now)
+            raise
+
+    def _retransmit_due(self, now: float) -> None:
+        connection = self._connection
         if connection.state in (TcpState.SYN_SENT, TcpState.SYN_RECEIVED):
             self._on_handshake_timeout(now)
             return
@@ -181,7 +192,7 @@ class ConnectionTimers:
         probe = self.recovery.when
         if probe is not None and probe <= now:
             self.recovery.cancel()
-            self._on_recovery(now)  # a probe is due at the same moment: it comes first, and the time-out starts over
+            self._recovery_due(now)  # a probe is due at the same moment: it comes first, and the time-out starts over
             return
         sender = connection.sender
         self.timeouts += 1
@@ -197,6 +208,14 @@ class ConnectionTimers:
         self.start_over(now)
 
     def _on_recovery(self, now: float) -> None:
+        connection = self._connection
+        try:
+            self._recovery_due(now)
+        except Exception as error:
+            connection.tcp.broken(connection, error, now)
+            raise
+
+    def _recovery_due(self, now: float) -> None:
         connection = self._connection
         connection.fit_path()
         if connection.sender.recovery.on_timer(now):
@@ -222,6 +241,10 @@ class ConnectionTimers:
             connection.path.doubt()
         connection.syn_retransmitted = True
         connection.send_syn(now)
+        if connection.state is TcpState.SYN_RECEIVED and connection.armed is None:
+            connection.send_syn(
+                now, plain=True
+            )  # a stranger may have sent the SYN that was answered: the peer needs ours
         self.wait_for_handshake(now)
 
     # -- delayed acknowledgement -----------------------------------------------------------------
@@ -249,16 +272,18 @@ class ConnectionTimers:
         idle = connection.options.keep_alive
         if idle is None:
             return
+        if connection.last_heard > self.probed_at:
+            self.keep_alive_probes = 0
         heard = connection.last_heard + idle
         if connection.sender.in_flight:
             self.keep_alive_probes = 0
             self.slow.set(now + idle)  # the retransmission timer watches already (RFC 9293 MUST-26)
         elif heard > now:
-            self.keep_alive_probes = 0
             self.slow.set(heard)
         elif self.keep_alive_probes >= KEEP_ALIVE_PROBES:
             connection.fail(errors.timed_out(), now, "keep-alive time-out")
         else:
             self.keep_alive_probes += 1
+            self.probed_at = now
             connection.send_probe(now)
             self.slow.set(now + KEEP_ALIVE_INTERVAL)

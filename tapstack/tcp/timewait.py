@@ -21,6 +21,7 @@ from ..events import ConnectionChanged, DropReason
 from ..ipv6.packet import NoRouteError
 from ..types import address_text
 from ..wire import tcp as wire
+from . import replyport
 from .emitter import Emitter
 from .options import PortMode, TimeWait
 from .sequence import MASK, timestamp_value, unwrap
@@ -39,9 +40,12 @@ SHORT_MINIMUM_RTO = 0.25
 _REPEATING_RTOS = 2
 """Within so many time-outs a peer that heard no acknowledgement has sent its FIN again."""
 _ANSWER_INTERVAL = 0.5
+_ENDED_EARLY = 64
+"""So many records beyond those that wait may stand in line or heap when they have ended."""
 _MODES = tuple(PortMode)
 _packed = struct.Struct("!dfIIIIIIHHBB")
 _TIMESTAMPS = 0x80
+_FOLLOWS = 0x40
 _MODE = 0x03
 
 
@@ -59,7 +63,8 @@ def duration(connection: Connection) -> float:
 class _Facts(NamedTuple):
     """What a record packs; sequence numbers are those of the wire.  expires: a time; wait: seconds, to single precision.
 
-    first_word: of the IPv6 header; hop_limit: 0 for that of the path; flags: `_TIMESTAMPS`, and the index of the mode.
+    first_word: of the IPv6 header; hop_limit: 0 for that of the path; flags: `_TIMESTAMPS`, `_FOLLOWS` where
+    replies follow the peer's port (see `replyport`), and the index of the mode.
     """
 
     expires: float
@@ -85,6 +90,7 @@ class TimeWaitRecord:
         self.entry = connection.entry
         self.key = connection.key
         flags = _MODES.index(connection.mode) | (_TIMESTAMPS if connection.timestamps else 0)
+        flags |= _FOLLOWS if replyport.may_move(connection) else 0
         emitter = connection.emitter
         self._facts = _packed.pack(
             now + wait, wait, connection.id & MASK, connection.receiver.rcv_nxt & MASK, connection.sender.snd_nxt & MASK,
@@ -171,6 +177,21 @@ def _may_reopen(record: TimeWaitRecord, segment: Segment) -> bool:
     return value > recent or (value == recent and newer)
 
 
+def _with_news(facts: _Facts, segment: Segment, sequence: int, expected: bool) -> _Facts:
+    """The facts with the segment's timestamp, where it is newer and the segment `expected`, and with its port.
+
+    The port is followed where the segment repeats what the peer has sent, acknowledges all that we have, and was sent after all
+    that was heard: `replyport` says why.
+    """
+    stamp = segment.options.timestamp
+    if stamp is None or not facts.flags & _TIMESTAMPS or unwrap(stamp[0], facts.ts_recent) <= facts.ts_recent:
+        return facts
+    acknowledges = segment.flags & (wire.ACK | wire.SYN) == wire.ACK and segment.acknowledgment == facts.snd_nxt
+    if facts.flags & _FOLLOWS and acknowledges and sequence + segment.length <= facts.rcv_nxt:
+        return facts._replace(ts_recent=stamp[0], remote_port=segment.source_port)
+    return facts._replace(ts_recent=stamp[0]) if expected else facts
+
+
 class TimeWaitTable:
     """The records of a node, at most `limit`, and their one timer.
 
@@ -207,6 +228,7 @@ class TimeWaitTable:
         tcp.demux.replace(record.key, record)
         if connection.emitter.transform is not None:
             self._transforms[record] = connection.emitter.transform
+        self._sweep()
         self._count += 1
         self._queue(record, now + wait)
         self.quiet_at = max(self.quiet_at, now + _REPEATING_RTOS * max(connection.rtt.rto, SHORT_MINIMUM_RTO))
@@ -227,29 +249,44 @@ class TimeWaitTable:
     def _alive(self, record: TimeWaitRecord) -> bool:
         return self._tcp.demux.get(record.key) is record
 
+    def _sweep(self) -> None:
+        """Let go of records that ended early, by a reset or a new connection, once they outnumber those that wait.
+
+        Every record aside stands in the heap once; the line has the others, and some that were put aside from it.
+        """
+        line, heap, aside = self._line, self._heap, self._aside
+        if len(line) > 2 * (self._count - len(aside)) + _ENDED_EARLY:
+            waiting = [record for record in line if record not in aside and self._alive(record)]
+            line.clear()
+            line.extend(waiting)
+        if len(heap) > 2 * len(aside) + _ENDED_EARLY:
+            heap[:] = [item for item in heap if self._alive(item[2])]
+            heapq.heapify(heap)
+
     def _run(self, now: float) -> None:
         line, heap = self._line, self._heap
         due = []
         while line:
             record = line[0]
-            if record not in self._aside and self._alive(record):
-                expires = record.expires
-                if expires > now:
-                    due.append(expires)
-                    break
-                self.end(record, now, "TIME-WAIT is over")
+            waits = record not in self._aside and self._alive(record)
+            if waits and record.expires > now:
+                due.append(record.expires)
+                break
             line.popleft()
+            if waits:
+                self.end(record, now, "TIME-WAIT is over")
         while heap:
             expires, _, record = heap[0]
-            if self._alive(record):
-                if expires > now:
-                    due.append(expires)
-                    break
-                if record.expires > now:  # it began again since
-                    heapq.heapreplace(heap, (record.expires, next(self._order), record))
-                    continue
-                self.end(record, now, "TIME-WAIT is over")
+            alive = self._alive(record)
+            if alive and expires > now:
+                due.append(expires)
+                break
+            if alive and record.expires > now:  # it began again since
+                heapq.heapreplace(heap, (record.expires, next(self._order), record))
+                continue
             heapq.heappop(heap)
+            if alive:
+                self.end(record, now, "TIME-WAIT is over")
         if due:
             self._timer.set(min(due))
 
@@ -315,7 +352,6 @@ class TimeWaitTable:
     def _answer(self, record: TimeWaitRecord, segment: Segment, now: float) -> None:
         facts = record.facts()
         sequence = unwrap(segment.sequence, facts.rcv_nxt)
-        stamp, recent = segment.options.timestamp, record.ts_recent
         if segment.flags & wire.RST:
             if sequence == facts.rcv_nxt:
                 self.end(record, now, "reset")
@@ -325,9 +361,8 @@ class TimeWaitTable:
         expected = (
             sequence + segment.length == facts.rcv_nxt
         )  # the FIN again, or nothing: else anybody could have sent it
-        if expected and stamp is not None and recent is not None and unwrap(stamp[0], recent) > recent:
-            facts = facts._replace(ts_recent=stamp[0])
-            record.change(facts)
+        facts = _with_news(facts, segment, sequence, expected)
+        record.change(facts)
         if segment.flags & wire.SYN:
             self._acknowledge(record, facts, now)
         elif sequence != facts.rcv_nxt or segment.length:  # the window is closed: nothing else is acceptable

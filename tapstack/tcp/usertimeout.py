@@ -15,6 +15,17 @@ LOWER_LIMIT = 100.0
 UPPER_LIMIT = 3600.0
 """Seconds: for so long at most a peer can keep a connection that is silent."""
 assert LOWER_LIMIT > MAXIMUM_RTO
+_LONGEST = 0x7FFF * 60
+"""Seconds: no longer time can be told (§3)."""
+
+
+def advertised(seconds: float) -> int:
+    """ADV_UTO for a time-out of one's own, which may be without an end.
+
+    >>> advertised(0.2), advertised(300.4), advertised(float("inf"))
+    (1, 300, 1966020)
+    """
+    return max(1, round(min(seconds, _LONGEST)))
 
 
 class UserTimeout:
@@ -27,7 +38,7 @@ class UserTimeout:
     __slots__ = ("advertised", "changeable", "due", "told")
 
     def __init__(self, seconds: float) -> None:
-        self.advertised = max(1, round(seconds))
+        self.advertised = advertised(seconds)
         self.changeable = True
         self.due = True
         self.told: int | None = None

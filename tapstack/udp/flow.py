@@ -127,7 +127,10 @@ class UdpFlow:
         return errors
 
     def close(self, now: float, cause: str = "closed") -> None:
-        """End the flow; a one-time address goes with its last user.  Harmless when called again."""
+        """End the flow; a one-time address goes with its last user.  Harmless when called again.
+
+        What waits for a neighbour's resolution goes with the address (UM-ADDR-9).
+        """
         self._layer.close_flow(self, now, cause)
 
     # -- AddressUser -------------------------------------------------------------------------------

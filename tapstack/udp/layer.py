@@ -7,14 +7,13 @@ dropped; then an ordinary address answers Port Unreachable (RFC 4443 §3.1), a o
 from __future__ import annotations
 
 from collections import deque
-from random import Random
 
 from ..events import DropReason
 from ..ipv6.addresses import ENDINGS, AddressEntry, AddressState, Trigger
 from ..ipv6.host import Host
 from ..ipv6.packet import IcmpError, Packet
 from ..signals import Signal
-from ..types import DYNAMIC_PORTS, PORT_ATTEMPTS, valid_peer
+from ..types import PORT_ATTEMPTS, valid_peer
 from ..wire import WireError, checksum, icmpv6, ipv6, udp
 from .flow import UdpFlow, flow_key
 
@@ -26,11 +25,11 @@ class PortInUseError(OSError):
 class Udp:
     """The UDP layer.  `signalled`: flows with news for their owners."""
 
-    def __init__(self, host: Host, random: Random | None = None) -> None:
+    def __init__(self, host: Host) -> None:
         self.host = host
         self.counters = host.counters
         self.signalled: deque[UdpFlow] = deque()
-        self._random = random or host.interface.random
+        self._random = host.interface.random
         self._flows: dict[bytes, UdpFlow] = {}
         host.upper[ipv6.UDP] = self.input
         host.errors[ipv6.UDP] = self.error
@@ -67,7 +66,7 @@ class Udp:
 
     def _choose_port(self, local: bytes, remote: bytes | None, remote_port: int | None) -> int:
         for _ in range(PORT_ATTEMPTS):
-            port = self._random.choice(DYNAMIC_PORTS)
+            port = self._random.port()
             if flow_key(local, port, remote, remote_port) not in self._flows:
                 return port
         raise PortInUseError(f"{PORT_ATTEMPTS} ports tried, all in use")

@@ -233,6 +233,9 @@ def test_for_people_it_prints_a_table_for_each_specification(
     [
         (("--spec", "umm"), 2, "there is no specification 'umm'; did you mean 'um'?"),
         (("--id", "UM-X-2"), 2, "there is no requirement 'UM-X-2'; did you mean 'UM-X-1'?"),
+        (("--report", "/proc/x"), 3, "/proc/x cannot be written: No such file or directory."),
+        (("--junit", "/proc/x/y.xml"), 3, "/proc/x cannot be written: No such file or directory."),
+        (("--junit", "/proc/self"), 3, "/proc/self cannot be written: Is a directory."),
         (("--last", "--junit", "x.xml"), 2, "--junit needs a run"),
         (("--last",), 3, "has not run here yet"),
         (("--mutations", "--last"), 2, "takes no other option than --json"),

@@ -9,7 +9,6 @@ import asyncio
 import struct
 from collections.abc import Callable, Coroutine
 from ipaddress import IPv6Address, ip_network
-from random import Random
 from typing import Any
 
 import dns.name
@@ -17,6 +16,7 @@ import dns.name
 from compat.socks.handshake import MAX_HTTP_HEAD, Handshake
 from compat.socks.messages import MalformedError, pack_datagram, parse_datagram
 from compat.socks.session import PasswordTable
+from tapstack.randomness import KeyedRandom
 from unimux.dnsstream import UDP_PAYLOAD
 from unimux.generators import GeneratorError
 from unimux.lookup import MAX_HOPS, Ask, Lookup, NotAName, Outcome, host_name
@@ -147,7 +147,7 @@ def _query(data: bytes) -> None:
 def _response(data: bytes) -> None:
     """Messages of name servers to a lookup, each with the id and the question that it waits for, or as it is."""
     script = Script(data)
-    lookup = Lookup(dns.name.from_text("www.example.org"), _SERVERS, Random(1))
+    lookup = Lookup(dns.name.from_text("www.example.org"), _SERVERS, KeyedRandom(bytes(32), "fuzz"))
     for _ in range(2 * 2 * len(_SERVERS) * 3 * (MAX_HOPS + 1)):
         step = lookup.step()
         if isinstance(step, Outcome):

@@ -1,9 +1,10 @@
 """Coverage-guided fuzzing of the codecs, of the parsers of front ends and deliveries, of TCP, and of the whole stack.
 
-    python -m tests.fuzz.fuzz TARGET [--seconds N] [--found DIR] [--minimise]
+    python -m tests.fuzz.fuzz TARGET [--seconds N | --runs N --seed S] [--found DIR] [--minimise]
 
 TARGET is `codecs`, `front`, `tcp` or `world`.  The fuzzer (atheris, libFuzzer) begins with `tests/fuzz/corpus/TARGET` and
-writes what reaches new code into DIR (default: `out/fuzz/TARGET`), beside the input of a crash, if there is one.  `--minimise`
+writes what reaches new code into DIR (default: `out/fuzz/TARGET`), beside the input of a crash, if there is one.  `--runs` inputs
+beyond the corpus, with equal seeds and into an empty DIR, are the same inputs each time.  `--minimise`
 instead writes the smallest set of inputs that reaches the same code back into the corpus.
 The exit status is that of the fuzzer: 0 where nothing was found.
 """
@@ -46,10 +47,11 @@ def corpus(name: str) -> list[Path]:
     return sorted(path for path in (CORPUS / name).glob("*") if path.is_file())
 
 
-def options(name: str, found: Path, seconds: float) -> list[str]:
+def options(name: str, found: Path, seconds: float, runs: int | None, seed: int | None) -> list[str]:
     """libFuzzer's arguments: the first folder takes what is new."""
     return [
-        f"-max_total_time={max(1, round(seconds))}",
+        f"-max_total_time={max(1, round(seconds))}" if runs is None else f"-runs={len(corpus(name)) + runs}",
+        f"-seed={seed or 0}",  # 0: another one each time
         f"-max_len={LONGEST[name]}",
         "-len_control=0",
         f"-rss_limit_mb={_MEMORY}",
@@ -93,6 +95,8 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="tests.fuzz.fuzz", description="Coverage-guided fuzzing.")
     parser.add_argument("target", choices=sorted(TARGETS))
     parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--runs", type=int, help="inputs beyond the corpus, in place of a time")
+    parser.add_argument("--seed", type=int, help="of what is tried; another one each time where none is given")
     parser.add_argument("--found", type=Path)
     parser.add_argument("--minimise", action="store_true")
     parser.add_argument("--raw", nargs=argparse.REMAINDER, help="arguments for libFuzzer, as they are")
@@ -102,7 +106,7 @@ def main(arguments: Sequence[str]) -> int:
     (CORPUS / chosen.target).mkdir(parents=True, exist_ok=True)
     if chosen.minimise:
         return minimise(chosen.target, found)
-    fuzz(chosen.target, chosen.raw or options(chosen.target, found, chosen.seconds))
+    fuzz(chosen.target, chosen.raw or options(chosen.target, found, chosen.seconds, chosen.runs, chosen.seed))
     return 0
 
 

@@ -17,6 +17,8 @@ from ipaddress import IPv6Address, IPv6Network
 from pathlib import Path
 
 import pytest
+from scapy.layers.inet import TCP
+from scapy.layers.inet6 import IPv6
 
 from compat.kernel import topology
 from compat.programs import curl
@@ -33,7 +35,7 @@ from tests.interop.site import (
     udp_forwarder,
 )
 from tests.real.daemons import sshd
-from tests.real.wire import frames, sources
+from tests.real.wire import frames, packets, sources
 
 URL = f"http://{NAME}"
 BODY = random.Random(6).randbytes(1_000_000)
@@ -46,6 +48,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     with site(tmp_path_factory.mktemp("site")) as made:
         (made.www / "file").write_bytes(BODY)
         (made.www / "small").write_bytes(BODY[:100_000])
+        (made.www / "tiny").write_bytes(BODY[:5_000])
         yield made
 
 
@@ -129,6 +132,32 @@ def test_proxychains(place: Site, artefacts: Path) -> None:
                 assert (done.code, done.stderr) == (0, b"")
                 assert done.stdout == BODY
         assert len(place.sources(path)) == 3
+
+    place.run(body())
+
+
+@pytest.mark.real(*SERVERS, "nc.openbsd")
+def test_netcat_that_ends_its_stream_with_its_request(place: Site, artefacts: Path) -> None:
+    """All of it is there before the name is resolved; the page, and why there is none, come all the same."""
+
+    async def ask(port: int) -> bytes:
+        said = f"CONNECT {NAME}:{port} HTTP/1.1\\r\\n\\r\\nGET /tiny HTTP/1.0\\r\\n\\r\\n"
+        done = await place.program("sh", "-c", f"printf '{said}' | nc.openbsd -N 127.0.0.1 {PORT}")
+        assert done.code == 0, done.stderr
+        return done.stdout
+
+    async def body() -> None:
+        async with place.captured(artefacts) as path:
+            for _ in range(3):
+                answer = await ask(80)
+                assert answer.startswith(b"HTTP/1.1 200 Connection established\r\n")
+                assert answer.endswith(BODY[:5_000]), "nginx gives no more than one write to a half-closed client"
+            assert (await ask(81)).startswith(b"HTTP/1.1 502 Bad Gateway\r\n")
+        seen = place.sources(path)
+        assert len(seen) == 3
+        for source in seen:
+            flags = "".join(str(p[TCP].flags) for p in packets(path) if TCP in p and p[IPv6].src == source)
+            assert "F" in flags and "R" not in flags, "its end was passed on, and the connection ended in order"
 
     place.run(body())
 

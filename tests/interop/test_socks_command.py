@@ -135,6 +135,17 @@ def test_users_are_names_with_passwords() -> None:
             SocksSettings(users=[wrong]).passwords()
 
 
+def test_a_user_who_could_not_log_in_is_refused() -> None:
+    """Who logs in with such a name is taken for a session of the user before it."""
+    for name in ("x-session-y", "x-session-", "x-session", "-session-y", "x-session-y-ttl-10m"):
+        with pytest.raises(SettingsError, match="Nobody can log in as") as caught:
+            SocksSettings(users=["alice:a", f"{name}:hidden"]).passwords()
+        assert "hidden" not in str(caught.value)
+    with pytest.raises(SettingsError, match="'alice' of the front end is named twice"):
+        SocksSettings(users=["alice:a", "alice:b"]).passwords()
+    assert SocksSettings(users=["x-session1:q", "session:p"]).passwords() == {"x-session1": "q", "session": "p"}
+
+
 def test_limits_follow_the_settings() -> None:
     limits = SocksSettings(max_connections=7, connect_timeout=3.0, idle_timeout=9.0).limits()
     assert (limits.max_connections, limits.connect_timeout, limits.idle_timeout) == (7, 3.0, 9.0)

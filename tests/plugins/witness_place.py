@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import tempfile
+from contextlib import ExitStack
 
 import pytest
 
-_PLACE = pytest.StashKey[tempfile.TemporaryDirectory[str]]()
+from compat.kernel import scratch_folder
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    place = config.stash[_PLACE] = tempfile.TemporaryDirectory(prefix="unimux-witness-")
-    patch = pytest.MonkeyPatch()
-    patch.setenv("UNIMUX_WITNESS", place.name)  # also for the processes that tests start
-    config.add_cleanup(patch.undo)
-    config.add_cleanup(place.cleanup)
+    stack = ExitStack()
+    config.add_cleanup(stack.close)
+    place = stack.enter_context(scratch_folder("witness"))
+    patch = stack.enter_context(pytest.MonkeyPatch.context())
+    patch.setenv("UNIMUX_WITNESS", str(place))  # also for the processes that tests start

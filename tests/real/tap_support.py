@@ -15,10 +15,10 @@ from compat.kernel import Interface, Namespace, address, in_namespace, namespace
 from tapstack.link.base import Link
 from tapstack.link.device import DeviceLink
 from tapstack.link.tap import TapLink, open_tap
+from tests.real import wire
 
 KERNEL = "2001:db8:7a9::1"
 OWN = "2001:db8:7a9::2"
-ETH_P_ALL = 0x0003
 _RTN_LOCAL = 2
 WAIT = 30.0  # seconds: the bound of every wait for a condition
 
@@ -54,8 +54,8 @@ class Far:
 
     def packet_socket(self) -> Socket:
         """A packet socket on the interface that sees what the kernel receives and sends there."""
-        made = self.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
-        made.bind((self.interface.name, ETH_P_ALL))
+        made = wire.packet_socket(self.interface)
+        made.settimeout(WAIT)
         return made
 
 

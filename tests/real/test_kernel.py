@@ -480,6 +480,10 @@ def unanswered_solicitations(space: Namespace) -> int:
 def test_a_link_without_its_other_end_is_not_waited_for_for_ever(space: Namespace) -> None:
     with bridge(space, "br") as br, pytest.raises(KernelError, match=r"br in unimux-.* is not operational \(DOWN\)"):
         br.until_operational(timeout=0.05)
+    with bridge(space, "br") as br:
+        br.down()
+        with pytest.raises(KernelError, match=r"br in unimux-.* is down; set it up first \(ip link set br up\)"):
+            br.until_operational()
     with veth(space, "a", space, "b") as (a, _), address(a, "2001:db8::1/64"):
         a.until_answering()
         with pytest.raises(KernelError, match=r"a in unimux-.* does not answer for 2001:db8::2"):

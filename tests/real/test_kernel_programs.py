@@ -260,3 +260,26 @@ def test_nothing_leaks_from_running_programs(space: Namespace, tmp_path: Path) -
     for _ in range(3):
         asyncio.run(once())
     assert state() == before
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        (b"#!/no/such/interpreter\n", "its interpreter, or its loader, is not there"),
+        (b"\x7fELFrubbish", "exec format error"),
+    ],
+)
+def test_a_file_that_the_kernel_does_not_run_is_a_sentence_and_126(
+    space: Namespace, tmp_path: Path, text: bytes, why: str
+) -> None:
+    path = tmp_path / "program"
+    path.write_bytes(text)
+    path.chmod(0o755)
+
+    async def main() -> None:
+        async with run_in(space, (str(path),), stdout=PIPE, stderr=PIPE) as process:
+            out, said = await asyncio.wait_for(process.communicate(), 60)
+        assert (process.returncode, out) == (126, b"")
+        assert said.decode() == f"unimux: Cannot run {path}: {why}.\n"
+
+    asyncio.run(main())

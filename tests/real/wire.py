@@ -10,6 +10,7 @@ shares code with the stack.
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from ipaddress import IPv6Address, IPv6Network
@@ -20,11 +21,22 @@ import dpkt
 from scapy.packet import Packet
 from scapy.utils import rdpcap
 
-from compat.kernel import Interface
+from compat.kernel import Interface, in_namespace
 from compat.programs import dumpcap
 from scenarios.witness import CaptureFile, Judgement, Setup, UnifiedNode, Verdict, judge, load
 from scenarios.witness.frames import UNSPECIFIED, Advertisement, Frame, Kind, ListenerReport, Solicitation, text
 from tests.plugins import taps
+
+_ETH_P_ALL = 0x0003
+
+
+def packet_socket(interface: Interface) -> socket.socket:
+    """A socket that never blocks, sees every frame on an interface, both ways, and sends there."""
+    with in_namespace(interface.namespace):
+        made = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+    made.bind((interface.name, _ETH_P_ALL))  # and not before: it would hear every other interface until then
+    made.setblocking(False)
+    return made
 
 
 @asynccontextmanager

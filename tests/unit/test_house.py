@@ -1,6 +1,6 @@
 """No room grows past what one sitting reads: lines of a file, lines of a function (docs/architecture.md, conventions).
 
-And tests between kernels judge by other dissectors than the stack's own.
+And tests between kernels judge by other dissectors than the stack's own, and nodes draw what nobody foresees.
 """
 
 from __future__ import annotations
@@ -8,6 +8,8 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parents[2]
 PARTS = ("tapstack", "unimux", "compat", "scenarios", "tools", "tests")
@@ -69,12 +71,11 @@ CODECS = "tapstack.wire"
 
 
 def imported(text: str) -> Iterator[str]:
-    """Every module that a source names in an import, wherever that stands; of `from a import b` also a.b."""
+    """Every module that a source names in an import, wherever that stands; of `from a import b` it is a.b."""
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):
             yield from (each.name for each in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module is not None and not node.level:
-            yield node.module
             yield from (f"{node.module}.{each.name}" for each in node.names)
 
 
@@ -97,3 +98,43 @@ def test_the_check_sees_an_import_of_the_codecs() -> None:
     ):
         assert reads_with_the_codecs(text)
     assert not reads_with_the_codecs("from tapstack.wires import a\nfrom . import wire\nimport tapstack")
+
+
+NODES = ("tapstack/", "unimux/", "compat/")
+FORESEEN = {
+    "tapstack/link/impairment.py": "what befalls a frame on a simulated path; no node draws from it",
+    "tapstack/link/tap.py": "the link-layer address of a device, from the generator of whoever makes it",
+    "compat/kernel/taps.py": "hands that generator on",
+}
+"""Where a generator may be named whose numbers an observer can continue, and why."""
+
+
+def draws_what_can_be_foreseen(text: str) -> bool:
+    """Whether a source names a generator of Python or numpy other than the system's."""
+    modules = {"random", "numpy.random"}
+    attributes = {ast.unparse(node) for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Attribute)}
+    return bool({"np.random", "numpy.random"} & attributes) or any(
+        name in modules or name.rpartition(".")[0] in modules
+        for name in imported(text)
+        if name != "random.SystemRandom"
+    )
+
+
+@pytest.mark.proves("UM-GEN-7", by="api")
+def test_nodes_draw_what_nobody_foresees() -> None:
+    """Of `tapstack.randomness`, of the system: see there why a Mersenne Twister will not do."""
+    found = {name for name, text in sources() if name.startswith(NODES) and draws_what_can_be_foreseen(text)}
+    assert found == FORESEEN.keys()
+
+
+def test_the_check_sees_a_generator_that_can_be_foreseen() -> None:
+    for text in (
+        "from random import Random",
+        "from random import SystemRandom, getrandbits",
+        "def f():\n  import random",
+        "import numpy as np\nnp.random.default_rng(1)",
+        "from numpy.random import default_rng",
+        "from numpy import random",
+    ):
+        assert draws_what_can_be_foreseen(text)
+    assert not draws_what_can_be_foreseen("import secrets\nfrom random import SystemRandom\nx.random.randbytes(6)")

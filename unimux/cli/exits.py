@@ -11,15 +11,14 @@
 | 130    | interrupted from the keyboard before the work was done; 128 + N by signal N                                  |
 
 Errors are types.  One that this project defines carries the sentence as its text (`unimux.errors`) and is shown as
-it is; a type may name its own status in a class attribute `exit_code`.  Anything else that reaches the top is status 70.
+it is; a type names its status in a class attribute `exit_code`, and without one the answer is no.  Anything else that
+reaches the top is status 70.
 """
 
 from __future__ import annotations
 
 import errno
 from enum import IntEnum
-
-from unimux.errors import ConnectError, NameNotResolved, PoolExhausted, SetupError
 
 OWN_PACKAGES = ("tapstack", "unimux", "compat", "scenarios")
 
@@ -39,15 +38,6 @@ class ExitCode(IntEnum):
     INTERRUPTED = 130
 
 
-_STATUS_BY_TYPE: tuple[tuple[type[BaseException], ExitCode], ...] = (
-    (KeyboardInterrupt, ExitCode.INTERRUPTED),
-    (SetupError, ExitCode.MACHINE),
-    (ConnectError, ExitCode.NETWORK),
-    (NameNotResolved, ExitCode.NETWORK),
-    (PoolExhausted, ExitCode.NETWORK),
-)
-
-
 def is_ours(error: BaseException) -> bool:
     """Whether the error is of a type that this project defines, so that its text speaks to the user."""
     return type(error).__module__.partition(".")[0] in OWN_PACKAGES
@@ -60,9 +50,8 @@ def status(error: BaseException) -> int:
     # By name: the command line loads no stack only to say this.
     if type(error).__name__ == "LinkUnavailable" and is_ours(error):
         return ExitCode.MACHINE
-    for kind, code in _STATUS_BY_TYPE:
-        if isinstance(error, kind):
-            return code
+    if isinstance(error, KeyboardInterrupt):
+        return ExitCode.INTERRUPTED
     if is_ours(error):
         return ExitCode.NO
     # An operating system's "no" about a file; about anything else somebody should have turned it into a sentence.
@@ -74,6 +63,7 @@ def status(error: BaseException) -> int:
 def sentence(error: BaseException) -> str:
     """What the user is told about it, in one line; an error whose text is a clause becomes a sentence.
 
+    >>> from unimux.errors import SetupError
     >>> sentence(SetupError("the generator 'x:Y' cannot be imported"))
     "The generator 'x:Y' cannot be imported."
     >>> sentence(FileNotFoundError(2, "No such file or directory", "site.toml"))

@@ -18,6 +18,7 @@ from typing import Annotated
 import typer
 
 from unimux.cli import config
+from unimux.cli.ending import in_order
 from unimux.cli.exits import ExitCode, sentence, status
 from unimux.cli.plugins import PluginGroup
 from unimux.cli.settings import CONFIG_VARIABLE, DEBUG_VARIABLE
@@ -89,6 +90,12 @@ def _usage(error: typer.TyperException) -> str:
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command line; the exit status."""
+    with in_order() as ending:
+        status = _run(arguments)
+    return 128 + ending.number if ending.number is not None and status == ExitCode.INTERRUPTED else status
+
+
+def _run(arguments: Sequence[str]) -> int:
     try:
         result = app(args=list(arguments), prog_name="unimux", standalone_mode=False)
         sys.stdout.flush()  # what it cannot take is an error like another

@@ -10,7 +10,8 @@ A room that has settings declares them as a `msgspec.Struct` in which every fiel
 The setting `socks.listen` is then the flag that the command offers, else the variable `UNIMUX_SOCKS_LISTEN`, else
 `listen` in the table `[socks]` of the file.  A list in the environment is separated by commas.  A key that does not exist
 and a value of the wrong kind are errors that name the place.  A setting whose `msgspec.Meta` says `extra=SECRET` is a list of
-NAME:SECRET; only the names are ever shown.
+NAME:SECRET; only the names are ever shown.  A table whose defaults depend on other settings leaves them None and has a method
+`effective()` that gives the table with them in place: what `unimux config show` prints.
 
 The file is the one that `--config` or `UNIMUX_CONFIG` names, else `unimux/unimux.toml` in `$XDG_CONFIG_HOME` (`~/.config`),
 else `/etc/unimux.toml`; the first that exists, never several.
@@ -22,7 +23,7 @@ import difflib
 import os
 import tomllib
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -33,9 +34,12 @@ from unimux.cli.exits import ExitCode
 from unimux.errors import SetupError
 
 GROUP = "unimux.settings"
+PREFIX = "UNIMUX_"
 CONFIG_VARIABLE = "UNIMUX_CONFIG"
 DEBUG_VARIABLE = "UNIMUX_DEBUG"
 SECRET = {"secret": True}
+OTHER_VARIABLES = frozenset({CONFIG_VARIABLE, DEBUG_VARIABLE, "UNIMUX_OWNER", "UNIMUX_WITNESS", "UNIMUX_FORBID_SKIPS"})
+"""Variables with our prefix that are no settings: whose process it is, where the witness of states lies, and what tests need."""
 DEFAULT = "default"
 FLAG = "flag"
 
@@ -123,6 +127,24 @@ class Configuration:
         for name in self._file:
             if name not in tables:
                 raise SettingsError(f"{path}: there is no table [{name}]{_suggestion(name, tables)}")
+        for variable in environ:
+            self._refuse_of_no_table(variable, tables)
+
+    @staticmethod
+    def _refuse_of_no_table(variable: str, tables: Collection[str]) -> None:
+        """A variable that looks like a setting of a table that there is not; the keys of tables are `table`'s to judge."""
+        if not variable.startswith(PREFIX) or variable in OTHER_VARIABLES:
+            return
+        if any(variable.startswith(variable_name(table, "")) for table in tables):
+            return
+        if near := difflib.get_close_matches(variable, [CONFIG_VARIABLE, DEBUG_VARIABLE], n=1, cutoff=0.8):
+            raise SettingsError(f"The environment sets {variable}, which is no setting; did you mean {near[0]!r}?")
+        named = variable.removeprefix(PREFIX).partition("_")[0].lower()
+        if named in tables:
+            raise SettingsError(f"The environment sets {variable}, which names no setting of the table [{named}].")
+        raise SettingsError(
+            f"The environment sets {variable}, and there is no table [{named}] of settings{_suggestion(named, tables)}"
+        )
 
     @classmethod
     def here(cls) -> Configuration:
@@ -149,7 +171,9 @@ class Configuration:
             else:
                 value, origin = _default(field), DEFAULT
             settings.append(Setting(name, key, value, origin, _meaning(field.type), _is_secret(field.type)))
-        return Effective(kind(**{setting.key: setting.value for setting in settings}), tuple(settings))
+        value = kind(**{setting.key: setting.value for setting in settings})
+        shown = getattr(value, "effective", lambda: value)()
+        return Effective(value, tuple(replace(setting, value=getattr(shown, setting.key)) for setting in settings))
 
     def _refuse_unknown(self, name: str, written: Mapping[str, object], keys: Collection[str]) -> None:
         for key in written:
@@ -175,7 +199,7 @@ def variable_name(table: str, key: str) -> str:
     >>> variable_name("socks", "listen")
     'UNIMUX_SOCKS_LISTEN'
     """
-    return f"UNIMUX_{table}_{key}".upper().replace("-", "_")
+    return f"{PREFIX}{table}_{key}".upper().replace("-", "_")
 
 
 def _suggestion(wrong: str, known: Collection[str]) -> str:

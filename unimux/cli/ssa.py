@@ -98,7 +98,10 @@ def new(
 ) -> None:
     """Mint an SSA of a running service for a client, and print it.  It is armed when it is printed."""
     from unimux.control import ask_service
+    from unimux.ssa.issue import check_terms, client_network
 
+    client_network(client)
+    check_terms(1 if sessions is None else sessions, lifetime)
     wanted = {"new": 1, "client": client, "lifetime": lifetime, "sessions": sessions}
     issued = ask_service(service, {key: value for key, value in wanted.items() if value is not None})["issued"]
     typer.echo(json_format.dumps(issued) if json else issued["token" if token else "url"])

@@ -1,7 +1,8 @@
 """How far a sequence of shared-secret addresses has come, kept by each side for itself (UM-GEN-5).
 
-The server's record: `used`, the highest counter that served a session, and `reserved`, the first counter that was never
-on the link.  The client's: `used`, the highest counter that it reached the server on.  Both are -1 and 0 at first.
+The server's record: `used`, the highest counter that served a session; `reserved`, the first counter that was never on the
+link; `ended`, addresses above `used` that were in use and released without a session, and their counters.  The client's: `used`,
+the highest counter that it reached the server on.  The numbers are -1 and 0 at first.
 
 A record is on disk before what it says has an effect that lasts: the server's before the session is handed over, the
 client's before the connection is.  `CounterFile` writes a record as a whole, and one process has it at a time.
@@ -17,8 +18,9 @@ from typing import Protocol
 
 import msgspec
 
+from tapstack.randomness import derive_key
+
 from ..durable import replace_durably
-from ..generators import derive_key
 from ..state import StateError
 
 
@@ -27,6 +29,7 @@ class Counters(Protocol):
 
     used: int
     reserved: int
+    ended: dict[str, int]
 
     def save(self) -> None:
         """Make the present values durable; raises `StateError`."""
@@ -41,6 +44,7 @@ class MemoryCounters:
     def __init__(self, used: int = -1, reserved: int = 0) -> None:
         self.used = used
         self.reserved = reserved
+        self.ended: dict[str, int] = {}
 
     def save(self) -> None:
         """Nothing to do."""
@@ -49,9 +53,10 @@ class MemoryCounters:
         """Nothing to do."""
 
 
-class _Record(msgspec.Struct, forbid_unknown_fields=True):
+class _Record(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     used: int
     reserved: int
+    ended: dict[str, int] = {}
 
 
 def counter_file_name(secret: bytes, side: str, service: str, client: str) -> str:
@@ -92,14 +97,15 @@ class CounterFile:
                 f"The counters {path} are damaged: remove the file and give both sides a new secret "
                 "(`unimux ssa keygen`), so that no address comes twice."
             ) from None
-        self.used, self.reserved = record.used, record.reserved
+        self.used, self.reserved, self.ended = record.used, record.reserved, record.ended
 
     def save(self) -> None:
         """Make the present values durable."""
         if self._lock is None:
             raise StateError(f"the counters {self._path} were given back")
+        self.ended = {address: counter for address, counter in self.ended.items() if counter > self.used}
         try:
-            replace_durably(self._path, msgspec.json.encode(_Record(self.used, self.reserved)))
+            replace_durably(self._path, msgspec.json.encode(_Record(self.used, self.reserved, self.ended)))
         except OSError as error:
             raise StateError(f"The counters {self._path} cannot be written: {error.strerror or error}.") from error
 

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
 import struct
 import time
 from collections import Counter, OrderedDict
@@ -51,6 +52,7 @@ HEADER_LENGTH = 12
 MAX_SOURCES = 4096
 MAX_REMEMBERED = 4096
 SOA_TTL = 3600
+_LABEL = re.compile(rb"(?!-)[A-Za-z0-9_-]+(?<!-)")
 
 Network = IPv4Network | IPv6Network
 
@@ -74,7 +76,7 @@ class DnsPolicy:
     server, `ns.<zone>`.  rate, burst: SSAs per second and source, and how many at once.  retry_window: UM-SSA-3's 2 s.
     allow: which clients get SSAs, by believed subnet or source; empty for all.  believe: resolvers whose client subnet is
     believed.  keys: TSIG secrets by name; require_key: nobody else is answered.  stream_only: mint over TCP only, against
-    queries with forged sources.  name_for: whom SSAs are issued for.
+    queries with forged sources.  name_for: whom SSAs are issued for.  Raises `WrongUsage` for what cannot be answered for.
     """
 
     zone: str
@@ -96,6 +98,31 @@ class DnsPolicy:
             raise WrongUsage("Rate and burst of the DNS delivery are more than 0, its times not less than 0.")
         if self.require_key and not self.keys:
             raise WrongUsage("The DNS delivery requires a TSIG key and has none: give it one.")
+        zone = _host_name(self.zone, dns.name.root)
+        _host_name("ns", zone)
+        for name in self.names:
+            if not _host_name(name, zone).is_subdomain(zone):
+                raise WrongUsage(f"{name!r} is no name in the zone {self.zone!r}: write one without the zone, or @.")
+        for name in self.keys:
+            try:
+                dns.name.from_text(name)
+            except (dns.exception.DNSException, UnicodeError) as error:
+                raise WrongUsage(f"{name!r} cannot be the name of a TSIG key: {error}.") from None
+
+
+def _host_name(text: str, origin: dns.name.Name) -> dns.name.Name:
+    """A name that hosts can have (RFC 1123 §2.1; with underscores), relative to `origin`; raises `WrongUsage`."""
+    try:
+        name = dns.name.from_text(text, origin)
+    except (dns.exception.DNSException, UnicodeError) as error:
+        raise WrongUsage(f"{text!r} is no name that DNS could answer for: {error}") from None
+    labels = name.labels[:-1]
+    if not labels or not all(map(_LABEL.fullmatch, labels)):
+        raise WrongUsage(
+            f"{text!r} is no name that DNS could answer for: write letters, digits and hyphens between dots, "
+            "as in shop.example."
+        )
+    return name
 
 
 def networks(texts: list[str]) -> tuple[Network, ...]:
@@ -135,7 +162,6 @@ class Responder:
     """Answers queries under a policy.
 
     now: a clock in seconds.  free: whether a new client could still connect to an SSA.  counters: answers by what they were.
-    Raises `WrongUsage` for a policy that is not usable.
     """
 
     def __init__(
@@ -150,11 +176,8 @@ class Responder:
         self.counters: Counter[str] = Counter()
         self._mint = mint
         self._now = now
-        try:
-            self.zone = dns.name.from_text(policy.zone).canonicalize()
-            self._minting = {dns.name.from_text(name, self.zone).canonicalize() for name in policy.names}
-        except (dns.exception.DNSException, UnicodeError) as error:
-            raise WrongUsage(f"{policy.zone!r} with the names {', '.join(policy.names)} is no zone: {error}.") from None
+        self.zone = dns.name.from_text(policy.zone).canonicalize()
+        self._minting = {dns.name.from_text(name, self.zone).canonicalize() for name in policy.names}
         self._server_name = dns.name.from_text("ns", self.zone)
         self._keyring = {
             dns.name.from_text(name): dns.tsig.Key(dns.name.from_text(name), secret, dns.tsig.HMAC_SHA256)

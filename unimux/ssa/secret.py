@@ -10,12 +10,24 @@ Server, `SecretWindow`:
        │ armed, if unused│ armed: PREFERRED, LISTEN     │ reserved: UNCERTAIN       │ not on the link
     ───┴─────────────────┴──────────────────────────────┴───────────────────────────┴───
 
-A counter whose identifier is reserved (RFC 5453), or that DAD loses, is skipped: the window holds the next usable one.  The
-counters a little below h stay armed for parallel connections, which complete in any order; below that they are withdrawn.
+A counter whose identifier is reserved (RFC 5453), or that another node claims, in DAD or later, is skipped: the window holds the
+next usable one.  The counters a little below h stay armed for parallel connections, which complete in any order; below that
+they are withdrawn.
 
-Client, `SecretClient`: tries h+1, h+2 … h+k, one after the other, each for `try_timeout`; a server that lost a few counters is
-found so.  If none answers, it looks further ahead in steps of k/2: of any k armed counters in a row it hits one or two.
-That look-ahead is bounded, so a server that is gone is an error after a known time, never a search without end.
+Neither a link that goes nor a prefix that changes costs a counter, since the client would not know of it:
+
+* What was only reserved when the link came up again, or when its prefix was deprecated, has never been in use, and is reserved
+  again as soon as that can be.
+* What is armed stays so; while its prefix is deprecated it rests (UM-ADDR-11).  Once it is released it never comes again
+  (UM-ADDR-9): the valid lifetime of its prefix is over, for one.  The record keeps what ended so beyond a restart.
+* The window stands in one prefix, where all of h+1 … is new if it moves to another.  What is armed in the old one stays
+  there, but the session that is served in one withdraws the counter from the others: an identifier serves once.
+* The process ends.  The appointment stands: the next one reserves and arms what has not served, if no doubt about the node's
+  memory forbids it (`renew`).
+
+Client, `secretclient.SecretClient`: tries h+1, h+2 … h+k, one after the other, each for `try_timeout`; a server that lost a
+few counters is found so.  If none answers, it looks further ahead in steps of k/2: of any k armed counters in a row it hits one
+or two.  That look-ahead is bounded, so a server that is gone is an error after a known time, never a search without end.
 
 Both sides keep h on disk (`counters`).  A client that lost its record finds a server that is up to `k + search·k/2` counters
 ahead; a server never goes back, so a client that is ahead of it by more than k waits for nobody: a new secret is due.
@@ -25,21 +37,18 @@ An SSA in use is as visible as any other address.  What the secret hides is whic
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import IPv6Address, IPv6Network
-from typing import Any, ClassVar, Protocol
 
 from tapstack.events import Event, EventStream, ListenerChanged
 from tapstack.ipv6.addresses import AddressEntry, AddressKind
 from tapstack.ipv6.prefixes import Prefix
 from tapstack.tcp.listener import Listener
-from tapstack.tcp.options import PortMode
 from tapstack.types import address as to_bytes
+from tapstack.types import address_text
 
 from ..adoption import AddressRefused, Reservation, reserve
-from ..errors import ConnectError, NetworkUnreachable, UnimuxError
 from ..generators import IDENTIFIER_BITS, SecretSequence
 from ..pool import Pool
 from ..prefix import choose_prefix
@@ -49,15 +58,14 @@ from .counters import Counters
 
 DEFAULT_ARMED = 4
 DEFAULT_RESERVED = 4
-DEFAULT_SEARCH = 16
-TRY_TIMEOUT = 2.0
-"""Seconds the client gives one counter: a SYN and its first retransmission."""
 
 _RETRY = 1.0
 _STEPS = 1024
 _PAUSE = 0.1
 """Seconds after so many counters in which others get their turn."""
 _RECORD_BLOCK = 16
+_PREFIXES = 64
+"""So many prefixes that the window stood in are remembered: advertisements can be forged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +95,8 @@ class SharedSecret:
         return f"<SharedSecret of {self.client!r} for {self.service!r}>"
 
 
-def _purpose(shared: SharedSecret) -> Purpose:
+def purpose_of(shared: SharedSecret) -> Purpose:
+    """What the addresses of a shared secret are for, on either side."""
     return Purpose(front_end="secret", who=shared.client, service=shared.service)
 
 
@@ -109,14 +118,40 @@ class WindowMoved(Event, kw_only=True, frozen=True, tag="secret"):
 
 
 class _Slot:
-    """A counter on the link: reserved, or armed."""
+    """A counter on the link, in one prefix: reserved, or armed."""
 
-    __slots__ = ("address", "armed", "reservation")
+    __slots__ = ("address", "armed", "counter", "line", "reservation")
 
-    def __init__(self, address: bytes, reservation: Reservation) -> None:
+    def __init__(self, line: _Line, counter: int, address: bytes, reservation: Reservation) -> None:
+        self.line = line
+        self.counter = counter
         self.address = address
         self.reservation = reservation
         self.armed = False
+
+
+class _Line:
+    """The counters in one prefix.
+
+    slots: those on the link.  again: those that were given up before they were ever in use, to be reserved again.  next: the
+    first that was not tried yet.
+    """
+
+    __slots__ = ("again", "next", "slots")
+
+    def __init__(self) -> None:
+        self.slots: dict[int, _Slot] = {}
+        self.again: set[int] = set()
+        self.next = 0
+
+    def ahead(self, used: int) -> list[_Slot]:
+        """Those on the link that are still to serve, the nearest first."""
+        return [self.slots[counter] for counter in sorted(self.slots) if counter > used]
+
+    def pass_over(self, used: int) -> None:
+        """Forget what is behind the highest counter that served."""
+        self.next = max(self.next, used + 1)
+        self.again = {counter for counter in self.again if counter > used}
 
 
 class SecretWindow:
@@ -126,6 +161,8 @@ class SecretWindow:
     client: who may connect, as (prefix bytes, length); None for anybody who knows the address.
     renew: whether counters that were reserved but not used before the last restart are taken up again; not where the record
     may have been rolled back (`DiskState.doubt`).
+    whole: whether the node's memory of what it claimed is whole (`DiskState.lost_claims`); where it is not, all that was reserved
+    by this window's own record is passed over.
     failure: why the window is closed though nobody closed it: its record, or that of its addresses, cannot be kept.
     failed: told so.
     """
@@ -143,6 +180,7 @@ class SecretWindow:
         prefix: IPv6Network | None = None,
         client: tuple[bytes, int] | None = None,
         renew: bool = True,
+        whole: bool = True,
         failed: Callable[[StateError], None] = lambda error: None,
     ) -> None:
         self.shared = shared
@@ -156,11 +194,12 @@ class SecretWindow:
         self._reserved = reserved
         self._wanted_prefix = prefix
         self._client = client
-        self._purpose = _purpose(shared)
+        self._purpose = purpose_of(shared)
         self._renewable = counters.reserved if renew else 0
-        self._next = counters.used + 1
-        self._slots: dict[int, _Slot] = {}
-        self._counter_of: dict[bytes, int] = {}
+        self._first = 0 if whole else counters.reserved
+        self._lines: dict[tuple[bytes, int], _Line] = {}
+        self._slots: dict[bytes, _Slot] = {}
+        self._served: set[int] = set()
         self._sequence: tuple[int, SecretSequence] | None = None
         self._timer = pool.timers.timer(self._work)
         self._unsubscribe: Callable[[], None] | None = None
@@ -177,19 +216,20 @@ class SecretWindow:
         self._unsubscribe()
         self._unsubscribe = None
         self._timer.cancel()
-        for counter in list(self._slots):
-            self._withdraw(counter, now, "window closed")
+        for slot in list(self._slots.values()):
+            self._withdraw(slot, now, "window closed")
         self.counters.close()
 
     @property
     def armed(self) -> list[int]:
         """The counters that can be connected to now."""
-        return [counter for counter, slot in self._slots.items() if slot.armed]
+        accepting = self._listener.accepting
+        return sorted({self._slots[address].counter for address in accepting if address in self._slots})
 
     @property
     def reserved(self) -> list[int]:
         """The counters that are reserved, in DAD or UNCERTAIN."""
-        return [counter for counter, slot in self._slots.items() if not slot.armed]
+        return sorted({slot.counter for slot in self._slots.values() if not slot.armed})
 
     # -- inside ----------------------------------------------------------------------------------
 
@@ -198,14 +238,22 @@ class SecretWindow:
         if not isinstance(event, ListenerChanged) or event.listener != self._listener.id or event.address is None:
             return
         address = to_bytes(event.address)
-        counter = self._counter_of.get(address)
-        if counter is None or address in self._listener.armed or not self._slots[counter].armed:
+        slot = self._slots.get(address)
+        if slot is None or address in self._listener.armed or not slot.armed:
             return
-        self._forget(counter)
+        self._forget(slot)
         if event.cause == "consumed":
-            self.counters.used = max(self.counters.used, counter)
+            self._served.add(slot.counter)
+            self.counters.used = max(self.counters.used, slot.counter)
             self._save()
+        elif address not in self._pool.host.addresses:
+            self._ended(slot)
         self._timer.set(event.time)
+
+    def _ended(self, slot: _Slot) -> None:
+        """An address that was in use is gone: it must not come again, after a restart neither (UM-ADDR-9)."""
+        self.counters.ended[address_text(slot.address)] = slot.counter
+        self._save()
 
     def _save(self) -> None:
         try:
@@ -222,15 +270,48 @@ class SecretWindow:
             self.close(now)
             self._failed(self.failure)
             return
+        if self._pool.closed:
+            return
         used = self.counters.used
-        for counter, slot in list(self._slots.items()):
+        for slot in list(self._slots.values()):
             if not slot.armed and slot.reservation.lost:
-                self._forget(counter)
-                self._tell(now, f"counter {counter} skipped: another node has its address, or its prefix is gone")
-            elif counter <= used - self._armed or (counter <= used and not slot.armed):
-                self._withdraw(counter, now, "passed over")
-        self._fill(now)
-        self._arm(now)
+                self._lost(slot, now)
+            elif slot.counter <= used - self._armed or (slot.counter <= used and not slot.armed):
+                self._withdraw(slot, now, "passed over")
+            elif slot.counter in self._served:
+                self._withdraw(slot, now, "its counter served in another prefix")
+        self._served.clear()
+        prefix = self._prefix()
+        if prefix is None:
+            self._timer.set(now + _RETRY)
+            return
+        line = self._line(prefix)
+        for slot in [each for each in self._slots.values() if each.line is not line and not each.armed]:
+            slot.line.again.add(slot.counter)
+            self._withdraw(slot, now, "the window is in another prefix")
+        line.pass_over(max(used, self._first - 1))
+        self._fill(line, prefix, now)
+        self._arm(line, now)
+
+    def _lost(self, slot: _Slot, now: float) -> None:
+        """A reservation is gone: for ever where another node has the address, for now where link or prefix went."""
+        self._forget(slot)
+        if slot.reservation.claimed:
+            self._tell(now, f"counter {slot.counter} skipped: another node has its address")
+        else:
+            slot.line.again.add(slot.counter)
+            self._tell(now, f"counter {slot.counter} given up until link and prefix are as before")
+
+    def _line(self, prefix: Prefix) -> _Line:
+        """The counters in a prefix; those of one that is used no more are forgotten where there are too many."""
+        key = prefix.prefix, prefix.length
+        line = self._lines.pop(key, None) or _Line()
+        self._lines[key] = line  # the last one is the one that was wanted last
+        if len(self._lines) > _PREFIXES:
+            oldest = next((old for old, each in self._lines.items() if not each.slots and each is not line), None)
+            if oldest is not None:
+                del self._lines[oldest]
+        return line
 
     def _prefix(self) -> Prefix | None:
         usable = self._pool.stock.usable()
@@ -250,34 +331,39 @@ class SecretWindow:
             return None
         return (int.from_bytes(prefix.prefix, "big") | sequence.identifier(counter)).to_bytes(16, "big")
 
-    def _fill(self, now: float) -> None:
-        """Reserve until k + r counters lie ahead."""
-        prefix = self._prefix()
-        if prefix is None:
-            self._timer.set(now + _RETRY)
-            return
-        ahead = sum(counter > self.counters.used for counter in self._slots)
+    def _fill(self, line: _Line, prefix: Prefix, now: float) -> None:
+        """Reserve until k + r counters lie ahead: first what was reserved before, then what is new."""
+        missing = self._armed + self._reserved - len(line.ahead(self.counters.used))
+        for counter in sorted(line.again)[: max(missing, 0)]:
+            if not self._reserve(line, prefix, counter, now):
+                return
+            line.again.discard(counter)
+            missing -= counter in line.slots
         for _ in range(_STEPS):
-            if ahead >= self._armed + self._reserved:
+            if missing <= 0:
                 return
-            counter = self._next
-            address = self._address(prefix, counter)
-            if address is not None and not self._reserve(counter, address, now):
+            counter = line.next
+            if not self._reserve(line, prefix, counter, now):
                 return
-            self._next = counter + 1
-            ahead += counter in self._slots
+            line.next = counter + 1
+            missing -= counter in line.slots
         self._timer.set(now + _PAUSE)  # a long run of counters that are not to be had: others get their turn
 
-    def _reserve(self, counter: int, address: bytes, now: float) -> bool:
-        """Put a counter on the link; False when that is to be tried again later."""
+    def _reserve(self, line: _Line, prefix: Prefix, counter: int, now: float) -> bool:
+        """Put a counter on the link, if it is to be had; False when that is to be tried again later."""
+        address = self._address(prefix, counter)
+        if address is None:
+            return True
         if counter >= self.counters.reserved:
             self.counters.reserved = counter + _RECORD_BLOCK
             self._save()
             if self.failure is not None:
                 self._timer.set(now)
                 return False
+        stands = counter < self._renewable and address_text(address) not in self.counters.ended
+        renew = counter in line.again or stands
         try:
-            reservation = reserve(self._pool, address, now, self._changed, renew=counter < self._renewable)
+            reservation = reserve(self._pool, address, now, self._changed, renew=renew)
         except AddressRefused as refusal:
             if not refusal.lasting:
                 self._timer.set(now + _RETRY)
@@ -288,44 +374,44 @@ class SecretWindow:
             self.failure = error
             self._timer.set(now)
             return False
-        self._slots[counter] = _Slot(address, reservation)
-        self._counter_of[address] = counter
+        slot = _Slot(line, counter, address, reservation)
+        line.slots[counter] = self._slots[address] = slot
         return True
 
-    def _arm(self, now: float) -> None:
+    def _arm(self, line: _Line, now: float) -> None:
         """Arm the first k counters ahead, those of them that are ready."""
-        ahead = [(counter, slot) for counter, slot in self._slots.items() if counter > self.counters.used]
-        for counter, slot in ahead[: self._armed]:
+        for slot in line.ahead(self.counters.used)[: self._armed]:
             if slot.armed or not slot.reservation.ready:
                 continue
-            entry = slot.reservation.promote(AddressKind.SERVICE, now, f"counter {counter}")
+            entry = slot.reservation.promote(AddressKind.SERVICE, now, f"counter {slot.counter}")
             tell_purpose(self._events, now, entry.address, self._purpose)
             slot.armed = True
             try:
                 self._listener.arm(entry, now, sessions=1, client=self._client)
             except Exception as error:
-                self._forget(counter)
+                self._forget(slot)
                 self._release(entry, now)
-                self._tell(now, f"counter {counter} could not be armed: {error}")
+                self._ended(slot)
+                self._tell(now, f"counter {slot.counter} could not be armed: {error}")
                 self._timer.set(now + _RETRY)
                 return
-            self._tell(now, f"counter {counter} armed")
+            self._tell(now, f"counter {slot.counter} armed")
 
     def _release(self, entry: AddressEntry, now: float) -> None:
         addresses = self._pool.host.addresses
         if not entry.users and addresses.get(entry.address) is entry:
             addresses.release(entry, now, "could not be armed")
 
-    def _withdraw(self, counter: int, now: float, cause: str) -> None:
-        slot = self._slots[counter]
-        self._forget(counter)
+    def _withdraw(self, slot: _Slot, now: float, cause: str) -> None:
+        self._forget(slot)
         if slot.armed:
             self._listener.disarm(slot.address, now, cause)
         else:
             slot.reservation.cancel(now)
 
-    def _forget(self, counter: int) -> None:
-        del self._counter_of[self._slots.pop(counter).address]
+    def _forget(self, slot: _Slot) -> None:
+        del self._slots[slot.address]
+        del slot.line.slots[slot.counter]
 
     def _tell(self, now: float, cause: str) -> None:
         self._events.emit(
@@ -339,134 +425,3 @@ class SecretWindow:
                 cause=cause,
             )
         )
-
-
-# -- the client --------------------------------------------------------------------------------------------
-
-
-class OutOfStep(UnimuxError, TimeoutError):
-    """No counter that was tried led to the server.  `tried`: how many; `first`: where they began."""
-
-    exit_code: ClassVar[int] = 4
-
-    def __init__(self, service: str, first: int, tried: int, last: Exception | None) -> None:
-        self.first = first
-        self.tried = tried
-        self.last = last
-        super().__init__(
-            f"None of {tried} addresses of {service} from counter {first} on answered: check that the server runs and "
-            "shares the secret, the prefix and both names; if one side lost its counters, make a new secret."
-        )
-
-
-class Dialler(Protocol):
-    """A node, as far as the client needs it."""
-
-    async def create_connection(
-        self,
-        protocol_factory: Callable[[], asyncio.BaseProtocol],
-        host: IPv6Address,
-        port: int | None,
-        *,
-        mode: PortMode | None,
-        timeout: float,
-        purpose: Purpose,
-    ) -> tuple[asyncio.Transport, Any]:
-        """As `Node.create_connection`."""
-
-
-class SecretClient:
-    """Connects to a server with which it shares a secret, in a prefix that it knows.
-
-    look_ahead: k of the server.  search: steps beyond it.  attempts: what happened so far, as (counter, error or None), for
-    whoever wants to see.
-    """
-
-    def __init__(
-        self,
-        node: Dialler,
-        shared: SharedSecret,
-        prefix: IPv6Network,
-        counters: Counters,
-        *,
-        look_ahead: int = DEFAULT_ARMED,
-        search: int = DEFAULT_SEARCH,
-        try_timeout: float = TRY_TIMEOUT,
-    ) -> None:
-        self.shared = shared
-        self.prefix = prefix
-        self.counters = counters
-        self.attempts: list[tuple[int, ConnectError | None]] = []
-        self._node = node
-        self._purpose = _purpose(shared)
-        self._sequence = shared.sequence(prefix.prefixlen)
-        self._look_ahead = look_ahead
-        self._search = search
-        self._try_timeout = try_timeout
-        self._flying: set[int] = set()
-
-    def candidates(self) -> Iterator[int]:
-        """The counters to try, in order; bounded.  Those that a parallel connection tries now are left to it."""
-        counter = self.counters.used
-        near = self._look_ahead
-        while near:
-            counter += 1
-            if counter > self.counters.used and counter not in self._flying and self._sequence.usable(counter):
-                near -= 1
-                yield counter
-        step = max(1, self._look_ahead // 2)
-        for _ in range(self._search):
-            counter += step
-            if counter not in self._flying and self._sequence.usable(counter):
-                yield counter
-
-    async def create_connection(
-        self,
-        protocol_factory: Callable[[], asyncio.BaseProtocol],
-        port: int | None = None,
-        *,
-        mode: PortMode | None = None,
-        timeout: float | None = None,
-    ) -> tuple[asyncio.Transport, Any]:
-        """Connect; the record is durable when this returns.
-
-        timeout: seconds for all counters together; None for as many as there are candidates.  Raises `OutOfStep`,
-        `NetworkUnreachable`, `StateError`, and what the node raises where it has no address.
-        """
-        loop = asyncio.get_running_loop()
-        deadline = None if timeout is None else loop.time() + timeout
-        first = self.counters.used + 1
-        tried = 0
-        last: ConnectError | None = None
-        for counter in self.candidates():
-            left = self._try_timeout if deadline is None else min(self._try_timeout, deadline - loop.time())
-            if left <= 0:
-                break
-            tried += 1
-            self._flying.add(counter)
-            try:
-                made = await self._node.create_connection(
-                    protocol_factory,
-                    self.shared.address(self.prefix, counter),
-                    port,
-                    mode=mode,
-                    timeout=left,
-                    purpose=self._purpose,
-                )
-            except NetworkUnreachable:
-                raise
-            except ConnectError as error:
-                self.attempts.append((counter, error))
-                last = error
-            else:
-                self.attempts.append((counter, None))
-                self.counters.used = max(self.counters.used, counter)
-                try:
-                    self.counters.save()
-                except BaseException:
-                    made[0].abort()
-                    raise
-                return made
-            finally:
-                self._flying.discard(counter)
-        raise OutOfStep(self.shared.service, first, tried, last)

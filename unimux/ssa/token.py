@@ -74,15 +74,17 @@ class Token:
         if self.until is not None:
             if self.until.tzinfo is None:
                 raise TokenError(f"{self.until.isoformat()} has no time zone.")
-            # Seconds and UTC are what the text can say.
-            object.__setattr__(self, "until", self.until.astimezone(UTC).replace(microsecond=0))
+            try:  # seconds and UTC are what the text can say
+                object.__setattr__(self, "until", self.until.astimezone(UTC).replace(microsecond=0))
+            except OverflowError:
+                raise TokenError(f"{self.until.isoformat()} is outside the years 1 to 9999 of UTC.") from None
 
     def __str__(self) -> str:
         port = "" if self.port is None else f":{self.port}"
         path = "" if self.service is None else "/" + quote(self.service, safe="")
         parameters = []
         if self.until is not None:
-            parameters.append(f"until={self.until.strftime('%Y-%m-%dT%H:%M:%SZ')}")
+            parameters.append(f"until={self.until.replace(tzinfo=None).isoformat()}Z")
         if self.sessions is not None:
             parameters.append(f"sessions={self.sessions}")
         if self.mode is not None:

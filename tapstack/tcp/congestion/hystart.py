@@ -4,6 +4,9 @@ Model.  A round lasts until what was SND.NXT at its beginning is acknowledged.  
 exceeds that of the round before by `eta`, queues have begun to build: the window goes on growing, but only a quarter as
 fast (conservative slow start).  If the RTT falls back below where it was then, the rise was noise and slow start resumes;
 after five such rounds, slow start is over.
+
+One acknowledgement may open the window by all that it acknowledges, also where nothing is paced: the eight segments to which
+RFC 9406 §4.3 recommends to hold it (L) are fewer than one acknowledgement covers where the peer receives super-segments.
 """
 
 from __future__ import annotations

@@ -4,7 +4,22 @@ from __future__ import annotations
 
 from tests.conformance.mutant import Mutation
 
-from . import addresses, carriage, discovery, gateway, ip6, link, listen, node, recovery, rfc8504, segments, transfer
+from . import (
+    addresses,
+    carriage,
+    discovery,
+    gateway,
+    ip6,
+    link,
+    listen,
+    node,
+    ports,
+    recovery,
+    renumbering,
+    rfc8504,
+    segments,
+    transfer,
+)
 
 ALL: tuple[Mutation, ...] = tuple(
     mutation
@@ -17,10 +32,12 @@ ALL: tuple[Mutation, ...] = tuple(
         rfc8504,
         link,
         listen,
+        ports,
         segments,
         transfer,
         recovery,
         node,
+        renumbering,
     )
     for mutation in room.MUTATIONS
 )

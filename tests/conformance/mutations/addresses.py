@@ -9,6 +9,7 @@ _UNCERTAIN = "tests/unit/ipv6/test_uncertain.py"
 _MACHINE = "tests/unit/ipv6/test_address_machine.py"
 _STABLE = "tests/unit/ipv6/test_dad.py::test_the_link_local_address_depends_on_the_secret_and_each_prefix_has_another_identifier"
 _DISCOVERY = "tapstack.ipv6.discovery:Discovery"
+_WAITS = "tests/unit/um/test_what_waits.py"
 
 MUTATIONS = (
     Mutation(
@@ -255,5 +256,40 @@ MUTATIONS = (
         ("ST-IP6-9",),
         (_STABLE,),
         (Edit("tapstack.ipv6.identifiers:stable_address", "hmac.new(secret, ", 'hmac.new(b"", '),),
+    ),
+    Mutation(
+        "waiting-outlives-its-address",
+        "what waits for a neighbour's resolution leaves from an address that has been released",
+        ("UM-ADDR-9", "UM-REL-3"),
+        (
+            f"{_WAITS}::test_a_syn_that_waits_for_its_neighbour_ends_with_its_connection",
+            f"{_WAITS}::test_a_datagram_that_waits_ends_with_its_flow",
+            f"{_WAITS}::test_an_advertisement_that_waits_ends_with_the_address",
+        ),
+        (Edit("tapstack.ipv6.host:Host._gone", "self.withdraw(entry)", "pass"),),
+        quick=True,
+    ),
+    Mutation(
+        "gone-and-still-speaking",
+        "an address that is gone reports fragments whose packet never came whole",
+        ("UM-ADDR-9", "UM-REL-3"),
+        (
+            "tests/unit/ipv6/test_reassembly.py::test_fragments_to_an_address_that_is_gone_meanwhile_time_out_in_silence",
+        ),
+        (
+            Edit(
+                "tapstack.ipv6.addresses:AddressEntry.speaks_to",
+                "if not self.answers & Answers.TRAFFIC:",
+                "if False:",
+            ),
+        ),
+        quick=True,
+    ),
+    Mutation(
+        "stopped-and-still-asking",
+        "a host that has stopped goes on asking its neighbours, from an address that it has given up",
+        ("UM-ADDR-9",),
+        ("tests/unit/ipv6/test_neighbors.py::test_a_host_that_has_stopped_asks_for_no_neighbour",),
+        (Edit("tapstack.ipv6.host:Host.stop", "self.neighbors.clear()", "pass"),),
     ),
 )

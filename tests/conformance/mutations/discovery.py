@@ -6,6 +6,8 @@ from tests.conformance.mutant import Edit, Mutation
 
 _DAD = "tapstack.ipv6.dad:DuplicateAddressDetection"
 _DISCOVERY = "tapstack.ipv6.discovery:Discovery"
+_ROUTERS = "tapstack.ipv6.routers:RouterDiscovery"
+_REDIRECTS = "tests/unit/ipv6/test_redirects.py"
 _NEIGHBORS = "tapstack.ipv6.neighbors:NeighborCache"
 _TEST_DAD = "tests/unit/ipv6/test_dad.py"
 _TEST_NEIGHBORS = "tests/unit/ipv6/test_neighbors.py"
@@ -167,9 +169,44 @@ MUTATIONS = (
         (
             Edit(
                 "tapstack.ipv6.routers:RouterDiscovery.neighbor_is_no_router",
-                "neighbor.address not in self._static",
-                "True",
+                "if address in self._static:",
+                "if False:",
             ),
         ),
+    ),
+    Mutation(
+        "redirect-outlives-the-router",
+        "what a redirect led through a router goes on there when it is a default router no more",
+        ("ST-IP6-4", "ST-IP6-5"),
+        (f"{_REDIRECTS}::test_a_redirect_ends_with_the_office_of_the_router_that_it_names",),
+        (Edit(f"{_ROUTERS}._lose", "self._routes.void_redirects(address, itself=False)", "pass"),),
+    ),
+    Mutation(
+        "redirect-outlives-the-word-of-a-host",
+        "what a redirect led to a neighbour that was never a default router goes on there when it says that it is a host",
+        ("ST-IP6-4",),
+        (f"{_REDIRECTS}::test_a_redirect_ends_with_the_office_of_the_router_that_it_names",),
+        (Edit(f"{_ROUTERS}.neighbor_is_no_router", "routes.void_redirects(address, itself=False)", "False"),),
+    ),
+    Mutation(
+        "on-link-by-its-flag",
+        "a redirect that says that a destination is on-link ends when that advertises itself as a host",
+        ("ST-IP6-4",),
+        (f"{_REDIRECTS}::test_that_a_destination_is_on_link_does_not_depend_on_its_being_a_router",),
+        (Edit(f"{_ROUTERS}.neighbor_is_no_router", "itself=False", "itself=True"),),
+    ),
+    Mutation(
+        "host-moves-all-paths",
+        "whoever calls itself a router and then a host makes every path look for its next hop again",
+        ("ST-IP6-4",),
+        ("tests/unit/ipv6/test_routes.py::test_a_neighbour_that_changes_its_mind_moves_nobody_elses_paths",),
+        (Edit(f"{_ROUTERS}.neighbor_is_no_router", "if changed:  #", "if True:  #"),),
+    ),
+    Mutation(
+        "routes-outlive-the-router",
+        "routes stay that a neighbour offered which advertises itself as a host now",
+        ("ST-IP6-5",),
+        ("tests/unit/ipv6/test_routes.py::test_the_routes_of_who_is_no_router_any_more_go_with_its_office",),
+        (Edit(f"{_ROUTERS}.neighbor_is_no_router", "if route.router == address", "if False"),),
     ),
 )

@@ -34,7 +34,7 @@ MUTATIONS = (
         "an unknown option is skipped whatever its two high bits say",
         ("ST-IP6-1",),
         (f"{_EXTENSIONS}::test_unknown_options_have_the_action_of_their_two_high_bits",),
-        (Edit(f"{_RECEIVE}._options", "if action is ipv6.UnknownAction.SKIP:", "if True:"),),
+        (Edit(f"{_RECEIVE}._options", "if option.unknown_action is not ipv6.UnknownAction.SKIP:", "if False:"),),
         quick=True,
     ),
     Mutation(
@@ -141,6 +141,27 @@ MUTATIONS = (
         ("ST-IP6-10",),
         ("tests/unit/unimux/test_destinations.py",),
         (Edit("unimux.destinations:Destinations.best_first", "< 2", "< 200"),),
+    ),
+    Mutation(
+        "marks-lost-in-fragments",
+        "a mark of congestion on one fragment is lost where the others have none",
+        ("ST-TCP-7",),
+        (f"{_REASSEMBLY}::test_a_mark_of_congestion_on_any_fragment_is_one_on_the_packet",),
+        (Edit("tapstack.ipv6.reassembly:Reassembler._complete", "head[1] |= _ECN", "pass"),),
+    ),
+    Mutation(
+        "marks-beside-refusals",
+        "a packet is marked although one of its fragments says that its sender takes no marks",
+        ("ST-TCP-7",),
+        (f"{_REASSEMBLY}::test_a_mark_of_congestion_on_any_fragment_is_one_on_the_packet",),
+        (Edit("tapstack.ipv6.reassembly:Reassembler._complete", "marked and partial.codepoints & _NOT_ECT", "False"),),
+    ),
+    Mutation(
+        "jumbogram-to-a-group-answered",
+        "a jumbogram to a group draws a Parameter Problem from each member",
+        ("ST-IP6-1",),
+        (f"{_EXTENSIONS}::test_a_jumbogram_to_a_group_is_refused_in_silence",),
+        (Edit("tapstack.ipv6.receive:_refused", "and not is_multicast(packet.dst)", ""),),
     ),
     Mutation(
         "udp-zero-checksum",

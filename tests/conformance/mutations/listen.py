@@ -9,6 +9,9 @@ _MODES = "tests/unit/tcp/test_modes.py"
 _ASKED = "tests/conformance/test_asked_for.py"
 _LISTENER = "tapstack.tcp.listener:Listener"
 _ARMED = "tapstack.tcp.listener:ArmedAddress"
+_LATE = "tests/unit/um/test_what_waits.py::test_a_third_party_that_is_resolved_late_hears_nothing_of_a_taken_ssa"
+_STRANGERS = "tests/unit/tcp/test_strangers.py"
+_WILD = "tests/unit/um/test_demux.py::test_a_wildcard_listener_and_one_at_an_ordinary_address"
 _VIEW = "tests/unit/um/test_listen_o.py::test_events_and_view_always_tell_which_are_armed_for_whom_until_when"
 
 MUTATIONS = (
@@ -67,7 +70,7 @@ MUTATIONS = (
         "an SSA that was issued but not used stays armed",
         ("UM-LIS-5",),
         (f"{_LISTEN}::test_an_unused_ssa_expires_for_good",),
-        (Edit(f"{_LISTENER}.arm", "armed.expiry.set(expires)", "pass"),),
+        (Edit(f"{_LISTENER}._enter", "armed.expiry.set(expires)", "pass"),),
         quick=True,
     ),
     Mutation(
@@ -83,6 +86,80 @@ MUTATIONS = (
         ("UM-EA-1", "UM-LIS-6"),
         (f"{_LISTEN}::test_third_parties_get_nothing_while_the_session_lives",),
         (Edit("tapstack.tcp.layer:Tcp.reset", "not entry.speaks_to(segment.remote)", "False"),),
+        quick=True,
+    ),
+    Mutation(
+        "syn-ack-after-the-last-session",
+        "a SYN-ACK that waits for a third party's resolution leaves after the SSA's last session was established",
+        ("UM-LIS-6",),
+        (_LATE,),
+        (Edit(f"{_LISTENER}.disarm", "self.tcp.host.withdraw(armed.entry)", "pass"),),
+        quick=True,
+    ),
+    Mutation(
+        "syn-after-its-connection",
+        "a SYN that waits for the server's resolution leaves after connect() has given up, from a session's address",
+        ("UM-EA-1",),
+        ("tests/unit/um/test_what_waits.py::test_a_syn_that_waits_for_its_neighbour_ends_with_its_connection",),
+        (Edit("tapstack.tcp.layer:Tcp.forget", "self.host.withdraw(connection.entry)", "pass"),),
+    ),
+    Mutation(
+        "syn-ack-after-the-lease",
+        "a SYN-ACK that waits for a third party's resolution leaves after another client took the lease",
+        ("UM-LIS-8",),
+        (_LATE,),
+        (Edit(f"{_ARMED}.bind", "self.listener.tcp.host.withdraw(self.entry)", "pass"),),
+    ),
+    Mutation(
+        "expired-ssa-sends-rst",
+        "an SSA that ends, or is consumed, resets the handshakes of others that stand on it",
+        ("UM-LIS-5", "UM-LIS-6"),
+        (_STRANGERS,),
+        (
+            Edit(
+                f"{_LISTENER}.disarm",
+                "connection.delete(TcpTrigger.DELETE, now, cause)",
+                "connection.abort(now, cause)",
+            ),
+        ),
+        quick=True,
+    ),
+    Mutation(
+        "half-open-serves",
+        "who sent a mere SYN to an SSA counts as its peer, and is answered with RST",
+        ("UM-EA-1", "UM-LIS-6"),
+        (_STRANGERS,),
+        (
+            Edit(
+                "tapstack.tcp.connection:Connection.serves",
+                "and (self.armed is None or self.state in SYNCHRONIZED)",
+                "",
+            ),
+        ),
+        quick=True,
+    ),
+    Mutation(
+        "time-wait-serves-all",
+        "an address in TIME-WAIT answers strangers",
+        ("UM-EA-1",),
+        (_STRANGERS,),
+        (Edit("tapstack.tcp.timewait:TimeWaitRecord.serves", "remote == self.remote", "True"),),
+        quick=True,
+    ),
+    Mutation(
+        "hold-serves-all",
+        "the address of a sticky session answers everybody",
+        ("UM-EA-1", "UM-DAS-4"),
+        ("tests/unit/unimux/test_sticky.py::test_the_address_of_a_session_answers_nobody_by_itself",),
+        (Edit("unimux.sticky:Hold.serves", "return False", "return True"),),
+        quick=True,
+    ),
+    Mutation(
+        "lease-leaves-others-standing",
+        "handshakes of others that stand on an SSA may complete after a client has its lease",
+        ("UM-LIS-8",),
+        (_STRANGERS,),
+        (Edit(f"{_ARMED}.bind", "if connection.remote != remote:", "if False:"),),
         quick=True,
     ),
     Mutation(
@@ -145,7 +222,7 @@ MUTATIONS = (
         "L1 does not follow a port that a NAPT has changed",
         ("UM-PORT-3",),
         (f"{_MODES}::test_l1_follows_a_rebound_port_only_on_a_segment_that_advances",),
-        (Edit("tapstack.tcp.arrives:otherwise", "connection.mode is PortMode.L1 and advanced", "False"),),
+        (Edit("tapstack.tcp.replyport:follow", "_advances(connection, segment, sequence, ack)", "False"),),
         quick=True,
     ),
     Mutation(
@@ -153,13 +230,7 @@ MUTATIONS = (
         "L1 turns to the port of a segment that advances nothing",
         ("UM-PORT-3",),
         (f"{_ASKED}::test_an_acknowledgement_that_says_nothing_new_does_not_move_the_reply_port",),
-        (
-            Edit(
-                "tapstack.tcp.arrives:otherwise",
-                "connection.mode is PortMode.L1 and advanced",
-                "connection.mode is PortMode.L1",
-            ),
-        ),
+        (Edit("tapstack.tcp.replyport:follow", "_advances(connection, segment, sequence, ack)", "True"),),
         quick=True,
     ),
     Mutation(
@@ -210,6 +281,21 @@ MUTATIONS = (
         (Edit("tapstack.tcp.demux:Demux.add", "if taken is not None:", "if False:"),),
     ),
     Mutation(
+        "beside-a-wildcard",
+        "a listener may stand where a wildcard one accepts, as long as no segment has come there",
+        ("UM-PORT-7",),
+        (_WILD,),
+        (Edit(f"{_LISTENER}.arm", "self.tcp.refuse_wildcards(armed)", "pass"),),
+        quick=True,
+    ),
+    Mutation(
+        "wildcard-beside",
+        "a wildcard listener may begin where another accepts",
+        ("UM-PORT-7",),
+        (_WILD,),
+        (Edit("tapstack.tcp.layer:Tcp.enter_wildcard", "if listener.shadows(armed):", "if False:"),),
+    ),
+    Mutation(
         "rp-is-80",
         "the reduced port that is written is another",
         ("UM-PORT-11",),
@@ -221,7 +307,7 @@ MUTATIONS = (
         "after a spoofed SYN the real SYN-ACK is not recognised",
         ("UM-PORT-12",),
         (f"{_MODES}::test_a_spoofed_syn_does_not_wedge_the_real_syn_ack",),
-        (Edit("tapstack.tcp.arrives:_real_syn_ack", "if connection.armed is not None or", "if True or"),),
+        (Edit("tapstack.tcp.arrives:_still_opening", "if connection.armed is not None:", "if True:"),),
     ),
     Mutation(
         "icmp-believed",
@@ -284,6 +370,13 @@ MUTATIONS = (
         ("ST-TCP-13",),
         ("tests/unit/tcp/test_hostile.py::test_time_waits_are_bounded_and_the_oldest_makes_room",),
         (Edit("tapstack.tcp.timewait:TimeWaitTable.enter", "if self._count >= self.limit:", "if False:"),),
+    ),
+    Mutation(
+        "time-waits-pile-up",
+        "what ended early stays in the line, as long as the wait would have been",
+        ("ST-TCP-13",),
+        ("tests/unit/tcp/test_time_wait.py::test_what_ended_early_does_not_pile_up",),
+        (Edit("tapstack.tcp.timewait:TimeWaitTable.enter", "self._sweep()", "pass"),),
     ),
     Mutation(
         "second-syn-ends-the-first",

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from tests.conformance.mutant import Edit, Mutation, Put
 
+_BROKEN = "tests/unit/unimux/test_broken_connections.py"
 _PURPOSES = "tests/unit/um/test_purposes.py"
 _POOL = "tests/unit/unimux/test_pool.py"
 _SOURCE = "tests/unit/unimux/test_source.py"
 _PREFIXES = "tests/unit/unimux/test_pool_prefixes.py"
 _DAS = "tests/unit/unimux/test_das.py"
+_UNPREDICTABLE = "tests/unit/um/test_unpredictable.py"
+_FLAPS = "tests/unit/unimux/test_secret_flaps.py"
+_CLAIMED = "tests/unit/unimux/test_claims.py"
 
 MUTATIONS = (
     Mutation(
@@ -59,7 +63,35 @@ MUTATIONS = (
         "the shared-secret sequence does not depend on the secret",
         ("UM-GEN-5",),
         ("tests/unit/unimux/test_generators.py",),
-        (Edit("unimux.generators:derive_key", "hmac.digest(key, ", "hmac.digest(bytes(32), "),),
+        (Edit("tapstack.randomness:derive_key", "hmac.digest(key, ", "hmac.digest(bytes(32), "),),
+    ),
+    Mutation(
+        "draws-foreseen",
+        "what a node draws comes from a Mersenne Twister, whose state an observer computes",
+        ("UM-GEN-7",),
+        (f"{_UNPREDICTABLE}::test_who_saw_what_a_node_drew_foretells_nothing",),
+        (
+            Edit(
+                "tapstack.randomness:KeyedRandom.getrandbits",
+                "drawn = self._bits & ((1 << count) - 1)",
+                "drawn = globals().setdefault(self, __import__('random').Random(self._key)).getrandbits(count)",
+            ),
+        ),
+    ),
+    Mutation(
+        "one-stream",
+        "streams and keys for different purposes are the same",
+        ("UM-GEN-7",),
+        ("tests/unit/test_randomness.py",),
+        (Edit("tapstack.randomness:derive_key", "purpose.encode()", "b''"),),
+        quick=True,
+    ),
+    Mutation(
+        "seed-known",
+        "a node that is given no seed begins with one that everybody knows",
+        ("UM-GEN-7",),
+        (f"{_UNPREDICTABLE}::test_nodes_without_a_seed_draw_differently",),
+        (Edit("unimux.node:Node.__init__", "seed or os.urandom(32)", "seed or bytes(32)"),),
     ),
     Mutation(
         "lease-not-durable",
@@ -83,7 +115,7 @@ MUTATIONS = (
         (
             Edit(
                 "unimux.source:AddressSource._batch",
-                "self._probe(generator, counters.start, int(identifiers[0]), int(identifiers.max()))",
+                "self._probe(generator, counters, identifiers)",
                 "pass",
             ),
         ),
@@ -101,6 +133,46 @@ MUTATIONS = (
         ("UM-GEN-6", "UM-DAS-3", "UM-ADDR-9"),
         (_SOURCE, "tests/unit/unimux/test_das.py"),
         (Edit("unimux.source:AddressSource.claim", "if self.issued(address):", "if False:"),),
+    ),
+    Mutation(
+        "lost-claims-unseen",
+        "a file of claimed addresses that is missing is taken for one that never was",
+        ("UM-GEN-6", "UM-ADDR-9"),
+        (f"{_CLAIMED}::test_claims_that_are_lost_begin_an_epoch_and_are_told",),
+        (
+            Edit(
+                "unimux.diskstate:DiskState._load_claims",
+                "not all(mark.fits(data) for mark in known) if known else bool(data)",
+                "False",
+            ),
+        ),
+    ),
+    Mutation(
+        "claims-counted-only",
+        "a file of claimed addresses is believed if it is long enough",
+        ("UM-GEN-6", "UM-ADDR-9"),
+        (f"{_CLAIMED}::test_claims_that_are_lost_begin_an_epoch_and_are_told",),
+        (
+            Edit(
+                "unimux.diskstate:Mark.fits",
+                "Mark.of(claims[: self.count * ADDRESS]) == self",
+                "len(claims) >= self.count * ADDRESS",
+            ),
+        ),
+    ),
+    Mutation(
+        "claims-marked-at-the-end",
+        "the claims of a run that ended in a crash are not missed",
+        ("UM-GEN-6", "UM-ADDR-9"),
+        (f"{_CLAIMED}::test_claims_that_are_lost_begin_an_epoch_and_are_told",),
+        (Edit("unimux.diskstate:DiskState.claim", "self._remember_claims()", "pass"),),
+    ),
+    Mutation(
+        "lost-claims-armed-again",
+        "a window of a shared secret arms what it had reserved before the node lost its claims",
+        ("UM-ADDR-9", "UM-GEN-5"),
+        (f"{_FLAPS}::test_where_claims_were_lost_the_window_passes_over_all_that_it_had_reserved",),
+        (Edit("unimux.ssa.secret:SecretWindow._work", "max(used, self._first - 1)", "used"),),
     ),
     Mutation(
         "second-user-of-an-ea",
@@ -163,6 +235,34 @@ MUTATIONS = (
         ("UM-NODE-4",),
         (_PURPOSES,),
         (Edit("unimux.pool:Pool.mint", "now, kind, cause)", "now, kind)"),),
+    ),
+    Mutation(
+        "dns-rate-per-node",
+        "one source that asks too often takes the rate of all others",
+        ("UM-SSA-3",),
+        ("tests/unit/unimux/test_dns_delivery.py::test_a_source_over_its_rate_leaves_others_theirs",),
+        (Edit("unimux.ssa.dnsresponder:Responder._pay", "whose = source if", 'whose = "all" if True else source if'),),
+    ),
+    Mutation(
+        "dns-rate-per-address",
+        "a host has the rate once for each address that it gives itself",
+        ("UM-SSA-3",),
+        ("tests/unit/unimux/test_dns_delivery.py::test_a_source_over_its_rate_leaves_others_theirs",),
+        (Edit("unimux.ssa.dnsresponder:Responder._pay", "whose = source if", "whose = source if True or"),),
+    ),
+    Mutation(
+        "udp-idle-ignores-received",
+        "a flow that only receives falls asleep, and loses its address",
+        ("UM-DAS-6",),
+        ("tests/unit/um/test_datagram.py::test_a_flow_is_not_idle_while_either_side_speaks",),
+        (Edit("tapstack.udp.flow:UdpFlow.deliver", "self.last_used = now", "pass"),),
+    ),
+    Mutation(
+        "udp-idle-ignores-sent",
+        "a flow that only sends falls asleep, and loses its address",
+        ("UM-DAS-6",),
+        ("tests/unit/um/test_datagram.py::test_a_flow_is_not_idle_while_either_side_speaks",),
+        (Edit("tapstack.udp.flow:UdpFlow.send", "self.last_used = now", "pass"),),
     ),
     Mutation(
         "dns-tells-a-taken-address",
@@ -324,7 +424,7 @@ MUTATIONS = (
         "of a shared secret's sequence only the next address is armed",
         ("UM-SSA-2", "UM-GEN-5"),
         ("tests/unit/unimux/test_secret.py",),
-        (Edit("unimux.ssa.secret:SecretWindow._arm", "ahead[: self._armed]", "ahead[:1]"),),
+        (Edit("unimux.ssa.secret:SecretWindow._arm", "[: self._armed]", "[:1]"),),
     ),
     Mutation(
         "registrar-unnamed",
@@ -359,5 +459,39 @@ MUTATIONS = (
                 "ssa = ServiceAddress(IPv6Address(next(iter(self._issued), entry.address))",
             ),
         ),
+    ),
+    Mutation(
+        "fault-keeps-its-address",
+        "a connection in which a controller of the user's fails stays as it was, with its address",
+        ("UM-REL-1",),
+        (_BROKEN,),
+        (Edit("tapstack.tcp.layer:Tcp.broken", "connection.state is not TcpState.CLOSED", "False"),),
+    ),
+    Mutation(
+        "fault-without-reset",
+        "the peer of a connection in which a controller of the user's fails hears nothing of its end",
+        ("UM-REL-1",),
+        (_BROKEN,),
+        (
+            Edit(
+                "tapstack.tcp.layer:Tcp.broken",
+                'connection.fail(error, now, "fault")',
+                'connection.delete(TcpTrigger.DELETE, now, "fault", error)',
+            ),
+        ),
+    ),
+    Mutation(
+        "patience-ends",
+        "a user time-out that was to have no end is over after a day",
+        ("MUST-21",),
+        ("tests/unit/tcp/test_user_timeout.py::test_a_time_out_without_an_end_waits_for_days",),
+        (
+            Edit(
+                "tapstack.tcp.timers:ConnectionTimers._patience",
+                "since + connection.user_timeout",
+                "since + min(connection.user_timeout, 86_400.0)",
+            ),
+        ),
+        quick=True,
     ),
 )

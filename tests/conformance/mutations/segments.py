@@ -23,6 +23,13 @@ MUTATIONS = (
         (Edit(f"{_ARRIVES}:_check_sequence", "if acceptable:", "if True:"),),
     ),
     Mutation(
+        "syn-with-data-is-another-syn",
+        "a repeated SYN that carries data ends the handshake that it began",
+        ("ST-TCP-1",),
+        ("tests/unit/tcp/test_rfc9293.py::test_a_repeated_syn_is_answered_again_whatever_it_carries",),
+        (Edit(f"{_ARRIVES}:_repeats_syn", "return again and", "return again and not segment.payload and"),),
+    ),
+    Mutation(
         "rst-anywhere",
         "an RST anywhere in the window ends the connection",
         ("ST-TCP-8", "UM-PORT-10"),
@@ -74,14 +81,14 @@ MUTATIONS = (
         "an old segment with an old timestamp is accepted",
         ("ST-TCP-2", "UM-PORT-3"),
         ("tests/unit/tcp/test_rfc7323.py",),
-        (Edit(f"{_ARRIVES}:_check_sequence", "unwrap(stamp[0], recent) < recent", "False"),),
+        (Edit(f"{_ARRIVES}:_passes_paws", "unwrap(stamp[0], recent) < recent", "False"),),
     ),
     Mutation(
         "timestamp-from-anywhere",
         "TS.Recent follows segments beyond the last acknowledgement",
         ("ST-TCP-2",),
         (_RECOVERY,),
-        (Edit(f"{_ARRIVES}:_update_timestamp", "and sequence <= receiver.last_ack_sent", ""),),
+        (Edit(f"{_ARRIVES}:_take_in", "and sequence <= receiver.last_ack_sent", ""),),
     ),
     Mutation(
         "isn-predictable",
@@ -202,7 +209,7 @@ MUTATIONS = (
             Edit(
                 f"{_ARRIVES}:otherwise",
                 "if not _check_ack(",
-                "if _update_timestamp(connection, segment, sequence, now) or not _check_ack(",
+                "if _take_in(connection, segment, sequence, connection.sender.snd_una, now) or not _check_ack(",
             ),
         ),
     ),

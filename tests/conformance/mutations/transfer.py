@@ -368,4 +368,17 @@ MUTATIONS = (
         (f"{_STREAMS}::test_the_text_reads_like_ss",),
         (Edit("tapstack.tcp.statistics:Statistics.text", "mss:{self.mss}", "mss:{self.peer_mss}"),),
     ),
+    Mutation(
+        "answered-keep-alives-count",
+        "keep-alives count towards giving up although they are answered",
+        ("ST-TCP-11",),
+        ("tests/unit/tcp/test_timers.py::test_keep_alives_that_are_answered_end_nothing_however_often_they_go",),
+        (
+            Edit(
+                "tapstack.tcp.timers:ConnectionTimers._on_slow",
+                "if connection.last_heard > self.probed_at:",
+                "if connection.last_heard + idle > now:",
+            ),
+        ),
+    ),
 )

@@ -12,14 +12,14 @@ from asyncio.subprocess import Process
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from random import Random
 
 import pytest
 
 from compat import kernel
-from compat.programs.process import run_in
+from compat.programs.process import run_in, sleeps
 from scenarios.witness.frames import UNSPECIFIED, Solicitation, text
 from tapstack.events import LinkNotice
+from tapstack.randomness import KeyedRandom
 from tapstack.types import address
 from tests.unit.unimux.lan import eventually
 from unimux.pool import Pool, PoolChanged, PoolConfig
@@ -51,12 +51,11 @@ def listens(tool: Process) -> bool:
     try:
         rows = folder.joinpath("net", "packet").read_text().splitlines()[1:]
         own = {os.readlink(each) for each in folder.joinpath("fd").iterdir()}
-        state = folder.joinpath("stat").read_text().rpartition(") ")[2][0]
     except OSError:
         return False
     # Columns: socket, references, type, protocol, interface, whether it is bound, memory, user, inode.
     found = [fields for fields in map(str.split, rows) if f"socket:[{fields[8]}]" in own]
-    return state == "S" and any(fields[3] == EVERY_FRAME and fields[5] == "1" for fields in found)
+    return sleeps(tool) and any(fields[3] == EVERY_FRAME and fields[5] == "1" for fields in found)
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +122,7 @@ def test_a_neighbour_that_claims_every_address_is_told_backed_off_from_and_outli
                     AddressSource(MemoryState()),
                     net.driver.stack.timers,
                     net.driver.stack.events,
-                    Random(1),
+                    KeyedRandom(bytes(32), "test"),
                     PoolConfig(low=4, high=4, concurrent=1, backoff=4.0),
                 )
                 pool.start(net.now)

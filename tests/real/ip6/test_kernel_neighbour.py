@@ -43,7 +43,18 @@ from tapstack.types import address, address_text, is_link_local
 
 from .. import datagrams
 from ..datagrams import TABLE_PATIENCE
-from ..wire import advertisements, after, captured, echoes, frames, packets, probes, questions, reports
+from ..wire import (
+    advertisements,
+    after,
+    captured,
+    echoes,
+    frames,
+    packet_socket,
+    packets,
+    probes,
+    questions,
+    reports,
+)
 from .lan import KERNEL, KERNEL_MAC, MAC, PREFIX, Lan, echo, icmp_socket, lan, one_processor
 
 pytestmark = pytest.mark.real("dumpcap", "radvd")
@@ -52,7 +63,6 @@ NUD_REACHABLE = 0x02
 IFA_F_DADFAILED, IFA_F_TENTATIVE = 0x08, 0x40
 OTHER_MAC = KERNEL_MAC[:5] + b"\x77"
 MTU = 1500
-ETH_P_ALL = 0x0003
 JOINS, LEAVES = (ALLOW, TO_EXCLUDE), (BLOCK, TO_INCLUDE)
 """Types of MLDv2 records (RFC 3810 §5.2.12)."""
 PATIENCE = 30.0
@@ -75,16 +85,6 @@ def resolved(net: Lan, target: str) -> Iterator[None]:
         yield
     finally:
         net.legacy.netlink(lambda route: route.neigh("del", **entry), "remove a neighbour")
-
-
-def packet_socket(port: kernel.Interface) -> socket.socket:
-    """A packet socket that sees what a port sends and receives."""
-    made = port.namespace.run(
-        lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL)), "look on"
-    )
-    made.bind((port.name, ETH_P_ALL))
-    made.setblocking(False)
-    return made
 
 
 @pytest.mark.proves("ST-IP6-2", "ST-IP6-3")

@@ -31,14 +31,13 @@ from tests.real.um.talk import answer_to, ask, end, respond
 from unimux.aio import open_connection
 
 from .rows import as_parameters, call_legacy_server, legacy_rows
-from .usermode import GATEWAY, LIBSLIRP, PASTA, UserLan, UserStack, packets_of, until_seen, user_lan
+from .usermode import GATEWAY, LIBSLIRP, PASTA, UserLan, UserStack, until_seen, user_lan
 
 pytestmark = [pytest.mark.real("dumpcap", LIBSLIRP.program, PASTA.program), pytest.mark.timeout(180)]
 SIZE = 30_000
 PATIENCE = 60.0
 BAD = Impairment(loss=0.02, reorder=0.05, duplicate=0.05, delay=0.003, reorder_delay=0.004)
-END, NOP, MSS, SCALE, SACK_PERMITTED, TIMESTAMPS = 0, 1, 2, 3, 4, 8
-"""Kinds of TCP options."""
+PADDING = {dpkt.tcp.TCP_OPT_EOL, dpkt.tcp.TCP_OPT_NOP}
 NEIGHBORS = 16
 """Of libslirp's table (NDP_TABLE_SIZE): the addresses of a row's sessions are more."""
 SESSIONS_OF_LIBSLIRP = 24
@@ -160,10 +159,19 @@ def test_a_node_copes_with_a_peer_that_has_other_options(
     for _, _, packet in frames(capture):
         if isinstance(packet.data, dpkt.tcp.TCP):
             theirs = packet.src == IPv6Address(SERVER_ADDRESS).packed
-            has = frozenset(kind for kind, _ in dpkt.tcp.parse_opts(packet.data.opts) if kind not in (END, NOP))
+            has = frozenset(kind for kind, _ in dpkt.tcp.parse_opts(packet.data.opts) if kind not in PADDING)
             kinds.setdefault((theirs, bool(packet.data.flags & SYN)), set()).add(has)
             assert not theirs or packet.hlim == which.hop_limit
-    assert kinds[False, True] == {frozenset({MSS, SCALE, SACK_PERMITTED, TIMESTAMPS})}
+    assert kinds[False, True] == {
+        frozenset(
+            {
+                dpkt.tcp.TCP_OPT_MSS,
+                dpkt.tcp.TCP_OPT_WSCALE,
+                dpkt.tcp.TCP_OPT_SACKOK,
+                dpkt.tcp.TCP_OPT_TIMESTAMP,
+            }
+        )
+    }
     assert kinds[True, True] == {which.options}
     assert kinds[True, False] == kinds[False, False] == {frozenset()}
 
@@ -214,7 +222,7 @@ def test_a_reset_refuses_only_if_it_acknowledges_the_syn(pasta: UserLan, artefac
         return TCP in packet and bool(packet[TCP].flags.R)
 
     async def main() -> None:
-        with packets_of(pasta.port) as seen:
+        with wire.packet_socket(pasta.port) as seen:
             call = open_connection(pasta.node, SERVER_ADDRESS, WP, mode=PortMode.L1, timeout=60)
             calling = asyncio.ensure_future(call)
             if (await until_seen(seen, is_reset))[TCP].flags.A:

@@ -17,6 +17,7 @@ from ipaddress import IPv6Address
 from pathlib import Path
 from random import Random
 
+import dpkt
 from scapy.layers.inet6 import ICMPv6ND_NA, ICMPv6ND_NS, ICMPv6NDOptSrcLLAddr, IPv6
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet
@@ -30,6 +31,7 @@ from tapstack.types import address, address_text, solicited_node
 from tests.plugins import taps
 from tests.real.um.cells import RP, WP
 from tests.real.um.room import BOUND
+from tests.real.wire import packet_socket
 from unimux.poolstate import PoolConfig
 
 from .room import POOL, READY, Lan, start_node
@@ -41,7 +43,6 @@ _ROUTER = "fe80::1"
 _ROUTER_MAC = bytes.fromhex("020000000201")
 _CALLED = (9, RP, WP, WP + 1, 40_000)
 _PATIENCE = 60.0
-_ETH_P_ALL = 0x0003
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +65,12 @@ class UserStack:
         return self.command[0]
 
 
-LIBSLIRP = UserStack("libslirp", frozenset({2}), 255, ("slirp4netns", "--enable-ipv6", "--netns-type=path"))
+LIBSLIRP = UserStack(
+    "libslirp", frozenset({dpkt.tcp.TCP_OPT_MSS}), 255, ("slirp4netns", "--enable-ipv6", "--netns-type=path")
+)
 PASTA = UserStack(
     "pasta",
-    frozenset({2, 3}),
+    frozenset({dpkt.tcp.TCP_OPT_MSS, dpkt.tcp.TCP_OPT_WSCALE}),
     255,
     (
         *("pasta", "--foreground", "--stderr", "--quiet", "--ipv6-only", "--no-dhcpv6", "--mtu", "1500"),
@@ -103,20 +106,11 @@ class UserLan(Lan):
         link_local = self.node.stack.host.link_local
         own = self.node.link.properties.mac
         assert link_local is not None and own is not None
-        with packets_of(self.port) as to_node, packets_of(self._peer) as to_peer:
+        with packet_socket(self.port) as to_node, packet_socket(self._peer) as to_peer:
             to_node.send(_question(_ROUTER_MAC, _ROUTER, shown))
             await until_seen(to_peer, _answers(shown))
             to_peer.send(_question(own, address_text(link_local), _ROUTER))
             await until_seen(to_peer, _answers(_ROUTER))
-
-
-def packets_of(of: kernel.Interface) -> socket.socket:
-    """A socket that sees every frame on an interface, both ways, and sends there."""
-    with kernel.in_namespace(of.namespace):
-        made = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ETH_P_ALL))
-    made.bind((of.name, _ETH_P_ALL))
-    made.setblocking(False)
-    return made
 
 
 def _question(mac: bytes, source: str, target: str) -> bytes:
@@ -131,7 +125,7 @@ def _question(mac: bytes, source: str, target: str) -> bytes:
 
 
 async def until_seen(seen: socket.socket, wanted: Callable[[Packet], bool]) -> Packet:
-    """Wait for the frame that somebody wants among those that pass `packets_of` an interface."""
+    """Wait for the frame that somebody wants among those that a `packet_socket` sees."""
     async with asyncio.timeout(_PATIENCE):
         while True:
             packet = Ether(await asyncio.get_running_loop().sock_recv(seen, 65536))

@@ -166,7 +166,7 @@ async def ends(program: Program) -> None:
     assert program.connection.error is None
 
 
-async def streamed(made: Site, congestion: str, segments: int, opener: str = "kernel", **own: object) -> None:
+async def streamed(made: Site, congestion: str, segments: int, opener: str = "kernel", **own: Any) -> None:
     """The node sends so many segments to a kernel, which gets them all."""
     program, kernel = await made.opened(opener, options(congestion=congestion, **own), data(segments))
     with kernel:

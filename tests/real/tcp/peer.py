@@ -13,7 +13,7 @@ import os
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,6 +42,7 @@ CAPTURE = "peer.pcapng"
 WHOLE, HEADERS = 262_144, 128
 """Bytes kept of each packet."""
 FIN, SYN, RST, ACK, URG, ECE, CWR = 1, 2, 4, 16, 32, 64, 128
+_OPTIONS = SocketOptions(mode=PortMode.AWARE, time_wait=TimeWait.SHARP)
 
 
 @dataclass
@@ -167,8 +168,8 @@ async def site(
             driver.close()
 
 
-def options(**more: object) -> SocketOptions:
-    return SocketOptions(mode=PortMode.AWARE, **{"time_wait": TimeWait.SHARP, **more})  # type: ignore[arg-type]
+def options(**more: Any) -> SocketOptions:
+    return replace(_OPTIONS, **more)
 
 
 async def exchange(kernel: socket.socket, data: bytes) -> bytes:

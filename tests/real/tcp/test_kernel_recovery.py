@@ -22,6 +22,7 @@ DELAY = 0.05
 """Seconds from the kernel to the node; the least round trip."""
 MINIMUM_RTO = 0.2
 """Seconds: what kernels keep to as well, and less than RFC 6298 (2.4) asks for."""
+
 # -- time-outs ---------------------------------------------------------------------------------------------
 
 

@@ -18,11 +18,11 @@ from compat import kernel
 from compat.kernel import Interface, Namespace
 from compat.kernel.topology import SERVER_ROUTER, attach
 from tests.plugins import taps
+from tests.real import wire
 
 from .room import Room
 
 BEHIND = "2001:db8:2::b"
-_ETH_P_ALL = 3
 _TCP = 6
 _AT_TCP = 54
 _PORTS = {"source": 54, "destination": 56}
@@ -37,6 +37,8 @@ class Translator:
         self._outer = outer
         self._inner_port: int | None = None
         self.outer_port = 41_000
+        self.deaf = False
+        """whether nothing that comes from outside is passed on"""
         self.dropped = 0
         self.passed: deque[bytes] = deque(maxlen=64)
         """what went out lately"""
@@ -62,7 +64,7 @@ class Translator:
         """Pass on what came for the host behind."""
         for frame in _received(self._outer):
             if _is_tcp(frame):
-                if self._inner_port is None or int.from_bytes(frame[56:58], "big") != self.outer_port:
+                if self.deaf or self._inner_port is None or int.from_bytes(frame[56:58], "big") != self.outer_port:
                     self.dropped += 1
                     continue
                 frame = _rewritten(frame, "destination", self._inner_port)
@@ -98,11 +100,9 @@ def _rewritten(frame: bytes, which: str, port: int) -> bytes:
     return bytes(changed)
 
 
-def _raw(of: Interface) -> socket.socket:
-    with kernel.in_namespace(of.namespace):
-        made = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ETH_P_ALL))
-    made.bind((of.name, _ETH_P_ALL))
-    made.setblocking(False)
+def _end(of: Interface) -> socket.socket:
+    """One end of the box, which takes in what is for other link-layer addresses too."""
+    made = wire.packet_socket(of)
     membership = of.index.to_bytes(4, "little") + (1).to_bytes(2, "little") + bytes(10)  # PACKET_MR_PROMISC
     made.setsockopt(263, 1, membership)  # SOL_PACKET, PACKET_ADD_MEMBERSHIP
     return made
@@ -126,7 +126,7 @@ async def translated_host(room: Room) -> AsyncIterator[tuple[Namespace, Interfac
             link.set_offloads(False)
         stack.enter_context(kernel.address(own, f"{BEHIND}/64"))
         stack.enter_context(kernel.route(behind, "::/0", via=SERVER_ROUTER))
-        sockets = [stack.enter_context(_raw(link)) for link in (inner, outer)]
+        sockets = [stack.enter_context(_end(link)) for link in (inner, outer)]
         translator = Translator(*sockets)
         for raw, pass_on in zip(sockets, (translator.outward, translator.inward), strict=True):
             loop.add_reader(raw, pass_on)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+import socket
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from random import Random
@@ -28,6 +30,8 @@ from .napt import BEHIND, Translator, translated_host
 from .room import PROGRAMS, Room, room
 from .talk import PATIENCE
 
+CLOSED = 7
+"""TCP_CLOSE in the kernel's tcp_states.h."""
 pytestmark = pytest.mark.real(*PROGRAMS)
 
 
@@ -120,6 +124,71 @@ def rebound_session(net: Room, artefacts: Path, rng: Random) -> None:
     strange = [s for s in arrived if s.sport < 41_000 - 1]
     assert len(strange) == 2 * 9, "the forged segments are seen arriving at the node's own link"
     assert misleading == 2 * 12
+
+
+@pytest.mark.proves("UM-PORT-3", "UM-REL-2")
+@pytest.mark.parametrize("what", ["the last FIN", "text for a closed socket", "a repetition"])
+def test_a_segment_that_only_ends_or_repeats_is_answered_at_its_own_port(
+    net: Room, what: str, artefacts: Path, rng: Random
+) -> None:
+    """The node says nothing after it but the one answer, which the client's kernel repeats itself for until it gives up."""
+    outside = artefacts / "node.pcapng"
+    node = net.peers["alice"]
+    text = rng.randbytes(700)
+
+    async def main() -> str:
+        spoken = Spoken()
+        server = start_server(node.node, spoken.take, mode=PortMode.L1)
+        target = str(await server.issue(client=BEHIND))
+        async with (
+            AsyncExitStack() as stack,
+            translated_host(net) as (behind, _, box),
+            capturing(node.interface, outside),
+        ):
+            reader, writer = await legacy.connect(behind, target, WP)
+            stack.callback(writer.transport.abort)
+            peer_reader, peer_writer = await spoken.accepted
+            await pass_bytes(writer, peer_reader, text)
+            await pass_bytes(peer_writer, reader, text)
+            if what == "a repetition":
+                box.deaf = True
+                writer.write(text)
+                assert await asyncio.wait_for(peer_reader.readexactly(len(text)), PATIENCE) == text
+                box.rebind()
+                box.deaf = False
+                await kernel_says(writer, lambda state, unacknowledged: unacknowledged == 0)
+                await pass_bytes(peer_writer, reader, text)
+                peer_writer.close()
+            else:
+                peer_writer.close()
+                assert await asyncio.wait_for(reader.read(), PATIENCE) == b""
+                box.rebind()
+                if what == "the last FIN":
+                    writer.write_eof()
+                else:
+                    writer.write(text)
+                await kernel_says(writer, lambda state, unacknowledged: state == CLOSED)
+            server.close()
+        return target
+
+    target = net.run(main())
+    sound(outside)
+    (session,) = (s for s in sessions(segments(outside), by_ports=False) if s.server == target)
+    found = [s for s in segments(outside) if target in (s.src, s.dst)]
+    moved = next(number for number, s in enumerate(found) if s.src == BEHIND and s.sport == 41_001)
+    assert {s.dport for s in found[moved:] if s.src == target} == {41_001}
+    assert bool(session.resets()) == (what == "text for a closed socket")
+
+
+async def kernel_says(writer: asyncio.StreamWriter, wanted: Callable[[int, int], bool]) -> None:
+    """Wait until the state of a kernel's socket, and how many segments it has unacknowledged, are as wanted (TCP_INFO)."""
+    made = writer.get_extra_info("socket")
+    async with asyncio.timeout(3 * PATIENCE):
+        while True:
+            said = made.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
+            if wanted(said[0], int.from_bytes(said[24:28], sys.byteorder)):
+                return
+            await asyncio.sleep(0.01)
 
 
 def forged(last: TCP, rng: Random) -> list[tuple[str, int, int]]:

@@ -19,11 +19,12 @@ from compat.kernel import sysctl
 from compat.kernel.topology import SERVER_ADDRESS
 from scenarios.bench.overflows import FORCED, FULL, overflows
 from tapstack.ipv6.addresses import AddressKind, AddressState
-from tapstack.types import address, address_text
+from tapstack.types import address, address_text, solicited_node
 from tests.unit.unimux.lan import eventually
 from unimux.aio import open_connection
 
-from ..wire import capturing
+from ..wire import capturing, questions
+from ..wire import frames as wire_frames
 from . import legacy
 from .cells import WP
 from .judge import segments, sessions
@@ -54,16 +55,6 @@ def known_to_the_router(net: Room) -> set[str]:
         return {row.get_attr("NDA_DST") for row in rows if row.get_attr("NDA_LLADDR")}
 
     return net.top.router.netlink(read, "read the neighbours")
-
-
-def questions(frames: list[tuple[int, Ether]], target: str) -> list[int]:
-    """The Neighbor Solicitations by which somebody asks for `target`'s link-layer address, by number."""
-    group = IPv6Address(b"\xff\x02" + bytes(9) + b"\x01\xff" + IPv6Address(target).packed[13:])
-    return [
-        n
-        for n, f in frames
-        if ICMPv6ND_NS in f and f[ICMPv6ND_NS].tgt == target and f[IPv6].src != "::" and f[IPv6].dst == str(group)
-    ]
 
 
 @pytest.mark.proves("UM-ADDR-8", "UM-NODE-1")
@@ -115,7 +106,12 @@ def test_the_router_knows_or_asks(net: Room, accepts: int, artefacts: Path, rng:
     assert session.request == request
     assert session.syn_ack is not None
     assert promotions[0] < session.syn.number, "the promotion comes before the first packet"
-    asked = [n for n in questions(frames, source) if n < session.syn_ack.number]
+    group = solicited_node(IPv6Address(source).packed)
+    asked = [
+        f.number
+        for f in questions(wire_frames(capture), source)
+        if f.dst == group and f.number < session.syn_ack.number
+    ]
     if accepts:
         assert asked == [] or not noted, "a router that took the promotion has nothing to ask"
     else:

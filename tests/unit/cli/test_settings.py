@@ -11,6 +11,8 @@ from typing import Annotated
 import msgspec
 import pytest
 
+from compat.kernel.owner import OWNER_VARIABLE
+from compat.up import node_settings
 from unimux.cli import settings
 from unimux.cli.exits import ExitCode
 from unimux.cli.main import run
@@ -90,6 +92,28 @@ def test_wrong_environment_is_an_error_that_names_the_variable() -> None:
         configuration(UNIMUX_FRONT_IDEL="1").table("front", Front)
 
 
+@pytest.mark.parametrize(
+    ("variable", "told"),
+    [
+        ("UNIMUX_FRNT_IDLE", "there is no table [frnt] of settings; did you mean 'front'?"),
+        ("UNIMUX_SHOP_PORT", "there is no table [shop] of settings; known are front, node."),
+        ("UNIMUX_FRONT", "UNIMUX_FRONT, which names no setting of the table [front]."),
+        ("UNIMUX_CONFG", "UNIMUX_CONFG, which is no setting; did you mean 'UNIMUX_CONFIG'?"),
+    ],
+)
+def test_a_variable_of_no_table_is_refused_as_in_a_file(variable: str, told: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        Configuration({variable: "1"}, None, ["front", "node"])
+    assert told in str(caught.value)
+
+
+def test_variables_that_are_ours_for_other_purposes_pass() -> None:
+    others = dict.fromkeys(sorted(settings.OTHER_VARIABLES), "x")
+    assert settings.DEBUG_VARIABLE in others and OWNER_VARIABLE in others
+    others |= {"_UNIMUX_COMPLETE": "source_bash", "UNIMUXED": "yes"}
+    Configuration(others, None, ["front", "node"]).table("front", Front)
+
+
 def test_the_first_file_that_exists_is_the_only_one(tmp_path: Path) -> None:
     assert find_file({"UNIMUX_CONFIG": "/else/where.toml", "HOME": str(tmp_path)}) == Path("/else/where.toml")
     home = tmp_path / ".config" / "unimux" / "unimux.toml"
@@ -115,6 +139,36 @@ def test_config_show_prints_values_and_origins(
     assert (rows["names"]["value"], rows["names"]["origin"]) == (["x", "y"], "UNIMUX_FRONT_NAMES")
     assert run(["config", "show"]) == ExitCode.DONE
     assert "localhost:1080" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("given", "effective"),
+    [
+        ({}, (16, 32, 256)),
+        ({"LIMIT": 8}, (8, 8, 8)),
+        ({"LIMIT": 20}, (16, 20, 20)),
+        ({"LOW": 50}, (50, 50, 256)),
+        ({"HIGH": 10}, (10, 10, 256)),
+        ({"HIGH": 500}, (16, 500, 500)),
+        ({"LOW": 0, "LIMIT": 1}, (0, 1, 1)),
+    ],
+)
+def test_marks_of_the_pool_are_shown_as_they_take_effect(
+    given: dict[str, int],
+    effective: tuple[int, int, int],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A mark that was not set keeps out of the way of those that were; what was set is never changed."""
+    for name, value in given.items():
+        monkeypatch.setenv(f"UNIMUX_NODE_POOL_{name}", str(value))
+    monkeypatch.setenv("UNIMUX_NODE_BRIDGE", "lan")
+    assert run(["config", "show", "--json"]) == ExitCode.DONE
+    rows = {row["key"]: row for row in json.loads(capsys.readouterr().out) if row["table"] == "node"}
+    assert tuple(rows[f"pool_{name}"]["value"] for name in ("low", "high", "limit")) == effective
+    assert rows["pool_limit"]["origin"] == ("UNIMUX_NODE_POOL_LIMIT" if "LIMIT" in given else "default")
+    pool = node_settings().pool_config()
+    assert (pool.low, pool.high, pool.limit) == effective
 
 
 def test_missing_file_is_one_sentence(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

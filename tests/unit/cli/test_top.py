@@ -16,7 +16,7 @@ from unimux.aio import open_connection
 from unimux.cli import topview
 from unimux.cli.topapp import TopApp
 from unimux.errors import SetupError
-from unimux.localsocket import LocalError
+from unimux.localsocket import LocalError, living
 from unimux.status import Armed, Row, Snapshot, snapshot
 
 ARMED = [
@@ -131,7 +131,7 @@ def test_the_socket_answers_and_goes_with_the_node(tmp_path: Path) -> None:
             dead.bind(str(tmp_path / "2.sock"))
             dead.close()
             async with status.status_server(node, "one", tmp_path), status.status_server(node, "two", tmp_path):
-                paths = await asyncio.to_thread(status.running, tmp_path)
+                paths = await asyncio.to_thread(living, tmp_path)
                 assert len(paths) == 2
                 told = [await asyncio.to_thread(status.ask, path, 5) for path in paths]
                 assert {each.what for each in told} == {"one", "two"}

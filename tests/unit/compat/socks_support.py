@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
+import struct
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
+from ipaddress import IPv6Address
 from typing import Any
 
+from compat.socks.messages import AddressType, address_type
 from compat.socks.server import SocksServer
 from compat.socks.services import Services
 from compat.socks.session import Session
@@ -36,6 +40,7 @@ class LoopbackDialler:
     """Connects names of a table, and literal addresses, over loopback; `failures` by host come first.
 
     hold: hosts whose connection never comes about; `cancelled` counts those that were given up.
+    gate: what every attempt waits for first, whatever becomes of it.
     """
 
     names: dict[str, tuple[str, int]] = field(default_factory=dict)
@@ -43,6 +48,7 @@ class LoopbackDialler:
     hold: set[str] = field(default_factory=set)
     calls: list[Call] = field(default_factory=list)
     cancelled: int = 0
+    gate: asyncio.Event | None = None
 
     async def create_connection(
         self,
@@ -56,6 +62,8 @@ class LoopbackDialler:
         purpose: Purpose,
     ) -> tuple[asyncio.Transport, Any]:
         self.calls.append(Call(host, port, timeout, mode, session, purpose))
+        if self.gate is not None:
+            await self.gate.wait()
         if host in self.failures:
             raise self.failures[host]
         if host in self.hold:
@@ -122,6 +130,12 @@ class RawClient:
     def close(self) -> None:
         self.writer.close()
 
+    def reset(self) -> None:
+        """Leave with a RST, after whatever was sent."""
+        linger = struct.pack("ii", 1, 0)
+        self.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        self.writer.transport.abort()
+
 
 class FrontEnd:
     """A running front end on loopback, and clients for it."""
@@ -134,10 +148,20 @@ class FrontEnd:
     def port(self) -> int:
         return self.server.addresses[0][1]
 
+    @property
+    def connected(self) -> int:
+        """Clients that have connected."""
+        return len(self._clients)
+
     async def connect(self) -> RawClient:
         client = RawClient(*await asyncio.open_connection("127.0.0.1", self.port))
         self._clients.append(client)
         return client
+
+    def transports(self) -> list[asyncio.Transport]:
+        """The front end's transports of clients, as the loop knows them."""
+        known = asyncio.get_running_loop()._transports.values()  # type: ignore[attr-defined]
+        return [each for each in known if each.get_extra_info("sockname")[1] == self.port]
 
     async def until(self, condition: Callable[[], bool], what: str, timeout: float = PATIENCE) -> None:
         """Wait for a condition of the server."""
@@ -186,7 +210,7 @@ class EchoFlow:
 
 @dataclass
 class EchoDatagrams:
-    """Opens `EchoFlow`s; names resolve to 2001:db8::53."""
+    """Opens `EchoFlow`s; names resolve to 2001:db8::53, IPv4 addresses are behind 2001:db8:64::/96."""
 
     flows: list[EchoFlow] = field(default_factory=list)
     failures: dict[str, Exception] = field(default_factory=dict)
@@ -207,7 +231,11 @@ class EchoDatagrams:
         if host in self.failures:
             raise self.failures[host]
         self.sessions.append(session)
-        flow = EchoFlow(host if ":" in host else "2001:db8::53", port, receive)
+        kind = address_type(host)
+        if kind is AddressType.IPV4:
+            host = f"2001:db8:64::{host}"
+        peer = "2001:db8::53" if kind is AddressType.NAME else str(IPv6Address(host))
+        flow = EchoFlow(peer, port, receive)
         self.flows.append(flow)
         return flow
 
@@ -227,10 +255,11 @@ class LoopbackBound:
 
 @dataclass
 class LoopbackBinder:
-    """Listens on ::1 for BIND."""
+    """Listens on ::1 for BIND.  gate: what the address waits for."""
 
     bounds: list[LoopbackBound] = field(default_factory=list)
     clients: list[str | None] = field(default_factory=list)
+    gate: asyncio.Event | None = None
 
     async def bind(
         self,
@@ -241,6 +270,8 @@ class LoopbackBinder:
         purpose: Purpose,
     ) -> LoopbackBound:
         self.clients.append(client)
+        if self.gate is not None:
+            await self.gate.wait()
         server = await asyncio.get_running_loop().create_server(
             protocol_factory,
             "::1",

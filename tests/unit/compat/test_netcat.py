@@ -23,7 +23,7 @@ from tests.unit.unimux.lan import lan
 from unimux.aio import open_connection, start_server
 from unimux.cli.exits import ExitCode, status
 from unimux.cli.main import run
-from unimux.errors import HostUnreachable, SetupError
+from unimux.errors import SetupError, UnusablePeer
 from unimux.node import CLOSE_TIMEOUT
 from unimux.ssa.issue import IssueError
 from unimux.ssa.token import TokenError
@@ -83,7 +83,7 @@ def test_a_name_of_the_machine_itself_is_a_sentence() -> None:
     async def main() -> None:
         async with lan(latency=0.0001) as net:
             node = await net.node(dedicated="2001:db8:a::")
-            with pytest.raises(HostUnreachable, match="cannot be the address of a peer"):
+            with pytest.raises(UnusablePeer, match="cannot be the address of a peer"):
                 await _to_place(node, Target("::1", 80), asyncio.Protocol(), 5)
 
     asyncio.run(main())

@@ -8,9 +8,9 @@ import hashlib
 import socket
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from ipaddress import IPv6Address
+from ipaddress import IPv6Address, IPv6Network
 from typing import Any
 
 import pytest
@@ -21,7 +21,8 @@ from compat.publisher import Backend, Publisher, PublishLimits, _reason, publish
 from compat.publishsettings import PublishSettings
 from compat.relay import EndReason
 from tapstack.ipv6.addresses import AddressKind
-from tests.unit.unimux.lan import lan, virtual
+from tests.unit.unimux.lan import PREFIX, lan, virtual
+from tests.unit.unimux.router import OTHER_PREFIX, Router
 from unimux.aio import open_connection
 from unimux.control import ask_service, control_server, service_socket
 from unimux.errors import ConnectTimeout, PoolExhausted, SetupError
@@ -327,6 +328,43 @@ def test_so_many_addresses_asked_for_by_dns_wait_for_their_clients_and_no_more()
             assert len(publisher.armed()) == 2
             await asyncio.sleep(61)
             assert isinstance(await minter.mint(asker), IPv6Address), "those have expired"
+            await publisher.close()
+
+    virtual(main())
+
+
+@pytest.mark.proves("UM-ADDR-11", "UM-SSA-3", "UM-LIS-8", by="api")
+def test_what_is_published_moves_to_the_preferred_prefix_and_does_not_pile_up_in_the_other() -> None:
+    """Neither what is kept armed nor what DNS hands out rests in the old prefix, however often the two change places."""
+
+    async def main() -> None:
+        async with lan() as net:
+            bob = await net.node(advertised=True)
+            await asyncio.sleep(5)
+            router = Router(net)
+            await bob.ready(4, 60)
+            publisher = Publisher(bob, "shop", Backend("127.0.0.1", 9), lifetime=6000)
+            minter = _Minter(publisher, PublishSettings(dns="shop.example", dns_outstanding=2, dns_lifetime=6000))
+            asker = Asker("2001:db8::53", None, None, "shop.example.", None)
+            announced: list[IPv6Address] = []
+            keeping = asyncio.create_task(publisher.keep(2, lambda ssa: announced.append(ssa.address)))
+            minted: list[IPv6Address] = []
+            place = {PREFIX: OTHER_PREFIX, OTHER_PREFIX: PREFIX}
+            now_in = PREFIX
+            for _ in range(6):
+                await asyncio.sleep(30)
+                assert len(publisher.armed()) >= 2
+                for _ in range(3):
+                    with suppress(Outstanding):
+                        minted.append(await minter.mint(asker))
+                network = IPv6Network(f"{now_in}/64")
+                assert all(IPv6Address(told["address"]) in network for told in publisher.armed())
+                assert sum(map(minter.free, minted)) == 2
+                router.prefer(place[now_in])
+                router.deprecate(now_in)
+                now_in = place[now_in]
+            assert (len(announced), len(minted)) == (4, 4), "two each way in each prefix"
+            keeping.cancel()
             await publisher.close()
 
     virtual(main())

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from compat import resets
 from compat.relay import EndReason, Relay, RelayResult
 from tests.unit.unimux.lan import virtual_test
 
@@ -122,6 +123,25 @@ async def test_adopted_transport_brings_its_early_bytes() -> None:
     assert near.protocol is relay.near
     relay.abort()
     assert (await relay.wait()).bytes_to_far == len(b"request")
+
+
+@virtual_test
+async def test_adopted_transport_whose_stream_is_over_ends_the_other_after_its_early_bytes() -> None:
+    for first in ("near", "far"):
+        relay = Relay()
+        near, far = WatchedTransport(), WatchedTransport()
+        near.connect(asyncio.Protocol())
+        if first == "far":
+            far.connect(relay.far)
+        relay.near.adopt(near, b"request", ended=True)
+        if first == "near":
+            far.connect(relay.far)
+        assert bytes(far.written) == b"request" and "eof" in far.log, first
+        assert near.log.count("resume") == 0, "nothing more comes from it"
+        relay.far.data_received(b"answer")
+        relay.far.eof_received()
+        assert bytes(near.written) == b"answer"
+        assert (await relay.wait()).reason is EndReason.COMPLETE
 
 
 @virtual_test
@@ -388,6 +408,29 @@ def test_a_reset_arrives_as_a_reset() -> None:
         assert result.reason is EndReason.FAR_FAILED
         assert isinstance(result.error, ConnectionResetError)
         await finish(near, far)
+
+    asyncio.run(body())
+
+
+@pytest.mark.parametrize(
+    ("leaver", "reason"), [("near", EndReason.NEAR_FAILED), ("far", EndReason.FAR_FAILED)], ids=["near", "far"]
+)
+def test_a_reset_behind_the_end_of_a_stream_is_heard_of_although_nobody_reads(leaver: str, reason: EndReason) -> None:
+    """Neither side says anything more, so that no write could meet it: it was the idle time-out that ended such a relay."""
+
+    async def body() -> None:
+        relay, near, far = await over_sockets()
+        leaving, staying = (near, far) if leaver == "near" else (far, near)
+        leaving[1].write(b"all that I say")
+        leaving[1].write_eof()
+        assert await staying[0].read() == b"all that I say"
+        raw = leaving[1].get_extra_info("socket")
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
+        leaving[1].transport.abort()
+        result = await asyncio.wait_for(relay.wait(), 30)
+        assert result.reason is reason and isinstance(result.error, OSError)
+        await finish(near, far)
+        assert not resets._hearings, "nothing is watched, and nothing kept to watch with"
 
     asyncio.run(body())
 

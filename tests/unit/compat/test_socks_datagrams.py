@@ -51,6 +51,23 @@ async def test_bind_names_the_address_then_the_peer_then_relays() -> None:
 
 
 @asynchronous
+async def test_bind_for_a_peer_that_cannot_come_is_refused() -> None:
+    """An address for anybody, which an IPv4 peer was to call, waited until its time-out."""
+    binder = LoopbackBinder()
+    async with front_end(Services(dialler=LoopbackDialler(), binder=binder, limits=SocksLimits(linger=0.1))) as end:
+        client = await end.connect()
+        await client.send(GREETING + b"\x05\x02\x00\x01\xc0\x00\x02\x07\x00\x15")
+        assert await client.rest() == b"\x05\x00" + reply(Reply.ADDRESS_TYPE_NOT_SUPPORTED)
+        assert not binder.bounds
+        for anybody in (b"\x01" + bytes(4), b"\x03\x0bftp.example"):
+            client = await end.connect()
+            await client.send(GREETING + b"\x05\x02\x00" + anybody + b"\x00\x15")
+            assert (await client.read(24))[2:4] == b"\x05\x00"
+        assert binder.clients == [None, None]
+    assert all(bound.closed for bound in binder.bounds)
+
+
+@asynchronous
 async def test_bind_that_nobody_answers_ends_and_gives_the_address_back() -> None:
     binder = LoopbackBinder()
     limits = SocksLimits(bind_timeout=0.05)
@@ -111,6 +128,29 @@ async def test_udp_association_one_flow_per_destination_until_the_connection_end
         assert (services.counters.datagrams_up, services.counters.datagrams_down) == (3, 3)
         udp.close()
         stranger.close()
+
+
+@asynchronous
+async def test_an_answer_comes_from_the_address_that_was_asked() -> None:
+    """RFC 1928 §7.  IPv4 programs drop what comes from a gateway's IPv6 address, which they have never heard of."""
+    datagrams = EchoDatagrams()
+    async with front_end(Services(dialler=LoopbackDialler(), datagrams=datagrams)) as end:
+        client, udp, inbox = await associated(end)
+        for asked in (
+            b"\x01" + socket.inet_aton("192.0.2.10"),
+            b"\x04" + socket.inet_pton(socket.AF_INET6, "2001:db8::7"),
+            b"\x04" + socket.inet_pton(socket.AF_INET6, "::ffff:192.0.2.10"),
+        ):
+            udp.sendto(b"\0\0\0" + asked + b"\x14\xe9query")
+            answer = await asyncio.wait_for(inbox.received.get(), 30)
+            assert answer == b"\0\0\0" + asked + b"\x14\xe9re: query"
+        assert datagrams.flows[0].peer == ("2001:db8:64::c000:20a", 5353), "the IPv4 one is asked through the gateway"
+        named = b"\x03\x0a192.0.2.10"
+        udp.sendto(b"\0\0\0" + named + b"\x14\xe9query")
+        answer = await asyncio.wait_for(inbox.received.get(), 30)
+        assert parse_datagram(answer).host == "192.0.2.10", "an address that was written where a name could be"
+        client.close()
+        udp.close()
 
 
 @asynchronous

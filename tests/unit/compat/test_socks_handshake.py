@@ -371,7 +371,11 @@ def test_garbage_that_begins_well_ends_somewhere(start: bytes, rest: bytes) -> N
         ("alice-session-a-ttl-30s", "alice", "a", 30),
         ("alice-session-a-ttl-1h", "alice", "a", 3600),
         ("alice-session-a-ttl-999999h", "alice", "a", 86_400),
-        ("alice-session-ttl-5", "alice", "ttl-5", None),
+        ("alice-session-a-ttl-0000000002h", "alice", "a", 7200),
+        ("alice-session-a-ttl-86401", "alice", "a", 86_400),
+        ("alice-session-a-ttl-12345678901234567890", "alice", "a", 86_400),
+        ("alice-session-attl-5", "alice", "attl-5", None),
+        ("alice-ttl-5-session-a", "alice-ttl-5", "a", None),
         ("alice-session-b-session-c", "alice", "b-session-c", None),
         ("-session-x", "", "x", None),
     ],
@@ -389,6 +393,22 @@ def test_user_names(text: str, user: str, session: str | None, ttl: float | None
 def test_user_names_with_a_session_that_is_none(text: str) -> None:
     with pytest.raises(LoginError):
         parse_login(text)
+
+
+@pytest.mark.parametrize(
+    "ttl",
+    ["2sec", "0.5h", "-5", "abc", "1e400", "5-", "", "2h-ttl-3", "2H", "9" * 21],
+    ids=lambda ttl: ttl[:8] or "none",
+)
+@pytest.mark.parametrize("name", ["b-ttl-", "b-TTL-", "ttl-"], ids=["lower", "upper", "no ID"])
+def test_a_time_that_is_none_becomes_no_part_of_the_session(name: str, ttl: str) -> None:
+    """It would be kept for the default time, and be another session than the one with the time written well."""
+    handshake = Handshake()
+    handshake.feed(GREETING_PASSWORD + password(f"a-session-{name}{ttl}", ""))
+    assert handshake.failure is Failure.CREDENTIALS and handshake.take_output() == b"\x05\x02\x01\x01"
+    for text in (f"a-session-{name}{ttl}", "a-session-b-ttl", "a-session-ttl"):
+        with pytest.raises(LoginError, match="user-session-ID-ttl-TIME"):
+            parse_login(text)
 
 
 def test_sessions_of_two_users_are_two_and_the_ttl_is_no_part_of_it() -> None:

@@ -15,6 +15,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
+from scapy.layers.inet import TCP
+from scapy.layers.inet6 import IPv6
 
 from compat.relay import EndReason
 from compat.socks.client import SocksClient
@@ -134,7 +136,7 @@ def test_the_journal_names_the_front_end_and_the_user_of_connect_and_bind() -> N
                 reply = await reader.readexactly(22)
                 assert reply[1] == 0
                 names.append(reply[4:20])
-                writer.close()
+                writer.transport.abort()  # after an orderly end BIND would go on waiting: it might be a half-close
             await settle(front.node)
             for name, kind in zip(names, ("ephemeral", "service"), strict=True):
                 rows = journal.whois(name).rows
@@ -142,6 +144,32 @@ def test_the_journal_names_the_front_end_and_the_user_of_connect_and_bind() -> N
                 assert {(row.front_end, row.who) for row in rows[1:]} == {("socks5", "alice")}
             connected = [row.peer for row in journal.whois(names[0]).rows if row.what is What.CONNECTED]
             assert connected == [str(ssa.address)]
+
+    virtual(main())
+
+
+@pytest.mark.parametrize("size", [0, 5, 200_000], ids=["nothing", "a word", "more than is taken early"])
+def test_a_client_that_ends_its_stream_with_its_request_is_served(size: int) -> None:
+    """Its end goes on behind its last byte, and the echo, which ends after it, comes back."""
+
+    async def main() -> None:
+        async with proxy() as (front, far):
+            data = random.Random(size).randbytes(size)
+            for _ in range(3):
+                ssa = await echo_server(far).issue()
+                reader, writer = await front.connect(far)
+                writer.write(GREETING + b"\x05\x01\x00" + pack_address(str(ssa.address), 80) + data)
+                writer.write_eof()
+                answer = await reader.read()
+                assert answer[:6] == b"\x05\x00\x05\x00\x00\x04" and answer[24:] == data
+                writer.close()
+                source = socket.inet_ntop(socket.AF_INET6, answer[6:22])
+                sent = [p[TCP] for _, p in front.net.packets(TCP) if p[IPv6].src == source]
+                assert any(segment.flags.F for segment in sent), "its end is passed on"
+                assert not any(segment.flags.R for segment in sent)
+            await settle(front.node)
+            assert front.services.counters.ended == {EndReason.COMPLETE: 3}
+            assert front.services.counters.gone_early == 0
 
     virtual(main())
 

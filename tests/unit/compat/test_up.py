@@ -23,8 +23,8 @@ from tapstack.ipv6.addresses import AddressKind
 from tapstack.link.errors import LinkLost
 from tests.unit.unimux.lan import handled, lan
 from unimux.cli import main
-from unimux.errors import SetupError
-from unimux.node import Node
+from unimux.errors import SetupError, WrongUsage
+from unimux.node import Node, NodeConfig
 
 
 def test_what_happens_is_said_until_nobody_reads_it() -> None:
@@ -194,6 +194,56 @@ def test_a_prefix_that_is_written_wrongly_is_told_how_to_write_it(capsys: pytest
     for prefix, said in (("192.0.2.0", "write it like 2001:db8::/64."), ("2001:db8::1/64", "write 2001:db8::/64.")):
         assert main.run(["up", "--prefix", prefix]) == 2
         assert capsys.readouterr().err == f"unimux: {prefix!r} is not an IPv6 prefix: {said}\n"
+
+
+@pytest.mark.parametrize("command", [["up"], ["socks"], ["run", "--", "true"], ["connect", "www.example", "80"]])
+@pytest.mark.parametrize(
+    "server", ["foo", "10.0.0.1", "::ffff:10.0.0.1", "::1", "::", "ff02::fb", "fe80::1%eth0", "[::1]:53"]
+)
+def test_a_name_server_that_is_none_is_wrong_usage(
+    server: str, command: list[str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Before anything is set up, and by every command that has a node."""
+    monkeypatch.setenv("UNIMUX_NODE_NAME_SERVERS", f"2001:db8::53,{server}")
+    verb, *rest = command
+    assert main.run([verb, "--prefix", "2001:db8:92::/64", *rest]) == 2
+    out, said = capfd.readouterr()
+    assert out == "" and said.startswith(f"unimux: {server!r} cannot be a name server: ") and said.count("\n") == 1
+    with pytest.raises(WrongUsage, match="cannot be a name server"):
+        NodeConfig(name_servers=["2001:db8::53", server])
+
+
+def test_a_name_server_on_the_link_may_be_configured_as_routers_may_announce_one() -> None:
+    NodeSettings(prefix="2001:db8::/64", name_servers=["2001:db8::53", "fe80::1"]).check()
+
+
+@pytest.mark.parametrize("nat64", ["64:ff9b::/95", "x", "64:ff9b::1/96"])
+def test_a_prefix_that_is_none_of_nat64_is_wrong_usage(
+    nat64: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("UNIMUX_NODE_NAT64", nat64)
+    assert main.run(["up", "--prefix", "2001:db8:92::/64"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    with pytest.raises(WrongUsage):
+        NodeConfig(nat64=nat64)
+
+
+@pytest.mark.parametrize(
+    ("marks", "said"),
+    [
+        ({"pool_low": 50, "pool_high": 20}, "pool_low = 50 and pool_high = 20"),
+        ({"pool_low": 50, "pool_limit": 20}, "pool_low = 50 and pool_limit = 20"),
+        ({"pool_high": 50, "pool_limit": 20}, "pool_high = 50 and pool_limit = 20"),
+        ({"pool_low": 1, "pool_high": 50, "pool_limit": 20}, "pool_high = 50 and pool_limit = 20"),
+    ],
+)
+def test_marks_of_the_pool_that_were_set_and_contradict_each_other_are_refused(
+    marks: dict[str, int], said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in marks.items():
+        monkeypatch.setenv(f"UNIMUX_NODE_{name.upper()}", str(value))
+    assert main.run(["up", "--prefix", "2001:db8:92::/64"]) == 2
+    assert f"The settings {said} contradict each other" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("prefix", ["ff00::/8", "ff02::/64", "fe80::/64", "fe00::/7", "::/0", "::/64"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from random import Random
 from typing import Any
 
 from scapy.layers.inet6 import (
@@ -32,6 +31,7 @@ from tapstack.ipv6.host import Host
 from tapstack.ipv6.packet import Packet
 from tapstack.ipv6.prefixes import Prefix
 from tapstack.link.base import LinkProperties
+from tapstack.randomness import KeyedRandom
 from tapstack.timers import TimerQueue
 from tapstack.types import Frame, address, address_text, solicited_node
 from tests.plugins import taps
@@ -78,7 +78,7 @@ class Bench:
             self.timers,
             stream,
             self.counters,
-            Random(seed),
+            KeyedRandom(seed.to_bytes(32, "big"), "bench"),
             secret,
             self._transmit,
         )

@@ -246,6 +246,15 @@ def test_jumbograms_are_refused_as_an_unknown_option(world: World) -> None:
 
 
 @pytest.mark.proves("ST-IP6-1")
+def test_a_jumbogram_to_a_group_is_refused_in_silence(world: World) -> None:
+    """RFC 8200 §4.2: the option's action (11) reports to the sender only where the packet was for one node."""
+    jumbo = IPv6ExtHdrHopByHop(options=[Jumbo(jumboplen=100)])
+    packet = to_group(STRANGER, "ff02::1", plen=0) / jumbo / UDP() / Raw(bytes(80))
+    assert world.feed(packet) == []
+    assert world.counters.drops[DropReason.IP_OPTION] == 1
+
+
+@pytest.mark.proves("ST-IP6-1")
 def test_the_payload_length_rules(world: World) -> None:
     padded = bytes(world.head() / UDP(sport=1, dport=2) / Raw(b"1234")) + bytes(30)  # Ethernet padding
     world.feed(padded)

@@ -413,3 +413,13 @@ def test_a_frame_for_another_station_is_not_ours(cache: Cache) -> None:
     packet[Ether].dst = "02:00:00:00:00:02"
     assert cache.feed(packet) == []
     assert cache.drops(DropReason.LINK_NOT_OURS) == 1
+
+
+@pytest.mark.proves("UM-ADDR-9")
+@pytest.mark.parametrize("state", [NeighborState.INCOMPLETE, NeighborState.STALE, NeighborState.PROBE])
+def test_a_host_that_has_stopped_asks_for_no_neighbour(cache: Cache, state: NeighborState) -> None:
+    cache.enter(state)
+    cache.send()
+    cache.run(0.5)
+    cache.host.stop(cache.now)
+    assert cache.run(300) == []

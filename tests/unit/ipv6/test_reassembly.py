@@ -27,6 +27,7 @@ from scapy.packet import Packet as ScapyPacket
 from scapy.packet import Raw
 
 from tapstack.events import DropReason
+from tapstack.ipv6.addresses import AddressKind, Trigger
 from tapstack.ipv6.config import HostConfig
 from tapstack.ipv6.packet import IcmpError
 from tapstack.types import address
@@ -122,6 +123,43 @@ def test_headers_before_and_after_the_fragment_header(world: World) -> None:
         )
     assert world.data() == [DATA]
     assert world.delivered[0].fragmented
+
+
+@pytest.mark.proves("ST-TCP-7")
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
+@pytest.mark.parametrize(
+    ("marks", "whole"),
+    [
+        ((3, 2, 2), 3),
+        ((2, 3, 2), 3),
+        ((1, 2, 3), 3),
+        ((3, 3, 3), 3),
+        ((0, 0, 0), 0),
+        ((1, 1, 1), 1),
+        ((2, 2, 2), 2),
+        ((0, 3, 2), None),
+        ((3, 2, 0), None),
+    ],
+)
+def test_a_mark_of_congestion_on_any_fragment_is_one_on_the_packet(
+    world: World, order: tuple[int, ...], marks: tuple[int, ...], whole: int | None
+) -> None:
+    """RFC 3168 §5.3; where another fragment says that its sender takes no marks, nothing comes of them.  The rest of the
+    traffic class is the first fragment's.
+    """
+    data = bytes(range(256)) * 4
+    pieces = world.pieces(data, 400)
+    for piece, mark, service in zip(pieces, marks, (0xB8, 0x20, 0x00), strict=True):
+        piece[IPv6].tc = service | mark
+    for at in order:
+        world.feed(pieces[at])
+    if whole is None:
+        assert world.data() == []
+        assert world.counters.drops[DropReason.IP_FRAGMENT_BAD] == 1
+        return
+    assert world.data() == [data]
+    packet = world.delivered[0]
+    assert packet.traffic_class == IPv6(bytes(packet.whole)).tc == 0xB8 | whole
 
 
 @pytest.mark.proves("ST-IP6-2", by="api")
@@ -353,6 +391,16 @@ def test_a_strangers_fragments_to_a_one_time_address_time_out_in_silence(world: 
     world.ephemeral(TEXT, PREFIX + "99")
     for dst in (TEXT, world.us):  # an ordinary address as the control
         assert world.feed(world.pieces(DATA, 1024, dst=dst)[0]) == []
+    world.run(100)
+    assert [p[IPv6].src for p in only(world.sent, ICMPv6TimeExceeded)] == [world.us]
+
+
+@pytest.mark.proves("UM-ADDR-9", "UM-REL-3")
+def test_fragments_to_an_address_that_is_gone_meanwhile_time_out_in_silence(world: World) -> None:
+    gone = world.host.addresses.add(address(TEXT), AddressKind.STABLE, world.now, trigger=Trigger.ADD_WITHOUT_DAD)
+    for dst in (TEXT, world.us):  # an address that stays as the control
+        assert world.feed(world.pieces(DATA, 1024, dst=dst)[0]) == []
+    world.host.addresses.expire(gone, world.now, "its valid lifetime is over")
     world.run(100)
     assert [p[IPv6].src for p in only(world.sent, ICMPv6TimeExceeded)] == [world.us]
 

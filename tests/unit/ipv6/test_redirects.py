@@ -20,6 +20,10 @@ from tests.unit.ipv6.bench import (
     PREFIX,
     ROUTER,
     ROUTER_MAC,
+    SECOND,
+    SECOND_MAC,
+    advertisement,
+    neighbor_advertisement,
     only,
     to_us,
 )
@@ -76,6 +80,49 @@ def test_a_redirect_to_somebody_who_cannot_be_resolved_ends_with_the_attempt(cac
     cache.run(4.0)
     assert len(cache.failed) == 1
     assert cache.send(OFF_LINK)[0][Ether].dst == ROUTER_MAC
+
+
+LOW = 3
+RESIGNS = advertisement(source=SECOND, mac=SECOND_MAC, prefix=None, lifetime=0)
+LEAVES_SOON = advertisement(source=SECOND, mac=SECOND_MAC, prefix=None, prf=LOW, lifetime=5)
+IS_A_HOST = neighbor_advertisement(SECOND, SECOND_MAC, R=0)
+
+
+@pytest.mark.proves("ST-IP6-4", "ST-IP6-5")
+@pytest.mark.parametrize("offered", [True, False])
+@pytest.mark.parametrize("news", [RESIGNS, LEAVES_SOON, IS_A_HOST], ids=["resigns", "leaves", "host"])
+def test_a_redirect_ends_with_the_office_of_the_router_that_it_names(
+    cache: Cache, news: ScapyPacket, offered: bool
+) -> None:
+    """RFC 4861 §6.3.5, §7.2.5: who is no default router any more, or a host, gets nothing to carry on, alive as it may be.
+
+    offered: whether it was a default router.  Where it never was, it takes no office back by not being one.
+    """
+    if offered:
+        cache.feed(advertisement(source=SECOND, mac=SECOND_MAC, prefix=None, prf=LOW))
+    assert only(cache.send(OFF_LINK), lambda p: p[IPv6].nh == EXPERIMENT)[0][Ether].dst == ROUTER_MAC
+    path = cache.path(OFF_LINK)
+    packet = redirect(OFF_LINK, SECOND, SECOND_MAC)
+    packet[IPv6].dst = address_text(cache.stable.address)
+    cache.feed(packet)
+    assert cache.send(OFF_LINK)[0][Ether].dst == SECOND_MAC
+    cache.feed(news)
+    cache.run(7 if news is LEAVES_SOON else 0)
+    stays = not offered and news is RESIGNS
+    sent = only(cache.send(OFF_LINK), lambda p: p[IPv6].nh == EXPERIMENT)
+    assert sent[-1][Ether].dst == (SECOND_MAC if stays else ROUTER_MAC)
+    assert path.next_hop == address(SECOND if stays else ROUTER)
+
+
+@pytest.mark.proves("ST-IP6-4")
+def test_that_a_destination_is_on_link_does_not_depend_on_its_being_a_router(cache: Cache) -> None:
+    cache.send(OFF_LINK)
+    packet = redirect(OFF_LINK, OFF_LINK)
+    packet[IPv6].dst = address_text(cache.stable.address)
+    cache.feed(packet)
+    for router in (1, 0):
+        cache.feed(neighbor_advertisement(OFF_LINK, PEER_MAC, R=router))
+        assert cache.send(OFF_LINK)[0][Ether].dst == PEER_MAC
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from scapy.layers.inet6 import ICMPv6NDOptRouteInfo
+from scapy.layers.inet6 import ICMPv6ND_RS, ICMPv6NDOptRouteInfo
 
 from tapstack.types import address, address_text
 from tests.unit.ipv6.bench import (
@@ -15,6 +15,7 @@ from tests.unit.ipv6.bench import (
     Bench,
     advertisement,
     leaves_for,
+    neighbor_advertisement,
     settled,
 )
 
@@ -85,6 +86,58 @@ def test_a_route_information_of_length_zero_is_the_default_route(bench: Bench) -
     assert leaves_for(bench, OFF_LINK) == ""
     advertise(low)
     assert leaves_for(bench, OFF_LINK) == ROUTER
+
+
+@pytest.mark.proves("ST-IP6-5", "RFC8504-5.9")
+def test_a_default_route_overrides_a_header_that_offers_none() -> None:
+    """RFC 4191 §3.1: also where the header's lifetime is 0, so that hosts without routes do not choose the router."""
+    bench = Bench()
+    bench.settle(router=False)
+    low, high = 3, 1
+
+    def advertise(lifetime: int, preference: int, header: int) -> None:
+        option = ICMPv6NDOptRouteInfo(prefix="::", plen=0, prf=preference, rtlifetime=lifetime)
+        bench.feed(advertisement(option, lifetime=header, prf=high))
+
+    advertise(60, low, 0)
+    assert leaves_for(bench, OFF_LINK) == ROUTER
+    bench.out.clear()
+    bench.run(30)
+    assert not [p for p in bench.sent if ICMPv6ND_RS in p], "a router has been found"
+    bench.feed(advertisement(prefix=None, source=SECOND, mac=SECOND_MAC))
+    assert leaves_for(bench, OFF_LINK) == SECOND
+    bench.feed(advertisement(prefix=None, source=SECOND, mac=SECOND_MAC, lifetime=0))
+    assert leaves_for(bench, OFF_LINK) == ROUTER, "its preference is the option's, low"
+    advertise(0, low, 1800)
+    assert leaves_for(bench, OFF_LINK) == "", "and the other way round"
+    bench.run(10)
+    assert [p for p in bench.sent if ICMPv6ND_RS in p]
+
+
+@pytest.mark.proves("ST-IP6-5", "RFC8504-5.9")
+@pytest.mark.parametrize("lifetime", [0, 1800])
+def test_the_routes_of_who_is_no_router_any_more_go_with_its_office(bench: Bench, lifetime: int) -> None:
+    """RFC 4861 §7.2.5: a neighbour that advertises itself without the R flag, a default router before or not."""
+    option = ICMPv6NDOptRouteInfo(prefix="2001:db8:ffff::", plen=48, rtlifetime=6000)
+    bench.feed(advertisement(option, prefix=None, source=SECOND, mac=SECOND_MAC, lifetime=lifetime))
+    assert leaves_for(bench, OFF_LINK) == SECOND
+    bench.feed(neighbor_advertisement(SECOND, SECOND_MAC, R=0))
+    assert leaves_for(bench, OFF_LINK) == ROUTER
+    bench.feed(neighbor_advertisement(ROUTER, ROUTER_MAC, R=0))
+    assert leaves_for(bench, OFF_LINK) == ""
+
+
+@pytest.mark.proves("ST-IP6-4", by="api")
+def test_a_neighbour_that_changes_its_mind_moves_nobody_elses_paths(bench: Bench) -> None:
+    """It calls itself a router and then a host, again and again; nothing led through it."""
+    path = bench.host.path(address(OFF_LINK), bench.now)
+    assert leaves_for(bench, OFF_LINK) == ROUTER
+    bench.teach(SECOND, SECOND_MAC)
+    before = bench.host.routes.generation
+    for router in (1, 0) * 10:
+        bench.feed(neighbor_advertisement(SECOND, SECOND_MAC, R=router))
+        assert path.ready(bench.now) is not None
+    assert bench.host.routes.generation == before
 
 
 def test_changing_routers_moves_kept_paths(bench: Bench) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from random import Random
-
 import pytest
 from scapy.layers.inet6 import ICMPv6ND_NA, ICMPv6ND_NS, ICMPv6ND_RS, IPv6
 from scapy.layers.l2 import Ether
@@ -14,6 +12,7 @@ from tapstack.ipv6.addresses import AddressEntry, AddressKind
 from tapstack.ipv6.config import HostConfig
 from tapstack.ipv6.host import Host
 from tapstack.link.base import LinkProperties
+from tapstack.randomness import KeyedRandom
 from tapstack.timers import TimerQueue
 from tapstack.types import Frame, address, address_text
 from tests.plugins import taps
@@ -46,7 +45,7 @@ class Link:
             self.timers[number],
             EventStream(),
             Counters(),
-            Random(number),
+            KeyedRandom(bytes([number]) * 32, "test"),
             bytes([number]) * 16,
             lambda frame: self._send(number, frame),
         )

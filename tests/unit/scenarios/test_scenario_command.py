@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import errno
+import hashlib
 import importlib
 import json
 import os
@@ -13,7 +14,9 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner, Result
@@ -81,9 +84,23 @@ def test_a_sweep_leaves_tables_with_intervals(tmp_path: Path) -> None:
     column = parquet.read_table(folder / "summary.parquet").column("ci95_high").to_pylist()
     assert column == [float(row["ci95_high"]) for row in summary]
     assert not (folder / "journal.jsonl").exists()
+    assert "confidence intervals" in (folder / "report.html").read_text()
     told = unimux("report", folder, "--json")
     assert told.exit_code == 0
     assert json.loads(told.stdout)["summary"] == summary
+
+
+def test_one_run_has_no_interval(tmp_path: Path) -> None:
+    folder = tmp_path / "sweep"
+    result = unimux("run", "parallel", "--sweep", "sessions=1,3", "--set", "size=100", "--out", folder, "--json")
+    assert result.exit_code == 0, result.output
+    assert {(row["runs"], row["ci95_low"], row["ci95_high"]) for row in rows(folder / "summary.csv")} == {("1", "", "")}
+    page = (folder / "report.html").read_text()
+    assert "Each from one run." in page and "confidence intervals" not in page
+    alone = unimux("run", "parallel", "--set", "sessions=1", "--set", "size=100", "--out", tmp_path / "one", "--json")
+    assert alone.exit_code == 0, alone.output
+    metrics = json.loads((tmp_path / "one" / "metrics.json").read_text())["metrics"]
+    assert metrics and all((each["ci95"] is None) == (each["n"] == 1) for each in metrics)
 
 
 def test_processes_do_not_change_the_tables(tmp_path: Path) -> None:
@@ -249,34 +266,125 @@ async def endless(run: Run) -> None:
 '''
 
 
-def test_an_interrupted_run_keeps_what_it_has_measured(tmp_path: Path) -> None:
-    script, folder = tmp_path / "endless.py", tmp_path / "out"
+def test_what_is_repeated_says_which_files_have_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "slowly.py").write_text(SLOWLY, encoding="utf-8")
+    script = tmp_path / "swift.py"
+    script.write_text(SWIFT, encoding="utf-8")
+    out, again = tmp_path / "out", tmp_path / "again"
+    assert unimux("run", script, "--out", out).exit_code == 1
+    facts = tomllib.loads((out / "scenario.toml").read_text(encoding="utf-8"))
+    assert facts["sha256"] == {
+        str(script): hashlib.sha256(SWIFT.encode()).hexdigest(),
+        "slowly": hashlib.sha256(SLOWLY.encode()).hexdigest(),
+    }
+    assert "changed" not in unimux("run", "--again", out, "--out", again).output
+    assert (out / "scenario.toml").read_bytes() == (again / "scenario.toml").read_bytes()
+    script.write_text(SWIFT + "# more", encoding="utf-8")
+    (tmp_path / "slowly.py").unlink()
+    said = " ".join(unimux("run", "--again", out, "--out", tmp_path / "third").output.split())
+    assert "swift.py has changed since: the bytes may differ." in said
+    assert "slowly is not there any more: the bytes may differ." in said
+
+
+def test_a_sweep_says_what_it_was_made_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    call = ["scenario", "run", "hello", "--sweep", "size=10,20", "--repeat", "2", "--jobs", "1", "--out", str(out)]
+    assert run(call) == 0
+    capsys.readouterr()
+    assert run(["scenario", "report", str(out)]) == 0  # in 80 columns
+    shown = capsys.readouterr().out
+    assert all(value in shown for row in rows(out / "summary.csv") for value in row.values())
+    facts = tomllib.loads((out / "scenario.toml").read_text(encoding="utf-8"))
+    assert (facts["scenario"], facts["backend"], facts["seed"], facts["repeat"]) == ("hello", "sim", 1, 2)
+    assert facts["sweep"] == {"size": [10, 20]}
+    assert facts["sha256"]["scenarios.hello"]
+    capsys.readouterr()
+    assert run(["scenario", "run", "--again", str(out)]) == 2
+    assert "holds a sweep: --again repeats one run" in capsys.readouterr().err
+
+
+SLOWLY = """from tapstack.tcp.congestion.newreno import NewReno
+
+class Slowly(NewReno):
+    pass
+"""
+SWIFT = '''"""How swift is it?"""
+
+from dataclasses import replace
+from scenarios.engine import OPTIONS, Run, scenario
+
+
+@scenario()
+async def swift(run: Run) -> None:
+    await run.node("alice", run.lan("lan"), options=replace(OPTIONS, congestion="slowly:Slowly"))
+'''
+
+
+def started(number: signal.Signals, folder: Path, script: Path, **how: Any) -> subprocess.Popen[str]:
+    """A run of a scenario without end and of another one after it, when the first goes on."""
     script.write_text(ENDLESS, encoding="utf-8")
-    command = [
-        sys.executable,
-        "-u",
-        "-m",
-        "unimux",
-        "scenario",
-        "run",
-        str(script),
-        "hello",
-        "--out",
-        str(folder),
-    ]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    command = [sys.executable, "-u", "-m", "unimux", "scenario", "run", str(script), "hello", "--out", str(folder)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True, **how)
     assert process.stdout is not None
     while "It goes on" not in process.stdout.readline():
         assert process.poll() is None
-    process.send_signal(signal.SIGINT)
-    said, _ = process.communicate(timeout=60)
-    assert process.returncode == 130, said
+    process.send_signal(number)
+    return process
+
+
+def kept_of(folder: Path) -> None:
+    """Whether the run that was interrupted has left its report, and the next one was not begun."""
     kept = folder / "endless"
     assert [metric["name"] for metric in json.loads((kept / "metrics.json").read_text())["metrics"]] == ["reached"]
     page = (kept / "report.html").read_text()
     assert page.partition('<p class="remark">')[2].startswith("Interrupted after ")
     assert (kept / "wire" / "lan.pcapng").stat().st_size > 1000
-    assert not (folder / "hello").exists()  # what would have come after it was not begun
+    assert not (folder / "hello").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_an_interrupted_run_keeps_what_it_has_measured(tmp_path: Path, number: signal.Signals) -> None:
+    process = started(number, tmp_path / "out", tmp_path / "endless.py")
+    if number != signal.SIGINT:
+        process.send_signal(number)  # as a terminal does that goes, and its shell
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + number, said
+    kept_of(tmp_path / "out")
+
+
+def test_a_run_in_the_background_of_a_shell_ends_in_order(tmp_path: Path) -> None:
+    """Such a job ignores Ctrl-C."""
+    process = started(
+        signal.SIGINT,
+        tmp_path / "out",
+        tmp_path / "endless.py",
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
+    )
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(1)
+    process.send_signal(signal.SIGTERM)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM, said
+    kept_of(tmp_path / "out")
+
+
+def test_a_run_whose_terminal_goes_keeps_its_report(tmp_path: Path) -> None:
+    script, folder = tmp_path / "endless.py", tmp_path / "out"
+    script.write_text(ENDLESS, encoding="utf-8")
+    pid, terminal = pty.fork()
+    if not pid:
+        os.execv(
+            sys.executable,
+            [sys.executable, "-m", "unimux", "scenario", "run", str(script), "hello", "--out", str(folder)],
+        )
+    shown = b""
+    while b"It goes on" not in shown:
+        shown += os.read(terminal, 65536)
+    os.close(terminal)
+    _, status = os.waitpid(pid, 0)
+    assert os.waitstatus_to_exitcode(status) == 128 + signal.SIGHUP
+    kept_of(folder)
 
 
 def test_one_that_cannot_run_does_not_stop_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -104,6 +104,33 @@ def test_a_metric_and_a_parameter_of_one_name_are_two_columns(tmp_path: Path) ->
     ]
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_that_ends_a_sweep_waits_for_no_run_and_keeps_the_rows(tmp_path: Path, number: signal.Signals) -> None:
+    (tmp_path / "accident.py").write_text(SCRIPT)
+    journal = tmp_path / "out" / "journal.jsonl"
+    command = [sys.executable, "-m", "unimux", "scenario", "run", str(tmp_path / "accident.py")]
+    command += ["--sweep", "x=1,11,2", "--jobs", "1", "--out", str(tmp_path / "out")]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)
+    deadline = time.monotonic() + 60
+    while not ((tmp_path / "begun").exists() and journal.exists() and journal.stat().st_size):
+        assert process.poll() is None and time.monotonic() < deadline
+        os.sched_yield()
+    try:
+        process.send_signal(number)
+        process.send_signal(number)  # as a terminal does that goes, and its shell
+        _, said = process.communicate(timeout=60)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL) if process.poll() is None else process.wait()
+    assert process.returncode == 128 + number, said
+    assert [row["x"] for row in results(tmp_path / "out")] == ["1"]
+    assert b"Traceback" not in said, said
+    with suppress(ProcessLookupError):
+        while time.monotonic() < deadline + 60:  # until nobody is left of it
+            os.killpg(process.pid, 0)
+            os.sched_yield()
+        raise AssertionError("it left a process")
+
+
 def test_who_interrupts_twice_need_not_wait_for_a_run_and_keeps_the_rows(tmp_path: Path) -> None:
     (tmp_path / "accident.py").write_text(SCRIPT)
     journal = tmp_path / "out" / "journal.jsonl"
@@ -115,11 +142,11 @@ def test_who_interrupts_twice_need_not_wait_for_a_run_and_keeps_the_rows(tmp_pat
         assert process.poll() is None and time.monotonic() < deadline
         os.sched_yield()
     try:
-        while process.poll() is None:
-            assert time.monotonic() < deadline, "it waits for the run"
+        for pause in (2, 60):  # not one more, which could come when Python has ended already
             process.send_signal(signal.SIGINT)
             with suppress(subprocess.TimeoutExpired):
-                process.wait(5)
+                process.wait(pause)
+        assert process.poll() is not None, "it waits for the run"
         _, said = process.communicate(timeout=30)
     finally:
         os.killpg(process.pid, signal.SIGKILL) if process.poll() is None else process.wait()

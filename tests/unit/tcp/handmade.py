@@ -76,13 +76,15 @@ def reopen(pair: Pair, isn: int, stamp: int | None) -> str | None:
     return str(answers[0].flags) if answers else None
 
 
-def in_time_wait(mode: PortMode, timestamps: bool) -> tuple[Pair, Connection]:
-    """`a` is the server, on a stable address where the mode allows it, and the one in TIME-WAIT."""
+def in_time_wait(
+    mode: PortMode, timestamps: bool, ordinary: AddressKind = AddressKind.STABLE, time_wait: TimeWait = TimeWait.FULL
+) -> tuple[Pair, Connection]:
+    """`a` is the server, at an SSA but in Aware mode, there at an `ordinary` address; and it is the one in TIME-WAIT."""
     pair = Pair()
     aware = mode is PortMode.AWARE
-    options = SocketOptions(mode=mode, timestamps=timestamps)
+    options = SocketOptions(mode=mode, timestamps=timestamps, time_wait=time_wait)
     listener = pair.a.tcp.listen(options, pair.now, 80 if aware else None)
-    kind = AddressKind.STABLE if aware else AddressKind.SERVICE
+    kind = ordinary if aware else AddressKind.SERVICE
     listener.arm(pair.a.entry(pair.now, kind), pair.now, sessions=None)
     client = pair.b.tcp.connect(
         pair.b.entry(pair.now), pair.a.address, 80, pair.now, SocketOptions(mode=PortMode.AWARE), local_port=5000
@@ -93,6 +95,6 @@ def in_time_wait(mode: PortMode, timestamps: bool) -> tuple[Pair, Connection]:
     server.shutdown(pair.now)
     pair.run(0.1)
     client.shutdown(pair.now)
-    pair.run(1)
+    pair.run(0.5)
     assert len(pair.a.tcp.time_waits) == 1
     return pair, server

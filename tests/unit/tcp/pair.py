@@ -67,6 +67,9 @@ class OpenHost:
         front = virtio.PLAIN if self.properties.vnet_header else b""
         self._transmit([front + ipv6.pack_header(src, dst, next_header, len(body), flow_label=flow_label), body])
 
+    def withdraw(self, entry: AddressEntry) -> None:
+        """Nothing ever waits on such a host."""
+
     def accept_path_mtu(self, report: IcmpError, now: float) -> bool:
         """Learn a path MTU, as the real host does after TCP has vouched for the report."""
         if not 1280 <= report.info < self._mtu:

@@ -127,6 +127,25 @@ def test_in_a_simultaneous_open_nothing_is_marked_where_one_did_not_ask() -> Non
 
 
 @pytest.mark.proves("ST-TCP-7")
+@pytest.mark.parametrize(("wait", "marked"), [(0.5, 2), (1.5, 0)])
+def test_in_a_simultaneous_open_the_own_syn_is_repeated_without_asking(wait: float, marked: int) -> None:
+    """Then nothing is marked, although the answer beside it agrees (RFC 3168 §6.1.1)."""
+    pair = Pair()
+    pair.meddle = lambda end, packet: []
+    options = SocketOptions(ecn=Ecn.REQUEST, mode=PortMode.L1, timestamps=False)
+    client = pair.a.tcp.connect(pair.a.entry(pair.now), pair.b.address, 80, pair.now, options)
+    pair.flush()
+    by_hand(pair, client, "SEC", seq=70_000, ack=0)
+    pair.run(wait)
+    asked = [flags(packet) for packet in pair.sent_by("a")]
+    assert asked == (["SEC", "SAE"] if marked else ["SEC", "SAE", "SAE", "S"])
+    client.write(b"text")
+    by_hand(pair, client, "A", seq=70_001)
+    assert client.state.value == "ESTABLISHED"
+    assert [codepoint(packet) for packet in pair.sent_by("a") if wire.read(packet).payload] == [marked]
+
+
+@pytest.mark.proves("ST-TCP-7")
 def test_a_mark_is_echoed_until_the_sender_says_that_it_has_reduced() -> None:
     pair = Pair()
     client, server, _ = established(pair, ecn=Ecn.REQUEST)

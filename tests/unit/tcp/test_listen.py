@@ -173,3 +173,22 @@ def test_time_wait_repairs_a_lost_last_ack_and_restarts() -> None:
     assert old_segment(pair, client) == []
     pair.a.entry(pair.now, AddressKind.STABLE)
     assert old_segment(pair, client) == ["R"]
+
+
+@pytest.mark.proves("UM-LIS-3")
+@pytest.mark.parametrize("mode", [PortMode.L1, PortMode.L2, PortMode.AWARE])
+@pytest.mark.parametrize(("sport", "dport"), [(5001, 80), (5000, 81)])
+def test_an_acknowledgement_at_other_ports_completes_no_handshake(mode: PortMode, sport: int, dport: int) -> None:
+    """Half-open handshakes are told apart by all four values, also where the connection is not; its numbers are right."""
+    pair = Pair()
+    listener = pair.b.tcp.listen(SocketOptions(mode=mode), pair.now, 80 if mode is PortMode.AWARE else None)
+    listener.arm(pair.b.entry(pair.now, AddressKind.SERVICE), pair.now)
+    pair.b.input(wire.segment(A, B, 5000, 80, "S", seq=1), pair.now)
+    pair.run(0.01)
+    ack = wire.read(pair.sent_by("b")[0]).seq + 1
+    before = len(pair.packets)
+    for source, destination, completed in ((sport, dport, False), (5000, 80, True)):
+        pair.b.input(wire.segment(A, B, source, destination, "A", seq=2, ack=ack), pair.now)
+        pair.run(0.01)
+        assert (pair.b.tcp.demux.half_open_count, len(pair.b.tcp.demux)) == (not completed, completed)
+    assert not pair.sent_by("b", before), "and nothing is said to it"

@@ -162,10 +162,55 @@ def test_syn_received_remembers_where_it_came_from() -> None:
     pair.meddle = lambda end, packet: []
     client = pair.a.tcp.connect(pair.a.entry(pair.now, AddressKind.STABLE), pair.b.address, 80, pair.now, PLAIN)
     pair.flush()
-    for flags, seq in (("S", 50), ("R", 51), ("S", 50)):
-        by_hand(pair, client, flags, seq=seq, ack=0)
+    for flags, seq, ack in (("S", 50, 0), ("RA", 51, client.sender.snd_nxt), ("S", 50, 0)):
+        by_hand(pair, client, flags, seq=seq, ack=ack)
     assert [str(tcp.flags) for tcp in sent(pair, "a")] == ["S", "SA", "RA"], "an active one is over"
     assert isinstance(client.error, ConnectionRefusedError)
+
+
+@pytest.mark.proves("ST-TCP-1")
+@pytest.mark.parametrize("mode", [PortMode.AWARE, PortMode.L0])
+@pytest.mark.parametrize("repeated", ["S", "SP", "SF"])
+@pytest.mark.parametrize("data", [b"", b"GET /\r\n"])
+def test_a_repeated_syn_is_answered_again_whatever_it_carries(mode: PortMode, repeated: str, data: bytes) -> None:
+    """§3.10.7.2 lets data stand on a SYN: they reach into the window, and yet it is the SYN that was answered.
+
+    The handshake goes on, and what was on the SYN, which nothing acknowledged, comes with what follows.
+    """
+    pair = Pair()
+    aware = mode is PortMode.AWARE
+    listener = pair.b.tcp.listen(SocketOptions(mode=mode), pair.now, 80 if aware else None)
+    entry = pair.b.entry(pair.now, AddressKind.STABLE if aware else AddressKind.SERVICE)
+    listener.arm(entry, pair.now)
+    pair.b.input(wire.segment(A, B, 5000, 80, "S", seq=1000, payload=data), pair.now)
+    pair.run(0.6)
+    pair.b.input(wire.segment(A, B, 5000, 80, repeated, seq=1000, payload=data), pair.now)
+    pair.run(0.1)
+    first, second = sent(pair, "b")
+    assert str(first.flags) == str(second.flags) == "SA"
+    assert (first.seq, first.ack) == (second.seq, second.ack)
+    assert second.ack == 1001
+    pair.b.input(wire.segment(A, B, 5000, 80, "A", seq=1001, ack=first.seq + 1, payload=data), pair.now)
+    pair.run(0.1)
+    server = listener.accept()
+    assert server is not None
+    assert b"".join(server.read()) == data
+    assert [str(tcp.flags) for tcp in sent(pair, "b")] == ["SA", "SA"] + ["A"] * bool(data)
+
+
+@pytest.mark.proves("ST-TCP-1")
+def test_another_syn_ends_a_half_open_handshake() -> None:
+    """One whose number is not the first one's, but in the window: back to LISTEN (§3.10.7.4), with or without data."""
+    for text in (b"", b"GET /\r\n"):
+        pair = Pair()
+        listener = pair.b.tcp.listen(SocketOptions(), pair.now)
+        listener.arm(pair.b.entry(pair.now, AddressKind.SERVICE), pair.now)
+        pair.b.input(wire.segment(A, B, 5000, 80, "S", seq=1000), pair.now)
+        pair.b.input(wire.segment(A, B, 5000, 80, "S", seq=1001, payload=text), pair.now)
+        pair.flush()
+        assert pair.b.tcp.demux.half_open_count == 0
+        pair.run(5)
+        assert [str(tcp.flags) for tcp in sent(pair, "b")] == ["SA"]
 
 
 @pytest.mark.proves("MUST-41", "MUST-42")

@@ -173,11 +173,15 @@ def expected(state: str, s: Subject, flags: str, seq: int, ack: int, length: int
         return SYN_ACK, "SYN-RECEIVED"
     if state == "SYN-RECEIVED active" and "R" not in flags and "S" in flags and "A" in flags and ack == s.nxt:
         return ACK, "ESTABLISHED"  # the real answer to our SYN, whoever sent the SYN before it (UM-PORT-12)
+    if state == "SYN-RECEIVED active" and "R" in flags:  # as in SYN-SENT: RCV.NXT may be a stranger's (UM-PORT-12)
+        return None, "CLOSED" if "A" in flags and ack == s.nxt else name
     if state == "TIME-WAIT" and flags in ("S", "SF") and seq > s.rcv:
         return SYN_ACK, "SYN-RECEIVED"  # a new connection, certainly newer (MAY-2, RFC 6191)
     # §3.10.7.4; RFC 5961 §4 answers a SYN in a synchronized state before it looks at its number
     if "S" in flags and "R" not in flags and name != "SYN-RECEIVED":
         return ACK, state
+    if name == "SYN-RECEIVED" and flags in ("S", "SF") and seq + 1 == s.rcv:
+        return SYN_ACK, name  # the SYN again, whatever it carries: an acknowledgement, and what the peer misses, in one
     span = length + ("S" in flags) + ("F" in flags)
     if "R" in flags:
         span = 0  # its text is not text
@@ -188,8 +192,6 @@ def expected(state: str, s: Subject, flags: str, seq: int, ack: int, length: int
     if not acceptable:
         if "R" in flags:
             return None, name
-        if name == "SYN-RECEIVED" and flags == "S" and seq + 1 == s.rcv and not length:
-            return SYN_ACK, name  # an acknowledgement, and what the peer misses, in one
         return ACK, name
     if "R" in flags:
         return (None, "CLOSED") if seq == s.rcv else (ACK, name)

@@ -6,11 +6,13 @@ import pytest
 
 from tapstack.ipv6.addresses import AddressKind
 from tapstack.tcp.connection import Connection
+from tapstack.tcp.listener import Listener
 from tapstack.tcp.options import PortMode, SocketOptions, TimeWait
+from tapstack.tcp.sequence import MASK
 from tapstack.tcp.timewait import TimeWaitRecord
 
 from . import wire
-from .handmade import ended, in_time_wait, old_segment, reopen
+from .handmade import A, B, ended, in_time_wait, old_segment, reopen
 from .pair import Pair
 from .path import established
 from .seen import ACK, segments
@@ -75,6 +77,20 @@ def test_a_newer_syn_reopens_in_aware_mode_only(
     assert reopen(pair, server.receiver.rcv_nxt + sequence, stamp) == answer
 
 
+@pytest.mark.proves("UM-REL-2")
+@pytest.mark.parametrize("mode", list(PortMode))
+@pytest.mark.parametrize("timestamps", [True, False])
+def test_at_an_ssa_no_mode_reopens(mode: PortMode, timestamps: bool) -> None:
+    """The SYN is certainly newer, and the listener would take it; at an ordinary address it is, in Aware mode."""
+    pair, server = in_time_wait(mode, timestamps, AddressKind.SERVICE)
+    assert pair.a.tcp._armed
+    pair.run(1)
+    stamp = (server.receiver.ts_recent or 0) + 2000 if timestamps else None
+    assert reopen(pair, server.receiver.rcv_nxt + 1000, stamp) == "A"
+    pair.run(61)
+    assert reopen(pair, server.receiver.rcv_nxt + 1000, stamp) == "SA", "after TIME-WAIT it is"
+
+
 @pytest.mark.proves("ST-TCP-13", "MAY-2")
 @pytest.mark.parametrize("full", [False, True])
 @pytest.mark.parametrize("ahead", [0, 3_000_000, 1 << 31])
@@ -112,3 +128,52 @@ def test_waits_of_different_lengths_end_in_their_order_and_leave_nothing() -> No
     assert len(table) == 0
     assert not table._line and not table._heap and not table._aside
     assert len(pair.a.entry(pair.now).users) == users
+
+
+def _reopened_and_ended(pair: Pair, server: Connection, listener: Listener, times: int) -> int:
+    """A stranger reopens the pair from TIME-WAIT and brings the new connection there, so often, in no time at all.
+
+    How many records the table held at most, ended or not.
+    """
+    table = pair.a.tcp.time_waits
+    most = 0
+    pair.meddle = lambda end, packet: []
+    isn = server.receiver.rcv_nxt + 1000
+    for _ in range(times):
+        assert reopen(pair, isn & MASK, None) == "SA"
+        ours = wire.read(pair.sent_by("a")[-1]).seq + 1
+        for flags, seq, ack in (("A", isn + 1, ours), ("FA", isn + 1, ours + 1)):
+            if flags == "FA":
+                accepted = listener.accept()
+                assert accepted is not None
+                accepted.shutdown(pair.now)
+                pair.flush()
+            pair.a.input(wire.segment(B, A, 5000, 80, flags, seq=seq & MASK, ack=ack & MASK), pair.now)
+            pair.flush()
+        isn += 100_000
+        most = max(most, len(table._line) + len(table._heap))
+        del pair.packets[:]
+    return most
+
+
+@pytest.mark.proves("ST-TCP-13", by="api")
+@pytest.mark.parametrize("aside", [False, True])
+def test_what_ended_early_does_not_pile_up(aside: bool) -> None:
+    """A pair that is reopened again and again leaves one record; those that made way stay neither in the line nor aside.
+
+    aside: its wait is short, and a longer one began before, so that its records do not stand in line.
+    """
+    pair, server = in_time_wait(PortMode.AWARE, False, time_wait=TimeWait.SHORT if aside else TimeWait.FULL)
+    table = pair.a.tcp.time_waits
+    others = 0
+    if aside:
+        ended(pair, TimeWait.FULL, mode=PortMode.L2)
+        others = 1
+    assert len(table) == 1 + others
+    listener = next(iter(pair.a.tcp.listeners))
+    assert _reopened_and_ended(pair, server, listener, 500) < 150
+    assert len(table) == 1 + others
+    assert bool(table._aside) is aside
+    pair.run(61)
+    assert len(table) == 0
+    assert not table._line and not table._heap and not table._aside

@@ -315,6 +315,24 @@ def test_keep_alive_probes_an_idle_connection_and_gives_up_on_a_dead_one() -> No
     assert isinstance(client.error, TimeoutError)
 
 
+@pytest.mark.proves("ST-TCP-11")
+@pytest.mark.parametrize("idle", [20.0, 75.0, 76.0])
+def test_keep_alives_that_are_answered_end_nothing_however_often_they_go(idle: float) -> None:
+    """Also where the idle time is shorter than what lies between two probes: nine answered ones ended the connection."""
+    pair = Pair()
+    client, _, _ = established(pair, keep_alive=idle)
+    before = len(pair.packets)
+    pair.run(7200)
+    assert client.state.value == "ESTABLISHED"
+    probes, answers = (len(sent(pair, who, before, pure=True)) for who in "ab")
+    assert probes == answers > 90
+    pair.meddle = lambda end, packet: []
+    silent = pair.now
+    pair.run(2000, until=lambda: client.state.value == "CLOSED")
+    assert isinstance(client.error, TimeoutError)
+    assert 8 * 75 < pair.now - silent < 10 * 75 + idle
+
+
 @pytest.mark.proves("ST-TCP-11", "MUST-26")
 def test_keep_alive_stays_quiet_while_data_is_in_flight() -> None:
     pair = Pair()

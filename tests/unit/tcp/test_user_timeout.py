@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from math import inf
 
 import pytest
 
@@ -132,6 +133,25 @@ def test_the_end_is_exact_whatever_the_time_out_of_the_moment(limit: float, sack
     end = next(seen for seen in segments(pair, "a", before) if seen.flags & RST)
     assert end.when - begun == pytest.approx(limit)
     assert isinstance(client.error, TimeoutError)
+
+
+@pytest.mark.proves("MUST-21")
+def test_a_time_out_without_an_end_waits_for_days() -> None:
+    pair = Pair()
+    client, server, path = established(pair, user_timeout=inf)
+    path.fate = lambda n: None
+    client.write(DATA[:5000])
+    pair.run(3 * 86_400)
+    assert client.error is None
+    path.fate = lambda n: 0.0
+    pair.run(100)
+    assert b"".join(server.read()) == DATA[:5000]
+
+
+@pytest.mark.proves("ST-TCP-11")
+def test_a_time_out_without_an_end_is_told_as_the_longest_there_is() -> None:
+    pair, _, _ = opened(SocketOptions(tell_user_timeout=True, user_timeout=inf), SocketOptions())
+    assert {option(p) for p in pair.sent_by("a")} >= {b"\xff\xff"}
 
 
 @pytest.mark.proves("ST-TCP-11")

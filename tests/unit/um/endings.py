@@ -354,7 +354,7 @@ HOLDERS: dict[str, tuple[str, str]] = {
     "refused": (_CALLER, ""),
     "unreachable": (_CALLER, ""),
     "times_out": (_CALLER, _ARMED),
-    "cancelled": (_CALLER, _HALF_OPEN),
+    "cancelled": (_CALLER, _ARMED),
     "cancelled_in_silence": (_CALLER, _ARMED),
     "listener_closes": (_CALLER, _ARMED),
     "expires_unused": (_CALLER, _ARMED),

@@ -144,6 +144,43 @@ def test_every_flow_has_an_address_and_a_port_of_its_own(rng: Random) -> None:
     virtual(main())
 
 
+@pytest.mark.proves("UM-DAS-6")
+@pytest.mark.parametrize("who", ["sends", "hears"])
+def test_a_flow_is_not_idle_while_either_side_speaks(who: str, rng: Random) -> None:
+    """A stream that only comes in, as of a camera or a name server's notices, keeps its address."""
+
+    async def main() -> None:
+        async with bed(rng, pool=POOL) as made:
+            alice, bob = made.nodes
+            peer = Peer(made, bob)
+            peer.silent = True
+            sock, told = await open_socket(alice, peer.text, 53, idle=10)
+            sock.sendto(b"begin")
+            await eventually(lambda: len(peer.heard) == 1)
+            _, source, port = peer.heard[0]
+            for n in range(6):
+                await asyncio.sleep(7)
+                if who == "sends":
+                    sock.sendto(b"%d" % n)
+                else:
+                    peer.flow.send(b"%d" % n, bob.now(), address(source), port)
+                    bob.driver.kick()
+            await asyncio.sleep(7)
+            assert [entry.address for entry in in_use(alice)] == [address(source)]
+            if who == "hears":
+                assert [data for data, _ in told.received] == [b"%d" % n for n in range(6)]
+                assert len(peer.heard) == 1
+            sock.sendto(b"end")
+            await eventually(lambda: peer.heard[-1][0] == b"end")
+            assert {each[1:] for each in peer.heard} == {(source, port)}, "the flow has kept its address and its port"
+            await asyncio.sleep(11)
+            assert in_use(alice) == [], "and gives it back when neither speaks"
+            sock.close()
+            await made.quiet()
+
+    virtual(main())
+
+
 @pytest.mark.proves("UM-DAS-6", "UM-ADDR-9")
 def test_an_idle_flow_gives_its_address_back_and_wakes_with_another(rng: Random) -> None:
     async def main() -> None:

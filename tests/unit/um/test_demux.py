@@ -13,7 +13,9 @@ from tapstack.tcp.demux import Demux, key_for
 from tapstack.tcp.errors import ConflictingSocket
 from tapstack.tcp.listener import Listener
 from tapstack.tcp.options import PortMode, SocketOptions
+from tapstack.types import address
 from tests.unit.tcp.pair import Pair
+from tests.unit.tcp.wire import NO_DAD
 
 
 class Counting(dict[Any, Any]):
@@ -134,9 +136,63 @@ def test_aware_listeners_share_an_address_by_their_ports_and_every_address_by_na
     wild = [listener(pair, PortMode.AWARE, f"anywhere {n}", 90) for n in range(2)]
     wild[0].listen_on_ordinary()
     with pytest.raises(
-        ConflictingSocket, match=r"of anywhere 1 Aware port 90 conflicts with .* of anywhere 0 Aware port 90"
+        ConflictingSocket, match=r"of anywhere 1 Aware port 90 .*conflicts with .* of anywhere 0 Aware port 90"
     ):
         wild[1].listen_on_ordinary()
+
+
+@pytest.mark.proves("UM-PORT-7", by="api")
+@pytest.mark.parametrize("found", [False, True], ids=["before a SYN", "after a SYN"])
+@pytest.mark.parametrize("wild_first", [True, False], ids=["the wildcard first", "the other first"])
+@pytest.mark.parametrize("mode", list(PortMode))
+def test_a_wildcard_listener_and_one_at_an_ordinary_address(mode: PortMode, wild_first: bool, found: bool) -> None:
+    """Whichever comes second is refused, by the names of both, whether a SYN has come to the first or not."""
+    pair = Pair()
+    entry = pair.b.entry(pair.now, AddressKind.STABLE)
+    wild, specific = listener(pair, PortMode.AWARE, "anywhere"), listener(pair, mode, "shop")
+    one_time = pair.b.host.addresses.add(address("2001:db8:b::2"), AddressKind.SERVICE, pair.now, trigger=NO_DAD)
+    specific.arm(one_time, pair.now)  # no wildcard listener accepts there
+    first, second = (wild, specific) if wild_first else (specific, wild)
+    options = SocketOptions(mode=PortMode.AWARE)
+
+    def enter(each: Listener) -> None:
+        if each is wild:
+            wild.listen_on_ordinary()
+        else:
+            specific.arm(entry, pair.now, sessions=None)
+
+    enter(first)
+    if found:
+        client = pair.a.tcp.connect(pair.a.entry(pair.now), pair.b.address, 80, pair.now, options)
+        pair.run(1)
+        assert first.accept() is not None
+        client.abort(pair.now)
+        pair.run(1)
+    with pytest.raises(ConflictingSocket) as caught:
+        enter(second)
+    message = str(caught.value)
+    assert f"listener {wild.id} of anywhere Aware port 80 on every ordinary address" in message
+    assert f"listener {specific.id} of shop {mode}" in message
+    assert f"] listener {second.id} of" in message, "who is refused is named first"
+    pair.a.tcp.connect(pair.a.entry(pair.now), pair.b.address, 80, pair.now, options, local_port=777)
+    pair.run(1)
+    assert first.accept() is not None and second.accept() is None, "the first serves on"
+    first.close(pair.now)
+    enter(second)
+    pair.b.tcp.check()
+
+
+@pytest.mark.proves("UM-PORT-7", by="api")
+def test_a_wildcard_listener_leaves_other_ports_to_others() -> None:
+    pair = Pair()
+    entry = pair.b.entry(pair.now, AddressKind.STABLE)
+    wild, other = listener(pair, PortMode.AWARE, "anywhere", 80), listener(pair, PortMode.AWARE, "shop", 81)
+    wild.listen_on_ordinary()
+    other.arm(entry, pair.now, sessions=None)
+    for port in (81, 80):
+        pair.a.tcp.connect(pair.a.entry(pair.now), pair.b.address, port, pair.now, SocketOptions(mode=PortMode.AWARE))
+    pair.run(1)
+    assert wild.accept() is not None and other.accept() is not None
 
 
 def test_a_pcb_is_refused_exactly_where_a_packet_could_match_it_and_another() -> None:

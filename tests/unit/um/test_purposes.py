@@ -29,7 +29,8 @@ from unimux.purpose import AddressAssigned, Purpose
 from unimux.ssa.counters import MemoryCounters
 from unimux.ssa.dnsresponder import Asker, DnsPolicy, Responder
 from unimux.ssa.dnsserver import DnsServer
-from unimux.ssa.secret import SecretClient, SecretWindow, SharedSecret
+from unimux.ssa.secret import SecretWindow, SharedSecret
+from unimux.ssa.secretclient import SecretClient
 
 ROUTED = "2001:db8:a::"
 SECRET = SharedSecret(b"sixteen bytes or more", "files", "carol")

@@ -52,8 +52,10 @@ class Lan:
         self._stack = AsyncExitStack()
         self._ports: list[MemoryLink] = []
 
-    async def node(self, *, dedicated: str | None = None, pool: PoolConfig | None = None, **config: Any) -> Node:
-        """One more node, running."""
+    async def node(
+        self, *, dedicated: str | None = None, advertised: bool = False, pool: PoolConfig | None = None, **config: Any
+    ) -> Node:
+        """One more node, running; where its prefix is advertised, that is for a `tests.unit.unimux.router.Router` to do."""
         number = len(self._ports) + 1
         link = self.switch.connect(bytes([2, 0, 0, 0, 0, number]))
         self._ports.append(link)
@@ -61,6 +63,8 @@ class Lan:
         node = Node(link, settings, seed=bytes([number]) * 32)
         await self._stack.enter_async_context(node)
         prefixes = node.stack.host.prefix_list
+        if advertised:
+            return node
         if dedicated is None:
             prefixes.add_static(address(PREFIX), 64, autonomous=True, now=node.now())
         else:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-import random
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -13,6 +12,7 @@ import dns.message
 import dns.rcode
 import dns.rrset
 
+from tapstack.randomness import KeyedRandom
 from unimux.errors import PoolExhausted
 from unimux.purpose import Purpose
 from unimux.resolver import Resolver
@@ -146,7 +146,7 @@ class _Stream(asyncio.Transport):
 
 def make(reply: Reply, servers: tuple[bytes, ...] = (S1, S2), **options: Any) -> tuple[Resolver, Servers]:
     transports = Servers(reply)
-    return Resolver(transports, transports, lambda: servers, random=random.Random(1), **options), transports
+    return Resolver(transports, transports, lambda: servers, KeyedRandom(bytes(32), "test"), **options), transports
 
 
 WWW = {

@@ -12,6 +12,7 @@ from scapy.packet import Packet as ScapyPacket
 from tapstack.events import EventStream
 from tapstack.ipv6.addresses import AddressEntry, AddressKind
 from tapstack.ipv6.config import HostConfig
+from tapstack.randomness import KeyedRandom
 from tapstack.types import Frame, address, address_text
 from tests.unit.ipv6.bench import Bench, User, neighbor_advertisement, records
 from unimux.errors import UnimuxError
@@ -44,7 +45,12 @@ class PoolBench(Bench):
         self.state = state or MemoryState(Random(2).randbytes)
         self.stream: EventStream = self.host.interface.events
         self.pool = Pool(
-            self.host, AddressSource(self.state, block=256), self.timers, self.stream, Random(3), config or PoolConfig()
+            self.host,
+            AddressSource(self.state, block=256),
+            self.timers,
+            self.stream,
+            KeyedRandom(bytes(32), "test"),
+            config or PoolConfig(),
         )
         self.pool.start(self.now)
 

@@ -214,11 +214,11 @@ def test_a_new_epoch_says_why_but_not_on_the_very_first_start(tmp_path: Path) ->
 
 def test_settings_reach_state_journal_and_pool(tmp_path: Path) -> None:
     settings = NodeSettings(
-        bridge="lan", state=str(tmp_path / "s"), pool_low=3, pool_high=5, pool_limit=4, pool_pace=0.5, pool_max_age=60,
+        bridge="lan", state=str(tmp_path / "s"), pool_low=3, pool_high=5, pool_limit=7, pool_pace=0.5, pool_max_age=60,
         journal_peers=True, journal_keep=2, journal_limit=5000,
     )  # fmt: skip
     pool = settings.pool_config()
-    assert (pool.low, pool.high, pool.limit, pool.pace, pool.max_age) == (3, 5, 5, 0.5, 60)
+    assert (pool.low, pool.high, pool.limit, pool.pace, pool.max_age) == (3, 5, 7, 0.5, 60)
     policy = settings.journal_policy()
     assert (policy.peers, policy.keep, policy.limit, policy.addresses) == (True, 2, 5000, True)
     state = settings.node_state()

@@ -5,16 +5,20 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from ipaddress import IPv6Address
+from math import inf, nan
+from typing import Any
 
 import pytest
+from scapy.layers.inet import TCP
 from scapy.layers.inet6 import IPv6
 
 from tapstack.ipv6.addresses import AddressEntry
 from tapstack.tcp.connection import Connection
-from tapstack.tcp.options import PortMode
+from tapstack.tcp.options import LARGEST_BUFFER, PortMode
 from tapstack.types import address
 from tests.unit.unimux.lan import OPTIONS, lan, virtual
 from tests.unit.unimux.test_blocking import Pair
@@ -22,7 +26,9 @@ from unimux.blocking import SOL_UNIMUX, Option, Socket
 from unimux.das import Done, Pending, Policy, Want
 from unimux.errors import PoolExhausted, UnimuxError
 from unimux.poolstate import NoPrefix
+from unimux.socketoptions import SMALLEST_BUFFER
 from unimux.ssa.dnsserver import hold_address
+from unimux.sticky import NamedSession
 
 STABLE = "2001:db8:1::53"
 
@@ -145,3 +151,77 @@ def test_keep_alive_that_is_asked_for_late_ends_a_connection_to_nobody() -> None
             transport.set_options(OPTIONS)  # too late, and harmless
 
     virtual(main())
+
+
+@pytest.mark.parametrize("wanted", [-5, 0, 1, 1 << 40])
+def test_buffers_are_no_smaller_than_a_connection_needs_and_no_larger_than_a_window(pair: Pair, wanted: int) -> None:
+    """As a kernel's: SO_RCVBUF of 0 let nothing be read, and of 1 three bytes a second."""
+    given = SMALLEST_BUFFER if wanted < SMALLEST_BUFFER else LARGEST_BUFFER
+    with pair.net.socket() as s:
+        for name in (socket.SO_RCVBUF, socket.SO_SNDBUF):
+            s.setsockopt(socket.SOL_SOCKET, name, wanted)
+            assert s.getsockopt(socket.SOL_SOCKET, name) == given
+        s.settimeout(30)
+        s.connect((str(pair.serve()), 0))
+        begun = time.monotonic()
+        for _ in range(20):
+            s.sendall(bytes(5000))
+            left = 5000
+            while left:
+                left -= len(s.recv(left))
+        assert time.monotonic() - begun < 20, "a hundred thousand bytes each way"
+        pcb = pcb_of(pair, s)
+        assert (pcb.high_water, pcb.receiver.capacity) == (given, given), "what was set by hand does not grow"
+        mine = pair.net.call(lambda: [p[TCP] for _, p in pair.lan.packets(TCP) if p[IPv6].src == s.getsockname()[0]])
+        shifts = [dict(p.options)["WScale"] for p in mine if p.flags == "S"]
+        windows = [p.window << shifts[0] for p in mine if p.flags != "S"]
+        assert 0 < max(windows) <= given
+
+
+class Lasting:
+    """A session whose time is what a test says."""
+
+    def __init__(self, ttl: Any) -> None:
+        self.ttl = ttl
+
+
+@pytest.mark.parametrize(
+    ("wrong", "kind"),
+    [
+        (5, TypeError),
+        ([], TypeError),
+        (b"shop", TypeError),
+        (Lasting("1"), TypeError),
+        (Lasting(-1), ValueError),
+        (NamedSession("shop", ttl=nan), ValueError),
+        (NamedSession("shop", ttl=inf), ValueError),
+    ],
+    ids=lambda value: getattr(value, "__name__", None) or str(getattr(value, "ttl", value)),
+)
+def test_what_names_no_session_is_refused_where_it_is_written(pair: Pair, wrong: Any, kind: type[Exception]) -> None:
+    """It was told by connect(), after an address had been taken that nobody gave back."""
+    with pair.net.socket() as s:
+        with pytest.raises(kind):
+            s.setsockopt(SOL_UNIMUX, Option.STICKY_SESSION, wrong)
+        assert s.getsockopt(SOL_UNIMUX, Option.STICKY_SESSION) is None
+    with pytest.raises(kind):
+        pair.net.run(pair.net.node.connect(STABLE, 80, session=wrong))
+    assert not pair.net.node.sticky._holds
+
+
+def test_modes_times_and_ports_that_there_are_not_are_refused(pair: Pair) -> None:
+    with pair.net.socket() as s:
+        s.setsockopt(SOL_UNIMUX, Option.PORT_MODE, "L2")
+        for option in (Option.PORT_MODE, Option.TIME_WAIT):
+            with pytest.raises(ValueError, match="is one of"):
+                s.setsockopt(SOL_UNIMUX, option, "l2")
+        assert s.getsockopt(SOL_UNIMUX, Option.PORT_MODE) is PortMode.L2
+        with pytest.raises(OSError, match="no negative time") as refused:
+            s.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, -1000)
+        assert refused.value.errno == errno.EINVAL
+        for seconds in (nan, -1):
+            with pytest.raises(ValueError, match="time-out"):
+                s.settimeout(seconds)
+        for port in (-1, 65536):
+            with pytest.raises(OverflowError):
+                s.bind(("", port))

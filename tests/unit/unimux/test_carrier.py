@@ -66,3 +66,19 @@ def test_what_name_servers_said_on_it_is_forgotten() -> None:
             assert len(node.resolver.cache) == 0
 
     virtual(main())
+
+
+def test_who_keeps_the_networks_side_of_the_link_hears_that_it_is_back() -> None:
+    async def main() -> None:
+        async with lan() as net:
+            node = await net.node()
+            told: list[float] = []
+            node.on_link_up = told.append
+            assert isinstance(node.link, MemoryLink)
+            node.link.plug(False)
+            assert told == []
+            node.link.plug(True)
+            await asyncio.sleep(1.0)
+            assert len(told) == 1
+
+    virtual(main())

@@ -6,7 +6,7 @@ import asyncio
 import hmac
 import struct
 import time
-from ipaddress import IPv6Network
+from ipaddress import IPv6Address, IPv6Network
 from typing import Any
 
 import dns.edns
@@ -19,10 +19,14 @@ import dns.rdatatype
 import dns.tsig
 import dns.tsigkeyring
 import pytest
+from scapy.layers.inet import UDP
+from scapy.layers.inet6 import IPv6
 
+from tapstack.types import address
 from tests.unit.unimux.dnsstage import KEY, NS, Stage, aaaa, only, run
 from unimux.aio import open_connection
 from unimux.ssa.dnsresponder import NameFor, networks
+from unimux.ssa.dnsserver import hold_address
 
 
 @pytest.mark.proves("UM-SSA-3")
@@ -145,6 +149,35 @@ def test_a_source_over_its_rate_is_told_to_come_over_tcp_and_refused_there() -> 
         assert len(s.asked) == 1
         await asyncio.sleep(1000)
         only(await s.udp(aaaa()))
+
+    run(scene, rate=0.001, burst=1)
+
+
+@pytest.mark.proves("UM-SSA-3")
+def test_a_source_over_its_rate_leaves_others_theirs() -> None:
+    """One /64 is one source, since a host has as many addresses in its own as it wants."""
+
+    async def scene(s: Stage) -> None:
+        async def ask(source: str) -> dns.message.Message:
+            for node in (s.alice, s.bob):  # whose networks are all on one link
+                network = address(source)[:8] + bytes(8)
+                node.stack.host.prefix_list.add_static(network, 64, autonomous=node is s.alice, now=node.now())
+            s.entry = await hold_address(s.alice, IPv6Address(source))
+            response = await s.udp(aaaa())
+            assert response is not None
+            return response
+
+        only(await ask("2001:db8:1::a1"))
+        for source in ("2001:db8:1::a2", "2001:db8:1::a3"):
+            assert (await ask(source)).flags & dns.flags.TC
+        given = {only(await ask(f"2001:db8:{n:x}::a1")) for n in range(2, 12)}
+        assert len(given) == 10, "each of other networks is given one"
+        assert (await ask("2001:db8:2::a2")).flags & dns.flags.TC, "and no second one"
+        answers = [p for _, p in s.net.packets(UDP) if p[UDP].sport == 53]
+        assert [p[IPv6].dst for p in answers if dns.message.from_wire(bytes(p[UDP].payload)).answer] == [
+            "2001:db8:1::a1",
+            *(f"2001:db8:{n:x}::a1" for n in range(2, 12)),
+        ]
 
     run(scene, rate=0.001, burst=1)
 

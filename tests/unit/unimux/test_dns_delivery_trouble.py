@@ -204,7 +204,17 @@ def test_an_address_of_another_prefix_or_of_somebody_else_cannot_be_the_servers(
 @pytest.mark.parametrize(
     ("options", "why"),
     [
-        ({"zone": "a..b"}, "is no zone"),
+        ({"zone": "a..b"}, "'a..b' is no name that DNS could answer for: A DNS label is empty"),
+        ({"zone": "bad name"}, "'bad name' is no name that DNS could answer for: write letters"),
+        ({"zone": "."}, "'.' is no name"),
+        ({"zone": ""}, "'' is no name"),
+        ({"zone": "a\\.b.example"}, "is no name"),
+        ({"zone": "-a.example"}, "is no name"),
+        ({"zone": "*.example"}, "is no name"),
+        ({"zone": ".".join(["x" * 63] * 3 + ["y" * 61])}, "'ns' is no name that DNS could answer for"),
+        ({"zone": "shop.example", "names": ("@", "a b")}, "'a b' is no name"),
+        ({"zone": "shop.example", "names": ("www.other.example.",)}, "is no name in the zone 'shop.example'"),
+        ({"zone": "x", "keys": {"a..b": b"secret"}}, "'a..b' cannot be the name of a TSIG key"),
         ({"zone": "x", "rate": 0.0}, "more than 0"),
         ({"zone": "x", "require_key": True}, "requires a TSIG key"),
     ],
@@ -217,3 +227,8 @@ def test_a_policy_that_makes_no_sense_is_a_sentence(options: dict[str, Any], why
         Responder(DnsPolicy(**options), mint, lambda: 0.0)
     with pytest.raises(SetupError, match="no prefix"):
         networks(["2001:db8::1/32"])
+
+
+def test_zones_that_are_ones_are_taken() -> None:
+    for zone in ("shop.example", "shop.example.", "x", "_dns.Shop-1.example", "bücher.example"):
+        DnsPolicy(zone=zone, names=("@", "www", "a.b", f"mail.{zone.rstrip('.')}."))

@@ -13,6 +13,7 @@ SAMPLES: list[errors.UnimuxError] = [
     errors.SetupError("The port is taken: choose another."),
     errors.ConnectRefused("2001:db8::1", 80, "RST received"),
     errors.HostUnreachable("example.org", 443),
+    errors.UnusablePeer("localhost", 80),
     errors.NetworkUnreachable("2001:db8::1", 80),
     errors.HopLimitExceeded("2001:db8::1", 80, "reported by 2001:db8::ff"),
     errors.ConnectProhibited("2001:db8::1", 80),
@@ -45,6 +46,7 @@ def test_survives_the_way_between_processes(error: errors.UnimuxError) -> None:
     [
         (errors.ConnectRefused("h", 1), ConnectionRefusedError, errno.ECONNREFUSED),
         (errors.HostUnreachable("h", 1), OSError, errno.EHOSTUNREACH),
+        (errors.UnusablePeer("h", 1), OSError, errno.EADDRNOTAVAIL),
         (errors.NetworkUnreachable("h", 1), OSError, errno.ENETUNREACH),
         (errors.ConnectProhibited("h", 1), PermissionError, errno.EACCES),
         (errors.ConnectTimeout("h", 1), TimeoutError, errno.ETIMEDOUT),

@@ -6,7 +6,6 @@ Each connection is made to a fresh SSA and comes from a fresh EA; the address is
 from __future__ import annotations
 
 import asyncio
-import datetime
 import random
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
@@ -17,11 +16,9 @@ from typing import Any
 import httpcore
 import pytest
 from aiohttp import web
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
+from tests.unit.unimux import certificates
+from tests.unit.unimux.certificates import NAME, Contexts
 from tests.unit.unimux.lan import handled, lan, virtual
 from tests.unit.unimux.test_failing_applications import Quiet
 from unimux.aio import open_connection
@@ -29,36 +26,12 @@ from unimux.node import Node
 from unimux.server import Server
 from unimux.tls import _start_tls, connect_tls, tls_factory
 
-NAME = "www.example"
 BODY = random.Random(3).randbytes(400_000)
 
 
 @pytest.fixture(scope="module")
-def contexts(tmp_path_factory: pytest.TempPathFactory) -> tuple[ssl.SSLContext, ssl.SSLContext]:
-    """TLS settings of a server that is NAME, and of a client that trusts it and nobody else."""
-    folder = tmp_path_factory.mktemp("tls")
-    key = ec.generate_private_key(ec.SECP256R1())
-    who = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, NAME)])
-    now = datetime.datetime.now(datetime.UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(who)
-        .issuer_name(who)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - datetime.timedelta(hours=1))
-        .not_valid_after(now + datetime.timedelta(hours=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(NAME)]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    both: Path = folder / "server.pem"
-    both.write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-        + certificate.public_bytes(serialization.Encoding.PEM)
-    )
-    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    server.load_cert_chain(both)
-    return server, ssl.create_default_context(cafile=str(both))
+def contexts(tmp_path_factory: pytest.TempPathFactory) -> Contexts:
+    return certificates.made(tmp_path_factory.mktemp("tls"))
 
 
 class Stream(httpcore.AsyncNetworkStream):
@@ -145,7 +118,7 @@ async def served(context: ssl.SSLContext | None = None) -> AsyncIterator[Web]:
 
 @pytest.mark.proves("UM-NODE-2", "UM-DAS-4", by="api")
 @pytest.mark.parametrize("scheme", ["http", "https"])
-def test_an_http_client_and_an_http_server(scheme: str, contexts: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:
+def test_an_http_client_and_an_http_server(scheme: str, contexts: Contexts) -> None:
     async def main() -> None:
         server, client = contexts
         async with served(server if scheme == "https" else None) as here, here.pool(client) as pool:
@@ -164,7 +137,42 @@ def test_an_http_client_and_an_http_server(scheme: str, contexts: tuple[ssl.SSLC
     virtual(main())
 
 
-def test_a_certificate_for_another_name_is_refused(contexts: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_web_server_gives_files_away(scheme: str, contexts: Contexts, tmp_path: Path) -> None:
+    """aiohttp sends them by `loop.sendfile`, whole or the part that was asked for."""
+    (tmp_path / "file").write_bytes(BODY)
+
+    async def file(request: web.Request) -> web.StreamResponse:
+        return web.FileResponse(tmp_path / "file")
+
+    async def main() -> None:
+        server, client = contexts
+        app = web.Application()
+        app.router.add_static("/static", tmp_path)
+        app.router.add_get("/file", file)
+        runner = web.AppRunner(app)
+        await runner.setup()
+        assert runner.server is not None
+        async with lan() as net:
+            alice, bob = await net.node(), await net.node()
+            factory = runner.server if scheme == "http" else tls_factory(runner.server, server)
+            here = Web(alice, bob.listen(factory))
+            told = handled()
+            async with here.pool(client) as pool:
+                for _ in range(2):  # the second one on the same connection
+                    for path in ("file", "static/file"):
+                        got = await pool.request("GET", f"{scheme}://{NAME}/{path}")
+                        assert (got.status, got.content) == (200, BODY)
+                part = [("Range", "bytes=1000-299999")]
+                got = await pool.request("GET", f"{scheme}://{NAME}/file", headers=part)
+                assert (got.status, got.content) == (206, BODY[1000:300_000])
+            assert len(here.addresses) == 1 and not told
+            await runner.cleanup()
+
+    virtual(main())
+
+
+def test_a_certificate_for_another_name_is_refused(contexts: Contexts) -> None:
     async def main() -> None:
         server, client = contexts
         async with served(server) as here:
@@ -182,7 +190,7 @@ def test_a_certificate_for_another_name_is_refused(contexts: tuple[ssl.SSLContex
 
 
 def test_a_tls_server_survives_peers_that_speak_something_else(
-    contexts: tuple[ssl.SSLContext, ssl.SSLContext],
+    contexts: Contexts,
 ) -> None:
     async def main() -> None:
         server, client = contexts
@@ -200,7 +208,7 @@ def test_a_tls_server_survives_peers_that_speak_something_else(
     virtual(main())
 
 
-def test_an_early_request_reaches_the_protocol_whole(contexts: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:
+def test_an_early_request_reaches_the_protocol_whole(contexts: Contexts) -> None:
     """What a client sends in the flight of its Finished message arrives with the end of the server's handshake."""
 
     class Eager(asyncio.Protocol):
@@ -254,9 +262,7 @@ class Faulty(asyncio.Protocol):
 
 @pytest.mark.proves("UM-REL-1", by="api")
 @pytest.mark.parametrize("at", ["", "connection_made", "data_received"])
-def test_a_protocol_that_fails_behind_the_handshake_leaves_no_connection_behind(
-    at: str, contexts: tuple[ssl.SSLContext, ssl.SSLContext]
-) -> None:
+def test_a_protocol_that_fails_behind_the_handshake_leaves_no_connection_behind(at: str, contexts: Contexts) -> None:
     async def main() -> None:
         server, client = contexts
         async with lan() as net:
@@ -280,7 +286,7 @@ def test_a_protocol_that_fails_behind_the_handshake_leaves_no_connection_behind(
 @pytest.mark.proves("UM-REL-1", by="api")
 @pytest.mark.parametrize("at", ["", "connection_made"])
 def test_a_clients_protocol_that_fails_behind_the_handshake_leaves_no_connection_behind(
-    at: str, contexts: tuple[ssl.SSLContext, ssl.SSLContext]
+    at: str, contexts: Contexts
 ) -> None:
     async def main() -> None:
         server, client = contexts

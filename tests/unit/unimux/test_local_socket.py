@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import os
 import socket
@@ -14,11 +15,12 @@ from typing import Any
 import pytest
 
 from tests.unit.unimux.lan import lan, virtual
+from unimux import localsocket
 from unimux.control import ask_service, control_server
 from unimux.das import AgentCaller, DasRequired
 from unimux.dasocket import AgentSocket
 from unimux.errors import SetupError
-from unimux.localsocket import LocalError, LocalServer, Peer, ask_local, runtime_folder
+from unimux.localsocket import LocalError, LocalServer, Peer, ask_local, bind_local, living, runtime_folder
 from unimux.node import Node
 from unimux.state import StateError
 
@@ -123,8 +125,11 @@ def test_an_answer_that_is_no_message_is_a_sentence(tmp_path: Path, line: bytes 
 
 
 @pytest.mark.parametrize("armed", [10, 400])
-def test_a_service_may_have_many_addresses_armed(armed: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+def test_a_service_may_have_many_addresses_armed(
+    armed: int, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    short = tmp_path_factory.mktemp("run")  # a folder with the test's name is too long for a socket's path
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(short))
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     monkeypatch.setattr("unimux.localsocket._peer", lambda connected: (1, 1000))
 
@@ -145,6 +150,43 @@ def test_a_service_may_have_many_addresses_armed(armed: int, monkeypatch: pytest
             assert len(answer["armed"]) == armed
 
     asyncio.run(main())
+
+
+def test_what_the_dead_have_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    """Also not what is bound and not listened at yet, since who binds has the folder for itself meanwhile."""
+    tmp_path.chmod(0o700)
+    dead = socket.socket(socket.AF_UNIX)
+    dead.bind(str(tmp_path / "dead.sock"))
+    dead.close()
+    (tmp_path / "file.sock").touch()
+    (tmp_path / "link.sock").symlink_to(tmp_path / "nowhere")
+    found: list[Path] = []
+    looking = threading.Thread(target=lambda: found.extend(living(tmp_path)))
+    with bind_local(tmp_path / "living.sock", "this"), socket.socket(socket.AF_UNIX) as young:
+        with localsocket._alone(tmp_path):
+            young.bind(str(tmp_path / "young.sock"))
+            looking.start()
+            looking.join(0.2)
+            young.listen()
+        looking.join()
+        assert found == [tmp_path / "living.sock", tmp_path / "young.sock"]
+        left = {path.name for path in tmp_path.iterdir()}
+        assert left == {"living.sock", "young.sock", "file.sock", "link.sock"}
+
+
+def test_a_folder_that_others_can_open_is_never_locked(tmp_path: Path) -> None:
+    """Whoever can read it could hold the lock, and the node up."""
+    tmp_path.chmod(0o755)
+    held = os.open(tmp_path, os.O_RDONLY)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        bind_local(tmp_path / "here.sock", "this").close()
+    finally:
+        os.close(held)
+
+
+def test_a_folder_that_there_is_not_has_no_sockets(tmp_path: Path) -> None:
+    assert living(tmp_path / "nowhere") == []
 
 
 class FullDisk:

@@ -6,9 +6,11 @@ import asyncio
 from collections.abc import Callable
 
 import pytest
+from scapy.layers.inet6 import IPv6
 
-from tapstack.ipv6.addresses import AddressEntry
-from tests.unit.unimux.lan import lan, virtual
+from tapstack.events import AddressChanged, Event
+from tapstack.ipv6.addresses import AddressEntry, AddressState
+from tests.unit.unimux.lan import lan, settle, virtual
 from unimux.aio import open_connection, start_server
 from unimux.das import AddressUnavailable, Done, Pending, Policy, Want
 from unimux.node import Node
@@ -18,7 +20,8 @@ from unimux.sticky import NamedSession
 class Unlucky(Policy):
     """The node's own policy, some of whose addresses are lost while who asked for them is being told."""
 
-    def __init__(self, node: Node, losses: int) -> None:
+    def __init__(self, node: Node, losses: int, *, deprecated: bool = False) -> None:
+        self._deprecated = deprecated
         self._node = node
         self._usual = node.das
         self.losses = losses
@@ -32,10 +35,19 @@ class Unlucky(Policy):
             done(entry, now)
             if self.losses:
                 self.losses -= 1
-                self._node.stack.host.addresses.release(entry, now, "its prefix expired")
+                table = self._node.stack.host.addresses
+                if self._deprecated:
+                    table.deprecate(entry, now, "its prefix is deprecated")
+                else:
+                    table.release(entry, now, "its prefix expired")
 
         timer.set(now + 0.01)
         return _Timer(timer.cancel)
+
+
+def deprecated(events: list[Event]) -> list[str]:
+    changes = [event for event in events if isinstance(event, AddressChanged)]
+    return [change.address for change in changes if change.new == AddressState.DEPRECATED]
 
 
 class _Timer:
@@ -80,6 +92,26 @@ def test_a_connection_takes_another_one() -> None:
             reader, writer = await open_connection(alice, ssa.address, None, timeout=10)
             assert await reader.read() == b""
             writer.close()
+
+    virtual(main())
+
+
+@pytest.mark.proves("UM-ADDR-11", "UM-DAS-1")
+def test_one_on_which_nothing_may_start_any_more_is_replaced() -> None:
+    async def main() -> None:
+        async with lan() as net:
+            alice, bob = await net.node(), await net.node()
+            await asyncio.gather(alice.ready(4), bob.ready(4))
+            alice.das = Unlucky(alice, losses=2, deprecated=True)
+            events: list[Event] = []
+            alice.watch(events.append)
+            ssa = await start_server(bob, lambda reader, writer: writer.close()).issue()
+            _, writer = await open_connection(alice, ssa.address, None, timeout=10)
+            lost = deprecated(events)
+            assert len(lost) == 2
+            assert not [p for _, p in net.syns() if p[IPv6].src in lost]
+            writer.close()
+            await settle(alice)
 
     virtual(main())
 

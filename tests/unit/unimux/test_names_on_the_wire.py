@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from ipaddress import IPv6Address
 
 import dns.flags
@@ -24,6 +25,11 @@ def questions(stage: Stage) -> list[dns.message.Message]:
     return [dns.message.from_wire(bytes(packet[UDP].payload)) for packet in sent]
 
 
+def knows(stage: Stage, server: bool) -> bool:
+    """Whether the node knows a server of names, or none, as asked."""
+    return bool(stage.alice.name_servers) == server
+
+
 @pytest.mark.proves("RFC8504-8.3")
 def test_the_server_that_a_router_announces_is_asked_until_it_is_withdrawn() -> None:
     async def scene(stage: Stage) -> None:
@@ -33,7 +39,7 @@ def test_the_server_that_a_router_announces_is_asked_until_it_is_withdrawn() -> 
             if lifetime is not None:
                 packet = advertisement(prefix=None, rdnss=(str(NS),), rdnss_lifetime=lifetime)
                 assert router.send([bytes(packet)])
-                await eventually(lambda known=bool(lifetime): bool(stage.alice.name_servers) == known)  # type: ignore[misc]
+                await eventually(partial(knows, stage, bool(lifetime)))
             if lifetime:
                 (found,) = await stage.alice.resolve("shop.example", timeout=20)
                 assert IPv6Address(found) in stage.service.armed

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 
 import dns.flags
 import dns.message
@@ -14,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tapstack.clock import run_virtual
+from tapstack.randomness import KeyedRandom
 from tests.unit.unimux.lan import virtual_test
 from tests.unit.unimux.nameservers import S1, S2, WWW, make, packed, respond, zone
 from unimux.dnsstream import UDP_PAYLOAD
@@ -272,7 +272,7 @@ def test_cache_is_bounded_and_forgets_the_least_recently_used() -> None:
 
 @given(st.integers(0, 2**32 - 1))
 def test_ttl_is_capped(ttl: int) -> None:
-    lookup = Lookup(host_name("www.example"), [S1], random.Random(1))
+    lookup = Lookup(host_name("www.example"), [S1], KeyedRandom(bytes(32), "test"))
     ask = lookup.step()
     assert isinstance(ask, Ask)
     wire = bytearray(respond(dns.message.from_wire(ask.payload), ["www.example. 60 AAAA 2001:db8::1"]).to_wire())
@@ -288,7 +288,7 @@ def test_ttl_is_capped(ttl: int) -> None:
 @settings(max_examples=300)
 @given(st.data())
 def test_whatever_the_servers_say_a_lookup_ends_and_nothing_raises(data: st.DataObject) -> None:
-    lookup = Lookup(host_name("www.example"), [S1, S2], random.Random(data.draw(st.integers(0, 99))))
+    lookup = Lookup(host_name("www.example"), [S1, S2], KeyedRandom(bytes([data.draw(st.integers(0, 99))]), "test"))
     asks = 0
     while isinstance(step := lookup.step(), Ask):
         asks += 1

@@ -21,7 +21,8 @@ from unimux.errors import SetupError
 from unimux.journal import JournalPolicy, MemoryJournal
 from unimux.node import Node
 from unimux.ssa.counters import CounterFile, Counters, MemoryCounters, counter_file_name
-from unimux.ssa.secret import OutOfStep, SecretClient, SecretWindow, SharedSecret, WindowMoved
+from unimux.ssa.secret import SecretWindow, SharedSecret, WindowMoved
+from unimux.ssa.secretclient import OutOfStep, SecretClient
 from unimux.ssa.secretfile import read_secret, write_secret
 from unimux.state import StateError
 

@@ -356,6 +356,25 @@ class Wrong(Few):
         return identifier - 99
 
 
+class Constant(Few):
+    """One identifier for all counters, with the inverse that fits the first."""
+
+    def identifier(self, counter: int) -> int:
+        return 100
+
+
+class Cycle(Few):
+    """The same twenty identifiers over and over, which says itself that it has no inverse."""
+
+    invertible = False
+
+    def identifier(self, counter: int) -> int:
+        return 100 + counter % 20
+
+    def counter(self, identifier: int) -> int | None:
+        return None
+
+
 class Failing(Plain):
     """A mistake that shows after a while."""
 
@@ -398,8 +417,21 @@ def test_a_generator_with_fewer_counters_is_found_by_audit_and_never_repeats() -
 @pytest.mark.proves("UM-GEN-6", by="api")
 @pytest.mark.parametrize(
     ("kind", "length", "message"),
-    [("Wide", 80, "more than 48 bits"), ("Huge", 64, "no number of 64 bits"), ("Wrong", 64, "has no true inverse")],
+    [
+        ("Wide", 80, "more than 48 bits"),
+        ("Huge", 64, "no number of 64 bits"),
+        ("Wrong", 64, "has no true inverse"),
+        ("Constant", 64, "makes 0x64 of counter 1, and of 0x64 the counter 0"),
+    ],
 )
 def test_a_generator_that_does_not_keep_its_word_is_refused(kind: str, length: int, message: str) -> None:
     with pytest.raises(GeneratorError, match=message):
         AddressSource(memory(f"{__name__}:{kind}")).draw(PREFIX, length)
+
+
+@pytest.mark.proves("UM-GEN-6", "UM-GEN-1", by="api")
+def test_a_generator_without_inverse_that_goes_in_circles_gives_each_address_once_and_then_a_sentence() -> None:
+    source = AddressSource(memory(f"{__name__}:Cycle"))
+    assert {low(source.draw(PREFIX)) for _ in range(20)} == set(range(100, 120))
+    with pytest.raises(GeneratorError, match="Cycle makes what this node has issued before, 262,144 times in a row"):
+        source.draw(PREFIX)

@@ -351,24 +351,7 @@ def test_what_is_doubted(
     assert doubt is None if expected is None else expected in (doubt or "")
 
 
-# -- claims ------------------------------------------------------------------------------------------
-
-
-@pytest.mark.proves("UM-ADDR-9", "UM-GEN-6", by="api")
-def test_claims_outlive_the_process_and_a_torn_write(machine: Machine) -> None:
-    with machine.open() as state:
-        state.claim(bytes(range(16)))
-        state.claim(bytes(range(16)))
-        state.claim(bytes(16))
-    path = machine.directory / "claimed"
-    assert path.stat().st_size == 32
-    with path.open("ab") as file:
-        file.write(b"torn")
-    with machine.open() as state:
-        assert state.claimed == {bytes(range(16)), bytes(16)}
-        state.claim(b"x" * 16)
-    with machine.open() as state:
-        assert b"x" * 16 in state.claimed
+# -- the folder ------------------------------------------------------------------------------------
 
 
 def test_only_the_owner_can_read_the_keys(machine: Machine) -> None:

@@ -5,11 +5,16 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from scapy.layers.inet import TCP
+from scapy.layers.inet6 import ICMPv6EchoRequest, IPv6
+from scapy.layers.l2 import Ether
 
 from tapstack.ipv6.addresses import AddressEntry, AddressKind, AddressState
 from tapstack.tcp.options import PortMode
 from tapstack.types import address
-from tests.unit.unimux.lan import Supplies, asks, lan, virtual
+from tests.unit.ipv6.bench import STRANGER, STRANGER_MAC
+from tests.unit.unimux.lan import Supplies, asks, echo_server, lan, virtual
+from unimux.aio import open_connection
 from unimux.errors import PoolExhausted, UnimuxError
 from unimux.node import Node
 from unimux.poolstate import PoolConfig, WhenEmpty
@@ -131,5 +136,43 @@ def test_an_agent_sets_the_address_of_a_session_once() -> None:
                 assert transport.get_extra_info("sockname")[0] == agent.address
                 transport.close()
             assert len(agent.wanted) == 1
+
+    virtual(main())
+
+
+@pytest.mark.proves("UM-EA-1", "UM-DAS-4")
+def test_the_address_of_a_session_answers_nobody_by_itself() -> None:
+    """Between its connections nobody is answered, not even the last peer; strangers never are."""
+
+    async def main() -> None:
+        async with lan() as net:
+            alice, bob = await net.node(), await net.node()
+            await alice.ready(4)
+            port = net.switch.connect(bytes.fromhex(STRANGER_MAC.replace(":", "")))
+            ssa = await echo_server(bob).issue()
+            writer = (await open_connection(alice, ssa.address, None, session=SHOP))[1]
+            ours = writer.get_extra_info("sockname")[0]
+            mac = alice.link.properties.mac
+            assert mac is not None
+
+            async def answers(source: str) -> int:
+                """How many frames the address sends for an echo request and a segment that belong to nothing."""
+                before = len(net.frames)
+                for message in (ICMPv6EchoRequest(), TCP(sport=9, dport=9, flags="A", seq=1, ack=1)):
+                    frame = Ether(src=STRANGER_MAC, dst=mac.hex(":")) / IPv6(src=source, dst=ours) / message
+                    port.send([bytes(frame)])
+                await asyncio.sleep(1)
+                return sum(frame[22:38] == address(ours) for _, frame in net.frames[before:])
+
+            assert await answers(STRANGER) == 0
+            assert await answers(str(ssa.address)) > 0, "the peer is answered while its connection stands"
+            writer.close()
+            await alice.until(lambda: not alice.stack.tcp.time_waits and not list(alice.stack.tcp.demux), 60)
+            assert alice.stack.host.addresses.get(address(ours)) is not None, "the session keeps it"
+            for source in (STRANGER, str(ssa.address)):
+                assert await answers(source) == 0
+            again = (await open_connection(alice, (await echo_server(bob).issue()).address, None, session=SHOP))[1]
+            assert again.get_extra_info("sockname")[0] == ours
+            again.close()
 
     virtual(main())

@@ -1,0 +1,141 @@
+"""SIGTERM and SIGHUP end whatever command there is as Ctrl-C does, and once."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+import signal
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from unimux.cli import main
+from unimux.cli.ending import SIGNALS, ended_by, in_order, interrupting, unheard
+
+EACH = pytest.mark.parametrize("number", SIGNALS)
+
+
+def tell(number: signal.Signals) -> None:
+    """Send it to this process."""
+    os.kill(os.getpid(), number)
+
+
+@EACH
+def test_a_signal_interrupts_once_and_all_is_as_before(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
+    with in_order() as ending:
+        with pytest.raises(KeyboardInterrupt):
+            tell(number)
+        tell(number)
+        tell(signal.SIGTERM)
+        assert ending.number is ended_by() is number
+    assert signal.getsignal(number) == before
+    assert ended_by() is None
+
+
+@EACH
+def test_a_signal_cancels_the_task_of_a_runner(number: signal.Signals) -> None:
+    undone: list[bool] = []
+
+    async def work() -> None:
+        try:
+            tell(number)
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            undone.append(True)
+            raise
+
+    with in_order(), pytest.raises(KeyboardInterrupt):
+        asyncio.run(work())
+    assert undone
+
+
+@EACH
+def test_a_signal_that_is_ignored_stays_so(number: signal.Signals) -> None:
+    before = signal.signal(number, signal.SIG_IGN)
+    try:
+        with in_order() as ending:
+            tell(number)
+            assert ending.number is None
+    finally:
+        signal.signal(number, before)
+
+
+def test_what_ends_in_its_own_way_is_called_in_place_of_an_interrupt() -> None:
+    called: list[str] = []
+    with in_order() as ending:
+        with interrupting(lambda: called.append("first")):
+            tell(signal.SIGINT)
+            with pytest.raises(KeyboardInterrupt):
+                tell(signal.SIGINT)  # who does so twice insists
+        with interrupting(lambda: called.append("second")):
+            tell(signal.SIGTERM)
+            tell(signal.SIGHUP)
+        assert ending.number is signal.SIGTERM
+    assert called == ["first", "second"]
+
+
+def test_what_is_being_written_is_not_disturbed() -> None:
+    with in_order() as ending:
+        with unheard():
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                tell(number)
+        assert ending.number is signal.SIGTERM
+        with pytest.raises(KeyboardInterrupt):
+            tell(signal.SIGINT)
+
+
+def test_a_forked_child_ends_at_once() -> None:
+    reading, writing = os.pipe()
+    with in_order():
+        child = os.fork()
+        if not child:
+            os.write(writing, b"!")  # what it hears before it is made, Python forgets
+            select.select([], [], [], 20)
+            os._exit(0)
+        os.read(reading, 1)
+        os.kill(child, signal.SIGTERM)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM
+    os.close(reading)
+    os.close(writing)
+
+
+def test_a_thread_changes_no_handler() -> None:
+    found: list[bool] = []
+    before = signal.getsignal(signal.SIGINT)
+
+    def work() -> None:
+        with in_order(), interrupting(lambda: None), unheard():
+            found.append(signal.getsignal(signal.SIGINT) == before)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert found == [True]
+
+
+@EACH
+def test_the_status_of_a_command_names_the_signal(
+    number: signal.Signals, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def app(**_: object) -> None:
+        tell(number)
+
+    monkeypatch.setattr(main, "app", app)
+    assert main.run([]) == 128 + number
+    assert capsys.readouterr().err == "unimux: Interrupted.\n"
+
+
+@pytest.mark.parametrize("done", [lambda: None, lambda: 1])
+def test_a_command_that_came_to_its_end_has_its_own_status(
+    done: Callable[[], int | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def app(**_: object) -> int | None:
+        with unheard():
+            tell(signal.SIGTERM)
+        return done()
+
+    monkeypatch.setattr(main, "app", app)
+    assert main.run([]) == (done() or 0)

@@ -1,0 +1,213 @@
+"""What is raised where nobody can catch it fails the run, and every error of a script is told with the place of it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+
+from scenarios.engine import OPTIONS, Run, ScenarioError, echo, exchange, scenario
+from scenarios.engine.definition import Backend, Script, load
+from scenarios.engine.execute import Order, Outcome, execute
+from scenarios.engine.mishaps import TITLE
+from tapstack.tcp.acknowledged import Acknowledged
+from tapstack.tcp.congestion import CongestionControl
+from unimux.aio import open_connection
+from unimux.cli.main import run as command
+from unimux.generators import Generator
+
+
+class Raises(CongestionControl):
+    """Raises at every acknowledgement."""
+
+    decrease: ClassVar[float] = 0.5
+
+    def on_ack(self, news: Acknowledged, now: float) -> None:
+        raise RuntimeError("boom")
+
+    def on_congestion(self, in_flight: int, now: float) -> None:
+        """Nothing is ever lost here."""
+
+
+class Breaks(Generator):
+    """Makes no address."""
+
+    invertible = False
+
+    def identifier(self, counter: int) -> int:
+        raise ZeroDivisionError("x")
+
+    def counter(self, identifier: int) -> int | None:
+        return None
+
+
+class Fractions(Raises):
+    """Counts in fractions of bytes, which no segment has."""
+
+    def on_ack(self, news: Acknowledged, now: float) -> None:
+        self.cwnd += news.acked * 0.37  # type: ignore[assignment]
+
+
+def light(script: Script, backend: Backend = "sim") -> Outcome:
+    """One light run."""
+    return execute(scenario()(script), Order("here", {}, 1, backend))
+
+
+def failed(outcome: Outcome) -> dict[str, str]:
+    """The sentences of the claims that do not hold, by title."""
+    return {claim.title: claim.sentence for claim in outcome.claims if not claim.holds}
+
+
+@pytest.mark.parametrize(
+    ("controller", "said"),
+    [(Raises, "RuntimeError at test_mishaps.py:"), (Fractions, "TypeError at sender.py:")],
+)
+def test_a_congestion_controller_that_raises_fails_the_run(
+    controller: type[CongestionControl], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def transfer(run: Run) -> None:
+        """How fast is it?"""
+        one, two = run.lan("one"), run.lan("two")
+        run.router(one, two)
+        www = await run.host("www", two)
+        name = f"{__name__}:{controller.__name__}"
+        alice = await run.node("alice", one, options=replace(OPTIONS, congestion=name))
+        await www.serve(80, echo)
+        streams = await open_connection(alice, www.address, 80)
+        run.require("What was sent came back", await exchange(*streams, bytes(60_000)))
+
+    outcome = light(transfer)
+    assert said in failed(outcome)[TITLE]
+    assert any(said in step for step in outcome.steps)
+    assert capsys.readouterr().err == ""
+
+
+async def _failing() -> None:
+    raise ValueError("it was\nno number")
+
+
+async def _left_alone(run: Run) -> None:
+    """Does anybody see it?"""
+    circle: list[object] = []
+    circle += [circle, asyncio.create_task(_failing())]
+    await asyncio.sleep(1)
+
+
+@pytest.mark.parametrize("backend", ["sim", pytest.param("netns", marks=pytest.mark.real("radvd"))])
+def test_a_task_that_nobody_awaits_fails_the_run(backend: Backend, capsys: pytest.CaptureFixture[str]) -> None:
+    line = _failing.__code__.co_firstlineno + 1
+    assert failed(light(_left_alone, backend))[TITLE].startswith(
+        f"raised: ValueError at test_mishaps.py:{line}: it was no number"
+    )
+    assert capsys.readouterr().err == ""
+
+
+def test_tracebacks_are_shown_to_who_debugs(
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UNIMUX_DEBUG", "1")
+    assert TITLE in failed(light(_left_alone))
+    assert "in _failing" in caplog.text
+
+
+def test_a_run_that_cannot_go_on_tells_of_the_error_that_may_be_its_cause() -> None:
+    async def stuck(run: Run) -> None:
+        """Does it go on?"""
+        asyncio.get_running_loop().call_soon(int, "many")
+        await asyncio.sleep(1)
+        raise ScenarioError("it cannot go on")
+
+    with pytest.raises(ScenarioError, match=r"^It cannot go on\. Before that raised: ValueError at "):
+        light(stuck)
+
+
+SCRIPT = '''"""Where does it go wrong?"""
+
+import asyncio
+from scenarios.engine import Run, scenario
+from unimux.aio import open_connection
+
+
+async def visit(node, address):
+    await open_connection(node, address, 81)
+
+
+@scenario()
+async def wrong(run: Run) -> None:
+    one, two = run.lan("one"), run.lan("two")
+    run.router(one, two)
+    www = await run.host("www", two)
+    alice = await run.node("alice", one)
+    BODY
+'''
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("await visit(alice, www.address)", "ConnectRefused at wrong.py:9, raised at "),
+        ("await asyncio.wait_for(asyncio.Event().wait(), 1)", "TimeoutError at wrong.py:18, raised at t"),
+        ("[][1]", "IndexError at wrong.py:18: list index out of range"),
+        (
+            "async with asyncio.TaskGroup() as group: group.create_task(visit(alice, www.address))",
+            "ConnectRefused at wrong.py:9, raised at ",
+        ),
+    ],
+    ids=["deep", "no text", "shallow", "group"],
+)
+def test_an_error_is_told_with_the_line_of_the_script(body: str, said: str, tmp_path: Path) -> None:
+    file = tmp_path / "wrong.py"
+    file.write_text(SCRIPT.replace("BODY", body))
+    found = load(str(file))
+    sentence = failed(execute(found, Order(found.source, {}, 1, "sim")))["The script ran to its end"]
+    assert sentence.startswith(said)
+    assert not sentence.endswith(": ")
+
+
+def test_a_report_tells_of_what_nobody_could_catch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, out = tmp_path / "wrong.py", tmp_path / "out"
+    body = 'asyncio.get_running_loop().call_soon(int, "many"); await asyncio.sleep(1)'
+    file.write_text(SCRIPT.replace("BODY", body))
+    assert command(["scenario", "run", str(file), "--out", str(out)]) == 1
+    findings = json.loads((out / "findings.json").read_text())
+    told = [each["sentence"] for each in findings if each["title"] == TITLE]
+    assert len(told) == 1
+    assert "ValueError" in told[0]
+    assert TITLE in (out / "report.html").read_text()
+    assert "ValueError" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("value", ["float('nan')", "float('inf')", "'abc'", "'1'", "None", "10**400"])
+@pytest.mark.parametrize("call", ["measure('m', VALUE)", "expect('m', VALUE, 1.0, within=0.1)"])
+def test_what_is_no_finite_number_is_not_measured(value: str, call: str, tmp_path: Path) -> None:
+    file = tmp_path / "wrong.py"
+    file.write_text(SCRIPT.replace("BODY", f"run.{call.replace('VALUE', value)}"))
+    found = load(str(file))
+    outcome = execute(found, Order(found.source, {}, 1, "sim"))
+    said = failed(outcome)["The script ran to its end"]
+    assert said.startswith("ValueError at wrong.py:18, raised at measure.py:")
+    assert said.endswith("it takes a finite number")
+    assert list(outcome.metrics) == []
+
+
+def test_a_generator_that_fails_is_told_as_the_reason() -> None:
+    async def waits(run: Run) -> None:
+        """Is it ready?"""
+        await run.node("alice", run.lan("lan"), generator=f"{__name__}:Breaks")
+
+    said = failed(light(waits))["The script ran to its end"]
+    assert "alice was not ready within 20 s: " in said
+    assert "failed: ZeroDivisionError: x" in said
+
+
+def test_a_generator_that_cannot_be_imported_is_an_error_before_anything_starts() -> None:
+    async def waits(run: Run) -> None:
+        """Is it there?"""
+        await run.node("alice", run.lan("lan"), generator="no_such_module:Such")
+
+    with pytest.raises(ScenarioError, match=r"^The generator 'no_such_module:Such' cannot be imported"):
+        light(waits)
