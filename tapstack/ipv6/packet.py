@@ -14,6 +14,11 @@ class NoRouteError(OSError):
         self.dst = dst
 
 
+def traffic_class(whole: memoryview) -> int:
+    """The traffic class of an IPv6 packet: DSCP in the upper six bits, ECN in the lower two (RFC 8200 §7, RFC 3168 §5)."""
+    return (whole[0] << 4 | whole[1] >> 4) & 0xFF
+
+
 class Packet:
     """A received IPv6 packet after its extension headers.
 
@@ -32,7 +37,6 @@ class Packet:
         "checksum_trusted",
         "dst",
         "entry",
-        "flow_label",
         "fragmented",
         "gso_size",
         "hop_limit",
@@ -55,8 +59,7 @@ class Packet:
         self.next_header = whole[6]
         self.next_header_at = 6
         self.hop_limit = whole[7]
-        self.traffic_class = (whole[0] << 4 | whole[1] >> 4) & 0xFF
-        self.flow_label = (whole[1] & 0x0F) << 16 | whole[2] << 8 | whole[3]
+        self.traffic_class = traffic_class(whole)
         self.payload = whole[40:]
         self.checksum_trusted = False
         self.gso_size = 0

@@ -45,7 +45,6 @@ class Whole(NamedTuple):
     packet: memoryview
     offset: int
     named_at: int
-    traffic_class: int
 
 
 class _Partial:
@@ -186,7 +185,7 @@ class Reassembler:
         head[named_at] = partial.first.next_header
         packet = bytes(head) + b"".join(partial.pieces[offset] for offset in sorted(partial.pieces))
         self._remove(key)
-        return Whole(memoryview(packet), len(head), named_at, (head[0] << 4 | head[1] >> 4) & 0xFF)
+        return Whole(memoryview(packet), len(head), named_at)
 
     # -- endings -----------------------------------------------------------------------------------
 

@@ -23,7 +23,7 @@ from .addresses import Answers
 from .icmp import Icmp
 from .interface import Interface
 from .multicast import MulticastListener
-from .packet import Packet
+from .packet import Packet, traffic_class
 from .reassembly import Reassembler
 
 _NOBODYS = (UNSPECIFIED, LOOPBACK)
@@ -235,7 +235,7 @@ class Receiver:
             return None
         packet.whole = whole.packet
         packet.hop_limit = whole.packet[7]
-        packet.traffic_class = whole.traffic_class
+        packet.traffic_class = traffic_class(whole.packet)
         packet.next_header, packet.next_header_at = whole.packet[whole.named_at], whole.named_at
         return whole.offset
 

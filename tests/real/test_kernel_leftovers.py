@@ -31,6 +31,7 @@ from compat.kernel import (
 from compat.kernel.ledger import RUN_DIR
 from compat.kernel.owner import Owner
 from compat.kernel.undo import UNDO
+from tests.real.owned import programs
 
 pytestmark = pytest.mark.real
 PATIENCE = 60.0
@@ -88,8 +89,7 @@ class Victim:
     def programs(self) -> list[int]:
         """The live processes that carry the victim's tag."""
         assert self.owner is not None
-        pids = [int(folder.name) for folder in Path("/proc").glob("[0-9]*")]
-        return [pid for pid in pids if Owner.of_pid(pid) is not None and Owner.of_program(pid) == self.owner]
+        return programs(self.owner)
 
     def end(self) -> int:
         """Let it leave its blocks."""

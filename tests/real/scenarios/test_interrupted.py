@@ -14,6 +14,7 @@ from compat.kernel import NETNS_DIR
 from compat.kernel.ledger import RUN_DIR
 from compat.kernel.owner import Owner
 from scenarios.witness.pcapng import PcapngFile
+from tests.real.owned import programs
 
 ENDLESS = '''"""Does it end when it is told to?"""
 
@@ -40,12 +41,6 @@ async def endless(run: Run) -> None:
     writer.write(bytes(20000))
     await asyncio.sleep(3600)
 '''
-
-
-def programs(owner: Owner) -> list[int]:
-    """The live programs that it started."""
-    pids = [int(folder.name) for folder in Path("/proc").glob("[0-9]*")]
-    return [pid for pid in pids if Owner.of_program(pid) == owner]
 
 
 @pytest.mark.real("dumpcap", "tshark", "radvd")

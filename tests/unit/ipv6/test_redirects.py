@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 from scapy.layers.inet6 import (
     ICMPv6ND_Redirect,
@@ -35,9 +33,13 @@ def cache() -> Cache:
     return Cache()
 
 
-def redirect(dst: str, target: str, mac: str | None = PEER_MAC, src: str = ROUTER, **fields: Any) -> ScapyPacket:
-    packet = to_us(src, "::", ROUTER_MAC, hlim=255) / ICMPv6ND_Redirect(tgt=target, dst=dst, **fields)
-    return packet / ICMPv6NDOptDstLLAddr(lladdr=mac) if mac else packet
+def redirect(
+    cache: Cache, dst: str, target: str, mac: str | None = PEER_MAC, src: str = ROUTER, hop_limit: int = 255
+) -> None:
+    """Feed one to the host."""
+    packet = to_us(src, address_text(cache.stable.address), ROUTER_MAC, hlim=hop_limit)
+    packet /= ICMPv6ND_Redirect(tgt=target, dst=dst)
+    cache.feed(packet / ICMPv6NDOptDstLLAddr(lladdr=mac) if mac else packet)
 
 
 @pytest.mark.proves("ST-IP6-4", "RFC8504-5.4/5")
@@ -45,9 +47,7 @@ def test_a_redirect_of_the_first_hop_is_followed_and_ends_with_its_target(cache:
     path = cache.path(OFF_LINK)
     cache.send(OFF_LINK)
     better = "fe80::77"
-    packet = redirect(OFF_LINK, better)
-    packet[IPv6].dst = address_text(cache.stable.address)
-    cache.feed(packet)
+    redirect(cache, OFF_LINK, better)
     assert cache.send(OFF_LINK)[0][Ether].dst == PEER_MAC
     assert path.ready(cache.now) == bytes.fromhex("020000000077 020000000001 86dd".replace(" ", ""))
     assert path.next_hop == address(better)
@@ -62,9 +62,7 @@ def test_a_redirect_of_the_first_hop_is_followed_and_ends_with_its_target(cache:
 @pytest.mark.proves("RFC8504-5.4/5")
 def test_a_redirect_can_say_that_a_destination_is_on_link(cache: Cache) -> None:
     cache.send(OFF_LINK)
-    packet = redirect(OFF_LINK, OFF_LINK)
-    packet[IPv6].dst = address_text(cache.stable.address)
-    cache.feed(packet)
+    redirect(cache, OFF_LINK, OFF_LINK)
     assert cache.send(OFF_LINK)[0][Ether].dst == PEER_MAC
 
 
@@ -73,9 +71,7 @@ def test_a_redirect_can_say_that_a_destination_is_on_link(cache: Cache) -> None:
 def test_a_redirect_to_somebody_who_cannot_be_resolved_ends_with_the_attempt(cache: Cache, target: str) -> None:
     """RFC 4861 §7.3.3: next-hop determination again, which finds the router."""
     cache.send(OFF_LINK)
-    packet = redirect(OFF_LINK, target, None)
-    packet[IPv6].dst = address_text(cache.stable.address)
-    cache.feed(packet)
+    redirect(cache, OFF_LINK, target, None)
     assert only(cache.send(OFF_LINK), lambda p: p[IPv6].nh == EXPERIMENT) == []
     cache.run(4.0)
     assert len(cache.failed) == 1
@@ -102,9 +98,7 @@ def test_a_redirect_ends_with_the_office_of_the_router_that_it_names(
         cache.feed(advertisement(source=SECOND, mac=SECOND_MAC, prefix=None, prf=LOW))
     assert only(cache.send(OFF_LINK), lambda p: p[IPv6].nh == EXPERIMENT)[0][Ether].dst == ROUTER_MAC
     path = cache.path(OFF_LINK)
-    packet = redirect(OFF_LINK, SECOND, SECOND_MAC)
-    packet[IPv6].dst = address_text(cache.stable.address)
-    cache.feed(packet)
+    redirect(cache, OFF_LINK, SECOND, SECOND_MAC)
     assert cache.send(OFF_LINK)[0][Ether].dst == SECOND_MAC
     cache.feed(news)
     cache.run(7 if news is LEAVES_SOON else 0)
@@ -117,9 +111,7 @@ def test_a_redirect_ends_with_the_office_of_the_router_that_it_names(
 @pytest.mark.proves("ST-IP6-4")
 def test_that_a_destination_is_on_link_does_not_depend_on_its_being_a_router(cache: Cache) -> None:
     cache.send(OFF_LINK)
-    packet = redirect(OFF_LINK, OFF_LINK)
-    packet[IPv6].dst = address_text(cache.stable.address)
-    cache.feed(packet)
+    redirect(cache, OFF_LINK, OFF_LINK)
     for router in (1, 0):
         cache.feed(neighbor_advertisement(OFF_LINK, PEER_MAC, R=router))
         assert cache.send(OFF_LINK)[0][Ether].dst == PEER_MAC
@@ -138,21 +130,16 @@ def test_that_a_destination_is_on_link_does_not_depend_on_its_being_a_router(cac
 )
 def test_other_redirects_change_nothing(cache: Cache, dst: str, target: str, src: str, hop_limit: int) -> None:
     cache.send(OFF_LINK)
-    packet = redirect(dst, target, src=src)
-    packet[IPv6].dst, packet[IPv6].hlim = address_text(cache.stable.address), hop_limit
-    cache.feed(packet)
+    redirect(cache, dst, target, src=src, hop_limit=hop_limit)
     assert cache.send(OFF_LINK)[0][Ether].dst == ROUTER_MAC
     assert cache.state(target) is None
 
 
 def test_redirects_are_bounded() -> None:
     cache = Cache(HostConfig(dad_initial_delay=0.0, paths=50))
-    ours = address_text(cache.stable.address)
     for number in range(300):
         dst = f"2001:db8:ffff::{number:x}"
         cache.send(dst)
-        packet = redirect(dst, "fe80::77")
-        packet[IPv6].dst = ours
-        cache.feed(packet)
+        redirect(cache, dst, "fe80::77")
     assert len(cache.host.routes._redirects) == 50
     assert len(cache.host.routes) <= 50
