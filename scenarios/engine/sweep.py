@@ -17,15 +17,16 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ProcessPoolExecutor, wait
+from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from queue import SimpleQueue
 from types import FrameType
 from typing import Any, cast
 
-from unimux.cli.ending import SIGNALS, ended_by, unheard
+from unimux.cli.ending import SIGNALS, ended_by, interrupting, unheard
 from unimux.errors import UnimuxError
 
 from .definition import Backend, Scenario, load
@@ -154,7 +155,10 @@ def run_sweep(
     journal: Path,
     told: Callable[[int, int, Row], None] = lambda done, total, row: None,
 ) -> Sweep:
-    """Do the plan on an executor.  `told(done, total, row)` after each run.  KeyboardInterrupt ends it with what is done.
+    """Do the plan on an executor.  `told(done, total, row)` after each run.  Ctrl-C, SIGTERM and SIGHUP end it with what is done.
+
+    They are heard in the queue, between two things to do, and raise nothing inside the executor: what that holds in such a
+    moment, the lock of a future for instance, it would hold for ever.
 
     Raises the `ScenarioError` of the first run where every run has one: then it is the call that is wrong, not a run.
     """
@@ -162,32 +166,36 @@ def run_sweep(
     sweep = Sweep(plan, total=len(orders))
     waiting = iter(enumerate(orders, 1))
     running: dict[Future[Row], tuple[int, Order]] = {}
+    done: SimpleQueue[Future[Row] | None] = SimpleQueue()  # None: an interrupt
     wrong: list[ScenarioError] = []
-    with journal.open("a", encoding="utf-8") as file:
+    with journal.open("a", encoding="utf-8") as file, interrupting(lambda: done.put(None)):
         try:
             while not sweep.stopped:
                 for number, order in itertools.islice(waiting, max(workers * WINDOW - len(running), 0)):
                     if order.folder is not None:
                         order.folder.mkdir(parents=True, exist_ok=True)
-                    running[executor.submit(work, number, order)] = (number, order)
+                    future = executor.submit(work, number, order)
+                    running[future] = (number, order)
+                    future.add_done_callback(done.put)
                 if not running:
                     break
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    number, order = running.pop(future)
-                    if isinstance(future.exception(), BrokenExecutor):
-                        sweep.stopped = ENDED
-                        continue  # others of the same moment may have come to their end
-                    row = _outcome(future, number, order, wrong)
-                    sweep.rows.append(row)
-                    file.write(json.dumps(asdict(row), ensure_ascii=False, default=str) + "\n")
-                    told(len(sweep.rows), sweep.total, row)
+                ended = done.get()
+                if ended is None:
+                    sweep.stopped = INTERRUPTED
+                    break
+                number, order = running.pop(ended)
+                if isinstance(ended.exception(), BrokenExecutor):
+                    sweep.stopped = ENDED
+                    break
+                row = _outcome(ended, number, order, wrong)
+                sweep.rows.append(row)
+                file.write(json.dumps(asdict(row), ensure_ascii=False, default=str) + "\n")
                 file.flush()
-        except KeyboardInterrupt:
-            sweep.stopped = INTERRUPTED
-            for future in running:
-                future.cancel()
+                told(len(sweep.rows), sweep.total, row)
         except BrokenExecutor:
             sweep.stopped = ENDED
+    for future in running:
+        future.cancel()
     if wrong and len(wrong) == len(sweep.rows):
         raise wrong[0]
     sweep.rows.sort(key=lambda row: row.number)
@@ -211,7 +219,8 @@ def processes(count: int) -> Iterator[Executor]:
         at_work = [process for process in multiprocessing.active_children() if process not in strangers]
         ended = False
         try:
-            executor.shutdown(wait=False, cancel_futures=True)
+            with unheard():
+                executor.shutdown(wait=False, cancel_futures=True)
             ended = ended_by() is None and _await_end(at_work)
         except KeyboardInterrupt:
             pass

@@ -9,12 +9,16 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import Executor, Future
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner, Result
 
+from scenarios.engine.definition import load
+from scenarios.engine.sweep import INTERRUPTED, WINDOW, Plan, run_sweep
 from unimux.cli.main import app, run
 
 SCRIPT = '''"""What is left of a sweep when a run goes wrong?"""
@@ -104,17 +108,23 @@ def test_a_metric_and_a_parameter_of_one_name_are_two_columns(tmp_path: Path) ->
     ]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_that_ends_a_sweep_waits_for_no_run_and_keeps_the_rows(tmp_path: Path, number: signal.Signals) -> None:
-    (tmp_path / "accident.py").write_text(SCRIPT)
-    journal = tmp_path / "out" / "journal.jsonl"
-    command = [sys.executable, "-m", "unimux", "scenario", "run", str(tmp_path / "accident.py")]
-    command += ["--sweep", "x=1,11,2", "--jobs", "1", "--out", str(tmp_path / "out")]
+def in_its_second_run(folder: Path) -> subprocess.Popen[bytes]:
+    """A sweep whose first run is in the journal and whose second does not end."""
+    (folder / "accident.py").write_text(SCRIPT)
+    journal = folder / "out" / "journal.jsonl"
+    command = [sys.executable, "-m", "unimux", "scenario", "run", str(folder / "accident.py")]
+    command += ["--sweep", "x=1,11,2", "--jobs", "1", "--out", str(folder / "out")]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)
     deadline = time.monotonic() + 60
-    while not ((tmp_path / "begun").exists() and journal.exists() and journal.stat().st_size):
+    while not ((folder / "begun").exists() and journal.exists() and journal.stat().st_size):
         assert process.poll() is None and time.monotonic() < deadline
         os.sched_yield()
+    return process
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_that_ends_a_sweep_waits_for_no_run_and_keeps_the_rows(tmp_path: Path, number: signal.Signals) -> None:
+    process = in_its_second_run(tmp_path)
     try:
         process.send_signal(number)
         process.send_signal(number)  # as a terminal does that goes, and its shell
@@ -124,23 +134,16 @@ def test_a_signal_that_ends_a_sweep_waits_for_no_run_and_keeps_the_rows(tmp_path
     assert process.returncode == 128 + number, said
     assert [row["x"] for row in results(tmp_path / "out")] == ["1"]
     assert b"Traceback" not in said, said
+    deadline = time.monotonic() + 60
     with suppress(ProcessLookupError):
-        while time.monotonic() < deadline + 60:  # until nobody is left of it
+        while time.monotonic() < deadline:  # until nobody is left of it
             os.killpg(process.pid, 0)
             os.sched_yield()
         raise AssertionError("it left a process")
 
 
 def test_who_interrupts_twice_need_not_wait_for_a_run_and_keeps_the_rows(tmp_path: Path) -> None:
-    (tmp_path / "accident.py").write_text(SCRIPT)
-    journal = tmp_path / "out" / "journal.jsonl"
-    command = [sys.executable, "-m", "unimux", "scenario", "run", str(tmp_path / "accident.py")]
-    command += ["--sweep", "x=1,11,2", "--jobs", "1", "--out", str(tmp_path / "out")]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)
-    deadline = time.monotonic() + 60
-    while not ((tmp_path / "begun").exists() and journal.exists() and journal.stat().st_size):
-        assert process.poll() is None and time.monotonic() < deadline
-        os.sched_yield()
+    process = in_its_second_run(tmp_path)
     try:
         for pause in (2, 60):  # not one more, which could come when Python has ended already
             process.send_signal(signal.SIGINT)
@@ -153,3 +156,26 @@ def test_who_interrupts_twice_need_not_wait_for_a_run_and_keeps_the_rows(tmp_pat
     assert process.returncode == 130, said
     assert [row["x"] for row in results(tmp_path / "out")] == ["1"]
     assert b"Traceback" not in said, said
+
+
+class InterruptedWhenItBegins(Executor):
+    """Ctrl-C comes in the middle of what it does to take the first order; it runs none."""
+
+    def __init__(self) -> None:
+        self.taken: list[Future[Any]] = []
+
+    def submit(self, *args: Any, **kwargs: Any) -> Future[Any]:
+        if not self.taken:
+            signal.raise_signal(signal.SIGINT)
+        self.taken.append(Future())
+        return self.taken[-1]
+
+
+def test_an_interrupt_comes_between_what_an_executor_does_and_not_in_it(tmp_path: Path) -> None:
+    """An exception there leaves a lock held for ever, and the command waits for it at its end."""
+    executor = InterruptedWhenItBegins()
+    plan = Plan(load("hello"), "sim", {}, {"size": (10, 1000)}, repeat=3)
+    done = run_sweep(plan, executor, 1, tmp_path / "journal.jsonl")
+    assert done.stopped == INTERRUPTED
+    assert len(executor.taken) == WINDOW
+    assert all(future.cancelled() for future in executor.taken)
