@@ -11,7 +11,8 @@ such cause is the sender's fault.
     a hole       the peer had acknowledged something beyond these bytes by SACK, or had said the same acknowledgement twice
     crossing     the acknowledgement was captured, but less than a round trip before, or the wire lost it: the sender could not
                  have had it; or both SYNs of a simultaneous open met
-    unread       the same where the sender was behind: the segment's own acknowledgement shows what had come and was not read yet
+    unread       the same where the sender was behind: the segment's own acknowledgement shows what had come and was not read yet,
+                 or what it says then or later from the same address in another connection does, in which no bytes are missing
     a neighbour  the first of them left when the link-layer address of the next hop had just become known: all had waited for it
     an error     an ICMPv6 error about a packet of this connection was captured: it was dropped further on
     a report     SACK blocks beyond the acknowledgement say that bytes are missing, and the blocks had been sent
@@ -118,6 +119,7 @@ def cause(
     error: bool = False,
     processors: bool = False,
     strays: Sequence[Segment] = (),
+    others: Sequence[Sequence[Segment]] = (),
     resolved: float | None = None,
 ) -> str:
     """Why segment number `at` of a connection was right although tshark remarks it; empty where nothing shows it.
@@ -125,13 +127,14 @@ def cause(
     talk: all segments of the connection in the order of the capture.  error: an ICMPv6 error about it was captured.
     processors: a kernel carried the segments, on as many processors as it likes.
     strays: segments between the same two addresses that nobody acknowledged at their own ports: where ports do not matter,
-    they belong to this connection too.  resolved: when a neighbour last told the link-layer address of the destination.
+    they belong to this connection too.  others: the other connections of its sender's address.
+    resolved: when a neighbour last told the link-layer address of the destination.
     """
     match kind:
         case Kind.AGAIN if processors and _overtaken(talk, at):
             return "another processor's segments overtook it on the link"
         case Kind.AGAIN:
-            return _why_again(talk, at, error, resolved)
+            return _why_again(talk, at, error, others, resolved)
         case Kind.DUPLICATE:
             return _why_duplicate(talk, at, strays)
         case Kind.REPORT:
@@ -202,7 +205,13 @@ def beyond_windows(talk: Sequence[Segment]) -> list[int]:
     return found
 
 
-def _why_again(talk: Sequence[Segment], at: int, error: bool, resolved: float | None) -> str:
+def _why_again(
+    talk: Sequence[Segment],
+    at: int,
+    error: bool,
+    others: Sequence[Sequence[Segment]],
+    resolved: float | None,
+) -> str:
     segment = talk[at]
     seq, end, sender = segment.seq, segment.end, segment.sender
     if end == seq:
@@ -214,7 +223,7 @@ def _why_again(talk: Sequence[Segment], at: int, error: bool, resolved: float | 
     made = _made(earlier[: earlier.index(before[0])] if before else earlier)
     told = [answer.time for answer in answers if answer.acknowledges(end)]
     if told:
-        knew = min(made(segment), _unread_since(segment, answers))
+        knew = min(made(segment), _unread_since(segment, answers), _unread_elsewhere(segment, others))
         read = [time for time in told if time < knew]
         return "it crosses its acknowledgement" if not read or knew - read[-1] <= trip else ""
     if any(s.sender != sender and s.lost and s.acknowledges(end) for s in talk[:at]):
@@ -240,6 +249,22 @@ def _unread_since(segment: Segment, answers: Sequence[Segment]) -> float:
         return math.inf
     first = (a.time for a in answers if after(a.seq, segment.ack) <= 0 < after(a.end, segment.ack))
     return next(first, math.inf)
+
+
+def _unread_elsewhere(segment: Segment, others: Sequence[Sequence[Segment]]) -> float:
+    """When bytes of other connections came that the sender of `segment` had not read yet, as it shows there then or later.
+
+    Frames come in the order of the capture: what was captured after these bytes had not been read either.
+    """
+    since = math.inf
+    address = segment.sender.rpartition("/")[0]
+    for talk in others:
+        came = [s for s in talk if s.time < segment.time and not s.lost and s.sender.rpartition("/")[0] != address]
+        said = (s for s in talk if s.time >= segment.time and s.sender.rpartition("/")[0] == address)
+        shows = next((s for s in said if not s.sacks and not s.flags & RST), None)
+        if shows is not None:
+            since = min(since, _unread_since(shows, came))
+    return since
 
 
 def _overtaken(talk: Sequence[Segment], at: int) -> bool:

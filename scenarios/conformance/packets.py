@@ -430,8 +430,18 @@ class _File:
             error=any(number < row.packet.number and row.pair == pair for number, pair in self._errors),
             processors=self._processors,
             strays=strays,
+            others=self._others(row.segment.sender, row.ports) if row.segment and self._processors else (),
             resolved=told[-1] if told else None,
         )
+
+    def _others(self, sender: str, ports: frozenset[str]) -> list[list[Segment]]:
+        """The connections of the sender's address, but that on these ports."""
+        address = sender.rpartition("/")[0]
+        return [
+            talk
+            for other, talk in self._talks.items()
+            if other != ports and any(end.rpartition("/")[0] == address for end in other)
+        ]
 
 
 def _changing(rows: Iterable[_Row]) -> dict[frozenset[str], int]:

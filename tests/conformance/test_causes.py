@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from scapy.layers.inet import TCP
 from scapy.layers.inet6 import ICMPv6ND_NA, IPv6
 
 from scenarios.conformance.packets import Reader
@@ -181,6 +182,49 @@ def test_segments_overtake_each_other_only_where_a_kernel_carries_them(
     last = reader.read(tmp_path / "x.pcapng").packets[-1]
     assert last.remarks, "tshark says nothing: the case shows nothing"
     assert all(bool(remark.reason) == right for remark in last.remarks), last.remarks
+
+
+def beside(src: str, dst: str, flags: str, seq: int, ack: int, text: bytes = b"", **fields: object) -> bytes:
+    """A segment of another connection between the same hosts."""
+    packet = segment(src, dst, flags, seq, ack, text, window=65535, **fields)
+    packet[TCP].sport, packet[TCP].dport = (5001, 80) if src == A else (80, 5001)
+    return bytes(packet)
+
+
+@pytest.mark.parametrize(
+    ("comment", "came", "says", "sack", "right"),
+    [
+        ("real time", 1.05, 901, (), True),
+        ("real time", 1.05, 906, (), False),
+        ("real time", 1.4, 901, (), False),
+        ("real time", 1.05, 901, (911, 916), False),
+        ("", 1.05, 901, (), False),
+    ],
+    ids=["not read", "read", "what came later was not", "a hole", "a link in order"],
+)
+def test_a_host_that_is_behind_shows_it_in_its_other_connections(
+    reader: Reader, tmp_path: Path, comment: str, came: float, says: int, sack: tuple[int, ...], right: bool
+) -> None:
+    """It repeats at 1.5 what was acknowledged at 1.1, and at 1.6 acknowledges other bytes, or not yet."""
+    options = [("SAck", sack)] if sack else []
+    frames = [
+        *zip(AT, OPENING, strict=True),
+        (0.3, ("a", beside(A, B, "S", 100, 0))),
+        (0.31, ("b", beside(B, A, "SA", 900, 101))),
+        (0.32, ("a", beside(A, B, "A", 101, 901))),
+        (1.0, data(101)),
+        (1.1, answer(106)),
+        (came, ("b", beside(B, A, "PA", 901, 101, b"other"))),
+        (1.5, data(101)),
+        (1.6, ("a", beside(A, B, "PA", 101, says, b"more", options=options))),
+    ]
+    recorder = taps.Recorder("wire", taps.RAW_IP)
+    for when, (who, frame) in sorted(frames):
+        recorder.sent(when, who, frame)
+    recorder.write(tmp_path / "x.pcapng", comment)
+    again = reader.read(tmp_path / "x.pcapng").packets[-2]
+    assert again.remarks, "tshark says nothing: the case shows nothing"
+    assert all(bool(remark.reason) == right for remark in again.remarks), again.remarks
 
 
 def test_a_syn_is_repeated_by_a_timer_only(reader: Reader, tmp_path: Path) -> None:

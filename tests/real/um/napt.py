@@ -37,8 +37,7 @@ class Translator:
         self._outer = outer
         self._inner_port: int | None = None
         self.outer_port = 41_000
-        self.deaf = False
-        """whether nothing that comes from outside is passed on"""
+        self._deaf = False
         self.dropped = 0
         self.passed: deque[bytes] = deque(maxlen=64)
         """what went out lately"""
@@ -46,6 +45,17 @@ class Translator:
     def rebind(self) -> None:
         """Forget the binding; the next packet from inside gets a new one."""
         self.outer_port += 1
+
+    @property
+    def deaf(self) -> bool:
+        """Whether nothing that comes from outside is passed on."""
+        return self._deaf
+
+    @deaf.setter
+    def deaf(self, deaf: bool) -> None:
+        self._deaf = deaf
+        if deaf:
+            taps.disturbs()
 
     def inject(self, frame: bytes) -> None:
         """Put a frame on the outer link, as if it came from the box."""
@@ -64,7 +74,7 @@ class Translator:
         """Pass on what came for the host behind."""
         for frame in _received(self._outer):
             if _is_tcp(frame):
-                if self.deaf or self._inner_port is None or int.from_bytes(frame[56:58], "big") != self.outer_port:
+                if self._deaf or self._inner_port is None or int.from_bytes(frame[56:58], "big") != self.outer_port:
                     self.dropped += 1
                     continue
                 frame = _rewritten(frame, "destination", self._inner_port)
