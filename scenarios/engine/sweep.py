@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib
 import itertools
 import json
+import math
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -22,7 +23,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from types import FrameType
 from typing import Any, cast
 
@@ -36,6 +37,9 @@ from .parameters import Value
 
 WINDOW = 3
 """Orders handed out ahead, per worker: few enough that an interrupt is felt soon, enough that nobody waits."""
+
+HEARING = 0.2
+"""Seconds that a wait here lasts at most: a signal that comes when Python is about to block is heard when that is over."""
 
 UNDOING = 20.0
 """Seconds that a process of a sweep has to undo what its run has made."""
@@ -179,7 +183,10 @@ def run_sweep(
                     future.add_done_callback(done.put)
                 if not running:
                     break
-                ended = done.get()
+                try:
+                    ended = done.get(timeout=HEARING)
+                except Empty:
+                    continue
                 if ended is None:
                     sweep.stopped = INTERRUPTED
                     break
@@ -242,11 +249,11 @@ def _end(processes: Sequence[BaseProcess]) -> None:
 def _await_end(processes: Sequence[BaseProcess], patience: float | None = None) -> bool:
     """Wait until all have ended, for so many seconds at most, without taking their statuses from whoever else waits."""
     left = {process.sentinel for process in processes}
-    until = None if patience is None else time.monotonic() + patience
+    until = math.inf if patience is None else time.monotonic() + patience
     while left:
-        rest = None if until is None else max(until - time.monotonic(), 0.0)
-        ended = multiprocessing.connection.wait(left, rest)
-        if not ended:
+        rest = max(until - time.monotonic(), 0.0)
+        ended = multiprocessing.connection.wait(left, min(rest, HEARING))
+        if not ended and not rest:
             return False
         left.difference_update(cast(list[int], ended))
     return True

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import _thread
 import csv
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from contextlib import suppress
 from pathlib import Path
@@ -18,7 +22,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from scenarios.engine.definition import load
-from scenarios.engine.sweep import INTERRUPTED, WINDOW, Plan, run_sweep
+from scenarios.engine.sweep import INTERRUPTED, WINDOW, Plan, processes, run_sweep
 from unimux.cli.main import app, run
 
 SCRIPT = '''"""What is left of a sweep when a run goes wrong?"""
@@ -122,6 +126,15 @@ def in_its_second_run(folder: Path) -> subprocess.Popen[bytes]:
     return process
 
 
+def end(process: subprocess.Popen[bytes]) -> None:
+    """End it where it goes on, and let go of it."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert process.stderr is not None
+    process.stderr.close()
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_that_ends_a_sweep_waits_for_no_run_and_keeps_the_rows(tmp_path: Path, number: signal.Signals) -> None:
     process = in_its_second_run(tmp_path)
@@ -130,7 +143,7 @@ def test_a_signal_that_ends_a_sweep_waits_for_no_run_and_keeps_the_rows(tmp_path
         process.send_signal(number)  # as a terminal does that goes, and its shell
         _, said = process.communicate(timeout=60)
     finally:
-        os.killpg(process.pid, signal.SIGKILL) if process.poll() is None else process.wait()
+        end(process)
     assert process.returncode == 128 + number, said
     assert [row["x"] for row in results(tmp_path / "out")] == ["1"]
     assert b"Traceback" not in said, said
@@ -152,30 +165,56 @@ def test_who_interrupts_twice_need_not_wait_for_a_run_and_keeps_the_rows(tmp_pat
         assert process.poll() is not None, "it waits for the run"
         _, said = process.communicate(timeout=30)
     finally:
-        os.killpg(process.pid, signal.SIGKILL) if process.poll() is None else process.wait()
+        end(process)
     assert process.returncode == 130, said
     assert [row["x"] for row in results(tmp_path / "out")] == ["1"]
     assert b"Traceback" not in said, said
 
 
-class InterruptedWhenItBegins(Executor):
-    """Ctrl-C comes in the middle of what it does to take the first order; it runs none."""
+class Idle(Executor):
+    """Takes orders and runs none; `interrupt` is called while it takes the first one."""
 
-    def __init__(self) -> None:
+    def __init__(self, interrupt: Callable[[], object]) -> None:
         self.taken: list[Future[Any]] = []
+        self._interrupt = interrupt
 
     def submit(self, *args: Any, **kwargs: Any) -> Future[Any]:
         if not self.taken:
-            signal.raise_signal(signal.SIGINT)
+            self._interrupt()
         self.taken.append(Future())
         return self.taken[-1]
 
 
+def soon(act: Callable[[], object]) -> None:
+    threading.Timer(0.3, act).start()
+
+
+def interrupt_unnoticed() -> None:
+    """A signal that came just before Python blocked: it is known, and no system call of the main thread has been interrupted."""
+    _thread.interrupt_main()
+
+
+PLAN = Plan(load("hello"), "sim", {}, {"size": (10, 1000)}, repeat=3)
+
+
 def test_an_interrupt_comes_between_what_an_executor_does_and_not_in_it(tmp_path: Path) -> None:
     """An exception there leaves a lock held for ever, and the command waits for it at its end."""
-    executor = InterruptedWhenItBegins()
-    plan = Plan(load("hello"), "sim", {}, {"size": (10, 1000)}, repeat=3)
-    done = run_sweep(plan, executor, 1, tmp_path / "journal.jsonl")
+    executor = Idle(lambda: signal.raise_signal(signal.SIGINT))
+    done = run_sweep(PLAN, executor, 1, tmp_path / "journal.jsonl")
     assert done.stopped == INTERRUPTED
     assert len(executor.taken) == WINDOW
     assert all(future.cancelled() for future in executor.taken)
+
+
+def test_an_interrupt_is_heard_also_when_it_comes_as_the_sweep_begins_to_wait(tmp_path: Path) -> None:
+    done = run_sweep(PLAN, Idle(lambda: soon(interrupt_unnoticed)), 1, tmp_path / "journal.jsonl")
+    assert done.stopped == INTERRUPTED
+
+
+def test_an_interrupt_is_heard_also_when_it_comes_as_the_end_of_a_run_begins_to_be_waited_for() -> None:
+    with processes(1) as executor:
+        asleep = executor.submit(signal.pause)
+        while not asleep.running():
+            os.sched_yield()
+        soon(interrupt_unnoticed)
+    assert not multiprocessing.active_children()
