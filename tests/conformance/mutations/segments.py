@@ -6,6 +6,7 @@ from tests.conformance.mutant import Edit, Mutation
 
 _NUMBERS = "tests/unit/tcp/test_rfc9293.py::test_initial_sequence_numbers_are_a_clock_plus_a_keyed_hash"
 _MODES = "tests/unit/tcp/test_modes.py"
+_TABLE = "tests/unit/tcp/test_table.py"
 _INTEGRITY = "tests/unit/tcp/test_integrity.py"
 _RECOVERY = "tests/unit/tcp/test_recovery.py"
 _CONGESTION = "tests/unit/tcp/test_congestion.py"
@@ -19,7 +20,7 @@ MUTATIONS = (
         "sequence-unchecked",
         "a segment outside the window is accepted",
         ("ST-TCP-1", "UM-PORT-10"),
-        (_INTEGRITY,),
+        (_TABLE,),
         (Edit(f"{_ARRIVES}:_check_sequence", "if acceptable:", "if True:"),),
     ),
     Mutation(
@@ -33,7 +34,7 @@ MUTATIONS = (
         "rst-anywhere",
         "an RST anywhere in the window ends the connection",
         ("ST-TCP-8", "UM-PORT-10"),
-        ("tests/unit/tcp/test_table.py",),
+        (_TABLE,),
         (Edit(f"{_ARRIVES}:_check_rst", "sequence != connection.receiver.rcv_nxt", "False"),),
     ),
     Mutation(
