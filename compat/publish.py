@@ -62,7 +62,7 @@ async def serve_publication(
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(control_server(publisher))
         if settings.dns is not None:
-            await stack.enter_async_context(_dns(node, publisher, settings))
+            await stack.enter_async_context(_dns(node, publisher, settings, tell))
         each = "one client" if settings.sessions is None else counted(settings.sessions, "session")
         where = f"{publisher.name} at {publisher.backend}"
         tell("begin", {"service": publisher.name}, f"{where}; each address serves {each}; Ctrl-C ends it.")
@@ -75,8 +75,7 @@ async def serve_publication(
             names = ", ".join(settings.secret_clients)
             tell("secret", {"clients": settings.secret_clients}, f"shared secret: addresses for {names}.")
         if settings.dns is not None:
-            where = f"[{settings.dns_address}]:53"
-            tell("dns", {"zone": settings.dns, "address": settings.dns_address}, f"DNS: {settings.dns} at {where}.")
+            _tell_dns(settings, tell)
 
         def announce(ssa: ServiceAddress) -> None:
             facts = publisher.describe(ssa)
@@ -164,10 +163,23 @@ class _Minter:
         return any(ssa.address == address and self._publisher.is_free(ssa) for ssa in self._waiting)
 
 
-def _dns(node: Node, publisher: Publisher, settings: PublishSettings) -> DnsServer:
+def _dns(node: Node, publisher: Publisher, settings: PublishSettings, tell: Tell) -> DnsServer:
     minter = _Minter(publisher, settings)
     responder = Responder(settings.dns_policy(), minter.mint, node.now, minter.free)
-    return DnsServer(node, responder, IPv6Address(str(settings.dns_address)))
+
+    def changed(why: UnimuxError | None) -> None:
+        with suppress(OSError):  # nobody reads, which ends everything with the next address
+            _tell_dns(settings, tell, why)
+
+    return DnsServer(node, responder, IPv6Address(str(settings.dns_address)), changed=changed)
+
+
+def _tell_dns(settings: PublishSettings, tell: Tell, why: UnimuxError | None = None) -> None:
+    facts = {"zone": settings.dns, "address": settings.dns_address}
+    if why is None:
+        tell("dns", facts, f"DNS: {settings.dns} at [{settings.dns_address}]:53.")
+    else:
+        tell("dns-away", facts | {"cause": str(why)}, f"no DNS at {settings.dns_address} for now: {why}")
 
 
 def publish(

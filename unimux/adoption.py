@@ -191,7 +191,7 @@ def adopt(pool: Pool, address: bytes, kind: AddressKind, now: float, done: Verdi
     Raises `AddressRefused` for an address that lies in no usable prefix of this node, is reserved, or is or ever was in
     use here; `StateError` when the claim cannot be made durable.
     """
-    prefix = _claimed(pool, address, renew=False)
+    prefix = _claimed(pool, address, now, renew=False)
     if prefix.dedicated:
         return _Set(pool, address, prefix, kind, now, done, cause)
     return _Testing(pool, address, prefix, kind, now, done, cause)
@@ -205,10 +205,10 @@ def reserve(
     renew: the caller vouches that the address, claimed before, has served no session: a counter of a shared secret that
     was only reserved when the link or its prefix went, or is taken up again after a restart.  Raises as `adopt` does.
     """
-    return Reservation(pool, address, _claimed(pool, address, renew=renew), now, changed)
+    return Reservation(pool, address, _claimed(pool, address, now, renew=renew), now, changed)
 
 
-def _claimed(pool: Pool, address: bytes, *, renew: bool) -> Prefix:
+def _claimed(pool: Pool, address: bytes, now: float, *, renew: bool) -> Prefix:
     """Check an address and claim it; the prefix that it lies in."""
     if is_multicast(address) or is_link_local(address):
         raise AddressRefused(address, "it is not a unicast address of a prefix")
@@ -222,7 +222,7 @@ def _claimed(pool: Pool, address: bytes, *, renew: bool) -> Prefix:
         raise AddressRefused(address, "its interface identifier is reserved (RFC 5453)")
     if address in pool.host.addresses:
         raise AddressRefused(address, "it is in use on this node")
-    if not prefix.dedicated and pool.full:
+    if not prefix.dedicated and not pool.make_room(now):
         reason = f"this node has {pool.stock.limit} addresses on the link already"
         raise AddressRefused(address, reason, lasting=False)
     try:

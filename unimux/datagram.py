@@ -30,6 +30,7 @@ from tapstack.udp.idle import IdleTimer
 from .dnsstream import DNS_PORT
 from .errors import NodeStopped, UnimuxError
 from .purpose import UNNAMED, Purpose
+from .sticky import check_session
 
 if TYPE_CHECKING:
     from .node import Node
@@ -56,7 +57,7 @@ class EphemeralFlow:
     session: flows and connections of equal sessions share one address (UM-DAS-4).  idle: seconds, see the module.
     patience: seconds that an address is waited for.  purpose: what it is for, for the journal and for agents.
     dropped: datagrams that could not be sent.
-    Raises ValueError where `remote` is no unicast address, OverflowError where `port` is no port.
+    Raises ValueError where `remote` is no unicast address, OverflowError where `port` is no port, and what `check_session` does.
     """
 
     def __init__(
@@ -75,6 +76,8 @@ class EphemeralFlow:
         if not valid_peer(remote):
             raise ValueError(f"{address_text(remote)} cannot be a peer: that is a unicast address of another host")
         check_port(port)
+        if session is not None:
+            check_session(session)
         self.remote = remote
         self.port = port
         self.dropped = 0
@@ -138,7 +141,10 @@ class EphemeralFlow:
         """Get an address, then send what has waited for it."""
         try:
             flow = self._open(await self._address())
-        except (UnimuxError, OSError) as error:
+        except Exception as error:
+            if not isinstance(error, UnimuxError | OSError):  # a policy of the application's
+                message = f"No address could be taken for {self!r}."
+                asyncio.get_running_loop().call_exception_handler({"message": message, "exception": error})
             self._drawing = None  # who is told may send again
             self.dropped += len(self._waiting)
             self._waiting.clear()
@@ -306,7 +312,7 @@ class DatagramSocket(asyncio.DatagramTransport):
     """An asyncio datagram transport; behind it every remote endpoint has a flow, with an EA, of its own.
 
     Made by `Node.create_datagram_endpoint`.  remote: the only endpoint that is talked to, None for any.
-    Raises `NodeStopped` on a node that has.
+    Raises `NodeStopped` on a node that has, and what `check_session` does.
     """
 
     def __init__(
@@ -321,6 +327,8 @@ class DatagramSocket(asyncio.DatagramTransport):
     ) -> None:
         if node.pool.closed:
             raise NodeStopped
+        if session is not None:
+            check_session(session)
         super().__init__({"peername": None if remote is None else (address_text(remote[0]), remote[1], 0, 0)})
         self._node = node
         self._protocol = protocol

@@ -184,10 +184,9 @@ class Pool:
 
     # -- addresses made elsewhere (`unimux.adoption`) ----------------------------------------------------
 
-    @property
-    def full(self) -> bool:
-        """Whether the link has as many addresses of this node as it should."""
-        return self.stock.on_link >= self.stock.limit
+    def make_room(self, now: float) -> bool:
+        """Whether the link may have one more address of this node, for which the pool gives one of its reserve where it must."""
+        return self.stock.make_room(now)
 
     def reserve(
         self, address: bytes, prefix: Prefix, now: float, moved: Callable[[Trigger, float], None]

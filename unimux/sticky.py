@@ -65,6 +65,8 @@ class Hold:
         self.entry = entry
         self.timer: Timer | None = None
 
+    remote = None
+
     def serves(self, remote: bytes) -> bool:
         """A session by itself speaks to nobody; its connections do."""
         return False

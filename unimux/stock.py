@@ -169,8 +169,8 @@ class Stock:
         """Start the next address where one is wanted; returns when to come again, unless something happens before."""
         wanting = min(self._wanting(now), key=lambda shelf: (not shelf.queue, len(shelf.ready)), default=None)
         if wanting is not None and now >= self._next_add:
-            if wanting.queue:
-                self._make_room(wanting, now)
+            if wanting.queue and not wanting.pending:
+                self.make_room(now)
             if self.may_add(wanting, now):
                 self._add(wanting, now)
         return self._due(now)
@@ -202,11 +202,15 @@ class Stock:
                 wanting.append(shelf)
         return wanting
 
-    def _make_room(self, wanting: Shelf, now: float) -> None:
-        """At the limit, a reservation that nobody asks for gives way to one that somebody waits for."""
-        fullest = max(self.shelves.values(), key=lambda shelf: len(shelf.ready))
-        if self.on_link >= self.limit and fullest.ready and not wanting.pending:
-            self._discard(fullest, next(iter(fullest.ready)), now, "another prefix needs its place")
+    def make_room(self, now: float) -> bool:
+        """Whether there is room for one more address, which somebody waits for.
+
+        At the limit a reservation that nobody asks for gives way to it.
+        """
+        fullest = max(self.shelves.values(), key=lambda shelf: len(shelf.ready), default=None)
+        if self.on_link >= self.limit and fullest is not None and fullest.ready:
+            self._discard(fullest, next(iter(fullest.ready)), now, "its place is needed")
+        return self.on_link < self.limit
 
     def may_add(self, shelf: Shelf, now: float) -> bool:
         """Whether one more address of a shelf may be put on the link now."""
@@ -229,6 +233,8 @@ class Stock:
         """A fresh address of a prefix; raises `UnimuxError` when none can be drawn, which is not tried again for a while."""
         try:
             address = self.source.draw(shelf.prefix.prefix, shelf.prefix.length)
+            while address in self.host.addresses:  # an ordinary one, which was given by hand
+                address = self.source.draw(shelf.prefix.prefix, shelf.prefix.length)
         except GeneratorError as error:  # used up, for one: other prefixes have theirs
             shelf.broken, shelf.broken_until = error, now + _RETRY
             self._tell(now, str(error))

@@ -26,6 +26,8 @@ LIMIT = 16_384
 class _Held:
     """Keeps an address until something uses it; speaks to anybody, since only the program's kernel can hear."""
 
+    remote = None
+
     def serves(self, remote: bytes) -> bool:
         return True
 

@@ -139,6 +139,10 @@ class AddressError(Exception):
 class AddressUser(Protocol):
     """Whatever keeps an address alive: a PCB, a TIME-WAIT record, an armed listener, a UDP flow."""
 
+    @property
+    def remote(self) -> bytes | None:
+        """The one address that `serves` can hold for, which never changes; None where it is none, or several."""
+
     def serves(self, remote: bytes) -> bool:
         """Whether `remote` is a peer of this user: a one-time address answers its peers only (UM-EA-1)."""
 
@@ -147,17 +151,23 @@ class AddressUser(Protocol):
         """Whether anything was heard on the address for this user: the link carries it then (UM-ADDR-12)."""
 
 
+_FEW: Final = 8
+"""Users that are asked one by one."""
+
+
 class Users:
     """Whatever keeps one address alive, in order of coming.
 
     A one-time address has one user nearly always: that one needs no table, which would be the largest part of an entry.
+    Of many, which a leased address may have, those of a peer are found by it: what a stranger sends costs no more with them.
     """
 
-    __slots__ = ("_first", "_table")
+    __slots__ = ("_first", "_peers", "_table")
 
     def __init__(self) -> None:
         self._first: AddressUser | None = None
         self._table: dict[AddressUser, None] | None = None
+        self._peers: dict[bytes | None, dict[AddressUser, None]] | None = None
 
     def __len__(self) -> int:
         return (self._first is not None) + (len(self._table) if self._table else 0)
@@ -174,6 +184,15 @@ class Users:
     def __contains__(self, user: AddressUser) -> bool:
         return user is self._first or (self._table is not None and user in self._table)
 
+    def serve(self, remote: bytes) -> bool:
+        """Whether `remote` is a peer of any."""
+        peers = self._peers
+        if peers is None:
+            return any(user.serves(remote) for user in self)
+        if self._first is not None and self._first.serves(remote):
+            return True
+        return any(user.serves(remote) for who in (remote, None) for user in peers.get(who, ()))
+
     def add(self, user: AddressUser) -> None:
         """One more; harmless when it is there already."""
         if user in self:
@@ -184,6 +203,12 @@ class Users:
             self._table = {user: None}
         else:
             self._table[user] = None
+            if self._peers is not None:
+                self._peers.setdefault(user.remote, {})[user] = None
+            elif len(self._table) > _FEW:
+                self._peers = {}
+                for each in self._table:
+                    self._peers.setdefault(each.remote, {})[each] = None
 
     def remove(self, user: AddressUser) -> None:
         """One less; KeyError when it is not there."""
@@ -194,9 +219,14 @@ class Users:
             raise KeyError(user)
         else:
             del table[user]
+            if self._peers is not None:
+                group = self._peers[user.remote]
+                del group[user]
+                if not group:
+                    del self._peers[user.remote]
         if table is not None and len(table) == (self._first is None):  # none or the only one: no table is needed
             self._first = next(iter(table), self._first)
-            self._table = None
+            self._table = self._peers = None
 
 
 _NOBODY: Final = Users()
@@ -244,7 +274,7 @@ class AddressEntry:
         """
         if not self.answers & Answers.TRAFFIC:
             return False
-        return not self.kind.one_time or any(user.serves(remote) for user in self.users)
+        return not self.kind.one_time or self.users.serve(remote)
 
     def __repr__(self) -> str:
         return f"<{address_text(self.address)} {self.state} {self.kind} users={len(self.users)}>"

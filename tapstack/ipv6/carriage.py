@@ -61,6 +61,7 @@ class _Test:
     __slots__ = ("control", "done", "entry", "refused", "round", "timer", "witness")
 
     heard = False
+    remote = None
 
     def __init__(
         self,

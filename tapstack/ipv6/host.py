@@ -297,13 +297,8 @@ class Host:
 
     # -- prefixes ----------------------------------------------------------------------------------
 
-    def _in_prefix(self, prefix: Prefix) -> list[AddressEntry]:
-        """The addresses that live and die with a prefix; those of a longer prefix inside it do not."""
-        inside = [entry for entry in self.addresses if entry.address in prefix]
-        return [entry for entry in inside if self.prefix_list.of(entry.address) in (prefix, None)]
-
     def _prefix_usable(self, prefix: Prefix, now: float) -> None:
-        for entry in self._in_prefix(prefix):
+        for entry in self.prefix_list.living_with(prefix, self.addresses):
             if entry.state is _S.DEPRECATED:
                 self.addresses.refresh(entry, now, "the prefix is preferred again")
         if self.config.stable_addresses and not any(entry.address in prefix for entry in self._ordinary.values()):
@@ -311,12 +306,12 @@ class Host:
             self._timers.timer(lambda now: self._form_stable(prefix, now)).set(now + delay)
 
     def _prefix_deprecated(self, prefix: Prefix, now: float) -> None:
-        for entry in self._in_prefix(prefix):
+        for entry in self.prefix_list.living_with(prefix, self.addresses):
             self._deprecate(entry, now, f"the preferred lifetime of {prefix} is over")
 
     def _prefix_expired(self, prefix: Prefix, now: float) -> None:
         self._dad_counters.pop(prefix.prefix, None)
-        for entry in self._in_prefix(prefix):
+        for entry in self.prefix_list.living_with(prefix, self.addresses):
             self._expire(entry, now, f"the valid lifetime of {prefix} is over")
 
     def _deprecate(self, entry: AddressEntry, now: float, cause: str) -> None:
@@ -349,9 +344,12 @@ class Host:
             self.addresses.add(formed, AddressKind.STABLE, now)
 
     def _form_again(self, entry: AddressEntry, now: float) -> None:
-        """Another node has our stable address: form the next one (RFC 7217 §6); DAD paces the attempts."""
+        """Another node has a stable address that we formed: form the next one (RFC 7217 §6); DAD paces the attempts."""
         prefix = entry.address[:8] + bytes(8)
-        self._dad_counters[prefix] = self._dad_counters.get(prefix, 0) + 1
+        counter = self._dad_counters.get(prefix, 0)
+        if entry.address != stable_address(prefix, self._secret, counter):
+            return
+        self._dad_counters[prefix] = counter + 1
         if entry.kind is AddressKind.LINK_LOCAL:
             self._form_link_local(now)
         else:

@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from ..types import address_text, is_link_local, is_multicast
 from ..wire import nd
+from .addresses import AddressEntry
 from .config import TWO_HOURS
 from .interface import Interface
 
@@ -123,6 +124,12 @@ class PrefixList:
             prefix for prefix in self._table.values() if (prefix.autonomous or prefix.dedicated) and address in prefix
         ]
         return max(found, key=lambda prefix: prefix.length, default=None)
+
+    def living_with(self, prefix: Prefix, addresses: Iterable[AddressEntry]) -> list[AddressEntry]:
+        """Of `addresses` those that live and die with a prefix; those of a longer prefix inside it do not."""
+        inside = [entry for entry in addresses if entry.address in prefix]
+        found = [self.of(entry.address) for entry in inside]  # once it has expired one around it, if there is any
+        return [e for e, p in zip(inside, found, strict=True) if p is None or p.length <= prefix.length]
 
     # -- configured by hand ------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ the stack takes them and calls `owner` (see `Stack.take_signals`).
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from ..events import ConnectionChanged
@@ -29,6 +30,7 @@ from .output import Output
 from .receiver import MAXIMUM_WINDOW_SCALE, Receiver, scale_for
 from .recovery import NewRenoRecovery, SelectiveRecovery
 from .recovery.rto import RttEstimator
+from .segments import SACKED
 from .sender import Sender
 from .sequence import MASK
 from .states import SYNCHRONIZED, TRANSITIONS, TcpState, TcpTrigger
@@ -47,6 +49,8 @@ if TYPE_CHECKING:
 __all__ = ["Connection", "Signal"]
 
 IPV6_TCP_HEADERS = 60
+MOST_RESETS = 64
+"""Resets at an abort for what may have been missed, beside the first: see `Connection._reset_peer`."""
 
 
 class Connection(Output):
@@ -273,15 +277,25 @@ class Connection(Output):
         if self.state is TcpState.CLOSED:
             return
         if self.state in SYNCHRONIZED or self.state is TcpState.SYN_RECEIVED:
-            self.emit(RST | ACK, self._reset_sequence(), now)
+            self._reset_peer(now)
         self.delete(TcpTrigger.DELETE, now, cause, errors.aborted())
 
-    def _reset_sequence(self) -> int:
-        """SND.NXT, or the window's end where the peer has moved that back: it takes no RST from outside its window."""
+    def _reset_peer(self, now: float) -> None:
+        """An RST at SND.NXT, or at the window's end where the peer has moved that back: it takes none from outside its window.
+
+        A peer that missed a segment expects another number and asks for it (RFC 5961 §3.2); a one-time address is not there
+        any more to answer.  So an RST goes to each number that such a peer may expect, where what it has not reported begins.
+        """
         sender = self.sender
         if self.state not in SYNCHRONIZED:
-            return sender.snd_nxt
-        return min(sender.snd_nxt, sender.snd_una + sender.snd_wnd)
+            self.emit(RST | ACK, sender.snd_nxt, now)
+            return
+        last = min(sender.snd_nxt, sender.snd_una + sender.snd_wnd)
+        self.emit(RST | ACK, last, now)
+        if self.entry.kind.one_time:
+            missing = (segment.start for segment in sender.in_flight if segment.mark != SACKED and segment.start < last)
+            for sequence in islice(missing, MOST_RESETS):
+                self.emit(RST | ACK, sequence, now)
 
     # -- state -----------------------------------------------------------------------------------
 
@@ -355,7 +369,7 @@ class Connection(Output):
     def fail(self, error: Exception, now: float, cause: str) -> None:
         """End with an error that the owner sees; a synchronized peer is told with a reset."""
         if self.state in SYNCHRONIZED:
-            self.emit(RST | ACK, self._reset_sequence(), now)
+            self._reset_peer(now)
         self.delete(TcpTrigger.DELETE, now, cause, error)
 
     def delete(self, trigger: TcpTrigger, now: float, cause: str, error: Exception | None = None) -> None:

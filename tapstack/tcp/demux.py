@@ -55,6 +55,39 @@ def key_for(mode: PortMode, pcb: _Keyed, *, calling: bool) -> bytes:
     return pair + pcb.remote_port.to_bytes(2, "big")
 
 
+class _Group(dict[bytes, "Pcb"]):
+    """The PCBs with ports between two addresses, by their keys; how many of the keys are `four`, how many `client`."""
+
+    __slots__ = ("clients", "fours")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.clients = 0
+        self.fours = 0
+
+    def count(self, key: bytes, step: int) -> None:
+        """A key has come (1) or is gone (-1)."""
+        if len(key) == 36:
+            self.fours += step
+        elif len(key) == 35:
+            self.clients += step
+
+    def rival(self, key: bytes) -> Pcb | None:
+        """One that could take packets of `key`, or the other way round.
+
+        Thousands may stand between two addresses, so what could stand in the way is looked up.  Only where modes are mixed
+        between the same two are those of the other mode gone through.
+        """
+        if len(key) == 36:
+            return self.get(key) or self.get(key[:34]) or self.get(key[:32] + key[34:] + b"c")
+        if key in self:
+            return self[key]
+        others = len(self) - self.clients if len(key) == 35 else self.clients + self.fours
+        if not others:
+            return None
+        return next((other for other_key, other in self.items() if _overlap(key, other_key)), None)
+
+
 class Demux:
     """The tables of PCBs.
 
@@ -67,7 +100,7 @@ class Demux:
         self.pairs: dict[bytes, Pcb] = {}
         self.fours: dict[bytes, Pcb] = {}
         self._partial: dict[bytes, Pcb] = {}
-        self._by_pair: dict[bytes, dict[bytes, Pcb]] = {}
+        self._by_pair: dict[bytes, _Group] = {}
         self._half_open: dict[bytes, dict[bytes, Connection]] = {}
         self.half_open_count = 0
 
@@ -107,21 +140,13 @@ class Demux:
                 raise ConflictingSocket(repr(pcb), repr(next(iter(others.values()))))
             self.pairs[key] = pcb
             return
-        if others:
-            self._refuse_overlap(key, pcb, others)
+        if others is None:
+            others = self._by_pair[pair] = _Group()
+        elif (rival := others.rival(key)) is not None:
+            raise ConflictingSocket(repr(pcb), repr(rival))
         self._table(key)[key] = pcb
-        self._by_pair.setdefault(pair, {})[key] = pcb
-
-    def _refuse_overlap(self, key: bytes, pcb: Pcb, others: dict[bytes, Pcb]) -> None:
-        """`ConflictingSocket` where one of the `others` of the pair could take packets of `key`, or the other way round."""
-        if len(key) == 36:  # thousands may stand between two addresses, so what could stand in its way is looked up
-            for rival in (key, key[:34], key[:32] + key[34:] + b"c"):
-                if rival in others:
-                    raise ConflictingSocket(repr(pcb), repr(others[rival]))
-            return
-        for other_key, other in others.items():
-            if _overlap(key, other_key):
-                raise ConflictingSocket(repr(pcb), repr(other))
+        others[key] = pcb
+        others.count(key, 1)
 
     def replace(self, key: bytes, pcb: Pcb) -> None:
         """Put a TIME-WAIT record where its connection was."""
@@ -132,7 +157,11 @@ class Demux:
     def remove(self, key: bytes) -> None:
         """Take a PCB out; harmless when it is not there."""
         if self._table(key).pop(key, None) is not None and len(key) != 32:
-            _discard(self._by_pair, key)
+            group = self._by_pair[key[:32]]
+            del group[key]
+            group.count(key, -1)
+            if not group:
+                del self._by_pair[key[:32]]
 
     def add_half_open(self, connection: Connection) -> None:
         """Enter a handshake, by all four values in every mode (UM-LIS-3)."""
@@ -142,7 +171,12 @@ class Demux:
 
     def remove_half_open(self, connection: Connection) -> None:
         """The handshake completed or failed."""
-        _discard(self._half_open, connection.key)
+        pair = connection.key[:32]
+        group = self._half_open.get(pair)
+        if group is not None:
+            group.pop(connection.key, None)
+            if not group:
+                del self._half_open[pair]
         self.half_open_count -= 1
 
     # -- reading ---------------------------------------------------------------------------------
@@ -190,6 +224,9 @@ class Demux:
             assert pair not in self.pairs
         grouped = {key for group in self._by_pair.values() for key in group}
         assert grouped == set(self.fours) | set(self._partial)
+        for group in self._by_pair.values():
+            lengths = [len(key) for key in group]
+            assert (group.fours, group.clients) == (lengths.count(36), lengths.count(35)), group
         assert self.half_open_count == len(self.half_open())
 
 
@@ -209,11 +246,3 @@ def _ports(key: bytes) -> tuple[bytes | None, bytes | None]:
     if len(key) == 34:
         return key[32:34], None
     return None, key[32:34]
-
-
-def _discard(groups: dict[bytes, dict[bytes, Connection]] | dict[bytes, dict[bytes, Pcb]], key: bytes) -> None:
-    group = groups.get(key[:32])
-    if group is not None:
-        group.pop(key, None)
-        if not group:
-            del groups[key[:32]]

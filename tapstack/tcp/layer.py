@@ -34,7 +34,7 @@ from .passive import PassiveOpens
 from .segment import Segment
 from .sequence import MASK, unwrap
 from .states import SYNCHRONIZED, TcpState, TcpTrigger
-from .timewait import TimeWaitRecord, TimeWaitTable
+from .timewait import TimeWaitRecord, TimeWaitTable, may_reopen
 
 if TYPE_CHECKING:
     from ..ipv6.host import Host
@@ -224,9 +224,11 @@ class Tcp:
                 return
             pcb = half_open
         if isinstance(pcb, TimeWaitRecord):
-            used = self.time_waits.segment_arrives(pcb, segment, now)
-            if used is not None:
-                self._no_pcb(packet, segment, now, used)
+            armed = self._find_armed(packet, segment, now) if may_reopen(pcb, segment) else None
+            if armed is not None:
+                self.passive.syn_arrives(armed, segment, now, pcb)
+            else:
+                self.time_waits.segment_arrives(pcb, segment, now)
         else:
             try:
                 arrives.segment_arrives(pcb, segment, now)
@@ -234,11 +236,11 @@ class Tcp:
                 self.broken(pcb, error, now)
                 raise
 
-    def _no_pcb(self, packet: Packet, segment: Segment, now: float, used: int | None = None) -> None:
-        """LISTEN or CLOSED (RFC 9293 §3.10.7.1, §3.10.7.2); `used`: see `PassiveOpens.syn_arrives`."""
+    def _no_pcb(self, packet: Packet, segment: Segment, now: float) -> None:
+        """LISTEN or CLOSED (RFC 9293 §3.10.7.1, §3.10.7.2)."""
         armed = self._find_armed(packet, segment, now)
         if armed is not None and segment.is_syn:
-            self.passive.syn_arrives(armed, segment, now, used)
+            self.passive.syn_arrives(armed, segment, now)
         elif armed is None or not self.passive.ack_arrives(armed, segment, now):
             if segment.flags & wire.RST or (armed is not None and not segment.flags & wire.ACK):
                 self.counters.drop(DropReason.TCP_NO_PCB)

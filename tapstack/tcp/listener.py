@@ -62,6 +62,8 @@ class ArmedAddress:
         "sessions",
     )
 
+    remote = None
+
     def __init__(
         self,
         listener: Listener,

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .layer import Tcp
     from .listener import ArmedAddress
     from .segment import Segment
+    from .timewait import TimeWaitRecord
 
 HALF_OPEN_LIMIT = 4096
 """Half-open handshakes of a node, whatever its listeners allow."""
@@ -43,11 +44,14 @@ class PassiveOpens:
         self._secret = secret
         self.limit = HALF_OPEN_LIMIT
 
-    def syn_arrives(self, armed: ArmedAddress, segment: Segment, now: float, used: int | None) -> None:
+    def syn_arrives(
+        self, armed: ArmedAddress, segment: Segment, now: float, record: TimeWaitRecord | None = None
+    ) -> None:
         """A SYN for which there is no PCB.
 
-        used: SND.NXT of the connection that it reopens from TIME-WAIT: the new one's numbers are above (RFC 9293 MAY-2).  A
-        cookie could not promise that, and is not needed: the peer is real, and each record makes one handshake at most.
+        record: what it reopens, which makes way once it has: the new connection's numbers are above the old one's (RFC 9293
+        MAY-2).  A cookie could not promise that, and is not needed: the peer is real, and each record makes one
+        handshake at most.
         """
         if armed.resting:
             self._tcp.counters.drop(DropReason.TCP_DEPRECATED)
@@ -55,15 +59,18 @@ class PassiveOpens:
         admission = armed.listener.may_open(armed, segment)
         if admission is Admission.REFUSED:
             return
-        if admission is Admission.COOKIE and used is None:
+        if admission is Admission.COOKIE and record is None:
             self._send_cookie(armed, segment, now)
             return
         numbers = self._numbers(armed, segment, now)
+        used = None if record is None else record.facts().snd_nxt
         if used is not None and unwrap(numbers.isn, used) <= used:
             numbers = numbers._replace(isn=(used + 1 + (numbers.isn & _SCATTER)) & MASK)
         connection = self._begin(armed, segment, numbers, now)
         if connection is None:
             return
+        if record is not None:
+            self._tcp.time_waits.end(record, now, "reopened")
         arrives.take_syn(connection, segment, now)
         connection.sender.snd_nxt += 1
         connection.move(TcpTrigger.PASSIVE_OPEN, now, "SYN arrived")

@@ -135,13 +135,14 @@ class Receiver:
         if not scaled:
             return min(window, 65535)
         # Rounded up, and the edge with it: rounding down would move an edge that was promised to the left.  But each
-        # rounding promises a little more; a peer that sends crumbs must not get a buffer without end by it.
+        # rounding promises a little more; a peer that sends crumbs must not get a buffer without end by it.  Nor may a window
+        # that is open be written as 0 while the application has nothing to read, which alone would open it.
         units = (window + (1 << scale) - 1) >> scale
         if units > 65535:
             units = 65535
         rounded = nxt + (units << scale)
         if rounded > self.rcv_adv:
-            if rounded > nxt + free + (capacity >> 3):
+            if rounded > nxt + free + (capacity >> 3) and (queued or window >> scale):
                 return window >> scale
             self.rcv_adv = rounded
         return units

@@ -188,6 +188,7 @@ class ConnectionTimers:
             connection.sender.probe_window(now)
             self.persist_backoff += 1
             self._wait(now + self._persist_interval())
+            connection.tcp.mark_dirty(connection)  # what left into a small window is watched as other data is
             return
         probe = self.recovery.when
         if probe is not None and probe <= now:

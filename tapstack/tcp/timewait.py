@@ -165,8 +165,11 @@ class TimeWaitRecord:
         return True
 
 
-def _may_reopen(record: TimeWaitRecord, segment: Segment) -> bool:
-    """RFC 6191 §2: a SYN whose timestamp, or else whose sequence number, is beyond the old connection's."""
+def may_reopen(record: TimeWaitRecord, segment: Segment) -> bool:
+    """RFC 6191 §2: whether it is a SYN whose timestamp, or else whose sequence number, is beyond the old connection's.
+
+    It does so where a listener takes it: `Tcp.input`.  Any other leaves the record as it is.
+    """
     if record.mode is not PortMode.AWARE or record.entry.kind.one_time or not segment.is_syn:
         return False
     stamp, recent, rcv_nxt = segment.options.timestamp, record.ts_recent, record.facts().rcv_nxt
@@ -338,18 +341,8 @@ class TimeWaitTable:
         self._line.clear()
         self._heap.clear()
 
-    def segment_arrives(self, record: TimeWaitRecord, segment: Segment, now: float) -> int | None:
-        """RFC 9293 §3.10.7.4 in TIME-WAIT, with RFC 5961 for RST and SYN.
-
-        When the record has made way for a new connection, which the segment asks for: SND.NXT of the old one.
-        """
-        if _may_reopen(record, segment):
-            self.end(record, now, "reopened")
-            return record.facts().snd_nxt
-        self._answer(record, segment, now)
-        return None
-
-    def _answer(self, record: TimeWaitRecord, segment: Segment, now: float) -> None:
+    def segment_arrives(self, record: TimeWaitRecord, segment: Segment, now: float) -> None:
+        """RFC 9293 §3.10.7.4 in TIME-WAIT, with RFC 5961 for RST and SYN."""
         facts = record.facts()
         sequence = unwrap(segment.sequence, facts.rcv_nxt)
         if segment.flags & wire.RST:

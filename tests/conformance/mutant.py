@@ -41,7 +41,7 @@ def _text_of(function: FunctionType) -> str:
     load(function.__module__)
     text = _texts[function.__module__]
     for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.FunctionDef) and node.name == function.__name__:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name == function.__name__:
             first = node.decorator_list[0].lineno if node.decorator_list else node.lineno
             if first == function.__code__.co_firstlineno:
                 lines = text.splitlines(keepends=True)[node.lineno - 1 : node.end_lineno]

@@ -1,6 +1,7 @@
 """The responder of `dnsresponder` on a node: UDP and TCP at an ordinary address of it (RFC 1035 §4.2, RFC 7766).
 
-A name server has to be found, so its address is an ordinary one that stays; the addresses that it hands out are not.
+A name server has to be found, so its address is an ordinary one that stays; the addresses that it hands out are not.  Where
+it goes nevertheless, with its prefix or because a link that came back has another owner of it, it is taken again.
 
 Bounds: `MAX_PENDING` queries that wait for an address, beyond which datagrams are dropped; `MAX_STREAMS` TCP connections, each
 with `MAX_PER_STREAM` queries under way, none more while its client does not read the answers, and `STREAM_IDLE` seconds without a
@@ -11,17 +12,19 @@ whole query while none is.  One connection more takes the place of the one that 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from ipaddress import IPv6Address
 from typing import TYPE_CHECKING
 
 from tapstack.ipv6.addresses import AddressEntry, AddressError, AddressKind, AddressState
 from tapstack.ipv6.packet import NoRouteError
+from tapstack.signals import Signal
 from tapstack.tcp.options import PortMode
 from tapstack.types import address_text
 from tapstack.udp.flow import Datagram, FlowClosed, UdpFlow
 
 from ..dnsstream import DNS_PORT
-from ..errors import SetupError, WrongUsage
+from ..errors import NodeStopped, SetupError, UnimuxError, WrongUsage
 from .dnsresponder import Responder
 
 if TYPE_CHECKING:
@@ -33,6 +36,8 @@ MAX_STREAMS = 64
 MAX_PER_STREAM = 16
 STREAM_IDLE = 10.0
 ADDRESS_TIMEOUT = 15.0
+AGAIN = 10.0
+"""Seconds between two tries to take an address that is gone."""
 
 
 async def hold_address(node: Node, wanted: IPv6Address, timeout: float = ADDRESS_TIMEOUT) -> AddressEntry:
@@ -65,13 +70,24 @@ async def hold_address(node: Node, wanted: IPv6Address, timeout: float = ADDRESS
 
 
 class DnsServer:
-    """A responder that listens at port 53 of an address, from `__aenter__` to `__aexit__`."""
+    """A responder that listens at port 53 of an address, from `__aenter__` to `__aexit__`.
 
-    def __init__(self, node: Node, responder: Responder, where: IPv6Address, port: int = DNS_PORT) -> None:
+    changed: told why it cannot, once the address is gone, each reason once; and None when it listens again.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        responder: Responder,
+        where: IPv6Address,
+        port: int = DNS_PORT,
+        changed: Callable[[UnimuxError | None], None] = lambda why: None,
+    ) -> None:
         self.where = where
         self.port = port
         self.responder = responder
         self._node = node
+        self._changed = changed
         self._flow: UdpFlow | None = None
         self._server: Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -79,13 +95,34 @@ class DnsServer:
         """The TCP connections; the one that was silent for longest comes first."""
 
     async def __aenter__(self) -> DnsServer:
+        await self._listen()
+        return self
+
+    async def _listen(self) -> None:
         node = self._node
         entry = await hold_address(node, self.where)
         self._flow = node.stack.udp.open(entry, node.now(), local_port=self.port)
         self._flow.owner = self._on_signals
-        self._server = node.listen(lambda: _Stream(self), mode=PortMode.AWARE, port=self.port, service="dns")
+        if self._server is None:
+            self._server = node.listen(lambda: _Stream(self), mode=PortMode.AWARE, port=self.port, service="dns")
         self._server.bind(self.where)
-        return self
+
+    async def _listen_again(self) -> None:
+        """The address is gone: take it once more, as soon as that can be done."""
+        told = None
+        while True:
+            try:
+                await self._listen()
+            except NodeStopped:
+                return
+            except UnimuxError as error:
+                if str(error) != told:
+                    told = str(error)
+                    self._changed(error)
+                await asyncio.sleep(AGAIN)
+            else:
+                self._changed(None)
+                return
 
     async def __aexit__(self, *_: object) -> None:
         for stream in list(self.streams):
@@ -137,11 +174,15 @@ class DnsServer:
         task.add_done_callback(self._tasks.discard)
 
     def _on_signals(self, bits: int) -> None:
-        assert self._flow is not None
-        while (datagram := self._flow.receive()) is not None:
+        flow = self._flow
+        assert flow is not None
+        while (datagram := flow.receive()) is not None:
             answering = self.answer(datagram.data, address_text(datagram.remote), stream=False)
             if answering is not None:
-                self.track(asyncio.get_running_loop().create_task(self._reply(self._flow, datagram, answering)))
+                self.track(asyncio.get_running_loop().create_task(self._reply(flow, datagram, answering)))
+        if bits & Signal.CLOSED:
+            flow.owner = self._flow = None
+            self.track(asyncio.get_running_loop().create_task(self._listen_again()))
 
     async def _reply(self, flow: UdpFlow, datagram: Datagram, answering: asyncio.Task[bytes | None]) -> None:
         response = await answering

@@ -10,6 +10,7 @@ _MACHINE = "tests/unit/ipv6/test_address_machine.py"
 _STABLE = "tests/unit/ipv6/test_dad.py::test_the_link_local_address_depends_on_the_secret_and_each_prefix_has_another_identifier"
 _DISCOVERY = "tapstack.ipv6.discovery:Discovery"
 _WAITS = "tests/unit/um/test_what_waits.py"
+_BY_HAND = "tests/unit/unimux/test_addresses_by_hand.py"
 
 MUTATIONS = (
     Mutation(
@@ -291,5 +292,53 @@ MUTATIONS = (
         ("UM-ADDR-9",),
         ("tests/unit/ipv6/test_neighbors.py::test_a_host_that_has_stopped_asks_for_no_neighbour",),
         (Edit("tapstack.ipv6.host:Host.stop", "self.neighbors.clear()", "pass"),),
+    ),
+    Mutation(
+        "reserve-fills-the-link",
+        "what the pool holds in reserve leaves no place for an address that somebody asks for",
+        ("UM-DAS-3", "UM-SSA-2"),
+        ("tests/unit/unimux/test_pool_gives_way.py",),
+        (Edit("unimux.stock:Stock.make_room", "fullest.ready:", "False:"),),
+    ),
+    Mutation(
+        "drawn-though-there",
+        "an address is drawn that the node has already",
+        ("UM-GEN-1",),
+        (f"{_BY_HAND}::test_a_drawn_address_is_none_that_the_node_has_already",),
+        (Edit("unimux.stock:Stock.fresh", "while address in self.host.addresses:", "while False:"),),
+    ),
+    Mutation(
+        "outlives-its-prefix",
+        "an address lives on in the routed prefix around its own, which has expired",
+        ("UM-ADDR-11",),
+        (f"{_BY_HAND}::test_addresses_expire_with_their_prefix_also_where_a_routed_one_lies_around_it",),
+        (Edit("tapstack.ipv6.prefixes:PrefixList.living_with", "p.length <= prefix.length", "p is prefix"),),
+    ),
+    Mutation(
+        "an-address-that-nobody-asked-for",
+        "in place of an address given by hand, which another node has, one is formed that stays",
+        ("UM-NODE-1",),
+        (f"{_BY_HAND}::test_in_place_of_an_address_given_by_hand_none_is_formed_that_nobody_asked_for",),
+        (
+            Edit(
+                "tapstack.ipv6.host:Host._form_again",
+                "entry.address != stable_address(prefix, self._secret, counter)",
+                "False",
+            ),
+        ),
+    ),
+    Mutation(
+        "peers-forgotten",
+        "an address with many sessions answers none of their peers",
+        ("UM-EA-1", "UM-LIS-8"),
+        ("tests/unit/ipv6/test_users.py::test_a_stranger_costs_no_more_where_an_address_has_many_sessions",),
+        (Edit("tapstack.ipv6.addresses:Users.serve", "for who in (remote, None)", "for who in (None,)"),),
+    ),
+    Mutation(
+        "a-flow-that-waits-for-ever",
+        "a UDP flow whose policy has raised an error of its own never asks again",
+        ("UM-DAS-6",),
+        ("tests/unit/um/test_datagram_trouble.py::test_a_policy_that_raises_fails_what_waits_and_nothing_later",),
+        (Edit("unimux.datagram:EphemeralFlow._draw", "except Exception as", "except (UnimuxError, OSError) as"),),
     ),
 )

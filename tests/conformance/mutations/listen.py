@@ -391,4 +391,33 @@ MUTATIONS = (
             ),
         ),
     ),
+    Mutation(
+        "any-syn-ends-the-wait",
+        "a newer SYN ends TIME-WAIT, whether somebody takes it or not",
+        ("ST-TCP-13",),
+        ("tests/unit/tcp/test_time_wait.py::test_a_newer_syn_that_nobody_takes_ends_no_wait",),
+        (
+            Edit(
+                "tapstack.tcp.layer:Tcp.input",
+                "armed = self._find_armed(packet, segment, now) if may_reopen(pcb, segment) else None",
+                'armed = self._find_armed(packet, segment, now); self.time_waits.end(pcb, now, "over")',
+            ),
+        ),
+    ),
+    Mutation(
+        "modes-side-by-side",
+        "two sessions stand between the same two addresses though one could take the other's packets",
+        ("UM-PORT-7",),
+        ("tests/unit/um/test_demux.py::test_no_two_stand_where_one_could_take_the_others_packets",),
+        (Edit("tapstack.tcp.demux:_Group.rival", "if not others:", "if True:"),),
+    ),
+    Mutation(
+        "deaf-name-server",
+        "a name server whose address goes does not take it again",
+        ("UM-SSA-3",),
+        (
+            "tests/unit/unimux/test_addresses_by_hand.py::test_a_name_server_whose_address_goes_takes_it_again_and_says_so",
+        ),
+        (Edit("unimux.ssa.dnsserver:DnsServer._on_signals", "if bits & Signal.CLOSED:", "if False:"),),
+    ),
 )

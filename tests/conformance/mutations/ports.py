@@ -121,7 +121,7 @@ MUTATIONS = (
         (_PATIENT,),
         (
             Edit(
-                "tapstack.tcp.timewait:TimeWaitTable._answer",
+                "tapstack.tcp.timewait:TimeWaitTable.segment_arrives",
                 "if segment.flags & wire.SYN:",
                 "if segment.flags & wire.SYN:\n        facts = facts._replace(remote_port=segment.source_port)",
             ),
@@ -161,7 +161,7 @@ MUTATIONS = (
         "in Aware mode TIME-WAIT at an SSA is reopened by a newer SYN",
         ("UM-REL-2",),
         ("tests/unit/tcp/test_time_wait.py::test_at_an_ssa_no_mode_reopens",),
-        (Edit("tapstack.tcp.timewait:_may_reopen", "record.entry.kind.one_time or", ""),),
+        (Edit("tapstack.tcp.timewait:may_reopen", "record.entry.kind.one_time or", ""),),
     ),
     Mutation(
         "a-stranger-refuses",

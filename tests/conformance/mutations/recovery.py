@@ -122,14 +122,14 @@ MUTATIONS = (
         "TIME-WAIT is not reopened by a newer SYN",
         ("ST-TCP-13",),
         (f"{_WINDOWS}::test_a_newer_syn_on_the_same_ports_reopens_what_waits",),
-        (Edit("tapstack.tcp.timewait:_may_reopen", "or not segment.is_syn", "or segment.is_syn"),),
+        (Edit("tapstack.tcp.timewait:may_reopen", "or not segment.is_syn", "or segment.is_syn"),),
     ),
     Mutation(
         "reopened-by-the-old",
         "any SYN reopens TIME-WAIT",
         ("ST-TCP-13",),
         (f"{_WINDOWS}::test_an_old_syn_is_answered_by_an_acknowledgement",),
-        (Edit("tapstack.tcp.timewait:_may_reopen", "value > recent", "value != recent"),),
+        (Edit("tapstack.tcp.timewait:may_reopen", "value > recent", "value != recent"),),
     ),
     Mutation(
         "repetitions-uncounted",

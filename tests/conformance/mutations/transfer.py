@@ -381,4 +381,29 @@ MUTATIONS = (
             ),
         ),
     ),
+    Mutation(
+        "one-reset-for-whoever-missed-something",
+        "an abort sends one reset, where the peer expects it only if it missed nothing",
+        ("UM-REL-1",),
+        ("tests/unit/tcp/test_closing.py::test_an_abort_ends_the_peer_whatever_it_missed",),
+        (Edit("tapstack.tcp.connection:Connection._reset_peer", "if self.entry.kind.one_time:", "if False:"),),
+    ),
+    Mutation(
+        "open-and-written-as-closed",
+        "a window smaller than one unit of its scale is written as 0 for ever",
+        ("ST-TCP-11",),
+        (f"{_WINDOWS}::test_a_window_below_one_unit_of_its_scale_is_not_written_as_closed",),
+        (Edit("tapstack.tcp.receiver:Receiver.advertise", " and (queued or window >> scale)", ""),),
+    ),
+    Mutation(
+        "a-probe-for-ever",
+        "data that went into a small window and was lost is repeated as a probe, octet by octet",
+        ("ST-TCP-4", "MUST-20"),
+        (f"{_TIMERS}::test_what_went_into_a_small_window_is_lost_like_any_other_data",),
+        (
+            Edit(
+                "tapstack.tcp.timers:ConnectionTimers._retransmit_due", "connection.tcp.mark_dirty(connection)", "pass"
+            ),
+        ),
+    ),
 )

@@ -230,6 +230,10 @@ class User:
 
     heard = True
 
+    @property
+    def remote(self) -> bytes | None:
+        return self._peer
+
 
 # -- packets -----------------------------------------------------------------------------------------
 

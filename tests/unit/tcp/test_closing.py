@@ -8,13 +8,14 @@ from itertools import permutations
 import pytest
 
 from tapstack.events import ConnectionChanged
+from tapstack.ipv6.addresses import AddressKind
 from tapstack.tcp.connection import Connection
 from tapstack.tcp.options import PortMode, SocketOptions, TimeWait
 
 from . import wire
-from .handmade import A, B, by_hand, plain, sent
+from .handmade import MSS, A, B, by_hand, plain, sent
 from .pair import End, Pair, read_all
-from .path import DATA, collect, established
+from .path import DATA, Path, collect, established, lose
 from .seen import FIN, RST, data, ending, segments, stream
 
 SHORT = SocketOptions(time_wait=TimeWait.SHORT)
@@ -25,8 +26,19 @@ def states(end: End, connection: Connection) -> list[str]:
     return [e.new for e in end.log if isinstance(e, ConnectionChanged) and e.connection == connection.id]
 
 
+def gone_from(end: End) -> bool:
+    return not len(end.host.addresses)
+
+
 def gone(pair: Pair) -> bool:
-    return not len(pair.a.host.addresses) and not len(pair.b.host.addresses)
+    return gone_from(pair.a) and gone_from(pair.b)
+
+
+def wire_sacks(pair: Pair, origin: int) -> list[tuple[int, int]]:
+    """The blocks that the last acknowledgement of `b` reports, from `origin` on."""
+    blocks = next(value for name, value in wire.read(pair.sent_by("b")[-1]).options if name == "SAck")
+    starts = [(edge - origin) & 0xFFFFFFFF for edge in blocks]
+    return list(zip(starts[::2], starts[1::2], strict=True))
 
 
 @pytest.mark.proves("ST-TCP-11")
@@ -308,3 +320,75 @@ def test_options_that_change_do_not_begin_the_end_of_fin_wait_2_anew() -> None:
     pair.run(10)
     client.set_options(replace(client.options, keep_alive=5.0), pair.now)
     assert client.timers.slow.when == ends
+
+
+@pytest.mark.proves("UM-REL-1")
+@pytest.mark.parametrize("sack", [True, False])
+@pytest.mark.parametrize("mode", [PortMode.L0, PortMode.L1, PortMode.L2])
+@pytest.mark.parametrize("missing", [(1,), (3,), (5,), (2, 4), (1, 2, 3, 4, 5), ()])
+def test_an_abort_ends_the_peer_whatever_it_missed(missing: tuple[int, ...], mode: PortMode, sack: bool) -> None:
+    """A reset beside the number that the peer expects is answered by a question (RFC 5961 §3.2), and the address is gone."""
+    pair = Pair()
+    client, server, _ = established(pair, lose(*missing), sack=sack, mode=mode)
+    client.write(DATA[: 5 * MSS])
+    pair.run(0.015)
+    before = len(pair.packets)
+    client.abort(pair.now)
+    assert gone_from(pair.a)
+    pair.run(1)
+    assert isinstance(server.error, ConnectionResetError)
+    assert gone(pair)
+    resets = segments(pair, "a", before)
+    assert {seen.flags & RST for seen in resets} == {RST} and len(resets) == 6
+
+
+def test_after_the_peers_report_resets_go_where_it_misses_something() -> None:
+    pair = Pair()
+    client, server, _ = established(pair, lose(2, 5, 11))
+    client.write(DATA[: 8 * MSS])
+    pair.run(0.03)  # what it holds is reported; nothing lost has arrived again
+    una = client.sender.snd_una
+    held = {start for first, last in wire_sacks(pair, una) for start in range(first, last)}
+    before = len(pair.packets)
+    client.abort(pair.now)
+    pair.run(1)
+    assert isinstance(server.error, ConnectionResetError)
+    starts = [(seen.seq - una) & 0xFFFFFFFF for seen in segments(pair, "a", before)]
+    assert len(starts) == len(set(starts)) and starts[1] == 0
+    assert held and not held & set(starts)
+
+
+def test_of_an_abort_with_much_in_flight_few_resets_tell() -> None:
+    pair = Pair()
+    client = plain(pair)
+    client.sender.congestion.cwnd = 500 * MSS
+    by_hand(pair, client, "A", window=60000)
+    client.write(DATA[: 300 * MSS])
+    pair.flush()
+    assert len(client.sender.in_flight) > 100
+    before = len(pair.packets)
+    client.abort(pair.now)
+    pair.flush()
+    assert len(segments(pair, "a", before)) == 65
+
+
+def test_an_ordinary_address_answers_what_the_peer_asks_after_one_reset() -> None:
+    pair = Pair()
+    listener = pair.b.tcp.listen(SocketOptions(mode=PortMode.AWARE), pair.now, 80)
+    listener.arm(pair.b.entry(pair.now, AddressKind.STABLE), pair.now, sessions=None)
+    entry = pair.a.entry(pair.now, AddressKind.STABLE)
+    client = pair.a.tcp.connect(entry, pair.b.address, 80, pair.now, SocketOptions(mode=PortMode.AWARE))
+    pair.run(1)
+    server = listener.accept()
+    assert server is not None
+    Path(pair, lose(1))
+    client.write(DATA[: 3 * MSS])
+    pair.run(0.015)
+    before = len(pair.packets)
+    client.abort(pair.now)
+    pair.flush()
+    assert len(segments(pair, "a", before)) == 1
+    pair.run(1)
+    assert isinstance(server.error, ConnectionResetError)
+    first, *rest = segments(pair, "a", before)
+    assert first.flags & RST and rest and {seen.seq for seen in rest} == {first.seq - 3 * MSS & 0xFFFFFFFF}

@@ -47,6 +47,16 @@ def test_the_window_is_unsigned_and_may_exceed_sixteen_bits() -> None:
     assert sum(len(seen.payload) for seen in data(pair, "a", before)) > 200_000 - MSS
 
 
+@pytest.mark.proves("ST-TCP-11")
+@pytest.mark.parametrize(
+    ("buffer", "maximum"), [(100, 8 << 20), (8192, 1000 << 20), (4096, 1 << 29), (16384, 1000 << 20)]
+)
+def test_a_window_below_one_unit_of_its_scale_is_not_written_as_closed(buffer: int, maximum: int) -> None:
+    pair = Pair()
+    client, server, _ = established(pair, receive_buffer=buffer, receive_buffer_maximum=maximum)
+    assert transfer(pair, client, server, 200_000) < 10
+
+
 def shrunk(pair: Pair, window: int) -> Connection:
     """Ten segments in flight when the peer takes most of its window back."""
     client = plain(pair, receive_buffer=60_000, receive_buffer_maximum=60_000)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from tapstack.ipv6.addresses import AddressKind
@@ -12,7 +14,7 @@ from tapstack.tcp.sequence import MASK
 from tapstack.tcp.timewait import TimeWaitRecord
 
 from . import wire
-from .handmade import A, B, ended, in_time_wait, old_segment, reopen
+from .handmade import A, B, by_hand, ended, in_time_wait, old_segment, reopen
 from .pair import Pair
 from .path import established
 from .seen import ACK, segments
@@ -75,6 +77,60 @@ def test_a_newer_syn_reopens_in_aware_mode_only(
     stamp = (record.ts_recent or 0) + later if timestamps else None
     pair.run(1)
     assert reopen(pair, server.receiver.rcv_nxt + sequence, stamp) == answer
+
+
+@pytest.mark.proves("ST-TCP-13")
+@pytest.mark.parametrize("listening", ["nobody", "a full queue", "another port"])
+def test_a_newer_syn_that_nobody_takes_ends_no_wait(listening: str) -> None:
+    """Else a stranger could end it (TIME-WAIT assassination), and a peer whose last acknowledgement was lost would be reset."""
+    pair, server = in_time_wait(PortMode.AWARE, True)
+    (listener,) = {armed.listener for armed in pair.a.tcp._armed.values()}
+    if listening == "a full queue":
+        listener.options = replace(listener.options, backlog=1)
+        other = pair.b.tcp.connect(
+            pair.b.entry(pair.now), pair.a.address, 80, pair.now, SocketOptions(mode=PortMode.AWARE)
+        )
+        pair.run(1)
+        assert other.state.value == "ESTABLISHED", "and nobody takes it"
+        pair.meddle = lambda end, packet: [] if end is pair.b else [packet]
+    else:
+        listener.close(pair.now)
+        if listening == "another port":
+            elsewhere = pair.a.tcp.listen(SocketOptions(mode=PortMode.AWARE), pair.now, 81)
+            elsewhere.arm(pair.a.entry(pair.now, AddressKind.STABLE), pair.now, sessions=None)
+    pair.run(1)
+    stamp = (server.receiver.ts_recent or 0) + 2000
+    answer = reopen(pair, server.receiver.rcv_nxt + 1000, stamp)
+    assert answer == (None if listening == "a full queue" else "A")
+    assert len(pair.a.tcp.time_waits) == 1
+    assert [str(tcp.flags) for tcp in by_hand(pair, server, "FA", seq=server.receiver.rcv_nxt - 1)] in ([], ["A"])
+    pair.run(1)
+    assert [str(tcp.flags) for tcp in by_hand(pair, server, "FA", seq=server.receiver.rcv_nxt - 1)] == ["A"]
+
+
+@pytest.mark.proves("ST-TCP-13")
+def test_a_peer_whose_last_acknowledgement_was_lost_is_not_reset_by_a_strangers_syn() -> None:
+    """The side that called has no listener: what it knows of the connection is all that there is."""
+    pair = Pair()
+    options = SocketOptions(mode=PortMode.AWARE)
+    listener = pair.b.tcp.listen(options, pair.now, 80)
+    listener.arm(pair.b.entry(pair.now, AddressKind.STABLE), pair.now, sessions=None)
+    entry = pair.a.entry(pair.now, AddressKind.STABLE)
+    client = pair.a.tcp.connect(entry, pair.b.address, 80, pair.now, options, local_port=5000)
+    pair.run(1)
+    server = listener.accept()
+    assert server is not None
+    client.shutdown(pair.now)
+    pair.run(0.1)
+    pair.meddle = lambda end, packet: [] if end is pair.a else [packet]
+    server.shutdown(pair.now)
+    pair.run(0.05)
+    pair.meddle = None
+    stamp = ((client.receiver.ts_recent or 0) + 12345) & MASK
+    wanted = [("MSS", 1440), ("Timestamp", (stamp, 0))]
+    pair.a.input(wire.segment(B, A, 80, 5000, "S", seq=0x12345678, options=wanted), pair.now)
+    pair.run(5)
+    assert server.state.value == "CLOSED" and server.error is None
 
 
 @pytest.mark.proves("UM-REL-2")

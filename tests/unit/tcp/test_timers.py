@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 
 from tapstack.ipv6.addresses import AddressKind
+from tapstack.signals import Signal
 from tapstack.tcp.options import SocketOptions
 from tapstack.tcp.recovery import Phase
 
 from . import wire
-from .handmade import by_hand, old_segment, plain
+from .handmade import MSS, by_hand, old_segment, plain
 from .pair import End, Pair, read_all
 from .path import DATA, Path, collect, established
 from .seen import ACK, RST, acknowledged, again, data, segments, stream
@@ -230,6 +231,23 @@ def test_probes_of_a_closed_window_double_and_never_end_while_they_are_answered(
     assert all(b == pytest.approx(min(2 * a, 60.0)) for a, b in pairwise(gaps))
     assert gaps[-1] == pytest.approx(60.0)
     assert collect(pair, server, 20_000, 70) == DATA[:20_000]
+
+
+@pytest.mark.proves("ST-TCP-4", "MUST-20")
+def test_what_went_into_a_small_window_is_lost_like_any_other_data() -> None:
+    """It leaves when the sender has waited long enough for a larger window (RFC 9293 §3.8.6.2.1): no probe any more."""
+    pair = Pair()
+    client = plain(pair)
+    by_hand(pair, client, "A", window=2)
+    before = len(pair.packets)
+    client.write(DATA[:5000])
+    pair.run(100, until=lambda: client.signals & Signal.TROUBLE != 0)
+    tries = data(pair, "a", before)
+    assert {len(seen.payload) for seen in tries} == {2 << 8} and {seen.seq for seen in tries} == {tries[0].seq}
+    gaps = [b.when - a.when for a, b in pairwise(tries)]
+    assert gaps[0] == pytest.approx(client.rtt.rto / 2**client.rtt.backoff)
+    assert gaps[1:] == pytest.approx([2 * gap for gap in gaps[:-1]])
+    assert isinstance(client.soft_error, TimeoutError) and client.sender.congestion.cwnd == MSS + 12
 
 
 @pytest.mark.proves("ST-TCP-5", "ST-TCP-11", by="api")

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tapstack.ipv6.addresses import AddressKind
+from tapstack.tcp import demux as demux_room
 from tapstack.tcp.demux import Demux, key_for
 from tapstack.tcp.errors import ConflictingSocket
 from tapstack.tcp.listener import Listener
@@ -224,15 +225,62 @@ def test_a_pcb_is_refused_exactly_where_a_packet_could_match_it_and_another() ->
     assert 0 < refused < len(keyed) ** 2
 
 
-def test_a_place_among_ten_thousand_of_one_pair_is_found_without_a_walk() -> None:
-    """In Aware mode thousands of connections, and what is left of them, may stand between two addresses."""
+@pytest.mark.proves("UM-PORT-7", by="api")
+@pytest.mark.parametrize("mode", [PortMode.L2, PortMode.AWARE])
+@pytest.mark.parametrize("calling", [False, True])
+def test_a_session_more_between_two_addresses_goes_through_no_other(
+    mode: PortMode, calling: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A leased address may have thousands, those in TIME-WAIT included, of one client."""
+
+    def held_against(one: bytes, other: bytes) -> bool:
+        raise AssertionError("goes through the others")
+
+    monkeypatch.setattr(demux_room, "_overlap", held_against)
     demux = Demux()
-    local, remote = bytes(16), bytes(15) + b"\x01"
-    for port in range(10_000):
-        pcb = Pcb(local, remote, port, 80)
-        demux.add(key_for(PortMode.AWARE, pcb, calling=True), pcb)  # type: ignore[arg-type]
-    Counting.looked = 0
-    demux._by_pair[remote + local] = Counting(demux._by_pair[remote + local])
-    pcb = Pcb(local, remote, 10_000, 80)
-    demux.add(key_for(PortMode.AWARE, pcb, calling=True), pcb)  # type: ignore[arg-type]
-    assert Counting.looked <= 4
+    here, there = bytes(16), bytes([1]) * 16
+    for port in range(1024, 3000):
+        pcb: Any = Pcb(here, there, port if calling else 80, 80 if calling else port)
+        demux.add(key_for(mode, pcb, calling=calling), pcb)
+    assert len(demux) == 3000 - 1024
+    demux.check()
+
+
+@pytest.mark.proves("UM-PORT-7", by="api")
+@pytest.mark.parametrize("seed", range(20))
+def test_no_two_stand_where_one_could_take_the_others_packets(seed: int) -> None:
+    """Against every packet that there can be: each finds one PCB at most, whatever came and went."""
+    random = Random(seed)
+    demux = Demux()
+    here, there = bytes(16), bytes([1]) * 16
+    ports = [1, 2, 3]
+    standing: dict[bytes, Any] = {}
+    for _ in range(300):
+        if standing and random.random() < 0.4:
+            key = random.choice(list(standing))
+            del standing[key]
+            demux.remove(key)
+        pcb: Any = Pcb(here, there, random.choice(ports), random.choice(ports))
+        mode, calling = random.choice(list(PortMode)), random.random() < 0.5
+        key = key_for(mode, pcb, calling=calling)
+        packets = {(r.to_bytes(2, "big"), p.to_bytes(2, "big")) for r in ports for p in ports}
+        mine = {packet for packet in packets if _takes(key, packet)}
+        free = not any(_takes(other, packet) for other in standing for packet in mine)
+        try:
+            demux.add(key, pcb)
+        except ConflictingSocket:
+            assert not free
+        else:
+            assert free
+            standing[key] = pcb
+        demux.check()
+        for packet in packets:
+            expected = [pcb for key, pcb in standing.items() if _takes(key, packet)]
+            found = demux.find(there + here, *packet)
+            assert expected == ([] if found is None else [found])
+
+
+def _takes(key: bytes, packet: tuple[bytes, bytes]) -> bool:
+    """Whether a packet from and to these ports is one for the PCB of a key."""
+    remote, local = packet
+    return {32: True, 34: key[32:] == remote, 35: key[32:34] == local, 36: key[32:] == remote + local}[len(key)]

@@ -105,7 +105,7 @@ def test_a_faulty_controller_ends_its_own_connection(at: str, lost: int) -> None
             with pytest.raises(Mistake):
                 await writer.drain()
             resets = [p for _, p in net.packets(TCP) if p[IPv6].src == victim and p[TCP].flags & 4]
-            assert len(resets) == 1
+            assert len({p[TCP].seq for p in resets}) == len(resets) > 0, "one for each number that the peer may expect"
             assert alice.stack.counters.drops[DropReason.FAULT] == (at in ("on_ack", "on_congestion"))
             await settle(alice)
             alice.stack.check()

@@ -210,9 +210,26 @@ def test_a_dedicated_address_cancelled_before_it_was_told_is_released() -> None:
 
 def test_the_limit_of_the_link_holds_for_agents_too() -> None:
     bench = filled(PoolConfig(low=4, high=4, limit=4))
+    taken = [bench.pool.take(EA, None, bench.now) for _ in range(4)]
     das, need, _ = required(bench)
     with pytest.raises(AddressRefused, match="4 addresses on the link already"):
         das.supply(need.number, address(GOOD), bench.now, Verdict())
+    assert taken[0] is not None
+    bench.host.addresses.release(taken[0], bench.now, "test")
+    das.supply(need.number, address(GOOD), bench.now, Verdict())
+
+
+@pytest.mark.proves("UM-DAS-3", "UM-ADDR-12", by="api")
+def test_what_the_pool_holds_in_reserve_gives_way_to_an_agents_address() -> None:
+    """Else a pool that may fill the link would leave no place for anything that somebody asks for."""
+    bench = filled(PoolConfig(low=2, high=4, limit=4))
+    assert bench.pool.ready == 4
+    das, need, answer = required(bench)
+    das.supply(need.number, address(GOOD), bench.now, Verdict())
+    assert (bench.pool.ready, bench.pool.stock.on_link) == (3, 4)
+    bench.run(3.0)
+    assert address_text(answer.entry.address) == GOOD
+    assert (bench.pool.ready, bench.pool.stock.on_link) == (3, 4), "the reserve is filled again only when it is low"
 
 
 def test_too_many_sockets_that_wait_are_refused() -> None:

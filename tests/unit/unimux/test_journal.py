@@ -27,6 +27,7 @@ PEER = "2001:db8:99::1"
 
 class Peer:
     heard = True
+    remote = None
 
     def serves(self, remote: bytes) -> bool:
         return True
