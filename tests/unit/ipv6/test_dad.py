@@ -378,6 +378,7 @@ class TestOptimistic:
         assert [sent[IPv6].src for sent in solicited] == [TEXT]
 
 
+@pytest.mark.proves("ST-IP6-4", "ST-IP6-6")
 @pytest.mark.parametrize(
     "broken",
     [

@@ -141,6 +141,22 @@ def test_a_query_for_a_group_and_for_its_sources(bench: Bench) -> None:
     assert bench.out == []
 
 
+@pytest.mark.proves("ST-IP6-7")
+@pytest.mark.parametrize("seed", range(5))
+def test_a_later_query_puts_off_no_answer_that_is_due(seed: int) -> None:
+    """RFC 3810 §6.2: the earlier of the two times holds."""
+    bench = Bench(seed=seed)
+    bench.settle()
+    bench.host.multicast.join(address(GROUP_A), bench.now)
+    bench.run(3)
+    bench.out.clear()
+    bench.feed(query(GROUP_A, delay=1000))
+    bench.feed(query(GROUP_A, delay=30_000))
+    bench.run(1)
+    assert records(bench.sent) == [(2, GROUP_A)]
+
+
+@pytest.mark.proves("ST-IP6-7")
 def test_two_source_queries_merge_and_a_group_query_covers_them(bench: Bench) -> None:
     bench.host.multicast.join(address(GROUP_A), bench.now)
     bench.run(3)
@@ -156,6 +172,7 @@ def test_two_source_queries_merge_and_a_group_query_covers_them(bench: Bench) ->
     assert records(bench.sent) == [(2, GROUP_A)]
 
 
+@pytest.mark.proves("ST-IP6-7", "RFC8504-5.11")
 @pytest.mark.parametrize(
     "bad",
     [

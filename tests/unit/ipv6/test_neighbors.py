@@ -221,6 +221,7 @@ def test_a_solicitation_without_link_layer_address_is_answered_by_resolution(cac
     assert one(answers, ICMPv6ND_NA)[ICMPv6ND_NA].tgt == ours
 
 
+@pytest.mark.proves("ST-IP6-4", by="api")
 @pytest.mark.parametrize(
     "packet",
     [
@@ -237,6 +238,7 @@ def test_invalid_advertisements_teach_nothing(cache: Cache, packet: ScapyPacket)
     assert cache.state() is S.INCOMPLETE
 
 
+@pytest.mark.proves("ST-IP6-4", by="api")
 @pytest.mark.parametrize(("hop_limit", "code", "tail"), [(254, 0, b""), (255, 1, b""), (255, 0, b"\x02\x00aaaaaa")])
 def test_the_gate_of_neighbour_discovery(cache: Cache, hop_limit: int, code: int, tail: bytes) -> None:
     cache.send()

@@ -366,6 +366,7 @@ def test_memory_is_bounded_under_a_flood_of_fragments_and_honest_packets_get_thr
     assert world.data() == [DATA]
 
 
+@pytest.mark.proves("ST-IP6-2", by="api")
 def test_one_source_cannot_take_the_places_of_others(world: World) -> None:
     honest = world.pieces(DATA, 1024, ident=5, src=PREFIX + "67")
     for piece in honest[:-1]:

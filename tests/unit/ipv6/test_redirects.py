@@ -117,6 +117,7 @@ def test_that_a_destination_is_on_link_does_not_depend_on_its_being_a_router(cac
         assert cache.send(OFF_LINK)[0][Ether].dst == PEER_MAC
 
 
+@pytest.mark.proves("ST-IP6-4", "RFC8504-5.4/5")
 @pytest.mark.parametrize(
     ("dst", "target", "src", "hop_limit"),
     [
@@ -135,6 +136,7 @@ def test_other_redirects_change_nothing(cache: Cache, dst: str, target: str, src
     assert cache.state(target) is None
 
 
+@pytest.mark.proves("ST-IP6-4", by="api")
 def test_redirects_are_bounded() -> None:
     cache = Cache(HostConfig(dad_initial_delay=0.0, paths=50))
     for number in range(300):

@@ -117,6 +117,7 @@ def test_a_kept_path_without_a_router_sends_nothing_and_tells_its_protocol(bench
     assert path.ready(bench.now) is not None  # and finds the router again
 
 
+@pytest.mark.proves("ST-IP6-5", "RFC8504-5.4/1", "RFC8504-8.2", by="api")
 @pytest.mark.parametrize(
     "packet",
     [
@@ -258,6 +259,7 @@ def test_on_link_ends_at_once_when_withdrawn(bench: Bench) -> None:
     assert bench.prefix.autonomous
 
 
+@pytest.mark.proves("ST-IP6-5", "RFC8504-6.3/1", by="api")
 @pytest.mark.parametrize(
     "fields",
     [
@@ -276,6 +278,7 @@ def test_prefixes_that_make_no_sense_are_ignored(fields: dict[str, Any]) -> None
     assert bench.host.prefixes == []
 
 
+@pytest.mark.proves("ST-IP6-5", "RFC8504-6.3/1", by="api")
 def test_only_a_64_bit_prefix_is_autonomous(bench: Bench) -> None:
     option = ICMPv6NDOptPrefixInfo(
         prefix="2001:db8:5::", prefixlen=56, L=1, A=1, validlifetime=1000, preferredlifetime=1000
@@ -447,6 +450,7 @@ def test_an_address_that_goes_may_take_others_of_its_prefix_with_it(bench: Bench
     assert [entry.state for entry in entries] == [AddressState.INVALID] * 4
 
 
+@pytest.mark.proves("ST-IP6-4", by="api")
 def test_the_reachable_time_changes_every_few_hours(bench: Bench) -> None:
     """RFC 4861 §6.3.4."""
     drawn = set()

@@ -71,6 +71,19 @@ def test_negotiation(client: Ecn, server: Ecn, used: bool) -> None:
     assert codepoint(syn) == codepoint(syn_ack) == 0, "neither SYN nor SYN-ACK is ECT"
 
 
+@pytest.mark.proves("ST-TCP-7", by="api")
+@pytest.mark.parametrize(("answer", "agrees"), [("SAE", True), ("SAEC", False), ("SAC", False), ("SA", False)])
+def test_only_ece_alone_in_the_answer_agrees(answer: str, agrees: bool) -> None:
+    """RFC 3168 §6.1.1: both flags in a SYN-ACK were reflected by a host that knows nothing of them."""
+    pair = Pair()
+    pair.meddle = lambda end, packet: []
+    options = SocketOptions(ecn=Ecn.REQUEST, mode=PortMode.L1)
+    client = pair.a.tcp.connect(pair.a.entry(pair.now), pair.b.address, 80, pair.now, options)
+    pair.flush()
+    by_hand(pair, client, answer, seq=5)
+    assert (client.state.value, client.ecn.usable) == ("ESTABLISHED", agrees)
+
+
 @pytest.mark.proves("ST-TCP-7")
 def test_a_repeated_syn_does_not_ask_again() -> None:
     pair = Pair()

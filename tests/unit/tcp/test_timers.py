@@ -11,6 +11,7 @@ from tapstack.ipv6.addresses import AddressKind
 from tapstack.signals import Signal
 from tapstack.tcp.options import SocketOptions
 from tapstack.tcp.recovery import Phase
+from tapstack.tcp.recovery.rto import RttEstimator
 
 from . import wire
 from .handmade import MSS, by_hand, old_segment, plain
@@ -27,6 +28,19 @@ def sent(pair: Pair, name: str, since: int, *, pure: bool = False) -> list[tuple
     return [(when, tcp) for when, tcp in found if pure or tcp.payload]
 
 
+@pytest.mark.proves("ST-TCP-4", by="api")
+def test_the_estimate_follows_rfc_6298_sample_by_sample() -> None:
+    """(2.3): the variation is taken from the mean before the mean is moved."""
+    estimator = RttEstimator()
+    estimator.sample(0.1, 1.0)
+    assert (estimator.srtt, estimator.rttvar) == (0.1, 0.05)
+    estimator.sample(0.5, 2.0)
+    assert estimator.rttvar == pytest.approx(0.1375)
+    assert estimator.srtt == pytest.approx(0.15)
+    assert estimator.rto == pytest.approx(0.15 + 4 * 0.1375)
+
+
+@pytest.mark.proves("ST-TCP-4", by="api")
 def test_the_first_round_trip_gives_rfc_6298s_estimate() -> None:
     pair = Pair(delay=0.15)
     client, _, _ = established(pair)
