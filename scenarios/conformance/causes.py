@@ -3,18 +3,21 @@
 tshark flags what is unusual – bytes sent again, acknowledgements without news, gaps – and cannot know whether it was right.
 The same capture tells: a segment is sent again rightly if nobody had acknowledged it for long enough, or if the peer had
 reported a hole; an acknowledgement says nothing new rightly if something unexpected had arrived that it answers.  What has no
-such cause is the sender's fault.
+such cause is the sender's fault, and so are bytes that come again sooner than a round trip after they had come again.
 
     unanswered   the bytes had not been acknowledged, and since they were last sent at least a round trip has passed (the sum of
                  what both sides of the point of capture took so far, and `SOONEST`); from the second time on no sooner than
                  each time before (a timer backs off, it never speeds up)
-    a hole       the peer had acknowledged something beyond these bytes by SACK, or had said the same acknowledgement twice
+    a hole       the peer had acknowledged something beyond these bytes by SACK, or had said the same acknowledgement twice; not
+                 these bytes themselves, unless their sender could not have heard of it yet
     crossing     the acknowledgement was captured, but less than a round trip before, or the wire lost it: the sender could not
                  have had it; or both SYNs of a simultaneous open met
     unread       the same where the sender was behind: the segment's own acknowledgement shows what had come and was not read yet,
-                 or what it says then or later from the same address in another connection does, in which no bytes are missing
+                 if its sender has not said more before, or what it says then or later from the same address in another
+                 connection does, in which no bytes are missing
     a neighbour  the first of them left when the link-layer address of the next hop had just become known: all had waited for it
-    an error     an ICMPv6 error about a packet of this connection was captured: it was dropped further on
+    an error     an ICMPv6 error about a packet of its sender in this connection was captured since it last sent these bytes: they
+                 were dropped further on
     a report     SACK blocks beyond the acknowledgement say that bytes are missing, and the blocks had been sent
     a question   the other side sent something since that is not simply the next segment: bytes again, bytes beyond a hole, a
                  SYN, a probe, an acknowledgement that is out of range
@@ -25,7 +28,8 @@ such cause is the sender's fault.
     overtaken    where a kernel carried the frames, bytes that nobody had captured before come moments after later ones: two
                  processors handed it its segments
     urgent       an acknowledgement without news points to urgent data that a closed window keeps back (RFC 9293 §3.8.6.1)
-    filled       a gap: its bytes were lost before this point, which their being sent again later shows
+    filled       a gap: its bytes were lost before this point, which their being sent again later shows; where the capture has
+                 all that was sent nothing is lost before it
 
 A frame of which a comment says that the wire lost it counts as sent and never as received.
 """
@@ -116,16 +120,18 @@ def cause(
     at: int,
     kind: Kind,
     *,
-    error: bool = False,
+    errors: Sequence[float] = (),
     processors: bool = False,
+    whole: bool = False,
     strays: Sequence[Segment] = (),
     others: Sequence[Sequence[Segment]] = (),
     resolved: float | None = None,
 ) -> str:
     """Why segment number `at` of a connection was right although tshark remarks it; empty where nothing shows it.
 
-    talk: all segments of the connection in the order of the capture.  error: an ICMPv6 error about it was captured.
-    processors: a kernel carried the segments, on as many processors as it likes.
+    talk: all segments of the connection in the order of the capture.  errors: when ICMPv6 errors about segments of the sender
+    were captured.  processors: a kernel carried the segments, on as many processors as it likes.
+    whole: the capture has every segment, those that the wire lost too.
     strays: segments between the same two addresses that nobody acknowledged at their own ports: where ports do not matter,
     they belong to this connection too.  others: the other connections of its sender's address.
     resolved: when a neighbour last told the link-layer address of the destination.
@@ -134,13 +140,13 @@ def cause(
         case Kind.AGAIN if processors and _overtaken(talk, at):
             return "another processor's segments overtook it on the link"
         case Kind.AGAIN:
-            return _why_again(talk, at, error, others, resolved)
+            return _why_again(talk, at, errors, others, resolved)
         case Kind.DUPLICATE:
             return _why_duplicate(talk, at, strays)
         case Kind.REPORT:
             return _why_report(talk, at, strays)
         case Kind.GAP:
-            return _why_gap(talk, at)
+            return "" if whole else _why_gap(talk, at)
         case Kind.UNSEEN:
             return ""
 
@@ -208,7 +214,7 @@ def beyond_windows(talk: Sequence[Segment]) -> list[int]:
 def _why_again(
     talk: Sequence[Segment],
     at: int,
-    error: bool,
+    errors: Sequence[float],
     others: Sequence[Sequence[Segment]],
     resolved: float | None,
 ) -> str:
@@ -221,14 +227,17 @@ def _why_again(
     answers = [s for s in talk[:at] if s.sender != sender and not s.lost]
     trip = round_trip(talk[:at])
     made = _made(earlier[: earlier.index(before[0])] if before else earlier)
+    times = [made(s) for s in (*before, segment)]
+    if len(times) > 2 and times[-1] - times[-2] < CLOSE_ENOUGH * trip:
+        return ""
     told = [answer.time for answer in answers if answer.acknowledges(end)]
     if told:
-        knew = min(made(segment), _unread_since(segment, answers), _unread_elsewhere(segment, others))
+        knew = min(times[-1], _unread_since(segment, answers, earlier), _unread_elsewhere(segment, others))
         read = [time for time in told if time < knew]
         return "it crosses its acknowledgement" if not read or knew - read[-1] <= trip else ""
     if any(s.sender != sender and s.lost and s.acknowledges(end) for s in talk[:at]):
         return "its acknowledgement was lost"
-    if error:
+    if any(not before or when >= before[-1].time for when in errors):
         return "an ICMPv6 error says that it was dropped"
     if segment.flags & SYN and any(s.flags & (SYN | ACK) == SYN for s in answers):
         return "two SYNs cross"
@@ -238,14 +247,22 @@ def _why_again(
         return "both waited for the neighbour's address"
     since = before[0].time if before else None
     news = [s for s in answers if since is None or s.time >= since]
+    known = [s for s in news if s.time < times[-1] - trip]
+    if any(after(seq, left) >= 0 and after(right, end) >= 0 for s in known for left, right in s.sacks):
+        return ""
     if any(after(right, end) > 0 for s in news for _, right in s.sacks) or _said_twice(news):
         return "the peer reports a hole"
-    return _why_unanswered([made(s) for s in (*before, segment)], trip)
+    return _why_unanswered(times, trip)
 
 
-def _unread_since(segment: Segment, answers: Sequence[Segment]) -> float:
-    """When bytes came that the sender of `segment` had not read yet: its next ones, which it does not acknowledge."""
+def _unread_since(segment: Segment, answers: Sequence[Segment], earlier: Sequence[Segment] = ()) -> float:
+    """When bytes came that the sender of `segment` had not read yet: its next ones, which it does not acknowledge.
+
+    earlier: what it sent before.  Where it said more than it says now, it repeats what it had made then.
+    """
     if not segment.flags & ACK:
+        return math.inf
+    if any(after(s.ack, segment.ack) > 0 for s in earlier if s.flags & ACK and s.time < segment.time - OVERTAKING):
         return math.inf
     first = (a.time for a in answers if after(a.seq, segment.ack) <= 0 < after(a.end, segment.ack))
     return next(first, math.inf)

@@ -108,6 +108,9 @@ _FACTS = re.compile(
     r"|^A new tcp session is started with the same ports"
 )
 """Expert remarks that object to nothing; among the notes that come with `tcp.analysis` they would be counted too."""
+_KEEP_ALIVE = re.compile(r"^TCP [Kk]eep-?[Aa]live segment")
+_LAST_BYTE = "Retransmission of the last byte"
+"""What this module says where tshark sees a keep-alive: those of today carry none (RFC 9293 SHLD-12)."""
 _GRAVE = re.compile(r"[Cc]hecksum|[Mm]alformed")
 _CHECKSUM = re.compile(r"[Cc]hecksum")
 
@@ -241,7 +244,8 @@ class _Row:
             comments=tuple(line for text in named["frame.comment"].split("\x1f") for line in text.split("\\n") if line),
         )
         source, destination = named["ipv6.src"].split("\x1f")[0], named["ipv6.dst"].split("\x1f")[0]
-        self.pair = frozenset((source, destination))
+        self.way = (source, destination)
+        self.pair = frozenset(self.way)
         self.length = int(named["frame.len"])
         kind = named["icmpv6.type"].split("\x1f")[0]
         self.quotes = bool(kind) and int(kind) < 128 and named["icmpv6.checksum.status"].split("\x1f")[0] == "1"
@@ -250,7 +254,7 @@ class _Row:
         self.is_tcp = not self.quotes and bool(named["tcp.srcport"])
         self.segment = _segment(named, sender, LOST in self.packet.comments) if self.is_tcp else None
         self.syn = self.segment is not None and bool(self.segment.flags & SYN)
-        self.quoted = _quoted_pair(named) if self.quotes else None
+        self.quoted = _quoted_pair(named) if self.quotes else ()
         self.told = "" if self.quotes else named["icmpv6.nd.na.target_address"]
         self.destination = destination
         self.messages = _messages(named)
@@ -283,9 +287,9 @@ def _segment(named: dict[str, str], sender: str, lost: bool) -> Segment | None:
         return None
 
 
-def _quoted_pair(named: dict[str, str]) -> frozenset[str]:
-    """The addresses of the packet that an ICMPv6 error quotes: the second of each in the line."""
-    return frozenset(text for name in ("ipv6.src", "ipv6.dst") for text in named[name].split("\x1f")[1:2])
+def _quoted_pair(named: dict[str, str]) -> tuple[str, ...]:
+    """Source and destination of the packet that an ICMPv6 error quotes: the second of each in the line."""
+    return tuple(text for name in ("ipv6.src", "ipv6.dst") for text in named[name].split("\x1f")[1:2])
 
 
 def _messages(named: dict[str, str]) -> list[str]:
@@ -293,6 +297,8 @@ def _messages(named: dict[str, str]) -> list[str]:
     severities, texts = named["_ws.expert.severity"].split("\x1f"), named["_ws.expert.message"].split("\x1f")
     least = _NOTE if named["tcp.analysis.flags"] else _WARNING
     grave = [t for s, t in zip(severities, texts, strict=False) if s and int(s, 0) >= least and not _FACTS.search(t)]
+    if named["tcp.len"].split("\x1f")[0] not in ("", "0") and any(_KEEP_ALIVE.search(text) for text in texts):
+        grave.append(_LAST_BYTE)
     if named["_ws.malformed"] and not grave:
         grave.append("Malformed packet")
     statuses = (named[f"{name}.checksum.status"].split("\x1f")[0] for name in ("tcp", "udp", "icmpv6"))
@@ -325,7 +331,8 @@ class _File:
             if row.is_tcp and (row.packet.sender == BY_HAND or not _MEDDLED.isdisjoint(row.packet.comments)):
                 self._meddled.setdefault(row.pair, row.packet.number)
         self._told = [(row.packet.number, row.told, float(row.packet.time)) for row in rows if row.told]
-        self._errors = [(row.packet.number, row.quoted) for row in rows if row.quoted]
+        self._errors = [(row.packet.number, row.quoted, float(row.packet.time)) for row in rows if row.quoted]
+        self._whole = not (self._processors or self._disturbed_throughout or said(LEFT_OUT, comments))
         self._talks: dict[frozenset[str], list[Segment]] = {}
         self._at: dict[int, int] = {}
         pairs: dict[frozenset[str], frozenset[str]] = {}
@@ -427,7 +434,8 @@ class _File:
             talk,
             at,
             kind,
-            error=any(number < row.packet.number and row.pair == pair for number, pair in self._errors),
+            errors=[when for number, pair, when in self._errors if number < row.packet.number and pair == row.way],
+            whole=self._whole,
             processors=self._processors,
             strays=strays,
             others=self._others(row.segment.sender, row.ports) if row.segment and self._processors else (),
