@@ -8,7 +8,7 @@ notice, and stops at the first failure.  A test that hangs has failed; a mutant 
 counted as noticed.  Its memory is bounded.  Before that the same tests run on the stack as it is: one that fails there proves
 nothing, and is left out.
 
-`--rules` runs none, and prints the ids that are broken before a test that proves them.
+`--rules` runs none, and prints for each the ids that are broken before a test that proves them.
 """
 
 from __future__ import annotations
@@ -222,19 +222,19 @@ class Proofs:
             self.ids[item.nodeid] = {rule for marker in item.iter_markers(PROPERTY) for rule in marker.args}
 
 
-def rules(mutations: Sequence[Mutation]) -> set[str]:
-    """The ids that one of these mutations breaks while one of its own tests proves them."""
+def rules(mutations: Sequence[Mutation]) -> dict[str, set[str]]:
+    """By the name of each mutation the ids that it breaks while one of its own tests proves them."""
     proofs = Proofs()
     named = {mutation.name: existing(mutation.tests) for mutation in mutations}
     with tempfile.TemporaryDirectory() as scratch, contextlib.redirect_stdout(sys.stderr):
         arguments = ["--collect-only", "-qq", *_QUIETLY]
         arguments += ["--proves", f"{scratch}/proves.json"]
         pytest.main([*arguments, *sorted({name for names in named.values() for name in names})], plugins=[proofs])
-    found: set[str] = set()
+    found: dict[str, set[str]] = {mutation.name: set() for mutation in mutations}
     for mutation in mutations:
         for test, proven in proofs.ids.items():
             if any(test == name or test.startswith((f"{name}::", f"{name}[")) for name in named[mutation.name]):
-                found |= proven.intersection(mutation.ids)
+                found[mutation.name] |= proven.intersection(mutation.ids)
     return found
 
 
@@ -301,7 +301,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--sample", type=int, metavar="COUNT", help="so many of them, evenly spread")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there")
     parser.add_argument(
-        "--rules", action="store_true", help="print the ids that are broken before a test that proves them"
+        "--rules", action="store_true", help="for each print the ids that are broken before a test that proves them"
     )
     chosen = parser.parse_args(arguments)
     mutations = [m for m in ALL if m.quick or not chosen.quick]
@@ -314,7 +314,8 @@ def main(arguments: Sequence[str]) -> int:
         mutations = sample(mutations, chosen.sample)
     os.chdir(ROOT)
     if chosen.rules:
-        print("\n".join(sorted(rules(mutations))))
+        for name, ids in rules(mutations).items():
+            print(name, *sorted(ids))
         return 0
     results = run(mutations, _tell)
     if chosen.json:

@@ -28,6 +28,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.proves("UM-GEN-6", "ST-TCP-5", by="api")
 def test_a_file_in_the_current_folder_is_found(folder: Path) -> None:
     (folder / "mine.py").write_text(MINE, encoding="utf-8")
     controller = create("mine:Mine", 1000)

@@ -47,7 +47,7 @@ MUTATIONS = (
     Mutation(
         "headers-unbounded",
         "a chain of extension headers may be of any length",
-        ("ST-IP6-1",),
+        ("ST-IP6-1", "RFC8504-5.3/2"),
         (f"{_EXTENSIONS}::test_the_length_of_chains_can_be_bounded",),
         (Edit(f"{_RECEIVE}._walk", "range(self._interface.config.extension_headers)", "range(10_000)"),),
     ),

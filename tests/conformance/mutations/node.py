@@ -219,7 +219,7 @@ MUTATIONS = (
     Mutation(
         "peers-in-the-journal",
         "peers' addresses are written though nobody asked for them",
-        ("UM-NODE-4",),
+        ("UM-GEN-3",),
         ("tests/unit/unimux/test_journal.py::test_peers_are_left_out_unless_asked_for",),
         (
             Edit(

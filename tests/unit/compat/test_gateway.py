@@ -175,6 +175,7 @@ def test_a_syn_is_answered_after_the_nodes_own_connect_and_both_streams_pass() -
     virtual(main())
 
 
+@pytest.mark.proves("UM-NODE-2", by="api")
 def test_a_refusal_is_a_refusal_and_silence_is_silence() -> None:
     async def main() -> None:
         async with place() as here:
@@ -191,6 +192,7 @@ def test_a_refusal_is_a_refusal_and_silence_is_silence() -> None:
     virtual(main())
 
 
+@pytest.mark.proves("UM-NODE-2", by="api")
 def test_the_attempt_ends_with_the_programs_interest() -> None:
     """A destination that says nothing: the node tries as long as SYNs of the program come, and not much longer."""
 
@@ -233,6 +235,7 @@ def test_a_program_that_leaves_before_the_answer_costs_nothing_that_stays() -> N
     virtual(main())
 
 
+@pytest.mark.proves("UM-NODE-2", by="api")
 def test_a_visitor_appears_under_its_own_address_and_port() -> None:
     async def main() -> None:
         async with place() as here:
@@ -291,6 +294,7 @@ def test_datagrams_are_flows_that_end_when_they_are_idle() -> None:
     virtual(main())
 
 
+@pytest.mark.proves("UM-DAS-6", by="api")
 def test_datagram_flows_and_stand_ins_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datagrams, "LIMIT", 8)
     monkeypatch.setattr(standins, "LIMIT", 16)
@@ -314,6 +318,7 @@ def test_datagram_flows_and_stand_ins_are_bounded(monkeypatch: pytest.MonkeyPatc
     virtual(main())
 
 
+@pytest.mark.proves("UM-NODE-2", by="api")
 def test_ping_is_refused_in_words() -> None:
     """An echo request to anywhere is answered by Destination Unreachable, prohibited, never by an echo reply."""
 

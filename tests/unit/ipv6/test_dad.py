@@ -71,7 +71,7 @@ def bench() -> Bench:
     return settled()
 
 
-@pytest.mark.proves("ST-IP6-6")
+@pytest.mark.proves("ST-IP6-6", "UM-ADDR-10")
 def test_a_probe_is_as_the_rfc_has_it(bench: Bench) -> None:
     bench.reserve(TEXT, settle=False)
     bench.run(0)

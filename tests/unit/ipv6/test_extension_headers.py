@@ -338,6 +338,7 @@ def test_errors_and_echoes_are_rate_limited(world: World) -> None:
     assert world.drops(DropReason.ICMP_RATE_LIMIT) > 1000
 
 
+@pytest.mark.proves("ST-IP6-3")
 def test_a_quote_is_cut_to_the_minimum_mtu(world: World) -> None:
     error = one(world.feed(world.head(nh=200) / Raw(bytes(1400))), ICMPv6ParamProblem)
     assert len(bytes(error[IPv6])) == 1280

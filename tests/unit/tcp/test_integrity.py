@@ -40,7 +40,7 @@ def impairment(rng: random.Random, pair: Pair) -> dict[str, float]:
     return rates
 
 
-@pytest.mark.proves("UM-REL-1", by="api")
+@pytest.mark.proves("UM-REL-1", "ST-TCP-1", by="api")
 @pytest.mark.parametrize("seed", SEEDS)
 def test_streams_arrive_equal_both_ways(seed: int) -> None:
     rng = random.Random(seed)

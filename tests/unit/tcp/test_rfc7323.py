@@ -194,6 +194,28 @@ def test_neither_side_scales_unless_both_do() -> None:
     transfer(pair, client, server, 300_000)
 
 
+@pytest.mark.proves("ST-TCP-2")
+def test_the_echoed_timestamp_is_that_of_what_is_acknowledged() -> None:
+    """RFC 7323 §4.3: what lies beyond a hole changes nothing; what fills the hole does, though its timestamp is older."""
+    pair = Pair()
+    _, server, _ = established(pair)
+    recent, first = server.receiver.ts_recent, server.receiver.rcv_nxt
+    assert recent is not None
+    echoed = []
+    for offset, later in ((100, 50), (0, 20), (200, 60)):
+        before = len(pair.packets)
+        stamp = ("Timestamp", ((recent + later) % WRAP, 0))
+        packet = wire.segment(
+            A, B, server.remote_port, server.local_port, "PA", seq=first + offset & 0xFFFFFFFF, ack=server.sender.snd_una,
+            options=[("NOP", None), ("NOP", None), stamp], payload=bytes(100),
+        )  # fmt: skip
+        pair.b.input(packet, pair.now)
+        pair.run(0.5)
+        stamps = [wire.timestamps(packet) for packet in pair.sent_by("b", before)]
+        echoed.append({(found[1] - recent) % WRAP for found in stamps if found})
+    assert echoed == [{0}, {20}, {60}]
+
+
 # -- PAWS ----------------------------------------------------------------------------------------------
 
 

@@ -128,6 +128,7 @@ def test_what_a_whois_says_of_others(journal: SessionJournal, request: pytest.Fi
     assert "no session" in reserved.text()
 
 
+@pytest.mark.proves("UM-GEN-3", by="api")
 def test_peers_are_left_out_unless_asked_for() -> None:
     node = Node()
     plain, full = memory(node), memory(node, JournalPolicy(peers=True))
