@@ -5,6 +5,9 @@ manager tell more than once while the command is ending.  Ctrl-C stays what it i
 ignored when the command begins, as by nohup, stays so; and where Ctrl-C is, in a background job of a shell, the other two still
 end the command.  A command that ends its work itself, as a node's do, sets signal handlers of its own for that time.
 
+An interrupt that comes where Python can only drop it, in a destructor for instance, comes again soon; and none is raised inside
+an import, where others would take it for an error of theirs: it waits until that is done.
+
 Where the terminal has gone that SIGHUP tells of, what is still said goes nowhere: the first line of it would be an error, and
 the end of the report that is to be written.
 """
@@ -13,6 +16,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,14 +24,27 @@ from types import FrameType
 
 SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 
+_AGAIN = 0.05
+"""Seconds until an interrupt that was dropped comes again."""
+
+
+class Interrupt(KeyboardInterrupt):
+    """Raised for the signals.
+
+    Python keeps in mind that a plain KeyboardInterrupt went through text that was compiled, of an annotation for instance, and
+    then dies of SIGINT at its end, whatever the status was to be.
+    """
+
 
 class Ending:
     """Which of the signals has come first; None while none has."""
 
     def __init__(self) -> None:
         self.number: signal.Signals | None = None
+        self._hook = sys.unraisablehook
         self.act: Callable[[], object] | None = None
         """what it leads to in place of an interrupt"""
+        self._again: threading.Timer | None = None
         self._process = os.getpid()
         self._terminals = [number for number in range(3) if os.isatty(number)]
 
@@ -43,10 +60,32 @@ class Ending:
             interrupt = signal.getsignal(signal.SIGINT)
             if self.act is not None:
                 self.act()
-            elif callable(interrupt):  # an asyncio runner's cancels its task
+            elif callable(interrupt) and interrupt is not signal.default_int_handler:  # a runner's cancels its task
                 interrupt(signal.SIGINT, frame)
             else:
-                raise KeyboardInterrupt
+                raise Interrupt
+
+    def dropped(self, unraisable: sys.UnraisableHookArgs) -> None:
+        """In place of `sys.unraisablehook`: an interrupt that Python could not raise where it came is sent again."""
+        if not issubclass(unraisable.exc_type, KeyboardInterrupt):
+            self._hook(unraisable)
+            return
+        number, self.number = self.number or signal.SIGINT, None
+        self._again = threading.Timer(_AGAIN, signal.pthread_kill, (threading.main_thread().ident, number))
+        self._again.daemon = True
+        self._again.start()
+
+    @contextmanager
+    def repeating(self) -> Iterator[None]:
+        """Around a command: what is dropped comes again."""
+        self._hook = sys.unraisablehook
+        sys.unraisablehook = self.dropped
+        try:
+            yield
+        finally:
+            sys.unraisablehook = self._hook
+            if self._again is not None:
+                self._again.cancel()
 
     def _leave_lost_terminals(self) -> None:
         for number in self._terminals:
@@ -65,7 +104,7 @@ def in_order() -> Iterator[Ending]:
     global _ending
     outer, _ending = _ending, Ending()
     try:
-        with _handled(dict.fromkeys(SIGNALS, _ending.hear)):
+        with _handled(dict.fromkeys(SIGNALS, _ending.hear)), _ending.repeating():
             yield _ending
     finally:
         _ending = outer
@@ -94,6 +133,23 @@ def unheard() -> Iterator[None]:
     """Inside the block Ctrl-C, SIGTERM and SIGHUP change nothing: what a command that is ending leaves is being written."""
     with _acting(lambda: None), _handled({signal.SIGINT: lambda number, frame: None}):
         yield
+
+
+@contextmanager
+def postponed() -> Iterator[None]:
+    """Around imports: Ctrl-C, SIGTERM and SIGHUP interrupt at the end of the block, whatever comes of it."""
+    heard = False
+
+    def hear() -> None:
+        nonlocal heard
+        heard = True
+
+    try:
+        with _acting(hear), _handled({signal.SIGINT: lambda number, frame: hear()}):
+            yield
+    finally:
+        if heard:
+            raise Interrupt
 
 
 @contextmanager

@@ -26,6 +26,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
+from unimux.cli.ending import postponed
 from unimux.cli.exits import ExitCode, is_ours
 from unimux.errors import SetupError
 
@@ -66,7 +67,8 @@ def help_line(point: EntryPoint) -> str:
 def load(point: EntryPoint) -> TyperCommand | TyperGroup:
     """Import a command; raises `CommandUnavailable`."""
     try:
-        target = point.load()
+        with postponed():
+            target = point.load()
     except ImportError as error:
         raise CommandUnavailable(point.name, str(error) or "its module cannot be imported") from error
     except Exception as error:

@@ -30,6 +30,7 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
+from unimux.cli.ending import postponed
 from unimux.cli.exits import ExitCode
 from unimux.errors import SetupError
 
@@ -84,7 +85,8 @@ def registered() -> dict[str, type[msgspec.Struct]]:
     tables: dict[str, type[msgspec.Struct]] = {}
     for point in sorted(entry_points(group=GROUP), key=lambda point: point.name):
         try:
-            tables[point.name] = point.load()
+            with postponed():
+                tables[point.name] = point.load()
         except (ImportError, AttributeError) as error:
             raise SetupError(f"The settings [{point.name}] are not available in this installation: {error}.") from error
     return tables

@@ -6,20 +6,29 @@ import asyncio
 import os
 import select
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from unimux.cli import main
-from unimux.cli.ending import SIGNALS, ended_by, in_order, interrupting, unheard
+from unimux.cli.ending import SIGNALS, ended_by, in_order, interrupting, postponed, unheard
 
 EACH = pytest.mark.parametrize("number", SIGNALS)
+ANY = pytest.mark.parametrize("number", [signal.SIGINT, *SIGNALS])
 
 
 def tell(number: signal.Signals) -> None:
     """Send it to this process."""
     os.kill(os.getpid(), number)
+
+
+def wait(seconds: float) -> None:
+    """What a signal ends."""
+    select.select([], [], [], seconds)
 
 
 @EACH
@@ -33,6 +42,21 @@ def test_a_signal_interrupts_once_and_all_is_as_before(number: signal.Signals) -
         assert ending.number is ended_by() is number
     assert signal.getsignal(number) == before
     assert ended_by() is None
+
+
+@EACH
+def test_a_signal_in_text_that_was_compiled_does_not_change_the_status(number: signal.Signals, tmp_path: Path) -> None:
+    """`python -m` would die of SIGINT."""
+    program = f"""
+import os, sys
+from unimux.cli import main
+main.app = lambda **_: exec("os.kill(os.getpid(), {number:d}); import time; time.sleep(60)", {{"os": os}})
+sys.exit(main.run([]))
+"""
+    (tmp_path / "command.py").write_text(program)
+    command = [sys.executable, "-m", "command"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (128 + number, "unimux: Interrupted.\n")
 
 
 @EACH
@@ -85,6 +109,74 @@ def test_what_is_being_written_is_not_disturbed() -> None:
         assert ending.number is signal.SIGTERM
         with pytest.raises(KeyboardInterrupt):
             tell(signal.SIGINT)
+
+
+@ANY
+def test_no_import_is_disturbed_and_what_was_heard_comes_at_its_end(number: signal.Signals) -> None:
+    done: list[bool] = []
+
+    def load() -> None:
+        with postponed():
+            tell(number)
+            tell(number)
+            done.append(True)
+
+    def load_in_vain() -> None:
+        with postponed():
+            tell(signal.SIGINT)
+            raise ImportError("of a command that is to end anyway")
+
+    with in_order() as ending:
+        with pytest.raises(KeyboardInterrupt):
+            load()
+        assert done and ending.number is (None if number is signal.SIGINT else number)
+        with pytest.raises(KeyboardInterrupt):
+            load_in_vain()
+        with postponed():
+            pass
+
+
+class Dropping:
+    """Its end is where Python can only drop an exception."""
+
+    def __init__(self, number: signal.Signals) -> None:
+        self.number = number
+
+    def __del__(self) -> None:
+        tell(self.number)
+        wait(0)  # where the handler runs
+
+
+@ANY
+def test_an_interrupt_that_python_drops_comes_again(number: signal.Signals, capsys: pytest.CaptureFixture[str]) -> None:
+    before = sys.unraisablehook
+    with in_order() as ending:
+        Dropping(number)
+        with pytest.raises(KeyboardInterrupt):
+            wait(60)
+        assert ending.number is (None if number is signal.SIGINT else number)
+    assert sys.unraisablehook is before
+    assert not capsys.readouterr().err
+
+
+def test_what_is_dropped_as_the_command_ends_stays_so_and_other_errors_are_told() -> None:
+    told: list[object] = []
+
+    class Failing:
+        def __del__(self) -> None:
+            raise ValueError("in a destructor")
+
+    before, sys.unraisablehook = sys.unraisablehook, lambda unraisable: told.append(unraisable.exc_type)
+    handler = signal.signal(signal.SIGTERM, lambda number, frame: told.append(number))
+    try:
+        with in_order():
+            Failing()
+            Dropping(signal.SIGTERM)
+        wait(0.2)  # longer than it takes to come again
+    finally:
+        sys.unraisablehook = before
+        signal.signal(signal.SIGTERM, handler)
+    assert told == [ValueError]
 
 
 def test_a_forked_child_ends_at_once() -> None:
