@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from compat.attachment import NodeSettings
+from compat.openfiles import allow_files
 from compat.publisher import SCHEMES, Backend, Publisher, published
 from compat.publishsettings import (
     ClientOption,
@@ -258,6 +259,7 @@ def _teller(speaker: Speaker, json: bool) -> Tell:
 def _publish(service: str, backend: Backend, settings: PublishSettings, attachment: NodeSettings, json: bool) -> None:
     """Attach a node and publish, until stopped."""
     scheme = settings.scheme or SCHEMES.get(backend.port)
+    allow_files()
 
     async def work(node: Node) -> None:
         async with (

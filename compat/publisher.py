@@ -7,7 +7,8 @@ a listener per port-ignore mode: L1 for SSAs of one session, L2 for leases and S
 A session that comes in dials the backend over the kernel and is joined to it by `compat.relay`, which carries back-pressure,
 half-close and resets both ways.  Nothing is read from the client before the backend is connected.
 
-Bounds: sessions at a time (one more is reset at once), time to connect to the backend, idle time.
+Bounds: sessions at a time (one more is reset at once), as many as there can be files for;
+time to connect to the backend, idle time.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from datetime import UTC, datetime, timedelta
 from ipaddress import IPv6Network
 from typing import Any
 
+from compat.openfiles import lack_of_files, room_for_files
 from compat.proxyprotocol import proxy_header
 from compat.relay import IDLE_TIMEOUT, EndReason, Relay, RelayResult
 from tapstack.tcp.listener import ArmedAddress
@@ -41,6 +43,9 @@ from unimux.ssa.token import Token
 
 SCHEMES = {21: "ftp", 22: "ssh", 80: "http", 443: "https", 8000: "http", 8080: "http", 8443: "https"}
 """What a backend's port suggests for the URL of its SSAs."""
+
+_SPARE_FILES = 128
+"""File descriptors left for everything else than sessions."""
 
 _PUBLISH = Purpose(front_end="publish")
 
@@ -114,6 +119,7 @@ class Publisher:
     scheme: of the URLs, None where they are tokens.  proxy_protocol: tell the backend who the client
     is.  complain: told, once per cause, what went wrong with the backend.
     connect: how the backend is reached, over the kernel's stack by default.  purpose: what its SSAs are for, in the journal.
+    Raises `SetupError` where this process may not open a file for even one session.
     """
 
     def __init__(
@@ -145,6 +151,8 @@ class Publisher:
         self._complain = complain
         self._purpose = purpose
         self._connect = connect or self._over_the_kernel
+        files = room_for_files(_SPARE_FILES) if connect is None else None
+        self._most_sessions = self.limits.max_sessions if files is None else min(self.limits.max_sessions, files)
         self._complained: set[str] = set()
         self._servers: dict[PortMode, Server] = {}
         self._relays: dict[Relay, None] = {}
@@ -272,7 +280,7 @@ class Publisher:
 
     def came(self, transport: asyncio.Transport) -> None:
         """A session was established on an SSA: dial the backend and join the two."""
-        if self.counters.active >= self.limits.max_sessions:
+        if self.counters.active >= self._most_sessions:
             self.counters.turned_away += 1
             transport.abort()
             return
@@ -300,11 +308,14 @@ class Publisher:
             OSError,
             UnicodeError,
         ) as error:  # TimeoutError is the one, a host that no name server could be asked about the other
-            self.counters.backend_failed += 1
-            reason = _reason(error)
-            self._complain_once(
-                f"The server at {self.backend} cannot be reached ({reason}): clients are reset until it is."
-            )
+            if lack := lack_of_files(error):
+                self.counters.turned_away += 1
+                self._complain_once(f"Clients of {self.name} are reset for want of a file: {lack}.")
+            else:
+                self.counters.backend_failed += 1
+                self._complain_once(
+                    f"The server at {self.backend} cannot be reached ({_reason(error)}): clients are reset until it is."
+                )
             relay.abort()
         except BaseException:
             relay.abort()

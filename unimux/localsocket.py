@@ -2,7 +2,8 @@
 
 One message is one JSON object on one line; a question has at most `MAX_LINE` bytes, an answer `MAX_UNREAD`.  Only the owner of
 the socket file can connect.  A peer that sends what is not a message is told so in `{"error": …}` and stays connected; one that
-does not read what it is sent is disconnected when `MAX_UNREAD` bytes wait for it.  A socket file of a dead process is replaced,
+does not read what it is sent is disconnected when `MAX_UNREAD` bytes wait for it.  Who comes when this process can open no more
+files waits until it can, as long as the kernel has room for `MAX_PEERS` that wait.  A socket file of a dead process is replaced,
 and removed where sockets of one kind have a folder (`living`).
 """
 
@@ -27,6 +28,8 @@ from .errors import SetupError
 MAX_LINE = 16 * 1024
 MAX_UNREAD = 256 * 1024
 MAX_PEERS = 32
+ACCEPT_PAUSE = 1.0
+"""Seconds until a connection for which there was no file is accepted again."""
 _MAX_PATH = 107
 
 Message = dict[str, Any]
@@ -112,19 +115,23 @@ class LocalServer:
         self.path = path
         self._serve = serve
         self._what = what
-        self._peers: dict[asyncio.Task[None], Peer] = {}
-        self._server: asyncio.Server | None = None
+        self._listening: socket.socket | None = None
+        self._pause: asyncio.TimerHandle | None = None
+        self._peers: set[asyncio.Task[None]] = set()
         self._inode = 0
 
     async def __aenter__(self) -> LocalServer:
-        listening = bind_local(self.path, self._what)
+        self._listening = bind_local(self.path, self._what)
         self._inode = self.path.stat().st_ino
-        self._server = await asyncio.start_unix_server(self._connected, sock=listening, limit=MAX_LINE)
+        self._listen()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        assert self._server is not None
-        self._server.close()
+        assert self._listening is not None
+        asyncio.get_running_loop().remove_reader(self._listening)
+        if self._pause is not None:
+            self._pause.cancel()
+        self._listening.close()
         for task in list(self._peers):
             task.cancel()
         await asyncio.gather(*self._peers, return_exceptions=True)
@@ -132,22 +139,36 @@ class LocalServer:
             if self.path.stat().st_ino == self._inode:
                 self.path.unlink()
 
-    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        peer = Peer(reader, writer)
-        task = asyncio.current_task()
-        assert task is not None
-        if len(self._peers) >= MAX_PEERS:
-            peer.send({"error": f"{MAX_PEERS} programs are connected already"})
-            peer.close()
-            return
-        self._peers[task] = peer
+    def _listen(self) -> None:
+        assert self._listening is not None
+        asyncio.get_running_loop().add_reader(self._listening, self._accept, self._listening)
+
+    def _accept(self, listening: socket.socket) -> None:
+        """Not by a server of asyncio's, which tells of a lack of files by a traceback for each of its many attempts."""
+        loop = asyncio.get_running_loop()
         try:
-            await self._serve(peer)
-        except asyncio.CancelledError:
-            pass  # the server ends, and this with it
-        finally:
-            del self._peers[task]
-            peer.close()
+            connected, _ = listening.accept()
+        except (BlockingIOError, ConnectionAbortedError):  # it has gone again
+            return
+        except OSError:
+            loop.remove_reader(listening)
+            self._pause = loop.call_later(ACCEPT_PAUSE, self._listen)
+            return
+        connected.setblocking(False)
+        task = loop.create_task(self._connected(connected))
+        self._peers.add(task)
+        task.add_done_callback(self._peers.discard)
+
+    async def _connected(self, connected: socket.socket) -> None:
+        with suppress(asyncio.CancelledError):  # the server ends, and this with it
+            peer = Peer(*await asyncio.open_unix_connection(sock=connected, limit=MAX_LINE))
+            try:
+                if len(self._peers) > MAX_PEERS:
+                    peer.send({"error": f"{MAX_PEERS} programs are connected already"})
+                else:
+                    await self._serve(peer)
+            finally:
+                peer.close()
 
 
 def bind_local(path: Path, what: str) -> socket.socket:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json as json_format
-import resource
 import socket
 from collections.abc import Mapping
 from contextlib import suppress
@@ -12,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from compat.openfiles import allow_files
 from compat.socks.node import NodeBinder
 from compat.socks.server import SocksServer
 from compat.socks.services import Services
@@ -23,9 +23,6 @@ from tapstack.tcp.options import PortMode
 from unimux.cli.settings import Configuration
 from unimux.endpoint import endpoint_text
 from unimux.node import Node
-
-_FILES = 65_536
-"""Open files that the command allows itself, where the system lets it."""
 
 
 async def serve_socks(
@@ -93,14 +90,6 @@ def socks(
                     _tell_end(server, json)
 
     run_node(attachment, serve)
-
-
-def allow_files() -> None:
-    """Let this process open as many files as it may, up to `_FILES`: one for each client."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = _FILES if hard == resource.RLIM_INFINITY else min(_FILES, hard)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _tell_begin(server: SocksServer, json: bool) -> None:

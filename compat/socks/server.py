@@ -12,10 +12,10 @@ import asyncio
 import errno
 import ipaddress
 import os
-import resource
 import socket
 from collections.abc import Sequence
 
+from compat.openfiles import room_for_files
 from compat.socks.client import SocksClient
 from compat.socks.services import Services
 from compat.socks.settings import DEFAULT_HOST, DEFAULT_PORT, SocksCounters
@@ -33,7 +33,8 @@ _DRAIN_POLL = 0.02
 _LOOPBACK = ("127.0.0.1", "::1")
 """What `localhost` is, also where no hosts file says so (RFC 6761 §6.3)."""
 _SPARE_FILES = 64 + _ACCEPTS
-"""File descriptors left for everything else: what the loop accepts in one go, and the rest of the process."""
+"""File descriptors left for everything else: what the loop accepts in one go, and the rest of the process.  An `accept` that has
+none left serves nobody."""
 
 
 class SocksServer:
@@ -81,27 +82,17 @@ class SocksServer:
         if self.services.authenticator is None:
             await _refuse_strangers(hosts, port)
         table = self._table = ClientTable(self.services.limits, self.services.counters)
-        table.max_files = self._file_limit()
+        table.max_files = room_for_files(_SPARE_FILES + self.services.limits.max_handshakes)
         try:
             where = {"sock": sock} if sock is not None else {"host": hosts, "port": port}
             self._server = await loop.create_server(
                 lambda: SocksClient(self.services, table), **where, backlog=_ACCEPTS
             )
-        except (OSError, OverflowError) as error:
+        except (OSError, OverflowError, UnicodeError) as error:
             raise _cannot_listen(hosts, port, error) from error
         for listening in self._server.sockets:  # asyncio takes one number for both
             with socket.socket(fileno=os.dup(listening.fileno())) as same:
                 same.listen(_QUEUE)
-
-    def _file_limit(self) -> int | None:
-        """How many files the process can open for requests: an `accept` that has none left serves nobody."""
-        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        if soft == resource.RLIM_INFINITY:
-            return None
-        room = soft - _SPARE_FILES - self.services.limits.max_handshakes
-        if room < 1:
-            raise SetupError(f"This process may open only {soft} files: allow it more with `ulimit -n`.")
-        return room
 
     async def drain(self, timeout: float) -> bool:
         """Stop listening, and let what is being served end by itself for at most `timeout` seconds; whether all of it did."""
@@ -134,7 +125,7 @@ async def _refuse_strangers(hosts: Sequence[str], port: int) -> None:
     for host in hosts:
         try:
             found = await loop.getaddrinfo(host or "::", port, type=socket.SOCK_STREAM)
-        except (OSError, OverflowError) as error:
+        except (OSError, OverflowError, UnicodeError) as error:
             raise _cannot_listen(hosts, port, error) from error
         for *_, address in found:
             if not ipaddress.ip_address(str(address[0]).partition("%")[0]).is_loopback:
@@ -145,6 +136,10 @@ async def _refuse_strangers(hosts: Sequence[str], port: int) -> None:
 
 
 def _cannot_listen(hosts: Sequence[str], port: int, error: Exception) -> SetupError:
+    if isinstance(error, UnicodeError):
+        return WrongUsage(
+            f"No host can have a name such as {' or '.join(map(repr, hosts))}: write another after --host."
+        )
     where = ", ".join(endpoint_text(host, port) for host in hosts)
     number = getattr(error, "errno", None)
     if number == errno.EADDRINUSE:

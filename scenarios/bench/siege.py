@@ -11,8 +11,8 @@ import gc
 from contextlib import AsyncExitStack
 
 from compat.buffers import BUDGET
+from compat.openfiles import allow_files
 from compat.programs.errors import ProgramFailed
-from compat.socks.command import allow_files
 from compat.socks.settings import SocksLimits
 
 from .figures import Figure, Goal, figure

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import hashlib
+import resource
 import socket
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -17,10 +18,11 @@ import pytest
 
 from compat.proxyprotocol import SIGNATURE
 from compat.publish import Outstanding, _Minter
-from compat.publisher import Backend, Publisher, PublishLimits, _reason, published
+from compat.publisher import _SPARE_FILES, Backend, Publisher, PublishLimits, _reason, published
 from compat.publishsettings import PublishSettings
 from compat.relay import EndReason
 from tapstack.ipv6.addresses import AddressKind
+from tests.plugins.openfiles import no_file_left
 from tests.unit.unimux.lan import PREFIX, lan, virtual
 from tests.unit.unimux.router import OTHER_PREFIX, Router
 from unimux.aio import open_connection
@@ -203,6 +205,53 @@ def test_more_sessions_than_the_limit_are_reset_at_once() -> None:
             done.set()
             assert await reader.read() == b""
             writer.close()
+
+    asyncio.run(main())
+
+
+def test_there_are_no_more_sessions_than_files_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        done = asyncio.Event()
+
+        async def wait(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await done.wait()
+            writer.close()
+
+        async with stage(wait) as (alice, publisher):
+            ssas = [await publisher.issue() for _ in range(3)]
+            sessions = [await open_connection(alice, ssa.address, None) for ssa in ssas[:2]]
+            await alice.until(lambda: publisher.counters.active == 2, 5)
+            with pytest.raises(ConnectionError):
+                await ask(alice, ssas[2].address, b"x")
+            assert (publisher.counters.turned_away, publisher.counters.backend_failed) == (1, 0)
+            done.set()
+            for reader, writer in sessions:
+                assert await reader.read() == b""
+                writer.close()
+            monkeypatch.setattr("resource.getrlimit", lambda which: (_SPARE_FILES, 1 << 20))
+            with pytest.raises(SetupError, match=r"may open only 128 files: .* `ulimit -n`"):
+                Publisher(alice, "more", publisher.backend)
+
+    monkeypatch.setattr("resource.getrlimit", lambda which: (_SPARE_FILES + 2, 1 << 20))
+    asyncio.run(main())
+
+
+def test_a_lack_of_files_is_not_the_backends_fault() -> None:
+    async def main() -> None:
+        complaints: list[str] = []
+        async with stage(complain=complaints.append) as (alice, publisher):
+            ssa, other = await publisher.issue(), await publisher.issue()
+            with no_file_left():
+                reader, writer = await open_connection(alice, ssa.address, None)
+                with pytest.raises(ConnectionError):
+                    await reader.read()
+                limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+                writer.close()
+            assert (publisher.counters.turned_away, publisher.counters.backend_failed) == (1, 0)
+            assert complaints == [
+                f"Clients of echo are reset for want of a file: this process may open only {limit} files, see `ulimit -n`."
+            ]
+            assert await ask(alice, other.address, b"again") == b"again"
 
     asyncio.run(main())
 

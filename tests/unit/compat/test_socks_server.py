@@ -344,6 +344,14 @@ async def test_only_loopback_without_authentication() -> None:
         assert server.addresses
 
 
+@asynchronous
+async def test_a_name_that_no_host_can_have_is_a_sentence() -> None:
+    for users in (None, PasswordTable({"a": "b"})):
+        for host in ("a..b", "x" * 64):
+            with pytest.raises(errors.WrongUsage, match="No host can have a name such as"):
+                await SocksServer(Services(dialler=LoopbackDialler(), authenticator=users)).start(host, 0)
+
+
 def test_what_the_command_says_is_for_people_and_on_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
     async def main() -> str:
         async with SocksServer(Services(dialler=LoopbackDialler())) as server:

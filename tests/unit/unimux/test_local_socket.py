@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from tests.plugins.openfiles import no_file_left
 from tests.unit.unimux.lan import lan, virtual
 from unimux import localsocket
 from unimux.control import ask_service, control_server
@@ -30,7 +31,7 @@ STRANGER = 3_999_998
 @pytest.fixture
 def nobody(monkeypatch: pytest.MonkeyPatch) -> Path:
     """An ordinary user without a folder of the session's; the folder that is used in its place."""
-    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    monkeypatch.delenv("XDG_RUNTIME_DIR")
     user = STRANGER + 1
     monkeypatch.setattr(os, "geteuid", lambda: user)
     return Path(f"/tmp/unimux-{user}")
@@ -102,6 +103,40 @@ def test_what_is_no_message_is_told_and_the_peer_stays_connected(tmp_path: Path)
             assert json.loads(await reader.readline()) == {"heard": {}}
             writer.close()
 
+    asyncio.run(main())
+
+
+def test_who_comes_when_no_file_is_left_waits_and_nothing_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(localsocket, "ACCEPT_PAUSE", 0.01)
+
+    async def serve(peer: Peer) -> None:
+        async for message in peer.messages():
+            peer.send({"heard": message})
+
+    async def main() -> None:
+        told: list[object] = []
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda loop, context: told.append(context))
+        async with LocalServer(tmp_path / "socket", serve, "this"):
+            waiting = [socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) for _ in range(3)]
+            with no_file_left():
+                for each in waiting:
+                    each.connect(str(tmp_path / "socket"))
+                    each.sendall(b"{}\n")
+                    each.setblocking(False)
+                await asyncio.sleep(0.1)
+            for each in waiting:
+                assert json.loads(await loop.sock_recv(each, 100)) == {"heard": {}}
+                each.close()
+            with no_file_left():
+                with socket.socket(fileno=sparing.pop()) as last:
+                    last.connect(str(tmp_path / "socket"))
+                await asyncio.sleep(0.1)  # the pause is under way as it ends
+        assert not told
+
+    sparing = [socket.socket(socket.AF_UNIX, socket.SOCK_STREAM).detach()]
     asyncio.run(main())
 
 
