@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json as json_format
 import math
+import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -93,6 +95,10 @@ class Target:
         return cls(str(bare.address), bare.port if port is None else port)
 
 
+OUTPUT_CLOSED = "output closed"
+"""How a session ended of which nobody reads any more what comes."""
+
+
 @dataclass(slots=True)
 class Report:
     """What a session was; times in seconds."""
@@ -143,7 +149,7 @@ async def converse(
         else:
             await sending
     except BrokenPipeError:
-        report.ended = "output closed"
+        report.ended = OUTPUT_CLOSED
     except ConnectionError as error:
         report.ended = "reset"
         raise Interrupted(
@@ -158,13 +164,15 @@ async def converse(
 
 
 def _tell(report: Report, json: bool, verbose: bool) -> None:
-    """Standard output belongs to the data; what we say goes to standard error."""
+    """Standard output belongs to the data; what we say goes to standard error.  Raises BrokenPipeError where nobody took all."""
     if json:
         typer.echo(json_format.dumps(report.as_dict()), err=True)
     elif verbose:
         ways = f"{report.sent} bytes out, {report.received} in"
         text = f"{report.local} ↔ {report.remote}: {ways}, {report.seconds:.3f} s, {report.ended}"
         typer.echo(f"unimux: {text}.", err=True)
+    if report.ended == OUTPUT_CLOSED:
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
 
 
 # -- commands --------------------------------------------------------------------------------------------
@@ -211,7 +219,8 @@ def connect(
 ) -> int:
     """Connect from a one-time address; standard input goes out, what comes back goes to standard output.
 
-    Exit status: 0 both streams ended in order, 1 the session was reset, 4 it did not come about, 130 interrupted.
+    Exit status: 0 both streams ended in order, 1 the session was reset or nobody reads what comes,
+    4 it did not come about, 130 interrupted.
     """
     attachment = node_settings(bridge=bridge, prefix=prefix, netns=netns, state=state, events=events)
     shared = None
@@ -298,7 +307,8 @@ def listen(
 ) -> int:
     """Take one session on a fresh SSA, whose token is printed on standard error, and carry it as `connect` does.
 
-    Exit status: 0 both streams ended in order, 1 the session was reset, 4 nobody came, 130 interrupted.
+    Exit status: 0 both streams ended in order, 1 the session was reset or nobody reads what comes,
+    4 nobody came, 130 interrupted.
     """
     attachment = node_settings(bridge=bridge, prefix=prefix, netns=netns, state=state, events=events)
     check_name(service)

@@ -132,6 +132,10 @@ class Audit:
             wanted = IPv6Address(address.strip().strip("[]"))
         except ValueError:
             raise WrongUsage(f"{address!r} is no IPv6 address.") from None
+        if wanted.scope_id is not None:
+            raise WrongUsage(
+                f"A node's one-time addresses are of no single link: write {address!r} without the part behind %."
+            )
         return self._journal.whois(wanted.packed)
 
 

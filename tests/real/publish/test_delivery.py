@@ -8,7 +8,7 @@ import os
 import random
 import signal
 import sys
-from asyncio.subprocess import PIPE
+from asyncio.subprocess import DEVNULL, PIPE
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from ipaddress import IPv6Address
@@ -152,7 +152,7 @@ def test_listen_and_connect_carry_files_both_ways(here: Place) -> None:
 
 @pytest.mark.real(*PROGRAMS)
 def test_connect_to_a_kernel_server_and_what_its_exit_says(here: Place) -> None:
-    """Netcat's other use: an ordinary server.  Refused is 4, reset in the middle is 1, an end in order is 0."""
+    """Netcat's other use: an ordinary server.  Refused is 4, reset in the middle or unread is 1, an end in order is 0."""
 
     async def main() -> None:
         environment = here.environment()
@@ -169,6 +169,14 @@ def test_connect_to_a_kernel_server_and_what_its_exit_says(here: Place) -> None:
                 done = await complete_in(here.top.client, argv, env=environment)
                 assert done.code == 1
                 assert b"ended the session early" in done.stderr
+            pours = "import socket;s=socket.create_server(('::',9001),family=socket.AF_INET6);print(1,flush=True);c,_=s.accept();[c.send(bytes(4096)) for _ in iter(int,1)]"  # noqa: E501
+            async with run_in(here.top.server, (sys.executable, "-c", pours), stdout=PIPE, stderr=DEVNULL) as server:
+                assert server.stdout is not None
+                await server.stdout.readline()
+                script = '{ echo hello | "$@"; echo "status $?" >&2; } | head -c 1'
+                unread = ("sh", "-c", script, "connect", *command, topology.SERVER_ADDRESS, "9001")
+                done = await complete_in(here.top.client, unread, env=environment)
+                assert done.stderr == b"status 1\n", "nobody reads, and nobody need be told"
 
     asyncio.run(main())
 

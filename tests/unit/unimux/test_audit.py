@@ -161,10 +161,10 @@ def test_what_cannot_be_audited_is_one_sentence(tmp_path: Path, capsys: pytest.C
         (folder / "letters.txt").write_text("dear all")
     if case == "damaged":
         (folder / "state.json").write_text("nonsense")
-    if case == "no address":
+    if case in ("no address", "of a link"):
         DiskState(folder).close()
-        what = "www.example"
-    wrong = ExitCode.USAGE if case == "no address" else ExitCode.MACHINE
+        what = "www.example" if case == "no address" else "2001:db8::1%eth0"
+    wrong = ExitCode.USAGE if case in ("no address", "of a link") else ExitCode.MACHINE
     assert run(["ssa", "whois", what, "--state", str(folder)]) == wrong
     said = capsys.readouterr().err
     wanted = {
@@ -173,6 +173,7 @@ def test_what_cannot_be_audited_is_one_sentence(tmp_path: Path, capsys: pytest.C
         "foreign": "holds no state of a node",
         "damaged": "is damaged",
         "no address": "is no IPv6 address",
+        "of a link": "without the part behind %",
     }
     assert wanted[case] in said
     assert said.count("\n") == 1
