@@ -57,13 +57,17 @@ class Ending:
         self._leave_lost_terminals()
         if self.number is None:
             self.number = signal.Signals(number)
-            interrupt = signal.getsignal(signal.SIGINT)
-            if self.act is not None:
-                self.act()
-            elif callable(interrupt) and interrupt is not signal.default_int_handler:  # a runner's cancels its task
-                interrupt(signal.SIGINT, frame)
-            else:
-                raise Interrupt
+            self.interrupt(frame)
+
+    def interrupt(self, frame: FrameType | None = None) -> None:
+        """Do what Ctrl-C would."""
+        handler = signal.getsignal(signal.SIGINT)
+        if self.act is not None:
+            self.act()
+        elif callable(handler) and handler is not signal.default_int_handler:  # an asyncio runner's cancels its task
+            handler(signal.SIGINT, frame)
+        else:
+            raise Interrupt
 
     def dropped(self, unraisable: sys.UnraisableHookArgs) -> None:
         """In place of `sys.unraisablehook`: an interrupt that Python could not raise where it came is sent again."""
@@ -149,7 +153,7 @@ def postponed() -> Iterator[None]:
             yield
     finally:
         if heard:
-            raise Interrupt
+            _ending.interrupt()
 
 
 @contextmanager

@@ -134,6 +134,10 @@ def test_no_import_is_disturbed_and_what_was_heard_comes_at_its_end(number: sign
             load_in_vain()
         with postponed():
             pass
+        with interrupting(lambda: done.append(False)), postponed():
+            tell(signal.SIGINT)
+            assert done == [True]
+        assert done == [True, False], "in its own way"
 
 
 class Dropping:
