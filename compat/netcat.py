@@ -219,8 +219,7 @@ def connect(
 ) -> int:
     """Connect from a one-time address; standard input goes out, what comes back goes to standard output.
 
-    Exit status: 0 both streams ended in order, 1 the session was reset or nobody reads what comes,
-    4 it did not come about, 130 interrupted.
+    Exit status: 0 both streams ended in order, 1 the session was reset or is not read, 4 it did not come about, 130 interrupted.
     """
     attachment = node_settings(bridge=bridge, prefix=prefix, netns=netns, state=state, events=events)
     shared = None
@@ -307,8 +306,7 @@ def listen(
 ) -> int:
     """Take one session on a fresh SSA, whose token is printed on standard error, and carry it as `connect` does.
 
-    Exit status: 0 both streams ended in order, 1 the session was reset or nobody reads what comes,
-    4 nobody came, 130 interrupted.
+    Exit status: 0 both streams ended in order, 1 the session was reset or is not read, 4 nobody came, 130 interrupted.
     """
     attachment = node_settings(bridge=bridge, prefix=prefix, netns=netns, state=state, events=events)
     check_name(service)

@@ -11,6 +11,8 @@ from scapy.packet import Raw
 
 from tests.plugins import taps
 
+TEST = "tests/x.py::test_of_the_oracle (wire)"
+"""What names the test and the place of a capture, in its comment."""
 A, B = "2001:db8:a::1", "2001:db8:b::1"
 
 
@@ -41,7 +43,7 @@ def capture(
     frames: list[tuple[str, bytes]],
     change: Callable[[taps.Recorder], None] | None = None,
     times: Sequence[float] = (),
-    comments: Sequence[str] = ("tests/x.py::test_of_the_oracle (wire)",),
+    comments: Sequence[str] = (TEST,),
 ) -> Path:
     recorder = taps.Recorder("wire", taps.RAW_IP)
     for number, (who, frame) in enumerate(frames):

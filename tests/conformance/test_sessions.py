@@ -13,7 +13,7 @@ from scenarios.conformance import labels
 from scenarios.conformance.packets import Reader
 from tests.plugins import taps
 
-from .talk import TALK, A, B, capture, data, segment
+from .talk import TALK, TEST, A, B, capture, data, segment
 
 pytestmark = [pytest.mark.real("tshark"), pytest.mark.timeout(300)]
 
@@ -70,10 +70,10 @@ def by_hand(frame: tuple[str, bytes]) -> tuple[str, bytes]:
     return labels.BY_HAND, frame[1]
 
 
-def objected(reader: Reader, path: Path, frames: list[tuple[str, bytes]], last: float = 4.0) -> dict[int, str]:
-    """What is objected to, by frame: all frames 0.1 s apart, but those after the fifth 1 s, beginning `last`."""
-    times = [number / 10 if number < 5 else last + number - 5 for number in range(len(frames))]
-    return dict(reader.read(capture(path, frames, times=times)).unexplained)
+def objected(reader: Reader, path: Path, frames: list[tuple[str, bytes]], *comments: str) -> dict[int, str]:
+    """What is objected to, by frame: all frames 0.1 s apart, but those after the fifth 1 s, beginning 4 s after the first."""
+    times = [number / 10 if number < 5 else number - 1 for number in range(len(frames))]
+    return dict(reader.read(capture(path, frames, times=times, comments=(TEST, *comments))).unexplained)
 
 
 AGAIN = data(101)
@@ -128,6 +128,10 @@ def bytes_on(ports: tuple[int, int], seq: int, text: bytes = b"hello") -> tuple[
     return ported("a", ports, "PA", seq, 901, text)
 
 
+FILLED = [bytes_on((11, 13), 111), told(106, 111, 116), bytes_on((5000, 80), 106), told(116)]
+"""A gap that is reported, and filled."""
+
+
 @pytest.mark.parametrize(
     ("frames", "objections"),
     [
@@ -139,7 +143,7 @@ def bytes_on(ports: tuple[int, int], seq: int, text: bytes = b"hello") -> tuple[
         ([bytes_on((11, 13), 106), told(111), bytes_on((5000, 80), 106)], {8: "not captured"}),
         ([bytes_on((11, 13), 106), bytes_on((5000, 80), 106), told(111, 106, 111)], {}),
         ([bytes_on((11, 13), 111)], {6: "not captured on any ports"}),
-        ([bytes_on((11, 13), 111), told(106, 111, 116), bytes_on((5000, 80), 106), told(116)], {}),
+        (FILLED, {6: "not captured on any ports"}),
         ([ported("b", (13, 11), "A", 901, 4000)], {6: "wasn't captured on any ports"}),
         ([ported("a", (11, 13), "A", 105, 901), told()], {}),
         ([ported("a", (11, 13), "R", 106)], {}),
@@ -153,7 +157,7 @@ def bytes_on(ports: tuple[int, int], seq: int, text: bytes = b"hello") -> tuple[
         "bytes again after their acknowledgement on other ports",
         "bytes again that nobody had acknowledged",
         "a gap",
-        "a gap that is reported and filled",
+        "a gap that is reported and filled, of what was not captured when it was lost",
         "what was never sent is acknowledged",
         "a keep-alive",
         "a reset",
@@ -165,6 +169,12 @@ def test_a_session_has_all_its_ports_as_its_own(
     found = objected(reader, tmp_path / "x.pcapng", RESTLESS + frames)
     assert list(found) == list(objections), found
     assert all(said in found[number] for number, said in objections.items()), found
+
+
+def test_a_gap_on_other_ports_is_explained_where_the_capture_has_not_all(reader: Reader, tmp_path: Path) -> None:
+    part = labels.label(labels.LEFT_OUT, "1 frame")
+    assert not objected(reader, tmp_path / "x.pcapng", RESTLESS + FILLED, part)
+    assert list(objected(reader, tmp_path / "y.pcapng", RESTLESS + FILLED[:1], part)) == [6]
 
 
 SECOND = [

@@ -31,7 +31,7 @@ STRANGER = 3_999_998
 @pytest.fixture
 def nobody(monkeypatch: pytest.MonkeyPatch) -> Path:
     """An ordinary user without a folder of the session's; the folder that is used in its place."""
-    monkeypatch.delenv("XDG_RUNTIME_DIR")
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
     user = STRANGER + 1
     monkeypatch.setattr(os, "geteuid", lambda: user)
     return Path(f"/tmp/unimux-{user}")
