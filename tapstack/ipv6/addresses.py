@@ -155,19 +155,53 @@ _FEW: Final = 8
 """Users that are asked one by one."""
 
 
+class _Table(dict["AddressUser", None]):
+    """Users in order of coming.  Of many, those of a peer are found by it: what a stranger sends costs no more with them."""
+
+    __slots__ = ("_peers",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._peers: dict[bytes | None, dict[AddressUser, None]] | None = None
+
+    def serve(self, remote: bytes) -> bool:
+        """Whether `remote` is a peer of any."""
+        peers = self._peers
+        if peers is None:
+            return any(user.serves(remote) for user in self)
+        return any(user.serves(remote) for who in (remote, None) for user in peers.get(who, ()))
+
+    def add(self, user: AddressUser) -> None:
+        """One more."""
+        self[user] = None
+        if self._peers is not None:
+            self._peers.setdefault(user.remote, {})[user] = None
+        elif len(self) > _FEW:
+            self._peers = {}
+            for each in self:
+                self._peers.setdefault(each.remote, {})[each] = None
+
+    def remove(self, user: AddressUser) -> None:
+        """One less; KeyError when it is not there."""
+        del self[user]
+        if self._peers is not None:
+            group = self._peers[user.remote]
+            del group[user]
+            if not group:
+                del self._peers[user.remote]
+
+
 class Users:
     """Whatever keeps one address alive, in order of coming.
 
     A one-time address has one user nearly always: that one needs no table, which would be the largest part of an entry.
-    Of many, which a leased address may have, those of a peer are found by it: what a stranger sends costs no more with them.
     """
 
-    __slots__ = ("_first", "_peers", "_table")
+    __slots__ = ("_first", "_table")
 
     def __init__(self) -> None:
         self._first: AddressUser | None = None
-        self._table: dict[AddressUser, None] | None = None
-        self._peers: dict[bytes | None, dict[AddressUser, None]] | None = None
+        self._table: _Table | None = None
 
     def __len__(self) -> int:
         return (self._first is not None) + (len(self._table) if self._table else 0)
@@ -186,12 +220,9 @@ class Users:
 
     def serve(self, remote: bytes) -> bool:
         """Whether `remote` is a peer of any."""
-        peers = self._peers
-        if peers is None:
-            return any(user.serves(remote) for user in self)
         if self._first is not None and self._first.serves(remote):
             return True
-        return any(user.serves(remote) for who in (remote, None) for user in peers.get(who, ()))
+        return self._table is not None and self._table.serve(remote)
 
     def add(self, user: AddressUser) -> None:
         """One more; harmless when it is there already."""
@@ -199,16 +230,10 @@ class Users:
             return
         if self._first is None and not self._table:
             self._first = user
-        elif self._table is None:
-            self._table = {user: None}
-        else:
-            self._table[user] = None
-            if self._peers is not None:
-                self._peers.setdefault(user.remote, {})[user] = None
-            elif len(self._table) > _FEW:
-                self._peers = {}
-                for each in self._table:
-                    self._peers.setdefault(each.remote, {})[each] = None
+            return
+        if self._table is None:
+            self._table = _Table()
+        self._table.add(user)
 
     def remove(self, user: AddressUser) -> None:
         """One less; KeyError when it is not there."""
@@ -218,15 +243,10 @@ class Users:
         elif table is None:
             raise KeyError(user)
         else:
-            del table[user]
-            if self._peers is not None:
-                group = self._peers[user.remote]
-                del group[user]
-                if not group:
-                    del self._peers[user.remote]
+            table.remove(user)
         if table is not None and len(table) == (self._first is None):  # none or the only one: no table is needed
             self._first = next(iter(table), self._first)
-            self._table = self._peers = None
+            self._table = None
 
 
 _NOBODY: Final = Users()

@@ -332,7 +332,7 @@ MUTATIONS = (
         "an address with many sessions answers none of their peers",
         ("UM-EA-1", "UM-LIS-8"),
         ("tests/unit/ipv6/test_users.py::test_a_stranger_costs_no_more_where_an_address_has_many_sessions",),
-        (Edit("tapstack.ipv6.addresses:Users.serve", "for who in (remote, None)", "for who in (None,)"),),
+        (Edit("tapstack.ipv6.addresses:_Table.serve", "for who in (remote, None)", "for who in (None,)"),),
     ),
     Mutation(
         "a-flow-that-waits-for-ever",
