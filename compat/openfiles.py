@@ -32,11 +32,16 @@ def room_for_files(spare: int) -> int | None:
     return soft - spare
 
 
+def files_clause() -> str:
+    """How many files this process may open, and how to change it, as a clause."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return f"this process may open only {soft} files, see `ulimit -n`"
+
+
 def lack_of_files(error: BaseException) -> str | None:
     """What is missing, as a clause, where an error says that no more files can be opened; else None."""
     if not isinstance(error, OSError):
         return None
     if error.errno == errno.EMFILE:
-        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        return f"this process may open only {soft} files, see `ulimit -n`"
+        return files_clause()
     return "this machine can open no more files" if error.errno == errno.ENFILE else None

@@ -25,7 +25,7 @@ from datetime import UTC, datetime, timedelta
 from ipaddress import IPv6Network
 from typing import Any
 
-from compat.openfiles import lack_of_files, room_for_files
+from compat.openfiles import files_clause, lack_of_files, room_for_files
 from compat.proxyprotocol import proxy_header
 from compat.relay import IDLE_TIMEOUT, EndReason, Relay, RelayResult
 from tapstack.tcp.listener import ArmedAddress
@@ -282,6 +282,8 @@ class Publisher:
         """A session was established on an SSA: dial the backend and join the two."""
         if self.counters.active >= self._most_sessions:
             self.counters.turned_away += 1
+            if self._most_sessions < self.limits.max_sessions:
+                self._lacks_files(files_clause())
             transport.abort()
             return
         self.counters.sessions += 1
@@ -310,7 +312,7 @@ class Publisher:
         ) as error:  # TimeoutError is the one, a host that no name server could be asked about the other
             if lack := lack_of_files(error):
                 self.counters.turned_away += 1
-                self._complain_once(f"Clients of {self.name} are reset for want of a file: {lack}.")
+                self._lacks_files(lack)
             else:
                 self.counters.backend_failed += 1
                 self._complain_once(
@@ -320,6 +322,9 @@ class Publisher:
         except BaseException:
             relay.abort()
             raise
+
+    def _lacks_files(self, why: str) -> None:
+        self._complain_once(f"Clients of {self.name} are reset for want of a file: {why}.")
 
     def _complain_once(self, text: str) -> None:
         if text not in self._complained:

@@ -118,6 +118,8 @@ class LocalServer:
         self._listening: socket.socket | None = None
         self._pause: asyncio.TimerHandle | None = None
         self._peers: set[asyncio.Task[None]] = set()
+        self._accepted: set[socket.socket] = set()
+        """of which the tasks have not begun"""
         self._inode = 0
 
     async def __aenter__(self) -> LocalServer:
@@ -135,6 +137,8 @@ class LocalServer:
         for task in list(self._peers):
             task.cancel()
         await asyncio.gather(*self._peers, return_exceptions=True)
+        for connected in self._accepted:
+            connected.close()
         with suppress(OSError):
             if self.path.stat().st_ino == self._inode:
                 self.path.unlink()
@@ -155,11 +159,13 @@ class LocalServer:
             self._pause = loop.call_later(ACCEPT_PAUSE, self._listen)
             return
         connected.setblocking(False)
+        self._accepted.add(connected)
         task = loop.create_task(self._connected(connected))
         self._peers.add(task)
         task.add_done_callback(self._peers.discard)
 
     async def _connected(self, connected: socket.socket) -> None:
+        self._accepted.discard(connected)
         with suppress(asyncio.CancelledError):  # the server ends, and this with it
             peer = Peer(*await asyncio.open_unix_connection(sock=connected, limit=MAX_LINE))
             try:
@@ -209,6 +215,8 @@ def living(folder: Path) -> list[Path]:
                 trial.settimeout(1.0)
                 try:
                     trial.connect(str(path))
+                except (BlockingIOError, TimeoutError):
+                    found.append(path)
                 except ConnectionRefusedError:
                     with suppress(OSError):
                         if path.is_socket():
@@ -247,6 +255,8 @@ def _alive(path: Path) -> str | None:
         trial.settimeout(1.0)
         try:
             trial.connect(str(path))
+        except (BlockingIOError, TimeoutError):  # somebody does, who is behind
+            return ""
         except OSError:
             return None
         return f" (process {_peer(trial)[0]})"

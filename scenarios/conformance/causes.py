@@ -3,7 +3,7 @@
 tshark flags what is unusual – bytes sent again, acknowledgements without news, gaps – and cannot know whether it was right.
 The same capture tells: a segment is sent again rightly if nobody had acknowledged it for long enough, or if the peer had
 reported a hole; an acknowledgement says nothing new rightly if something unexpected had arrived that it answers.  What has no
-such cause is the sender's fault, and so are bytes that come again sooner than a round trip after they had come again.
+such cause is the sender's fault, and so are bytes that come again twice within a round trip after they had come again.
 
     unanswered   the bytes had not been acknowledged, and since they were last sent at least a round trip has passed (the sum of
                  what both sides of the point of capture took so far, and `SOONEST`); from the second time on no sooner than
@@ -16,8 +16,8 @@ such cause is the sender's fault, and so are bytes that come again sooner than a
                  if its sender has not said more before, or what it says then or later from the same address in another
                  connection does, in which no bytes are missing
     a neighbour  the first of them left when the link-layer address of the next hop had just become known: all had waited for it
-    an error     an ICMPv6 error about a packet of its sender in this connection was captured since it last sent these bytes: they
-                 were dropped further on
+    an error     an ICMPv6 error that quotes a segment of its sender in this connection was captured since it last sent these
+                 bytes: they were dropped further on
     a report     SACK blocks beyond the acknowledgement say that bytes are missing, and the blocks had been sent
     a question   the other side sent something since that is not simply the next segment: bytes again, bytes beyond a hole, a
                  SYN, a probe, an acknowledgement that is out of range
@@ -228,7 +228,10 @@ def _why_again(
     trip = round_trip(talk[:at])
     made = _made(earlier[: earlier.index(before[0])] if before else earlier)
     times = [made(s) for s in (*before, segment)]
-    if len(times) > 2 and times[-1] - times[-2] < CLOSE_ENOUGH * trip:
+    dropped = any(not before or when >= before[-1].time for when in errors)
+    if not dropped and any(
+        _storm([made(s) for s in before if _covers(s, byte)], times[-1], trip) for byte in (seq, end - 1)
+    ):
         return ""
     told = [answer.time for answer in answers if answer.acknowledges(end)]
     if told:
@@ -237,7 +240,7 @@ def _why_again(
         return "it crosses its acknowledgement" if not read or knew - read[-1] <= trip else ""
     if any(s.sender != sender and s.lost and s.acknowledges(end) for s in talk[:at]):
         return "its acknowledgement was lost"
-    if any(not before or when >= before[-1].time for when in errors):
+    if dropped:
         return "an ICMPv6 error says that it was dropped"
     if segment.flags & SYN and any(s.flags & (SYN | ACK) == SYN for s in answers):
         return "two SYNs cross"
@@ -253,6 +256,19 @@ def _why_again(
     if any(after(right, end) > 0 for s in news for _, right in s.sacks) or _said_twice(news):
         return "the peer reports a hole"
     return _why_unanswered(times, trip)
+
+
+def _covers(segment: Segment, byte: int) -> bool:
+    """Whether a sequence number is one of the segment's."""
+    return after(byte, segment.seq) >= 0 and after(segment.end, byte) > 0
+
+
+def _storm(times: Sequence[float], now: float, trip: float) -> bool:
+    """Whether a byte comes again the second time within a round trip.
+
+    Once it may: a time-out that was begun with the first transmission is not begun anew by every stack when it fills a hole.
+    """
+    return len(times) > 2 and now - times[-2] < CLOSE_ENOUGH * trip
 
 
 def _unread_since(segment: Segment, answers: Sequence[Segment], earlier: Sequence[Segment] = ()) -> float:

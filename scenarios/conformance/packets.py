@@ -254,7 +254,7 @@ class _Row:
         self.is_tcp = not self.quotes and bool(named["tcp.srcport"])
         self.segment = _segment(named, sender, LOST in self.packet.comments) if self.is_tcp else None
         self.syn = self.segment is not None and bool(self.segment.flags & SYN)
-        self.quoted = _quoted_pair(named) if self.quotes else ()
+        self.quoted, self.quoted_ports = _quoted(named) if self.quotes else ((), frozenset())
         self.told = "" if self.quotes else named["icmpv6.nd.na.target_address"]
         self.destination = destination
         self.messages = _messages(named)
@@ -287,9 +287,13 @@ def _segment(named: dict[str, str], sender: str, lost: bool) -> Segment | None:
         return None
 
 
-def _quoted_pair(named: dict[str, str]) -> tuple[str, ...]:
-    """Source and destination of the packet that an ICMPv6 error quotes: the second of each in the line."""
-    return tuple(text for name in ("ipv6.src", "ipv6.dst") for text in named[name].split("\x1f")[1:2])
+def _quoted(named: dict[str, str]) -> tuple[tuple[str, ...], frozenset[str]]:
+    """Source and destination of the segment that an ICMPv6 error quotes, the second of each in the line, and its ports."""
+    ports = named["tcp.srcport"].split("\x1f")[0], named["tcp.dstport"].split("\x1f")[0]
+    way = tuple(text for name in ("ipv6.src", "ipv6.dst") for text in named[name].split("\x1f")[1:2])
+    if not all(ports):
+        return (), frozenset()
+    return way, frozenset(f"{address}/{port}" for address, port in zip(way, ports, strict=True))
 
 
 def _messages(named: dict[str, str]) -> list[str]:
@@ -331,7 +335,7 @@ class _File:
             if row.is_tcp and (row.packet.sender == BY_HAND or not _MEDDLED.isdisjoint(row.packet.comments)):
                 self._meddled.setdefault(row.pair, row.packet.number)
         self._told = [(row.packet.number, row.told, float(row.packet.time)) for row in rows if row.told]
-        self._errors = [(row.packet.number, row.quoted, float(row.packet.time)) for row in rows if row.quoted]
+        self._errors = [row for row in rows if row.quoted]
         self._whole = not (self._processors or self._disturbed_throughout or said(LEFT_OUT, comments))
         self._talks: dict[frozenset[str], list[Segment]] = {}
         self._at: dict[int, int] = {}
@@ -419,6 +423,7 @@ class _File:
         kind = Kind.of(message)
         if kind is None:
             return ""
+        about = [error for error in self._errors if error.packet.number < row.packet.number and error.quoted == row.way]
         if joined := self._joined(row):
             talk, at = joined[0].talk, joined[1]
             strays: Sequence[Segment] = self._sessions[row.pair].strays
@@ -428,13 +433,14 @@ class _File:
             kind = shown
         else:
             talk, at = self._talks[row.ports], self._at[row.packet.number]
+            about = [error for error in about if error.quoted_ports == row.ports]
             strays = self._strays.get(row.pair, ())
         told = [when for number, who, when in self._told if number < row.packet.number and who == row.destination]
         return cause(
             talk,
             at,
             kind,
-            errors=[when for number, pair, when in self._errors if number < row.packet.number and pair == row.way],
+            errors=[float(error.packet.time) for error in about],
             whole=self._whole,
             processors=self._processors,
             strays=strays,

@@ -5,8 +5,8 @@ manager tell more than once while the command is ending.  Ctrl-C stays what it i
 ignored when the command begins, as by nohup, stays so; and where Ctrl-C is, in a background job of a shell, the other two still
 end the command.  A command that ends its work itself, as a node's do, sets signal handlers of its own for that time.
 
-An interrupt that comes where Python can only drop it, in a destructor for instance, comes again soon; and none is raised inside
-an import, where others would take it for an error of theirs: it waits until that is done.
+An interrupt that comes where Python can only drop it, in a destructor for instance, comes again soon; and
+while a command is loaded none is raised, which others would take for an error of theirs: it waits until that is done.
 
 Where the terminal has gone that SIGHUP tells of, what is still said goes nowhere: the first line of it would be an error, and
 the end of the report that is to be written.
@@ -74,7 +74,12 @@ class Ending:
         if not issubclass(unraisable.exc_type, KeyboardInterrupt):
             self._hook(unraisable)
             return
-        number, self.number = self.number or signal.SIGINT, None
+        ours = issubclass(unraisable.exc_type, Interrupt)
+        number = (self.number if ours else None) or signal.SIGINT
+        if ours:
+            self.number = None
+        if self._again is not None:
+            self._again.cancel()
         self._again = threading.Timer(_AGAIN, signal.pthread_kill, (threading.main_thread().ident, number))
         self._again.daemon = True
         self._again.start()
@@ -141,19 +146,32 @@ def unheard() -> Iterator[None]:
 
 @contextmanager
 def postponed() -> Iterator[None]:
-    """Around imports: Ctrl-C, SIGTERM and SIGHUP interrupt at the end of the block, whatever comes of it."""
+    """Around imports: Ctrl-C, SIGTERM and SIGHUP interrupt at the end of the block, whatever comes of it.
+
+    A second Ctrl-C insists: the end may not come.
+    """
     heard = False
+    before = signal.getsignal(signal.SIGINT)
 
     def hear() -> None:
         nonlocal heard
         heard = True
 
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, before)
+        hear()
+
     try:
-        with _acting(hear), _handled({signal.SIGINT: lambda number, frame: hear()}):
+        with _acting(hear), _handled({signal.SIGINT: interrupt}):
             yield
     finally:
         if heard:
             _ending.interrupt()
+
+
+def unwrapped(error: BaseException) -> BaseException:
+    """The interrupt where Python has wrapped one, as it does with whatever comes from `__set_name__`; else the error."""
+    return error.__cause__ if isinstance(error.__cause__, KeyboardInterrupt) else error
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from typing import Annotated
 import typer
 
 from unimux.cli import config
-from unimux.cli.ending import in_order
+from unimux.cli.ending import in_order, unwrapped
 from unimux.cli.exits import ExitCode, sentence, status
 from unimux.cli.plugins import PluginGroup
 from unimux.cli.settings import CONFIG_VARIABLE, DEBUG_VARIABLE
@@ -108,5 +108,5 @@ def _run(arguments: Sequence[str]) -> int:
     except typer.Abort:
         return ExitCode.NO
     except (Exception, KeyboardInterrupt) as error:
-        return tell(error)
+        return tell(unwrapped(error))
     return result if isinstance(result, int) else ExitCode.DONE

@@ -118,13 +118,20 @@ def test_no_import_is_disturbed_and_what_was_heard_comes_at_its_end(number: sign
     def load() -> None:
         with postponed():
             tell(number)
-            tell(number)
             done.append(True)
+            if number is not signal.SIGINT:
+                tell(number)
 
     def load_in_vain() -> None:
         with postponed():
             tell(signal.SIGINT)
             raise ImportError("of a command that is to end anyway")
+
+    def load_for_ever() -> None:
+        with postponed():
+            tell(signal.SIGINT)
+            tell(signal.SIGINT)  # who does so twice insists
+            done.clear()
 
     with in_order() as ending:
         with pytest.raises(KeyboardInterrupt):
@@ -134,6 +141,8 @@ def test_no_import_is_disturbed_and_what_was_heard_comes_at_its_end(number: sign
             load_in_vain()
         with postponed():
             pass
+        with pytest.raises(KeyboardInterrupt):
+            load_for_ever()
         with interrupting(lambda: done.append(False)), postponed():
             tell(signal.SIGINT)
             assert done == [True]
@@ -163,6 +172,17 @@ def test_an_interrupt_that_python_drops_comes_again(number: signal.Signals, caps
     assert not capsys.readouterr().err
 
 
+def test_a_dropped_interrupt_does_not_hide_the_signal_that_came_before_it() -> None:
+    with in_order() as ending:
+        with pytest.raises(KeyboardInterrupt):
+            tell(signal.SIGTERM)
+        Dropping(signal.SIGINT)
+        assert ending.number is ended_by() is signal.SIGTERM
+        with pytest.raises(KeyboardInterrupt):
+            wait(60)
+        assert ending.number is signal.SIGTERM
+
+
 def test_what_is_dropped_as_the_command_ends_stays_so_and_other_errors_are_told() -> None:
     told: list[object] = []
 
@@ -175,6 +195,7 @@ def test_what_is_dropped_as_the_command_ends_stays_so_and_other_errors_are_told(
     try:
         with in_order():
             Failing()
+            Dropping(signal.SIGTERM)
             Dropping(signal.SIGTERM)
         wait(0.2)  # longer than it takes to come again
     finally:
@@ -210,6 +231,19 @@ def test_a_thread_changes_no_handler() -> None:
     thread.start()
     thread.join()
     assert found == [True]
+
+
+@EACH
+def test_an_interrupt_that_python_wraps_is_one(
+    number: signal.Signals, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Named:
+        def __set_name__(self, owner: type, name: str) -> None:
+            tell(number)
+
+    monkeypatch.setattr(main, "app", lambda **_: type("Owner", (), {"named": Named()}))
+    assert main.run([]) == 128 + number
+    assert capsys.readouterr().err == "unimux: Interrupted.\n"
 
 
 @EACH

@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import errno
 import hashlib
-import resource
 import socket
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import IPv6Address, IPv6Network
 from typing import Any
@@ -18,38 +17,20 @@ import pytest
 
 from compat.proxyprotocol import SIGNATURE
 from compat.publish import Outstanding, _Minter
-from compat.publisher import _SPARE_FILES, Backend, Publisher, PublishLimits, _reason, published
+from compat.publisher import Backend, Publisher, PublishLimits, _reason, published
 from compat.publishsettings import PublishSettings
 from compat.relay import EndReason
 from tapstack.ipv6.addresses import AddressKind
-from tests.plugins.openfiles import no_file_left
+from tests.unit.compat.publishing import ask, backend, echo, stage
 from tests.unit.unimux.lan import PREFIX, lan, virtual
 from tests.unit.unimux.router import OTHER_PREFIX, Router
 from unimux.aio import open_connection
 from unimux.control import ask_service, control_server, service_socket
 from unimux.errors import ConnectTimeout, PoolExhausted, SetupError
-from unimux.node import Node
 from unimux.poolstate import PoolConfig, WhenEmpty
 from unimux.ssa.dnsresponder import Asker
 from unimux.ssa.token import Token
 from unimux.sticky import Hold, NamedSession
-
-Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
-
-
-@asynccontextmanager
-async def backend(handler: Handler) -> AsyncIterator[Backend]:
-    """A server on the kernel's stack."""
-    server = await asyncio.start_server(handler, "127.0.0.1", 0)
-    async with server:
-        yield Backend("127.0.0.1", server.sockets[0].getsockname()[1])
-
-
-async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Sends back everything after the client's end of stream."""
-    data = await reader.read()
-    writer.write(data)
-    writer.close()
 
 
 @dataclass(frozen=True)
@@ -57,26 +38,6 @@ class OneHost:
     """A client that keeps its address, as legacy hosts do."""
 
     ttl: float | None = 60.0
-
-
-async def ask(node: Node, where: IPv6Address, data: bytes, **options: Any) -> bytes:
-    reader, writer = await open_connection(node, where, None, **options)
-    writer.write(data)
-    writer.write_eof()
-    answer = await reader.read()
-    writer.close()
-    return answer
-
-
-@asynccontextmanager
-async def stage(
-    handler: Handler = echo, *, sessions: int | None = 1, **options: Any
-) -> AsyncIterator[tuple[Node, Publisher]]:
-    """A client's node and a publisher on another, real time."""
-    async with lan(latency=0.0001) as net, backend(handler) as where:
-        alice, bob = await net.node(), await net.node()
-        async with published(bob, "echo", where, sessions=sessions, **options) as publisher:
-            yield alice, publisher
 
 
 def test_half_close_and_every_byte_are_carried() -> None:
@@ -205,53 +166,6 @@ def test_more_sessions_than_the_limit_are_reset_at_once() -> None:
             done.set()
             assert await reader.read() == b""
             writer.close()
-
-    asyncio.run(main())
-
-
-def test_there_are_no_more_sessions_than_files_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def main() -> None:
-        done = asyncio.Event()
-
-        async def wait(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            await done.wait()
-            writer.close()
-
-        async with stage(wait) as (alice, publisher):
-            ssas = [await publisher.issue() for _ in range(3)]
-            sessions = [await open_connection(alice, ssa.address, None) for ssa in ssas[:2]]
-            await alice.until(lambda: publisher.counters.active == 2, 5)
-            with pytest.raises(ConnectionError):
-                await ask(alice, ssas[2].address, b"x")
-            assert (publisher.counters.turned_away, publisher.counters.backend_failed) == (1, 0)
-            done.set()
-            for reader, writer in sessions:
-                assert await reader.read() == b""
-                writer.close()
-            monkeypatch.setattr("resource.getrlimit", lambda which: (_SPARE_FILES, 1 << 20))
-            with pytest.raises(SetupError, match=r"may open only 128 files: .* `ulimit -n`"):
-                Publisher(alice, "more", publisher.backend)
-
-    monkeypatch.setattr("resource.getrlimit", lambda which: (_SPARE_FILES + 2, 1 << 20))
-    asyncio.run(main())
-
-
-def test_a_lack_of_files_is_not_the_backends_fault() -> None:
-    async def main() -> None:
-        complaints: list[str] = []
-        async with stage(complain=complaints.append) as (alice, publisher):
-            ssa, other = await publisher.issue(), await publisher.issue()
-            with no_file_left():
-                reader, writer = await open_connection(alice, ssa.address, None)
-                with pytest.raises(ConnectionError):
-                    await reader.read()
-                limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-                writer.close()
-            assert (publisher.counters.turned_away, publisher.counters.backend_failed) == (1, 0)
-            assert complaints == [
-                f"Clients of echo are reset for want of a file: this process may open only {limit} files, see `ulimit -n`."
-            ]
-            assert await ask(alice, other.address, b"again") == b"again"
 
     asyncio.run(main())
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import fcntl
 import json
 import os
 import socket
 import threading
+import warnings
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -207,6 +210,37 @@ def test_what_the_dead_have_left_is_removed_and_nothing_else(tmp_path: Path) -> 
         assert found == [tmp_path / "living.sock", tmp_path / "young.sock"]
         left = {path.name for path in tmp_path.iterdir()}
         assert left == {"living.sock", "young.sock", "file.sock", "link.sock"}
+
+
+def test_who_is_behind_with_those_that_come_is_not_dead(tmp_path: Path) -> None:
+    tmp_path.chmod(0o700)
+    path = tmp_path / "behind.sock"
+    with bind_local(path, "this"), ExitStack() as stack:
+        codes = []
+        for _ in range(2 * localsocket.MAX_PEERS):
+            each = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+            each.setblocking(False)
+            codes.append(each.connect_ex(str(path)))
+        assert codes[0] == 0 and codes[-1] == errno.EAGAIN
+        assert living(tmp_path) == [path]
+        with pytest.raises(SetupError, match="this is taken: stop that one"):
+            bind_local(path, "this")
+        assert path.is_socket()
+
+
+def test_who_came_as_the_server_ends_is_disconnected(tmp_path: Path) -> None:
+    async def main() -> None:
+        server = LocalServer(tmp_path / "socket", lambda peer: asyncio.sleep(60), "this")
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as last:
+            async with server:
+                last.connect(str(tmp_path / "socket"))
+                assert server._listening is not None
+                server._accept(server._listening)
+            assert last.recv(1) == b""
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        asyncio.run(main())
 
 
 def test_a_folder_that_others_can_open_is_never_locked(tmp_path: Path) -> None:
