@@ -79,11 +79,11 @@ class SocksServer:
         named = [host] if isinstance(host, str) else list(host)
         hosts = [each for name in named for each in (_LOOPBACK if name == "localhost" else (name,))]
         loop = asyncio.get_running_loop()
-        if self.services.authenticator is None:
-            await _refuse_strangers(hosts, port)
         table = self._table = ClientTable(self.services.limits, self.services.counters)
         table.max_files = room_for_files(_SPARE_FILES + self.services.limits.max_handshakes)
         try:
+            if self.services.authenticator is None:
+                await _refuse_strangers(hosts, port)
             where = {"sock": sock} if sock is not None else {"host": hosts, "port": port}
             self._server = await loop.create_server(
                 lambda: SocksClient(self.services, table), **where, backlog=_ACCEPTS
@@ -123,10 +123,7 @@ async def _refuse_strangers(hosts: Sequence[str], port: int) -> None:
     """Off loopback everybody on the network could use the node: not without authentication."""
     loop = asyncio.get_running_loop()
     for host in hosts:
-        try:
-            found = await loop.getaddrinfo(host or "::", port, type=socket.SOCK_STREAM)
-        except (OSError, OverflowError, UnicodeError) as error:
-            raise _cannot_listen(hosts, port, error) from error
+        found = await loop.getaddrinfo(host or "::", port, type=socket.SOCK_STREAM)
         for *_, address in found:
             if not ipaddress.ip_address(str(address[0]).partition("%")[0]).is_loopback:
                 raise WrongUsage(

@@ -3,7 +3,7 @@
 tshark flags what is unusual – bytes sent again, acknowledgements without news, gaps – and cannot know whether it was right.
 The same capture tells: a segment is sent again rightly if nobody had acknowledged it for long enough, or if the peer had
 reported a hole; an acknowledgement says nothing new rightly if something unexpected had arrived that it answers.  What has no
-such cause is the sender's fault, and so are bytes that come again twice within a round trip after they had come again.
+such cause is the sender's fault, and so are bytes that come again for the third time in a round trip.
 
     unanswered   the bytes had not been acknowledged, and since they were last sent at least a round trip has passed (the sum of
                  what both sides of the point of capture took so far, and `SOONEST`); from the second time on no sooner than
@@ -264,9 +264,9 @@ def _covers(segment: Segment, byte: int) -> bool:
 
 
 def _storm(times: Sequence[float], now: float, trip: float) -> bool:
-    """Whether a byte comes again the second time within a round trip.
+    """Whether a byte comes for the third time in a round trip, not counting when it came first.
 
-    Once it may: a time-out that was begun with the first transmission is not begun anew by every stack when it fills a hole.
+    Twice it may: a time-out that was begun with the first transmission is not begun anew by every stack when it fills a hole.
     """
     return len(times) > 2 and now - times[-2] < CLOSE_ENOUGH * trip
 

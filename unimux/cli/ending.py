@@ -87,7 +87,6 @@ class Ending:
     @contextmanager
     def repeating(self) -> Iterator[None]:
         """Around a command: what is dropped comes again."""
-        self._hook = sys.unraisablehook
         sys.unraisablehook = self.dropped
         try:
             yield
@@ -151,18 +150,13 @@ def postponed() -> Iterator[None]:
     A second Ctrl-C insists: the end may not come.
     """
     heard = False
-    before = signal.getsignal(signal.SIGINT)
 
     def hear() -> None:
         nonlocal heard
         heard = True
 
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGINT, before)
-        hear()
-
     try:
-        with _acting(hear), _handled({signal.SIGINT: interrupt}):
+        with interrupting(hear):
             yield
     finally:
         if heard:
@@ -171,7 +165,8 @@ def postponed() -> Iterator[None]:
 
 def unwrapped(error: BaseException) -> BaseException:
     """The interrupt where Python has wrapped one, as it does with whatever comes from `__set_name__`; else the error."""
-    return error.__cause__ if isinstance(error.__cause__, KeyboardInterrupt) else error
+    wrapped = type(error) is RuntimeError and isinstance(error.__cause__, KeyboardInterrupt)
+    return error.__cause__ or error if wrapped else error
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import os
 import random
 import signal
 import sys
-from asyncio.subprocess import DEVNULL, PIPE
+from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from ipaddress import IPv6Address
@@ -169,12 +169,12 @@ def test_connect_to_a_kernel_server_and_what_its_exit_says(here: Place) -> None:
                 done = await complete_in(here.top.client, argv, env=environment)
                 assert done.code == 1
                 assert b"ended the session early" in done.stderr
-            pours = "import socket;s=socket.create_server(('::',9001),family=socket.AF_INET6);print(1,flush=True);c,_=s.accept();[c.send(bytes(4096)) for _ in iter(int,1)]"  # noqa: E501
-            async with run_in(here.top.server, (sys.executable, "-c", pours), stdout=PIPE, stderr=DEVNULL) as server:
-                assert server.stdout is not None
-                await server.stdout.readline()
-                script = '{ echo hello | "$@"; echo "status $?" >&2; } | head -c 1'
-                unread = ("sh", "-c", script, "connect", *command, topology.SERVER_ADDRESS, "9001")
+            (here.folder / "www").mkdir()
+            with (here.folder / "www" / "large").open("wb") as large:
+                large.truncate(16 << 20)  # more than pipes and buffers on the way take
+            async with web_server(here.top.server, here.folder / "www", port=8080):
+                script = '{ printf "GET /large HTTP/1.0\\r\\n\\r\\n" | "$@"; echo "status $?" >&2; } | head -c 1'
+                unread = ("sh", "-c", script, "connect", *command, topology.SERVER_ADDRESS, "8080")
                 done = await complete_in(here.top.client, unread, env=environment)
                 assert done.stderr == b"status 1\n", "nobody reads, and nobody need be told"
 

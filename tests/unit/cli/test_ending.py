@@ -48,9 +48,13 @@ def test_a_signal_interrupts_once_and_all_is_as_before(number: signal.Signals) -
 def test_a_signal_in_text_that_was_compiled_does_not_change_the_status(number: signal.Signals, tmp_path: Path) -> None:
     """`python -m` would die of SIGINT."""
     program = f"""
-import os, sys
+import signal, sys
 from unimux.cli import main
-main.app = lambda **_: exec("os.kill(os.getpid(), {number:d}); import time; time.sleep(60)", {{"os": os}})
+
+def app(**_):
+    exec("signal.raise_signal({number:d})")
+
+main.app = app
 sys.exit(main.run([]))
 """
     (tmp_path / "command.py").write_text(program)

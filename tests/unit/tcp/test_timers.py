@@ -135,7 +135,7 @@ def test_a_doubled_time_out_stays_until_there_is_a_sample() -> None:
         pair.run(1)
     assert client.rtt.rto < 0.3
     pair.delay = 0.4
-    pair.tap.disturb()  # the capture has no room for a way that grows: only the sender cannot know of it
+    pair.tap.disturb()  # the oracle goes by the shortest round trip, and does not know of a way that grows
     before = len(pair.packets)
     for _ in range(4):
         client.write(b"x")
