@@ -93,10 +93,10 @@ def conformance(
             style="bold red",
         )
     chosen = table.chosen(specs, ids)
-    sound = True
-    if report is not None or not last:
-        sound = _examine(checkout, table, chosen, report, console) & _evident(checkout, chosen, console)
     _print(chosen, ids, json=json)
+    sound = True
+    if report is not None or not last:  # behind the table, so that what is wrong stands last
+        sound = _examine(checkout, table, chosen, report, console) & _evident(checkout, chosen, console)
     raise typer.Exit(0 if holds(chosen) and sound else 1)
 
 
