@@ -169,7 +169,6 @@ def test_connect_to_a_kernel_server_and_what_its_exit_says(here: Place) -> None:
                 done = await complete_in(here.top.client, argv, env=environment)
                 assert done.code == 1
                 assert b"ended the session early" in done.stderr
-            (here.folder / "www").mkdir()
             with (here.folder / "www" / "large").open("wb") as large:
                 large.truncate(16 << 20)  # more than pipes and buffers on the way take
             async with web_server(here.top.server, here.folder / "www", port=8080):
