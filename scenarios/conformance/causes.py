@@ -13,8 +13,8 @@ such cause is the sender's fault, and so are bytes that come again for the third
     crossing     the acknowledgement was captured, but less than a round trip before, or the wire lost it: the sender could not
                  have had it; or both SYNs of a simultaneous open met
     unread       the same where the sender was behind: the segment's own acknowledgement shows what had come and was not read yet,
-                 if its sender has not said more before, or what it says then or later from the same address in another
-                 connection does, in which no bytes are missing
+                 if its sender has not said more before, or the clock that it echoes does (RFC 7323 §4.3), or what it says then
+                 or later from the same address in another connection, in which no bytes are missing; a hole's report, too
     a neighbour  the first of them left when the link-layer address of the next hop had just become known: all had waited for it
     an error     an ICMPv6 error that quotes a segment of its sender in this connection was captured since it last sent these
                  bytes: they were dropped further on
@@ -99,6 +99,8 @@ class Segment:
     """of the window scale option of a SYN; None without it"""
     clock: int | None = None
     """the value of its timestamp; None without the option"""
+    echo: int | None = None
+    """the peer's clock that its timestamp echoes; None without the option"""
 
     @property
     def end(self) -> int:
@@ -234,8 +236,9 @@ def _why_again(
     ):
         return ""
     told = [answer.time for answer in answers if answer.acknowledges(end)]
+    knew = min(times[-1], _unread_since(segment, answers, earlier), _not_echoed(segment, answers, earlier))
     if told:
-        knew = min(times[-1], _unread_since(segment, answers, earlier), _unread_elsewhere(segment, others))
+        knew = min(knew, _unread_elsewhere(segment, others))
         read = [time for time in told if time < knew]
         return "it crosses its acknowledgement" if not read or knew - read[-1] <= trip else ""
     if any(s.sender != sender and s.lost and s.acknowledges(end) for s in talk[:at]):
@@ -250,7 +253,7 @@ def _why_again(
         return "both waited for the neighbour's address"
     since = before[0].time if before else None
     news = [s for s in answers if since is None or s.time >= since]
-    known = [s for s in news if s.time < times[-1] - trip]
+    known = [s for s in news if s.time < min(times[-1] - trip, knew)]
     if any(after(seq, left) >= 0 and after(right, end) >= 0 for s in known for left, right in s.sacks):
         return ""
     if any(after(right, end) > 0 for s in news for _, right in s.sacks) or _said_twice(news):
@@ -282,6 +285,21 @@ def _unread_since(segment: Segment, answers: Sequence[Segment], earlier: Sequenc
         return math.inf
     first = (a.time for a in answers if after(a.seq, segment.ack) <= 0 < after(a.end, segment.ack))
     return next(first, math.inf)
+
+
+def _not_echoed(segment: Segment, answers: Sequence[Segment], earlier: Sequence[Segment]) -> float:
+    """When a segment came whose clock the sender of `segment` would echo if it had read it: it is later than the one echoed.
+
+    Only one that begins at or before the last acknowledgement sent, and does not end before it, is echoed (RFC 7323 §4.3).
+    """
+    if segment.echo is None:
+        return math.inf
+    said = [s for s in earlier if s.flags & ACK]
+    for answer in (a for a in answers if a.clock is not None and after(a.clock, segment.echo) > 0):
+        acks = [s.ack for s in said if s.time <= answer.time]
+        if acks and after(answer.seq, _last(acks)) <= 0 <= after(answer.end, _last(acks)):
+            return answer.time
+    return math.inf
 
 
 def _unread_elsewhere(segment: Segment, others: Sequence[Sequence[Segment]]) -> float:

@@ -81,6 +81,7 @@ _FIELDS = (
     "tcp.options.sack_le",
     "tcp.options.sack_re",
     "tcp.options.timestamp.tsval",
+    "tcp.options.timestamp.tsecr",
     "tcp.analysis.flags",
     "_ws.expert.severity",
     "_ws.expert.message",
@@ -282,6 +283,7 @@ def _segment(named: dict[str, str], sender: str, lost: bool) -> Segment | None:
             field=int(named["tcp.window_size_value"] or 0),
             shift=int(scale) if (scale := named["tcp.options.wscale.shift"].split("\x1f")[0]) else None,
             clock=int(clock) if (clock := named["tcp.options.timestamp.tsval"].split("\x1f")[0]) else None,
+            echo=int(echo) if (echo := named["tcp.options.timestamp.tsecr"].split("\x1f")[0]) else None,
         )
     except ValueError:
         return None

@@ -227,6 +227,42 @@ def test_a_host_that_is_behind_shows_it_in_its_other_connections(
     assert all(bool(remark.reason) == right for remark in again.remarks), again.remarks
 
 
+def echoing(
+    who: str, seq: int, ack: int, clocks: tuple[int, int], text: bytes = b"", sack: tuple[int, ...] = ()
+) -> bytes:
+    """A segment whose timestamp has a clock and the one that it echoes."""
+    options: list[tuple[str, object]] = [("Timestamp", clocks), *([("SAck", sack)] if sack else [])]
+    return bytes(segment(*((A, B) if who == "a" else (B, A)), "PA" if text else "A", seq, ack, text, options=options))
+
+
+@pytest.mark.parametrize("echo", [7000, 8100], ids=["not read", "read"])
+@pytest.mark.parametrize("sack", [(), (106, 111)], ids=["acknowledged", "reported"])
+def test_what_was_read_the_clock_tells_that_is_echoed(
+    reader: Reader, tmp_path: Path, sack: tuple[int, ...], echo: int
+) -> None:
+    """What is repeated at 1.5 had been acknowledged, or its arrival reported, at 1.1 by the clock 8100."""
+    sent = [("a", echoing("a", seq, 901, (1000, 7000), b"hello")) for seq in (101, 106)]
+    told = [("b", echoing("b", 901, 101 if sack else 111, (8100, 1000), sack=sack))]
+    again = [("a", echoing("a", 106, 901, (1500, echo), b"hello"))]
+    frames = [*OPENING, *sent, *told, *again]
+    listing = reader.read(capture(tmp_path / "x.pcapng", frames, times=(*AT, 1.0, 1.001, 1.1, 1.5)))
+    assert listing.packets[-1].remarks, "tshark says nothing: the case shows nothing"
+    assert {number for number, _ in listing.unexplained} == (set() if echo == 7000 else {7})
+
+
+@pytest.mark.parametrize(("seq", "right"), [(901, True), (902, False), (900, False)])
+def test_only_a_clock_in_order_would_have_been_echoed(reader: Reader, tmp_path: Path, seq: int, right: bool) -> None:
+    """A segment behind a hole, or one that was outdated, leaves the clock that is echoed as it is (RFC 7323 §4.3)."""
+    frames = [
+        *OPENING,
+        ("a", echoing("a", 101, 901, (1000, 7000), b"hello")),
+        ("b", echoing("b", seq, 106, (8100, 1000))),
+        ("a", echoing("a", 101, 901, (1500, 7000), b"hello")),
+    ]
+    listing = reader.read(capture(tmp_path / "x.pcapng", frames, times=(*AT, 1.0, 1.1, 1.5)))
+    assert (6 not in {number for number, _ in listing.unexplained}) == right
+
+
 def test_a_syn_is_repeated_by_a_timer_only(reader: Reader, tmp_path: Path) -> None:
     syn = ("a", bytes(segment(A, B, "S", 100, window=65535)))
     listing = reader.read(capture(tmp_path / "x.pcapng", [syn] * 4, times=(0, 1, 3, 7)))
