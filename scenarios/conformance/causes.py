@@ -26,7 +26,8 @@ such cause is the sender's fault, and so are bytes that come again for the third
     late         it, or the copy before, left long after it was made, as the clock in its sender's timestamps shows (RFC 7323):
                  time counts from when it was made
     overtaken    where a kernel carried the frames, bytes that nobody had captured before come moments after later ones: two
-                 processors handed it its segments
+                 processors handed it its segments; or two that were captured moments apart came to the receiver in exchanged
+                 order, which answers the older clock (RFC 7323 §5.3)
     urgent       an acknowledgement without news points to urgent data that a closed window keeps back (RFC 9293 §3.8.6.1)
     filled       a gap: its bytes were lost before this point, which their being sent again later shows; where the capture has
                  all that was sent nothing is lost before it
@@ -40,8 +41,9 @@ import itertools
 import math
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from enum import Enum
+
+from .segments import ACK, FIN, RST, SYN, URG, Segment, after, furthest, round_trip
 
 SOONEST = 0.002
 """Seconds: no timer of a TCP is shorter, whatever the round trip."""
@@ -57,8 +59,6 @@ LATE = 0.02
 """Seconds behind its own clock from which a segment left late: what is less may be the clock's steps, or the link."""
 LONGEST_INTERVAL = 60.0
 """Seconds after which a timer need not back off any more (RFC 6298 §2.5)."""
-URG, ACK, RST, SYN, FIN = 0x20, 0x10, 0x04, 0x02, 0x01
-_HALF, _ALL = 1 << 31, 1 << 32
 
 
 class Kind(Enum):
@@ -74,47 +74,6 @@ class Kind(Enum):
     def of(cls, message: str) -> Kind | None:
         """The kind of a message; None where the order of segments is no reason for it."""
         return next((kind for kind in cls if kind.value.search(message)), None)
-
-
-@dataclass(slots=True)
-class Segment:
-    """One captured TCP segment."""
-
-    time: float
-    """seconds since the first frame"""
-    sender: str
-    """its address and port"""
-    seq: int
-    ack: int
-    length: int
-    flags: int
-    sacks: tuple[tuple[int, int], ...] = ()
-    lost: bool = False
-    """the wire lost it behind the point of capture"""
-    window: int | None = None
-    """bytes that its sender takes beyond the acknowledgement; None where the scale is not known"""
-    field: int = 0
-    """the window as the header has it, before it is scaled"""
-    shift: int | None = None
-    """of the window scale option of a SYN; None without it"""
-    clock: int | None = None
-    """the value of its timestamp; None without the option"""
-    echo: int | None = None
-    """the peer's clock that its timestamp echoes; None without the option"""
-
-    @property
-    def end(self) -> int:
-        """The sequence number after it."""
-        return self.seq + self.length + bool(self.flags & SYN) + bool(self.flags & FIN)
-
-    def acknowledges(self, of: int) -> bool:
-        """Whether its cumulative acknowledgement includes everything before `of`."""
-        return bool(self.flags & ACK) and after(self.ack, of) >= 0
-
-
-def after(a: int, b: int) -> int:
-    """How far `a` is after `b`, modulo 2³²."""
-    return (a - b + _HALF) % _ALL - _HALF
 
 
 def cause(
@@ -144,7 +103,7 @@ def cause(
         case Kind.AGAIN:
             return _why_again(talk, at, errors, others, resolved)
         case Kind.DUPLICATE:
-            return _why_duplicate(talk, at, strays)
+            return _why_duplicate(talk, at, strays, processors)
         case Kind.REPORT:
             return _why_report(talk, at, strays)
         case Kind.GAP:
@@ -168,9 +127,9 @@ def in_session(talk: Sequence[Segment], at: int, kind: Kind) -> Kind | None:
         news = not told or after(this.ack, told[-1].ack) > 0 or this.window != told[-1].window
         return None if news else kind
     others = [s.end for s in talk[:at] if s.sender != this.sender]
-    if this.flags & ACK and others and after(this.ack, _last(others)) > 0:
+    if this.flags & ACK and others and after(this.ack, furthest(others)) > 0:
         return Kind.UNSEEN
-    ahead = after(this.seq, _last([s.end for s in own])) if own else 0
+    ahead = after(this.seq, furthest([s.end for s in own])) if own else 0
     if kind is Kind.UNSEEN or ahead == 0:
         return None
     if ahead > 0:
@@ -182,12 +141,9 @@ def asks_for_life(talk: Sequence[Segment], at: int) -> bool:
     """Whether segment number `at` is a keep-alive: one byte, or none, before the next one (RFC 9293 §3.8.4)."""
     this = talk[at]
     own = [s.end for s in talk[:at] if s.sender == this.sender]
-    return bool(own) and this.length <= 1 and not this.flags & (RST | SYN | FIN) and after(this.seq, _last(own)) == -1
-
-
-def _last(ends: Sequence[int]) -> int:
-    """The furthest of some sequence numbers."""
-    return max(ends, key=lambda end: after(end, ends[0]))
+    return (
+        bool(own) and this.length <= 1 and not this.flags & (RST | SYN | FIN) and after(this.seq, furthest(own)) == -1
+    )
 
 
 def beyond_windows(talk: Sequence[Segment]) -> list[int]:
@@ -297,7 +253,7 @@ def _not_echoed(segment: Segment, answers: Sequence[Segment], earlier: Sequence[
     said = [s for s in earlier if s.flags & ACK]
     for answer in (a for a in answers if a.clock is not None and after(a.clock, segment.echo) > 0):
         acks = [s.ack for s in said if s.time <= answer.time]
-        if acks and after(answer.seq, _last(acks)) <= 0 <= after(answer.end, _last(acks)):
+        if acks and after(answer.seq, furthest(acks)) <= 0 <= after(answer.end, furthest(acks)):
             return answer.time
     return math.inf
 
@@ -357,36 +313,7 @@ def _said_twice(answers: Sequence[Segment]) -> bool:
     return any(a.ack == b.ack and not b.length for a, b in itertools.pairwise(pure))
 
 
-def unacknowledged(talk: Sequence[Segment]) -> list[Segment]:
-    """The segments with bytes, SYN or FIN that nobody acknowledged to the end; all of them where only one side speaks."""
-    if len({segment.sender for segment in talk}) == 1:
-        return list(talk)
-    last: dict[str, Segment] = {}
-    for segment in talk:
-        if segment.flags & ACK:
-            last[segment.sender] = segment
-    return [
-        s
-        for s in talk
-        if s.end != s.seq and not any(who != s.sender and each.acknowledges(s.end) for who, each in last.items())
-    ]
-
-
-def round_trip(talk: Sequence[Segment]) -> float:
-    """Seconds that an answer may take: the shortest times from bytes to their acknowledgement, both ways, as captured."""
-    shortest: dict[str, float] = {}
-    waiting: list[Segment] = []
-    for segment in talk:
-        for asked in [s for s in waiting if s.sender != segment.sender and segment.acknowledges(s.end)]:
-            took = segment.time - asked.time
-            shortest[asked.sender] = min(took, shortest.get(asked.sender, took))
-            waiting.remove(asked)
-        if segment.end != segment.seq and len(waiting) < 64:
-            waiting.append(segment)
-    return sum(shortest.values())
-
-
-def _why_duplicate(talk: Sequence[Segment], at: int, strays: Sequence[Segment]) -> str:
+def _why_duplicate(talk: Sequence[Segment], at: int, strays: Sequence[Segment], processors: bool) -> str:
     this = talk[at]
     offered = [s.window for s in talk[:at] if s.sender != this.sender and s.flags & ACK]
     if this.flags & URG and offered and offered[-1] == 0:
@@ -408,7 +335,21 @@ def _why_duplicate(talk: Sequence[Segment], at: int, strays: Sequence[Segment]) 
     other = max((s.time for s in own if (s.seq, s.ack, s.length) != (this.seq, this.ack, 0)), default=-1.0)
     same = sum(s.time > other for s in own)
     enough |= 1 <= same <= sum(s.time > other for s in asked)
+    if (
+        not enough
+        and processors
+        and not answered
+        and _ticks_moments_apart([s for s in talk[:at] if s.time > last], this)
+    ):
+        return "it answers an older clock: another processor's segment overtook it behind the capture"
     return "it answers a segment that was not the next one" if enough else ""
+
+
+def _ticks_moments_apart(talk: Sequence[Segment], this: Segment) -> bool:
+    """Whether two segments that came to the sender of `this` in a moment have clocks of which the second is later."""
+    came = [s for s in talk if s.sender != this.sender and s.clock is not None]
+    pairs = itertools.pairwise(came)
+    return any(b.time - a.time <= OVERTAKING and after(b.clock or 0, a.clock or 0) > 0 for a, b in pairs)
 
 
 def _reports_a_hole(talk: Sequence[Segment], at: int) -> bool:

@@ -37,7 +37,7 @@ from pathlib import Path
 from scenarios.witness.pcapng import CaptureError, file_comments
 from scenarios.witness.tshark import OTHER_ZERO, TsharkError, quiet_profile
 
-from .causes import RST, SYN, Kind, Segment, asks_for_life, beyond_windows, cause, in_session, unacknowledged
+from .causes import Kind, asks_for_life, beyond_windows, cause, in_session
 from .labels import (
     BROKEN,
     BY_HAND,
@@ -52,6 +52,7 @@ from .labels import (
     REPEATED,
     said,
 )
+from .segments import RST, SYN, Segment, unacknowledged
 from .sessions import Session, Sessions
 
 _UNKNOWN = "-1"

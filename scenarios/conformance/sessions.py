@@ -11,7 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-from .causes import ACK, SYN, Segment, after, beyond_windows
+from .causes import beyond_windows
+from .segments import ACK, SYN, Segment, after
 
 NEAR = 1 << 26
 """Sequence numbers within which a segment may belong to a session: more than a capture holds of one (`left out`)."""

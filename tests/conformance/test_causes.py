@@ -263,6 +263,35 @@ def test_only_a_clock_in_order_would_have_been_echoed(reader: Reader, tmp_path: 
     assert (6 not in {number for number, _ in listing.unexplained}) == right
 
 
+@pytest.mark.parametrize(
+    ("comment", "clocks", "apart", "wrong"),
+    [
+        ("real time", (8100, 8101), 0.0001, {9}),
+        ("real time", (8100, 8100), 0.0001, {8, 9}),
+        ("real time", (8100, 8120), 0.02, {8, 9}),
+        ("", (8100, 8101), 0.0001, {8, 9}),
+    ],
+    ids=["exchanged behind the capture", "one clock", "far apart", "a link in order"],
+)
+def test_an_older_clock_that_came_late_is_answered_once(
+    reader: Reader, tmp_path: Path, comment: str, clocks: tuple[int, int], apart: float, wrong: set[int]
+) -> None:
+    recorder = taps.Recorder("wire", taps.RAW_IP)
+    frames = [
+        *zip(AT, OPENING, strict=True),
+        (1.0, ("a", echoing("a", 101, 901, (1000, 7000), b"hello"))),
+        (1.0001, ("a", echoing("a", 106, 901, (1000, 7000), b"hello"))),
+        (1.1, ("b", echoing("b", 901, 106, (clocks[0], 1000)))),
+        (1.1 + apart, ("b", echoing("b", 901, 111, (clocks[1], 1000)))),
+        (1.125, ("a", echoing("a", 111, 901, (1125, clocks[1])))),
+        (1.126, ("a", echoing("a", 111, 901, (1126, clocks[1])))),
+    ]
+    for when, (who, frame) in frames:
+        recorder.sent(when, who, frame)
+    recorder.write(tmp_path / "x.pcapng", comment)
+    assert {number for number, _ in reader.read(tmp_path / "x.pcapng").unexplained} == wrong
+
+
 def test_a_syn_is_repeated_by_a_timer_only(reader: Reader, tmp_path: Path) -> None:
     syn = ("a", bytes(segment(A, B, "S", 100, window=65535)))
     listing = reader.read(capture(tmp_path / "x.pcapng", [syn] * 4, times=(0, 1, 3, 7)))
