@@ -12,9 +12,10 @@ such cause is the sender's fault, and so are bytes that come again for the third
                  these bytes themselves, unless their sender could not have heard of it yet
     crossing     the acknowledgement was captured, but less than a round trip before, or the wire lost it: the sender could not
                  have had it; or both SYNs of a simultaneous open met
-    unread       the same where the sender was behind: the segment's own acknowledgement shows what had come and was not read yet,
-                 if its sender has not said more before, or the clock that it echoes does (RFC 7323 §4.3), or what it says then
-                 or later from the same address in another connection, in which no bytes are missing; a hole's report, too
+    unread       the same, also of a report, where the sender was behind: the segment's own acknowledgement shows what had come
+                 and was not read yet, if its sender has not said more before, or the clock that it echoes does (RFC 7323 §4.3),
+                 or what it says then or later from the same address in another connection, in which no bytes are missing; the
+                 clock that it echoes also shows what was read, however little before
     a neighbour  the first of them left when the link-layer address of the next hop had just become known: all had waited for it
     an error     an ICMPv6 error that quotes a segment of its sender in this connection was captured since it last sent these
                  bytes: they were dropped further on
@@ -26,8 +27,8 @@ such cause is the sender's fault, and so are bytes that come again for the third
     late         it, or the copy before, left long after it was made, as the clock in its sender's timestamps shows (RFC 7323):
                  time counts from when it was made
     overtaken    where a kernel carried the frames, bytes that nobody had captured before come moments after later ones: two
-                 processors handed it its segments; or two that were captured moments apart came to the receiver in exchanged
-                 order, which answers the older clock (RFC 7323 §5.3)
+                 processors handed it its segments; or two acknowledgements that were captured moments apart came to the receiver
+                 in exchanged order, which answers the older clock (RFC 7323 §5.3), once
     urgent       an acknowledgement without news points to urgent data that a closed window keeps back (RFC 9293 §3.8.6.1)
     filled       a gap: its bytes were lost before this point, which their being sent again later shows; where the capture has
                  all that was sent nothing is lost before it
@@ -38,25 +39,25 @@ A frame of which a comment says that the wire lost it counts as sent and never a
 from __future__ import annotations
 
 import itertools
-import math
 import re
 from collections.abc import Callable, Sequence
 from enum import Enum
 
-from .segments import ACK, FIN, RST, SYN, URG, Segment, after, furthest, round_trip
+from .segments import ACK, FIN, OVERTAKING, RST, SYN, URG, Segment, after, furthest, opened, round_trip
+from .unread import shows_read, unread_since
 
 SOONEST = 0.002
 """Seconds: no timer of a TCP is shorter, whatever the round trip."""
 AT_ONCE = 0.02
 """Seconds within which what waited for a neighbour's address leaves once it is told."""
-OVERTAKING = 0.001
-"""Seconds that a segment may come behind those that overtook it."""
 CLOSE_ENOUGH = 0.9
 """Two intervals of a timer count as equal down to this ratio: a clock of 4 ms, a busy machine."""
 TICK = 0.001
 """Seconds that one step of a timestamp clock takes at least (RFC 7323 §5.4), and takes in this stack and in Linux."""
 LATE = 0.02
 """Seconds behind its own clock from which a segment left late: what is less may be the clock's steps, or the link."""
+CHALLENGES = 0.45
+"""Seconds between two answers of one connection to what is not acceptable, at least, in this stack and in Linux."""
 LONGEST_INTERVAL = 60.0
 """Seconds after which a timer need not back off any more (RFC 6298 §2.5)."""
 
@@ -180,6 +181,8 @@ def _why_again(
     seq, end, sender = segment.seq, segment.end, segment.sender
     if end == seq:
         return ""
+    opening = opened(talk[:at])
+    talk, at = talk[opening:], at - opening
     earlier = [s for s in talk[:at] if s.sender == sender]
     before = [s for s in earlier if s.end != s.seq and after(s.end, seq) > 0 and after(end, s.seq) > 0]
     answers = [s for s in talk[:at] if s.sender != sender and not s.lost]
@@ -192,11 +195,10 @@ def _why_again(
     ):
         return ""
     told = [answer.time for answer in answers if answer.acknowledges(end)]
-    knew = min(times[-1], _unread_since(segment, answers, earlier), _not_echoed(segment, answers, earlier))
+    knew = min(times[-1], unread_since(segment, answers, earlier, others))
     if told:
-        knew = min(knew, _unread_elsewhere(segment, others))
-        read = [time for time in told if time < knew]
-        return "it crosses its acknowledgement" if not read or knew - read[-1] <= trip else ""
+        crosses = told[0] >= knew - trip and not shows_read(segment, answers, earlier, end)
+        return "it crosses its acknowledgement" if crosses else ""
     if any(s.sender != sender and s.lost and s.acknowledges(end) for s in talk[:at]):
         return "its acknowledgement was lost"
     if dropped:
@@ -228,50 +230,6 @@ def _storm(times: Sequence[float], now: float, trip: float) -> bool:
     Twice it may: a time-out that was begun with the first transmission is not begun anew by every stack when it fills a hole.
     """
     return len(times) > 2 and now - times[-2] < CLOSE_ENOUGH * trip
-
-
-def _unread_since(segment: Segment, answers: Sequence[Segment], earlier: Sequence[Segment] = ()) -> float:
-    """When bytes came that the sender of `segment` had not read yet: its next ones, which it does not acknowledge.
-
-    earlier: what it sent before.  Where it said more than it says now, it repeats what it had made then.
-    """
-    if not segment.flags & ACK:
-        return math.inf
-    if any(after(s.ack, segment.ack) > 0 for s in earlier if s.flags & ACK and s.time < segment.time - OVERTAKING):
-        return math.inf
-    first = (a.time for a in answers if after(a.seq, segment.ack) <= 0 < after(a.end, segment.ack))
-    return next(first, math.inf)
-
-
-def _not_echoed(segment: Segment, answers: Sequence[Segment], earlier: Sequence[Segment]) -> float:
-    """When a segment came whose clock the sender of `segment` would echo if it had read it: it is later than the one echoed.
-
-    Only one that begins at or before the last acknowledgement sent, and does not end before it, is echoed (RFC 7323 §4.3).
-    """
-    if segment.echo is None:
-        return math.inf
-    said = [s for s in earlier if s.flags & ACK]
-    for answer in (a for a in answers if a.clock is not None and after(a.clock, segment.echo) > 0):
-        acks = [s.ack for s in said if s.time <= answer.time]
-        if acks and after(answer.seq, furthest(acks)) <= 0 <= after(answer.end, furthest(acks)):
-            return answer.time
-    return math.inf
-
-
-def _unread_elsewhere(segment: Segment, others: Sequence[Sequence[Segment]]) -> float:
-    """When bytes of other connections came that the sender of `segment` had not read yet, as it shows there then or later.
-
-    Frames come in the order of the capture: what was captured after these bytes had not been read either.
-    """
-    since = math.inf
-    address = segment.sender.rpartition("/")[0]
-    for talk in others:
-        came = [s for s in talk if s.time < segment.time and not s.lost and s.sender.rpartition("/")[0] != address]
-        said = (s for s in talk if s.time >= segment.time and s.sender.rpartition("/")[0] == address)
-        shows = next((s for s in said if not s.sacks and not s.flags & RST), None)
-        if shows is not None:
-            since = min(since, _unread_since(shows, came))
-    return since
 
 
 def _overtaken(talk: Sequence[Segment], at: int) -> bool:
@@ -335,21 +293,27 @@ def _why_duplicate(talk: Sequence[Segment], at: int, strays: Sequence[Segment], 
     other = max((s.time for s in own if (s.seq, s.ack, s.length) != (this.seq, this.ack, 0)), default=-1.0)
     same = sum(s.time > other for s in own)
     enough |= 1 <= same <= sum(s.time > other for s in asked)
-    if (
-        not enough
-        and processors
-        and not answered
-        and _ticks_moments_apart([s for s in talk[:at] if s.time > last], this)
-    ):
+    if not enough and processors and _answers_an_older_clock(talk[:at], this):
         return "it answers an older clock: another processor's segment overtook it behind the capture"
     return "it answers a segment that was not the next one" if enough else ""
 
 
-def _ticks_moments_apart(talk: Sequence[Segment], this: Segment) -> bool:
-    """Whether two segments that came to the sender of `this` in a moment have clocks of which the second is later."""
-    came = [s for s in talk if s.sender != this.sender and s.clock is not None]
-    pairs = itertools.pairwise(came)
-    return any(b.time - a.time <= OVERTAKING and after(b.clock or 0, a.clock or 0) > 0 for a, b in pairs)
+def _answers_an_older_clock(talk: Sequence[Segment], this: Segment) -> bool:
+    """Whether of two acknowledgements without bytes that came moments apart the later clock has just been read.
+
+    One answer for both, and as seldom as a stack challenges.
+    """
+    own = [s for s in talk if s.sender == this.sender and s.end == s.seq]
+    for older, newer in itertools.pairwise(s for s in talk if s.sender != this.sender):
+        if newer.time - older.time > OVERTAKING or older.end != older.seq or newer.end != newer.seq:
+            continue
+        if older.clock is None or newer.clock is None or this.echo is None:
+            continue
+        exchanged = after(newer.clock, older.clock) > 0 and after(newer.ack, older.ack) > 0
+        just_read = 0 <= after(this.echo, newer.clock) * TICK <= LATE
+        if exchanged and just_read and all(s.time < min(newer.time, this.time - CHALLENGES) for s in own):
+            return True
+    return False
 
 
 def _reports_a_hole(talk: Sequence[Segment], at: int) -> bool:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 URG, ACK, RST, SYN, FIN = 0x20, 0x10, 0x04, 0x02, 0x01
+OVERTAKING = 0.001
+"""Seconds that a segment may come behind those that overtook it."""
 _HALF, _ALL = 1 << 31, 1 << 32
 
 
@@ -82,3 +84,13 @@ def unacknowledged(talk: Sequence[Segment]) -> list[Segment]:
         for s in talk
         if s.end != s.seq and not any(who != s.sender and each.acknowledges(s.end) for who, each in last.items())
     ]
+
+
+def opened(talk: Sequence[Segment]) -> int:
+    """Where the last connection of a talk begins, as ports can be used again: with a SYN that is no repetition."""
+    begun = 0
+    numbers: dict[str, int] = {}
+    for at, segment in enumerate(talk):
+        if segment.flags & SYN and numbers.setdefault(segment.sender, segment.seq) != segment.seq:
+            begun, numbers = at, {segment.sender: segment.seq}
+    return begun
