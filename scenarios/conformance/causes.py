@@ -50,6 +50,8 @@ SOONEST = 0.002
 """Seconds: no timer of a TCP is shorter, whatever the round trip."""
 AT_ONCE = 0.02
 """Seconds within which what waited for a neighbour's address leaves once it is told."""
+SHOWN = 0.001
+"""Seconds after it has handed a frame on until a bridge shows it."""
 CLOSE_ENOUGH = 0.9
 """Two intervals of a timer count as equal down to this ratio: a clock of 4 ms, a busy machine."""
 TICK = 0.001
@@ -156,7 +158,7 @@ def beyond_windows(talk: Sequence[Segment]) -> list[int]:
     edges: dict[str, int] = {}
     found, read = [], 0
     for this in talk:
-        while read < len(talk) and talk[read].time <= this.time + OVERTAKING:
+        while read < len(talk) and talk[read].time <= this.time + SHOWN:
             offer = talk[read]
             read += 1
             if offer.flags & ACK and offer.window is not None:
@@ -235,9 +237,10 @@ def _storm(times: Sequence[float], now: float, trip: float) -> bool:
 def _overtaken(talk: Sequence[Segment], at: int) -> bool:
     """Whether the segment's bytes were never captured before, and all that lies beyond them was only moments ago."""
     this = talk[at]
-    own = [s for s in talk[:at] if s.sender == this.sender and s.end != s.seq]
-    new = this.end != this.seq and all(after(s.end, this.seq) <= 0 or after(s.seq, this.end) >= 0 for s in own)
-    beyond = [s for s in own if after(s.seq, this.end) >= 0]
+    own = [s for s in talk[:at] if s.sender == this.sender]
+    earlier = (s for s in own if s.end != s.seq)
+    new = this.end != this.seq and all(after(s.end, this.seq) <= 0 or after(s.seq, this.end) >= 0 for s in earlier)
+    beyond = [s for s in own if after(s.seq, this.end) >= 0]  # an acknowledgement without bytes overtakes, too
     return new and bool(beyond) and this.time - beyond[0].time <= OVERTAKING
 
 

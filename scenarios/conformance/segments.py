@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 URG, ACK, RST, SYN, FIN = 0x20, 0x10, 0x04, 0x02, 0x01
-OVERTAKING = 0.001
-"""Seconds that a segment may come behind those that overtook it."""
+OVERTAKING = 0.01
+"""Seconds that a segment may come behind those that overtook it: a virtual processor waits for a real one as long."""
 _HALF, _ALL = 1 << 31, 1 << 32
 
 

@@ -168,14 +168,26 @@ def test_what_was_made_before_its_acknowledgement_crosses_it_however_late_it_lea
         ("", (101, 111, 106), (1, 1.0001, 1.0002), False),
         ("real time", (101, 111, 106), (1, 1.0001, 1.0202), False),
         ("real time", (101, 106, 111, 106), (1, 1.0001, 1.0002, 1.0003), False),
+        ("real time", (101, -111, 106), (1, 1.0001, 1.0002), True),
+        ("real time", (101, -111, 106), (1, 1.0001, 1.0202), False),
+        ("real time", (101, 106, -111, 106), (1, 1.0001, 1.0002, 1.0003), False),
     ],
-    ids=["a link with offload", "overtaken", "one processor", "too late", "captured before"],
+    ids=[
+        "a link with offload",
+        "overtaken",
+        "one processor",
+        "too late",
+        "captured before",
+        "overtaken by an acknowledgement",
+        "too late behind it",
+        "captured before it",
+    ],
 )
 def test_segments_overtake_each_other_only_where_a_kernel_carries_them(
     reader: Reader, tmp_path: Path, comment: str, segments: tuple[int, ...], times: tuple[float, ...], right: bool
 ) -> None:
     recorder = taps.Recorder("wire", taps.RAW_IP)
-    talk = [*OPENING, *map(data, segments)]
+    talk = [*OPENING, *(stamped(-number, b"", None) if number < 0 else data(number) for number in segments)]
     for when, (who, frame) in zip(AT + times, talk, strict=True):
         recorder.sent(when, who, frame)
     recorder.write(tmp_path / "x.pcapng", comment)
