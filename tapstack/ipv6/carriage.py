@@ -141,7 +141,10 @@ class LinkCarriage:
         test.timer.set(now + self._interface.retrans_timer)
 
     def _due(self, test: _Test, now: float) -> None:
-        """A round is over."""
+        """A round is over; a witness that was forgotten meanwhile tells nothing of the address."""
+        if test.round <= PLAIN_ROUNDS and test.witness.header is None:
+            self._finish(test, Carriage.UNKNOWN, now)
+            return
         if test.round == PLAIN_ROUNDS and not test.control:
             self._finish(test, Carriage.UNKNOWN, now)
             return
@@ -156,7 +159,7 @@ class LinkCarriage:
     def _solicit(self, test: _Test, src: bytes, *, full: bool) -> None:
         interface, witness = self._interface, test.witness
         if witness.header is None or interface.mac is None:
-            return  # forgotten meanwhile: nobody will answer, and the verdict is UNKNOWN
+            return  # forgotten meanwhile: nobody will answer
         options = (nd.SourceLinkLayer(interface.mac),) if full else ()
         message = nd.NeighborSolicitation(witness.address, options)
         interface.send_icmp(witness.header, src, witness.address, icmpv6.Type.NEIGHBOR_SOLICITATION, 0, message.pack())

@@ -8,9 +8,8 @@
              ├─▶ icmp ┴─▶ multicast             │
              └─▶ upper[next header]        frame out
 ```
-The address table is the only place that knows the state of an address.  What follows from a change of state is done in
-`_address_changed`, in the call that made the change: when `addresses.take` returns, the promotion has been announced and the
-address can be used (UM-ADDR-1).
+The address table is the only place that knows the state of an address.  What follows from a change of state is done in the call
+that made the change: when `addresses.take` returns, the promotion has been announced and the address can be used (UM-ADDR-1).
 
 Work per frame is bounded by the frame's length and by the bounds in `HostConfig`; nothing in a frame raises out of
 `input`.
@@ -26,7 +25,7 @@ from ..events import Counters, DropReason, EventStream
 from ..link.base import LinkProperties
 from ..randomness import KeyedRandom
 from ..timers import TimerQueue
-from ..types import Frame, address, address_text, is_link_local, is_multicast, solicited_node
+from ..types import Frame, address_text, is_link_local, is_multicast, solicited_node
 from ..wire import icmpv6, ipv6, mld
 from .addresses import BEGINNINGS, ENDINGS, AddressEntry, AddressError, AddressKind, AddressState, Trigger
 from .carriage import LinkCarriage
@@ -35,7 +34,6 @@ from .dad import DuplicateAddressDetection
 from .discovery import Discovery
 from .fragmentation import fragments
 from .icmp import Icmp
-from .identifiers import stable_address
 from .interface import Interface
 from .multicast import MulticastListener
 from .neighbors import Neighbor, NeighborCache
@@ -47,10 +45,10 @@ from .receive import Receiver
 from .routers import RouterDiscovery
 from .routes import Path, Routes
 from .selection import Candidate, choose_source
+from .stable import StableAddresses
 
 __all__ = ["Host", "HostConfig", "IcmpError", "NoRouteError", "Packet", "Path", "Prefix"]
 
-LINK_LOCAL_PREFIX = address("fe80::")
 UNDELIVERABLE_REMEMBERED = 256
 """Packets of our own that failed before their protocols have heard of it."""
 
@@ -82,19 +80,19 @@ class Host:
         self.interface = Interface(config, properties, timers, events, counters, random, transmit)
         self.addresses = self.interface.addresses
         self.upper: dict[int, Callable[[Packet, float], None]] = {}
-        self._secret = secret
         self._timers = timers
         self._random = random
         self._ordinary: dict[bytes, AddressEntry] = {}
-        self._dad_counters: dict[bytes, int] = {}
+        self._reserved: set[bytes] = set()
+        """Ordinary addresses that `reserve` added: they have their prefix's lifetimes"""
         self._held: dict[bytes, deque[tuple[Path, bytes, bytes]]] = {}
         self._undeliverable: deque[tuple[bytes, int]] = deque(maxlen=UNDELIVERABLE_REMEMBERED)
         self._report = timers.timer(self._report_undeliverable)
-        self._boot = timers.timer(self._form_link_local)
         self.on_link_down: Callable[[], None] = lambda: None
 
         self.neighbors = NeighborCache(self.interface)
         self.prefix_list = PrefixList(self.interface)
+        self.stable = StableAddresses(self.interface, self.prefix_list, secret)
         self.routes = Routes(self.interface, self.neighbors, self.prefix_list)
         self.routers = RouterDiscovery(self.interface, self.neighbors, self.prefix_list, self.routes)
         self.multicast = MulticastListener(self.interface)
@@ -124,6 +122,7 @@ class Host:
         self.icmp.handlers[icmpv6.Type.MLD_DONE_V1] = self._mld_of_others
         self.neighbors.on_unresolved = self._neighbor_unresolved
         self.neighbors.on_unreachable = self.routes.neighbor_unreachable
+        self.neighbors.on_reachable = self.routes.neighbor_reachable
         self.neighbors.on_router_lost = self.routers.neighbor_is_no_router
         self.neighbors.is_first_hop = self.routes.is_first_hop
         self.prefix_list.on_autonomous = self._prefix_usable
@@ -137,26 +136,30 @@ class Host:
     def start(self, now: float) -> None:
         """Form the link-local address; router discovery follows when its DAD has passed."""
         if self.interface.mac is not None:
-            self._boot.set(now + self._random.uniform(0.0, self.config.dad_initial_delay))
+            self.stable.start(now)
 
     def stop(self, now: float) -> None:
         """Leave all groups, give up every address, and ask for nothing any more."""
-        self._boot.cancel()
+        self.stable.stop()
         self.routers.stop()
+        self.prefix_list.stop()
         self.reassembler.clear()
         self.neighbors.clear()
         self.multicast.leave_all(now)
         for entry in self.addresses:
             entry.per_address_nd = False  # its group has been left, with all others in one report
             self._expire(entry, now, "the host stops")
+        self.interface.link_local = None
 
     def link_down(self, now: float) -> None:
         """The link lost its carrier: what was learnt on it holds no more."""
         self.interface.notice("link", "the carrier is gone", now)
         self.neighbors.clear()
+        self.interface.set_defaults()
         self.routes.clear()
         self.reassembler.clear()
         self.routers.stop()
+        self.multicast.forget_queriers()
         self.prefix_list.doubt()
         self.on_link_down()
 
@@ -205,7 +208,7 @@ class Host:
         kind: AddressKind = AddressKind.RESERVED,
         cause: str = "added",
     ) -> AddressEntry:
-        """Add an address of a prefix.
+        """Add an address of a prefix, that lives as long as it.
 
         On an on-link prefix it is TENTATIVE and, if nobody else has it, UNCERTAIN a DAD later.  On a dedicated prefix it is
         PREFERRED at once, with neither DAD nor group (UM-POOL-4); give the kind of its use then.
@@ -213,6 +216,8 @@ class Host:
         """
         if address not in prefix or not prefix.preferred or not (prefix.autonomous or prefix.dedicated):
             raise AddressError(f"{address_text(address)} cannot be formed in {prefix!r}")
+        if not kind.one_time:
+            self._reserved.add(address)
         if prefix.dedicated:
             trigger = Trigger.ADD_WITHOUT_DAD
             return self.addresses.add(address, kind, now, trigger=trigger, per_address_nd=False, cause=cause)
@@ -256,13 +261,14 @@ class Host:
         ordinary = not entry.kind.one_time
         if ordinary:
             self._ordinary.pop(entry.address, None)
+            self._reserved.discard(entry.address)
         self.withdraw(entry)
         self.dad.forget(entry, now)
         self.carriage.forget(entry, now)
         if entry.per_address_nd:
             self.multicast.leave(solicited_node(entry.address), now, ordinary=ordinary)
         if trigger is Trigger.DAD_FAILED and ordinary:
-            self._form_again(entry, now)
+            self.stable.taken(entry, now)
 
     def _passed(self, entry: AddressEntry, old: AddressState, trigger: Trigger, now: float) -> None:
         """An ordinary or an optimistic address has passed DAD."""
@@ -276,7 +282,7 @@ class Host:
         for path, packet, virtio_header in self._held.pop(entry.address, ()):
             self.transmit_queued(path, [packet], now, virtio_header)
         prefix = self.prefix_list.of(entry.address)
-        if prefix is not None and not prefix.preferred:
+        if prefix is not None and not prefix.preferred and self._configured(entry):
             self.addresses.deprecate(entry, now, "the prefix is deprecated")
 
     def _watch_lifetimes(self, entry: AddressEntry, now: float) -> None:
@@ -298,21 +304,27 @@ class Host:
     # -- prefixes ----------------------------------------------------------------------------------
 
     def _prefix_usable(self, prefix: Prefix, now: float) -> None:
-        for entry in self.prefix_list.living_with(prefix, self.addresses):
-            if entry.state is _S.DEPRECATED:
+        for entry in self._living_with(prefix):
+            if entry.state is _S.DEPRECATED and prefix.preferred:
                 self.addresses.refresh(entry, now, "the prefix is preferred again")
         if self.config.stable_addresses and not any(entry.address in prefix for entry in self._ordinary.values()):
-            delay = self._random.uniform(0.0, self.config.dad_initial_delay)  # RFC 4862 §5.4.2
-            self._timers.timer(lambda now: self._form_stable(prefix, now)).set(now + delay)
+            self.stable.usable(prefix, now)
 
     def _prefix_deprecated(self, prefix: Prefix, now: float) -> None:
-        for entry in self.prefix_list.living_with(prefix, self.addresses):
+        for entry in self._living_with(prefix):
             self._deprecate(entry, now, f"the preferred lifetime of {prefix} is over")
 
     def _prefix_expired(self, prefix: Prefix, now: float) -> None:
-        self._dad_counters.pop(prefix.prefix, None)
-        for entry in self.prefix_list.living_with(prefix, self.addresses):
+        self.stable.expired(prefix)
+        for entry in self._living_with(prefix):
             self._expire(entry, now, f"the valid lifetime of {prefix} is over")
+
+    def _configured(self, entry: AddressEntry) -> bool:
+        """Whether an address has its prefix's lifetimes, and none of its own."""
+        return entry.kind.one_time or entry in self.stable or entry.address in self._reserved
+
+    def _living_with(self, prefix: Prefix) -> list[AddressEntry]:
+        return [entry for entry in self.prefix_list.living_with(prefix, self.addresses) if self._configured(entry)]
 
     def _deprecate(self, entry: AddressEntry, now: float, cause: str) -> None:
         """Nothing new starts on the address: what is reserved goes, what is used stays (UM-ADDR-6, UM-ADDR-11)."""
@@ -329,34 +341,6 @@ class Host:
         else:
             self.addresses.expire(entry, now, cause)
 
-    # -- addresses that stay -------------------------------------------------------------------------
-
-    def _form_link_local(self, now: float) -> None:
-        counter = self._dad_counters.get(LINK_LOCAL_PREFIX, 0)
-        formed = stable_address(LINK_LOCAL_PREFIX, self._secret, counter)
-        if formed not in self.addresses:
-            self.addresses.add(formed, AddressKind.LINK_LOCAL, now)
-
-    def _form_stable(self, prefix: Prefix, now: float) -> None:
-        counter = self._dad_counters.get(prefix.prefix, 0)
-        formed = stable_address(prefix.prefix, self._secret, counter)
-        if prefix.autonomous and prefix.preferred and formed not in self.addresses:
-            self.addresses.add(formed, AddressKind.STABLE, now)
-
-    def _form_again(self, entry: AddressEntry, now: float) -> None:
-        """Another node has a stable address that we formed: form the next one (RFC 7217 §6); DAD paces the attempts."""
-        prefix = entry.address[:8] + bytes(8)
-        counter = self._dad_counters.get(prefix, 0)
-        if entry.address != stable_address(prefix, self._secret, counter):
-            return
-        self._dad_counters[prefix] = counter + 1
-        if entry.kind is AddressKind.LINK_LOCAL:
-            self._form_link_local(now)
-        else:
-            found = self.prefix_list.of(entry.address)
-            if found is not None:
-                self._form_stable(found, now)
-
     def _conflict(self, entry: AddressEntry, cause: str, now: float) -> None:
         """While the link was away somebody took an address of ours.
 
@@ -368,7 +352,7 @@ class Host:
         if entry.kind is AddressKind.LINK_LOCAL:
             self.interface.link_local = None
         self.addresses.expire(entry, now, cause)
-        self._form_again(entry, now)
+        self.stable.taken(entry, now)
 
     # -- output --------------------------------------------------------------------------------------
 
@@ -417,7 +401,7 @@ class Host:
 
         After its release that is nobody (UM-ADDR-9, UM-REL-3), after its last session is established the peers (UM-LIS-6).
         """
-        self.neighbors.withdraw(entry)
+        self.neighbors.waiting.withdraw(entry)
         held = self._held.pop(entry.address, ())
         kept = [waiting for waiting in held if entry.speaks_to(waiting[0].dst)]
         if kept:
@@ -435,8 +419,9 @@ class Host:
         *,
         hop_limit: int | None = None,
         flow_label: int = 0,
+        at_most: int | None = None,
     ) -> None:
-        """Send one upper-layer packet, its checksum complete; in fragments when it is larger than the path MTU.
+        """Send one upper-layer packet, its checksum complete; in fragments when it is larger than the path MTU, or `at_most`.
 
         Where there is no route the packet is dropped and counted, and its protocol hears of it.
         Raises `WireError` for more than 65,535 bytes.
@@ -452,13 +437,14 @@ class Host:
             return
         if hop_limit is None:
             hop_limit = path.hop_limit
-        if ipv6.HEADER_LENGTH + length <= path.mtu:
+        mtu = path.mtu if at_most is None else min(path.mtu, at_most)
+        if ipv6.HEADER_LENGTH + length <= mtu:
             header = ipv6.pack_header(src, dst, next_header, length, hop_limit, flow_label=flow_label)
             self.transmit_queued(path, [header, *pieces], now)
             return
         identification = self._random.getrandbits(32)
         payload = b"".join(pieces)
-        for packet in fragments(src, dst, next_header, payload, path.mtu, identification, hop_limit, flow_label):
+        for packet in fragments(src, dst, next_header, payload, mtu, identification, hop_limit, flow_label):
             self.transmit_queued(path, [packet], now)
 
     def accept_path_mtu(self, error: IcmpError, now: float) -> bool:

@@ -29,7 +29,7 @@ class Send(Protocol):
     """`Host.send`."""
 
     def __call__(
-        self, src: bytes, dst: bytes, next_header: int, pieces: Frame, now: float, *, hop_limit: int | None = None
+        self, src: bytes, dst: bytes, next_header: int, pieces: Frame, now: float, *, at_most: int | None = None
     ) -> None: ...
 
 
@@ -83,7 +83,11 @@ class Icmp:
             drop(DropReason.ICMP_MALFORMED)
 
     def _echo_request(self, packet: Packet, message: icmpv6.Icmpv6, now: float) -> None:
-        """RFC 4443 §4.2; the reply to a multicast request comes from an ordinary address."""
+        """RFC 4443 §4.2; the reply to a multicast request comes from an ordinary address.
+
+        No packet is larger than what every link takes: nothing is kept of a reply by which a Packet Too Big could be believed
+        (RFC 8201 §4).
+        """
         interface = self._interface
         if packet.src == UNSPECIFIED or (packet.src in interface.addresses and not packet.looped):
             interface.counters.drop(DropReason.IP_BAD_SOURCE)
@@ -96,7 +100,7 @@ class Icmp:
             interface.counters.drop(DropReason.ICMP_RATE_LIMIT)
             return
         reply = icmpv6.pack(src, packet.src, icmpv6.Type.ECHO_REPLY, 0, message.body)
-        self._send(src, packet.src, ipv6.ICMPV6, [reply], now)
+        self._send(src, packet.src, ipv6.ICMPV6, [reply], now, at_most=ipv6.MINIMUM_MTU)
 
     def _echo_reply(self, packet: Packet, message: icmpv6.Icmpv6, now: float) -> None:
         if self.on_echo_reply is None:

@@ -67,15 +67,18 @@ class Interface:
         self.random = random
         self.addresses = AddressTable(events)
         self.mac = properties.mac
-        self.link_mtu = properties.mtu
-        self.hop_limit = config.hop_limit
-        self.base_reachable_time = REACHABLE_TIME
-        self.reachable_time = REACHABLE_TIME
-        self.retrans_timer = RETRANS_TIMER
         self.link_local: bytes | None = None
         self._transmit = transmit
         self._vnet = virtio.PLAIN if properties.vnet_header else b""
         self._notices = TokenBucket(config.notice_rate, config.notice_burst)
+        self.set_defaults()
+
+    def set_defaults(self) -> None:
+        """The variables that routers may set, as they are on a link of which nothing is known (RFC 4861 §6.3.2)."""
+        self.link_mtu = self.properties.mtu
+        self.hop_limit = self.config.hop_limit
+        self.base_reachable_time = REACHABLE_TIME
+        self.retrans_timer = RETRANS_TIMER
         self.draw_reachable_time()
 
     def draw_reachable_time(self) -> None:

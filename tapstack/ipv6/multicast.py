@@ -113,6 +113,14 @@ class MulticastListener:
         self._report_changes(list(self.members), now)
         self._arm_changes(now)
 
+    def forget_queriers(self) -> None:
+        """The link went away: the next one may have another querier, or none (RFC 3810 §8.2.1: the mode is the link's)."""
+        self._v1_until = self._queried_at = -math.inf
+        self._robustness = self._interface.config.mld_robustness
+        self._answers.clear()
+        self._general_due = None
+        self._answer_timer.cancel()
+
     def report_unasked(self, now: float) -> bool:
         """The link seems to have forgotten a group: report all of them now and from time to time, unless a querier does its work.
 

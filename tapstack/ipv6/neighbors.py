@@ -27,16 +27,16 @@ test.  An attacker can so replace what other attackers wrote and what nobody use
 from __future__ import annotations
 
 import math
-from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from enum import StrEnum
 from functools import partial
+from itertools import chain
 
 from ..events import DropReason
 from ..timers import Timer
 from ..types import address_text, is_link_local, solicited_node
 from ..wire import ethernet, icmpv6, nd
-from .addresses import AddressEntry, AddressState, Answers
+from .addresses import AddressState, Answers
 from .config import (
     DELAY_FIRST_PROBE_TIME,
     MAX_MULTICAST_SOLICIT,
@@ -45,6 +45,7 @@ from .config import (
     NUD_MAX_RETRANS,
 )
 from .interface import Interface
+from .waiting import WaitingPackets
 
 EVICTION_LOOKS = 16
 """How many entries are looked at for one to give up, so that a full table costs a bounded time."""
@@ -79,8 +80,6 @@ class Neighbor:
         "is_router",
         "mac",
         "probes",
-        "queue",
-        "queued_bytes",
         "reachable_until",
         "state",
         "timer",
@@ -97,8 +96,6 @@ class Neighbor:
         self.reachable_until = -math.inf
         self.probes = 0
         self.timer: Timer | None = None
-        self.queue: deque[tuple[bytes, bytes]] | None = None
-        self.queued_bytes = 0
 
     def __repr__(self) -> str:
         return f"<Neighbor {address_text(self.address)} {self.state}>"
@@ -123,6 +120,7 @@ class NeighborCache:
 
     on_unresolved(neighbor, packets, now): resolution failed; the packets that waited, from their IPv6 headers on.
     on_unreachable(neighbor, now): a neighbour does not answer, resolution or one more probe; look for another way.
+    on_reachable(neighbor): it answers, for the first time or again.
     on_router_lost(neighbor, now): a neighbour says that it is no router any more.
     is_first_hop(address): whether a router that routes lead to; that a neighbour calls itself one is not enough.
     """
@@ -131,12 +129,12 @@ class NeighborCache:
         self._interface = interface
         self._table: dict[bytes, Neighbor] = {}
         self._incomplete: dict[bytes, Neighbor] = {}
-        self._sources: Counter[bytes] = Counter()
-        """source → how many packets from it wait, so that an address without any goes at no cost"""
+        self.waiting = WaitingPackets(interface)
         self._redraw_at = -math.inf
         self.get = self._table.get
         self.on_unresolved: Callable[[Neighbor, list[bytes], float], None] = lambda neighbor, packets, now: None
         self.on_unreachable: Callable[[Neighbor, float], None] = lambda neighbor, now: None
+        self.on_reachable: Callable[[Neighbor], None] = lambda neighbor: None
         self.on_router_lost: Callable[[Neighbor, float], None] = lambda neighbor, now: None
         self.is_first_hop: Callable[[bytes], bool] = lambda address: False
 
@@ -153,11 +151,31 @@ class NeighborCache:
         neighbor = self._table.get(address)
         if neighbor is None:
             if len(self._incomplete) >= self._interface.config.neighbors_incomplete:
-                self._fail(next(iter(self._incomplete.values())), now)
+                self._fail(self._least_wanted(), now)
             neighbor = self._insert(address, now)
             if neighbor is not None:
                 self._incomplete[address] = neighbor
         return neighbor
+
+    def _least_wanted(self) -> Neighbor:
+        """The oldest unresolved entry for which only answers to strangers wait, else the oldest.
+
+        Strangers who do not exist cost answers at any rate; they take no place from those to whom we speak (RFC 6583 §7.2).
+        """
+        entries = iter(self._incomplete.values())
+        oldest = next(entries)
+        return next((each for each in chain((oldest,), entries) if not self.waiting.wanted(each.address)), oldest)
+
+    def probe(self, address: bytes, now: float) -> None:
+        """Ask once whether a router is there that is not in use because it did not answer (RFC 4191 §3.5)."""
+        neighbor = self.find(address, now)
+        if neighbor is None or (neighbor.timer is not None and neighbor.timer.armed):
+            return  # no room, or it is being asked already
+        if neighbor.state is _S.INCOMPLETE:
+            neighbor.probes = MAX_MULTICAST_SOLICIT - 1
+            self._solicit_incomplete(neighbor, now)
+        else:
+            self._solicit(neighbor, unicast=False)
 
     def use(self, neighbor: Neighbor, now: float) -> bytes | None:
         """The link header for a packet to be sent now, with the side effects of sending; None while unresolved."""
@@ -179,53 +197,14 @@ class NeighborCache:
         return neighbor.header
 
     def enqueue(self, neighbor: Neighbor, packet: bytes, virtio_header: bytes, now: float) -> None:
-        """Keep a packet (from its IPv6 header on) until the neighbour is resolved; the oldest goes when there are
-        too many.
-        """
-        config = self._interface.config
+        """Keep a packet (from its IPv6 header on) until the neighbour is resolved."""
         if self._table.get(neighbor.address) is not neighbor:
             self._interface.counters.drop(DropReason.NEIGHBOR_TABLE)
             return
-        if neighbor.queue is None:
-            neighbor.queue = deque()
-        queue = neighbor.queue
-        queue.append((virtio_header, packet))
-        neighbor.queued_bytes += len(packet)
-        self._sources[packet[8:24]] += 1
-        while len(queue) > config.neighbor_queue or (
-            neighbor.queued_bytes > config.neighbor_queue_bytes and len(queue) > 1
-        ):
-            _, oldest = queue.popleft()
-            neighbor.queued_bytes -= len(oldest)
-            self._waits_no_more(oldest)
-            self._interface.counters.drop(DropReason.NEIGHBOR_QUEUE)
+        self.waiting.add(neighbor.address, packet, virtio_header)
         if neighbor.timer is None or not neighbor.timer.armed:
             neighbor.probes = 0
             self._solicit_incomplete(neighbor, now)
-
-    def withdraw(self, source: AddressEntry) -> None:
-        """Drop what waits from an address of ours for those to whom it does not speak, or does not speak any more.
-
-        The resolution that it began goes on: its pace is the neighbour's, whoever asks (RFC 4861 §7.2.2).
-        """
-        if source.address not in self._sources:
-            return
-        for neighbor in self._incomplete.values():
-            waiting, neighbor.queue = neighbor.queue or (), deque()
-            for each in waiting:
-                packet = each[1]
-                if packet[8:24] != source.address or source.speaks_to(packet[24:40]):
-                    neighbor.queue.append(each)
-                else:
-                    neighbor.queued_bytes -= len(packet)
-                    self._waits_no_more(packet)
-                    self._interface.counters.drop(DropReason.ADDRESS_SILENT)
-
-    def _waits_no_more(self, packet: bytes) -> None:
-        source = packet[8:24]
-        self._sources[source] -= 1
-        if not self._sources[source]:
-            del self._sources[source]
 
     def confirm(self, neighbor: Neighbor, now: float) -> None:
         """An upper layer saw its packets arrive at the other end (RFC 4861 §7.3.1)."""
@@ -299,9 +278,7 @@ class NeighborCache:
         neighbor.state = _S.INCOMPLETE
         neighbor.fresh_until = -math.inf
         neighbor.confirm_from = math.inf
-        for _, packet in neighbor.queue or ():
-            self._waits_no_more(packet)
-        neighbor.queue = None
+        self.waiting.take(address)
         if neighbor.timer is not None:
             neighbor.timer.cancel()
 
@@ -313,12 +290,15 @@ class NeighborCache:
     # -- states ----------------------------------------------------------------------------------
 
     def _enter(self, neighbor: Neighbor, state: NeighborState) -> None:
+        silent = neighbor.state is _S.UNREACHABLE or neighbor.state is _S.INCOMPLETE
         neighbor.state = state
         neighbor.probes = 0
         neighbor.fresh_until = -math.inf
         neighbor.confirm_from = -math.inf
         if neighbor.timer is not None:
             neighbor.timer.cancel()
+        if silent and state is not _S.UNREACHABLE:
+            self.on_reachable(neighbor)
 
     def _reachable(self, neighbor: Neighbor, now: float) -> None:
         """REACHABLE from now on, for ReachableTime, which changes every few hours (RFC 4861 §6.3.4)."""
@@ -340,13 +320,10 @@ class NeighborCache:
             self._reachable(neighbor, now)
         else:
             self._enter(neighbor, state)
-        if neighbor.queue:
-            waiting, neighbor.queue, neighbor.queued_bytes = neighbor.queue, None, 0
-            for virtio_header, packet in waiting:
-                self._waits_no_more(packet)
-                header = self.use(neighbor, now)
-                assert header is not None
-                self._interface.transmit(header, [packet], virtio_header)
+        for virtio_header, packet in self.waiting.take(neighbor.address):
+            header = self.use(neighbor, now)
+            assert header is not None
+            self._interface.transmit(header, [packet], virtio_header)
 
     def _set_router(self, neighbor: Neighbor, router: bool, now: float) -> None:
         was, neighbor.is_router = neighbor.is_router, router
@@ -394,11 +371,9 @@ class NeighborCache:
 
     def _fail(self, neighbor: Neighbor, now: float) -> None:
         """Nobody answered: the entry goes and those who waited hear of it; the next packet looks for another way."""
-        waiting = [packet for _, packet in neighbor.queue or ()]
+        waiting = [packet for _, packet in self.waiting.take(neighbor.address, DropReason.NEIGHBOR_UNREACHABLE)]
         self.remove(neighbor.address)
         self.on_unreachable(neighbor, now)
-        for _ in waiting:
-            self._interface.counters.drop(DropReason.NEIGHBOR_UNREACHABLE)
         self.on_unresolved(neighbor, waiting, now)
 
     def _timer(self, neighbor: Neighbor) -> Timer:
@@ -432,8 +407,8 @@ class NeighborCache:
         """
         addresses = self._interface.addresses
         last = neighbor.probes >= MAX_MULTICAST_SOLICIT
-        if neighbor.queue and not last and not is_link_local(neighbor.address):
-            src = neighbor.queue[-1][1][8:24]
+        src = self.waiting.last_source(neighbor.address)
+        if src is not None and not last and not is_link_local(neighbor.address):
             entry = addresses.get(src)
             if entry is not None and entry.answers & Answers.TRAFFIC and entry.state is not AddressState.OPTIMISTIC:
                 return src
@@ -460,7 +435,7 @@ class NeighborCache:
 
     def _protected(self, neighbor: Neighbor, now: float) -> bool:
         if neighbor.state is _S.INCOMPLETE:
-            return bool(neighbor.queue)
+            return neighbor.address in self.waiting
         return (
             neighbor.state in (_S.DELAY, _S.PROBE)
             or (neighbor.state is _S.REACHABLE and now < neighbor.reachable_until)
@@ -482,8 +457,5 @@ class NeighborCache:
             assert (neighbor.header is None) == (neighbor.state is _S.INCOMPLETE), neighbor
             assert (address in self._incomplete) == (neighbor.state is _S.INCOMPLETE), neighbor
             assert neighbor.header is not None or neighbor.fresh_until == -math.inf, neighbor
-            assert not neighbor.queue or neighbor.state is _S.INCOMPLETE, neighbor
-            assert neighbor.queued_bytes == sum(len(packet) for _, packet in neighbor.queue or ()), neighbor
-        queues = [neighbor.queue or () for neighbor in self._table.values()]
-        assert self._sources == Counter(packet[8:24] for queue in queues for _, packet in queue)
-        assert all(source in self._interface.addresses for source in self._sources), "a source that is gone"
+            assert address not in self.waiting or neighbor.state is _S.INCOMPLETE, neighbor
+        self.waiting.check()

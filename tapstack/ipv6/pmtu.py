@@ -48,6 +48,11 @@ class PathMtus:
         self._on_change(dst, mtu)
         return True
 
+    def clear(self) -> None:
+        """The link went away, and with it all paths.  Those that are kept are told by who clears."""
+        self._learnt.clear()
+        self._timer.cancel()
+
     def _arm(self) -> None:
         if self._learnt:
             self._timer.set(next(iter(self._learnt.values()))[1])

@@ -10,7 +10,8 @@ Autoconfigured addresses have no lifetimes of their own: they are deprecated and
 advertisement costs the same whatever the number of addresses.
 
 When the link was away its prefixes, and the connections on them, live on: the link that came back may be the same.  The
-first advertisement of a prefix for addresses tells: what is not advertised any more is then deprecated, and not on-link.
+first advertisement of a prefix for addresses tells: what is not advertised any more is then deprecated, and not on-link, and
+makes room in a full list.
 
 A *dedicated* prefix is routed to this node and does not come from advertisements: its addresses need neither DAD nor
 groups.
@@ -38,7 +39,7 @@ class Prefix:
 
     prefix: 16 bytes, zero behind `length` bits.  autonomous: addresses may be formed in it.  on_link: its addresses are
     neighbours.  dedicated: routed to this node.  preferred: new uses may start (updated by timer).
-    on_link_by_hand, autonomous_by_hand: no router can take it back.
+    on_link_by_hand, autonomous_by_hand: no router can take it back.  superseded: a link before this one had it.
     """
 
     __slots__ = (
@@ -55,6 +56,7 @@ class Prefix:
         "preferred",
         "preferred_until",
         "prefix",
+        "superseded",
         "valid_until",
     )
 
@@ -72,6 +74,7 @@ class Prefix:
         self.preferred = False
         self.on_link_by_hand = False
         self.autonomous_by_hand = False
+        self.superseded = False
         self.on_link_until = -math.inf
         self.valid_until = -math.inf
         self.preferred_until = -math.inf
@@ -92,7 +95,7 @@ class Prefix:
 class PrefixList:
     """The prefixes of the interface, bounded.
 
-    on_autonomous(prefix, now): addresses may be formed in a prefix, for the first time or again.
+    on_autonomous(prefix, now): addresses may be formed in a prefix, for the first time (perhaps deprecated ones), or again.
     on_deprecated(prefix, now): its preferred lifetime is over.  on_expired(prefix, now): its valid lifetime is.
     on_routes(): what is on-link has changed.
     """
@@ -118,18 +121,31 @@ class PrefixList:
         """Whether an address is a neighbour's: link-local or in an on-link prefix."""
         return is_link_local(address) or any(prefix.on_link and address in prefix for prefix in self._table.values())
 
-    def of(self, address: bytes) -> Prefix | None:
-        """The longest autonomous or dedicated prefix that an address lies in."""
+    def of(self, address: bytes, *, routed: bool = False) -> Prefix | None:
+        """The longest autonomous or dedicated prefix that an address lies in; with `routed` a dedicated one if there is any,
+        whatever a router says of a part of it.
+        """
         found = [
             prefix for prefix in self._table.values() if (prefix.autonomous or prefix.dedicated) and address in prefix
         ]
+        if routed:
+            found = [prefix for prefix in found if prefix.dedicated] or found
         return max(found, key=lambda prefix: prefix.length, default=None)
 
     def living_with(self, prefix: Prefix, addresses: Iterable[AddressEntry]) -> list[AddressEntry]:
-        """Of `addresses` those that live and die with a prefix; those of a longer prefix inside it do not."""
-        inside = [entry for entry in addresses if entry.address in prefix]
-        found = [self.of(entry.address) for entry in inside]  # once it has expired one around it, if there is any
-        return [e for e, p in zip(inside, found, strict=True) if p is None or p.length <= prefix.length]
+        """Of `addresses` those that live and die with a prefix.
+
+        Those of a longer prefix inside it do not; nor do those of a dedicated one around what a router advertised.
+        """
+        found = []
+        for entry in addresses:
+            if entry.address in prefix:
+                routed = not entry.per_address_nd
+                home = self.of(entry.address, routed=routed)  # once it has expired one around it, if there is any
+                theirs = routed and home is not None and home.dedicated and not prefix.dedicated
+                if not theirs and (home is None or home.length <= prefix.length):
+                    found.append(entry)
+        return found
 
     # -- configured by hand ------------------------------------------------------------------------
 
@@ -158,11 +174,18 @@ class PrefixList:
         if self._table.pop((prefix.prefix, prefix.length), None) is None:
             return
         formed = prefix.autonomous or prefix.dedicated
-        prefix.on_link = prefix.autonomous = prefix.dedicated = prefix.preferred = False
+        prefix.on_link = prefix.autonomous = prefix.preferred = False
         prefix.valid_until = prefix.preferred_until = prefix.on_link_until = now
         if formed:
             self.on_expired(prefix, now)
+        prefix.dedicated = False
         self.on_routes()
+
+    def stop(self) -> None:
+        """The host stops: no lifetime ends any more, and no address is formed."""
+        self._timer.cancel()
+        self._table.clear()
+        self._doubted.clear()
 
     # -- learnt ------------------------------------------------------------------------------------
 
@@ -172,10 +195,13 @@ class PrefixList:
 
     def advertised(self, options: Iterable[nd.PrefixInformation], now: float) -> None:
         """A router speaks of prefixes, in one advertisement."""
-        told = [prefix for option in options if (prefix := self._take(option, now)) is not None]
-        self._doubted.difference_update(told)
-        if self._doubted and any(prefix.autonomous and prefix.preferred_until > now for prefix in told):
+        sensible = [option for option in options if _makes_sense(option)]
+        told = {(option.prefix, option.prefix_length) for option in sensible}
+        self._doubted = {prefix for prefix in self._doubted if (prefix.prefix, prefix.length) not in told}
+        if self._doubted and any(_autonomous(option) and option.preferred_lifetime for option in sensible):
             self._supersede(now)
+        for option in sensible:
+            self._take(option, now)
         self._age(now)
 
     def _supersede(self, now: float) -> None:
@@ -188,33 +214,33 @@ class PrefixList:
                 prefix.on_link_until = min(prefix.on_link_until, now)
             if not (prefix.dedicated or prefix.autonomous_by_hand):
                 prefix.preferred_until = min(prefix.preferred_until, now)
+                prefix.superseded = not prefix.on_link_by_hand
         self._doubted.clear()
 
-    def _take(self, option: nd.PrefixInformation, now: float) -> Prefix | None:
-        """What an option says of its prefix; one that makes no sense is ignored (RFC 4862 §5.5.3 (b), (c))."""
-        if (
-            is_link_local(option.prefix)
-            or is_multicast(option.prefix)
-            or option.preferred_lifetime > option.valid_lifetime
-        ):
-            return None
-        if option.prefix[:8] == _LOOPBACK_OR_UNSPECIFIED:
-            return None
-        autonomous = option.autonomous and option.prefix_length == AUTONOMOUS_LENGTH
-        if not autonomous and not option.on_link:
-            return None
+    def _take(self, option: nd.PrefixInformation, now: float) -> None:
+        """What an option that makes sense says of its prefix."""
         key = option.prefix, option.prefix_length
         prefix = self._table.get(key)
         if prefix is None:
-            learnt = sum(not entry.dedicated for entry in self._table.values())
-            if not option.valid_lifetime or learnt >= self._interface.config.prefixes:
-                return None
+            if not option.valid_lifetime or not self._make_room(now):
+                return
             prefix = self._table[key] = Prefix(*key)
+        prefix.superseded = False
         if option.on_link and not prefix.on_link_by_hand:
             self._set_on_link(prefix, lifetime_end(option.valid_lifetime, now), now)
-        if autonomous and not prefix.dedicated and not prefix.autonomous_by_hand:
+        if _autonomous(option) and not prefix.dedicated and not prefix.autonomous_by_hand:
             self._set_autonomous(prefix, option, now)
-        return prefix
+
+    def _make_room(self, now: float) -> bool:
+        """Whether a prefix more can be learnt: of those that another link had, the one goes that would expire first."""
+        learnt = [prefix for prefix in self._table.values() if not prefix.dedicated]
+        if len(learnt) < self._interface.config.prefixes:
+            return True
+        former = min((each for each in learnt if each.superseded), key=lambda each: each.valid_until, default=None)
+        if former is None:
+            return False
+        self.remove(former, now)
+        return True
 
     def _set_on_link(self, prefix: Prefix, until: float, now: float) -> None:
         prefix.on_link_until = until
@@ -234,11 +260,11 @@ class PrefixList:
         elif prefix.valid_until - now > TWO_HOURS:
             prefix.valid_until = now + TWO_HOURS
         prefix.preferred_until = min(lifetime_end(option.preferred_lifetime, now), prefix.valid_until)
-        if prefix.preferred_until > now and not (prefix.autonomous and prefix.preferred):
-            prefix.autonomous = prefix.preferred = True
+        preferred = prefix.preferred_until > now
+        if not prefix.autonomous or (preferred and not prefix.preferred):
+            prefix.autonomous, prefix.preferred = True, preferred
             self._interface.notice(str(prefix), "is autonomous: addresses can be formed", now)
             self.on_autonomous(prefix, now)
-        prefix.autonomous = True
 
     def _age(self, now: float) -> None:
         """End what has had its time, and come again when the next lifetime ends."""
@@ -269,6 +295,22 @@ class PrefixList:
             self._timer.set(earliest)
         else:
             self._timer.cancel()
+
+
+def _makes_sense(option: nd.PrefixInformation) -> bool:
+    """One that does not is ignored (RFC 4862 §5.5.3 (b), (c))."""
+    return not (
+        is_link_local(option.prefix)
+        or is_multicast(option.prefix)
+        or option.prefix[:8] == _LOOPBACK_OR_UNSPECIFIED
+        or option.preferred_lifetime > option.valid_lifetime
+        or not (option.on_link or _autonomous(option))
+    )
+
+
+def _autonomous(option: nd.PrefixInformation) -> bool:
+    """Whether an option lets addresses be formed."""
+    return option.autonomous and option.prefix_length == AUTONOMOUS_LENGTH
 
 
 def lifetime_end(lifetime: int, now: float) -> float:

@@ -2,7 +2,7 @@
 
 What an advertisement says is believed for the lifetime that it names and not longer; lists are bounded, and a router
 that offers more than fits is cut short.  Values that would cripple the host are ignored or clamped: an MTU below 1280
-or above the link's, a RetransTimer that would stall DAD for hours or make it a flood.
+or above the link's, a hop limit that ends on the way, a RetransTimer that would stall DAD for hours or make it a flood.
 
 Solicitations go out with exponential back-off until a router answers (RFC 7559), so that a lost one or a router that
 comes late costs little.
@@ -30,6 +30,8 @@ from .routes import Route, Router, Routes
 MIN_RETRANS_TIMER = 0.1
 MAX_RETRANS_TIMER = 10.0
 """Bounds in seconds within which an advertised RetransTimer is taken."""
+MIN_HOP_LIMIT = 32
+"""The least hop limit that is taken from a router: paths are longer than what a small one lets packets live."""
 
 _Key = TypeVar("_Key")
 
@@ -119,7 +121,7 @@ class RouterDiscovery:
     def _take_variables(self, message: nd.RouterAdvertisement) -> None:
         interface = self._interface
         self.managed, self.other = message.managed, message.other
-        if message.hop_limit:
+        if message.hop_limit >= MIN_HOP_LIMIT:
             self._routes.set_hop_limit(message.hop_limit)
         if message.reachable_time and message.reachable_time / 1000 <= MAX_REACHABLE_TIME:
             base = message.reachable_time / 1000

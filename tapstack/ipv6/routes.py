@@ -6,7 +6,8 @@ redirect) sets `fresh_until` back, and the next `ready` finds its way anew.
 
 The next hop of a destination is, in this order: what a redirect named; the destination itself when it is on-link; the
 router of the best route, where reachable routers come before others, then the longest prefix, then the router's
-preference (RFC 4191 §3.2).  Routers that are all unreachable are tried in turn (RFC 4861 §6.3.6).
+preference (RFC 4191 §3.2).  Routers that are all unreachable are tried in turn (RFC 4861 §6.3.6).  One that would be better than
+the one in use, and does not answer, is probed once a minute while there is traffic for it (RFC 4191 §3.5).
 
 The node's own addresses have paths as well, which lead to `ourselves.OURSELVES` and never to the link.
 
@@ -29,6 +30,8 @@ from .prefixes import Prefix, PrefixList
 
 MULTICAST_HOP_LIMIT = 1
 """Default for multicast that is not neighbour discovery (RFC 3493 §5.2)."""
+ROUTER_PROBE_INTERVAL = 60.0
+"""Least seconds between two probes of a router that is avoided (RFC 4191 §3.5)."""
 
 
 class Path:
@@ -115,6 +118,8 @@ class Routes:
         self.mtus = PathMtus(interface, self._mtu_changed)
         self.generation = 0
         self._redirects: OrderedDict[bytes, bytes] = OrderedDict()
+        self._avoided: dict[bytes, float] = {}
+        """router that would be chosen if it answered → when it may be probed again"""
         self._paths: WeakValueDictionary[bytes, Path] = WeakValueDictionary()
         self._recent: OrderedDict[bytes, Path] = OrderedDict()
         self._turn = 0
@@ -126,8 +131,7 @@ class Routes:
         """The path to a destination; raises `NoRouteError` where there is no way at this time."""
         path = self._paths.get(dst)
         if path is None:
-            hop_limit = MULTICAST_HOP_LIMIT if is_multicast(dst) else self._interface.hop_limit
-            path = Path(self, dst, self.mtus.get(dst), hop_limit)
+            path = Path(self, dst, self.mtus.get(dst), self._default_hop_limit(dst))
             self._choose(path, now)
             self._paths[dst] = path
         elif path._generation != self.generation:
@@ -145,6 +149,8 @@ class Routes:
         neighbor = self.settle(path, now)
         if neighbor is None:
             return None
+        if self._avoided:
+            self._probe_avoided(path, now)
         if neighbor.fresh_until == math.inf:
             return neighbor.header
         return self.neighbors.use(neighbor, now)
@@ -189,23 +195,46 @@ class Routes:
             return redirected
         if self._prefixes.on_link(dst):
             return dst
-        candidates = [
-            (self.is_reachable(route.router), route.prefix.length, route.preference, route.router)
-            for route in self.more_specific.values()
-            if dst in route.prefix
-        ]
-        candidates += [
-            (self.is_reachable(router.address), 0, router.preference, router.address)
-            for router in self.default_routers.values()
-            if router.lifetime_until > now
-        ]
+        candidates = self._candidates(dst, now)
         if not candidates:
             raise NoRouteError(dst)
         best = max(candidates, key=lambda candidate: candidate[:3])
         if not best[0]:
             self._turn += 1
             best = candidates[self._turn % len(candidates)]
+        else:
+            for _, length, preference, router in candidates:
+                if (length, preference) > best[1:3]:
+                    self._avoided.setdefault(router, -math.inf)
         return best[3]
+
+    def _candidates(self, dst: bytes, now: float) -> list[tuple[bool, int, int, bytes]]:
+        """Of each route to `dst` whether its router is reachable, its length, its preference, its router."""
+        found = [
+            (self.is_reachable(route.router), route.prefix.length, route.preference, route.router)
+            for route in self.more_specific.values()
+            if dst in route.prefix
+        ]
+        return found + [
+            (self.is_reachable(router.address), 0, router.preference, router.address)
+            for router in self.default_routers.values()
+            if router.lifetime_until > now
+        ]
+
+    def _probe_avoided(self, path: Path, now: float) -> None:
+        """Ask the routers that would be better for `path` than the one in use, if it is time."""
+        candidates = self._candidates(path.dst, now)
+        used = max((candidate[1:3] for candidate in candidates if candidate[3] == path.next_hop), default=None)
+        for reachable, length, preference, router in candidates:
+            due = self._avoided.get(router, math.inf)
+            if used is not None and (length, preference) > used and not reachable and now >= due:
+                self._avoided[router] = now + ROUTER_PROBE_INTERVAL
+                self.neighbors.probe(router, now)
+
+    def neighbor_reachable(self, neighbor: Neighbor) -> None:
+        """A neighbour answers, for the first time or again: a router that was avoided may be the better one."""
+        if self._avoided.pop(neighbor.address, None) is not None:
+            self.changed()
 
     def witness(self, dst: bytes | None, now: float) -> Neighbor | None:
         """A resolved neighbour that can be asked whether the link works: the next hop towards `dst`, or a default router."""
@@ -246,6 +275,9 @@ class Routes:
     def changed(self) -> None:
         """Routers, routes or on-link prefixes have changed: every path looks for its next hop again."""
         self.generation += 1
+        if self._avoided:
+            offering = self._offering()
+            self._avoided = {router: due for router, due in self._avoided.items() if router in offering}
         self.neighbors.invalidate_routes()
 
     def redirect(self, dst: bytes, target: bytes) -> None:
@@ -284,17 +316,22 @@ class Routes:
     def set_mtu(self, mtu: int) -> None:
         """A router names another link MTU (RFC 4861 §6.3.4)."""
         self._interface.link_mtu = mtu
-        for dst, path in list(self._paths.items()):
-            path.mtu = self.mtus.get(dst)
+        self._renew_paths()
 
     def set_hop_limit(self, hop_limit: int) -> None:
         """A router names another hop limit."""
-        if hop_limit == self._interface.hop_limit:
-            return
-        self._interface.hop_limit = hop_limit
+        if hop_limit != self._interface.hop_limit:
+            self._interface.hop_limit = hop_limit
+            self._renew_paths()
+
+    def _renew_paths(self) -> None:
+        """MTU and hop limit of the link have changed."""
         for dst, path in list(self._paths.items()):
-            if not is_multicast(dst):
-                path.hop_limit = hop_limit
+            path.mtu = self.mtus.get(dst)
+            path.hop_limit = self._default_hop_limit(dst)
+
+    def _default_hop_limit(self, dst: bytes) -> int:
+        return MULTICAST_HOP_LIMIT if is_multicast(dst) else self._interface.hop_limit
 
     def _mtu_changed(self, dst: bytes, mtu: int) -> None:
         path = self._paths.get(dst)
@@ -306,6 +343,9 @@ class Routes:
         self.default_routers.clear()
         self.more_specific.clear()
         self._redirects.clear()
+        self._avoided.clear()
+        self.mtus.clear()
+        self._renew_paths()
         self.changed()
 
     def __len__(self) -> int:

@@ -16,6 +16,7 @@ Invariants: frames are in the file in the order in which they passed; a full dis
 from __future__ import annotations
 
 import asyncio
+import struct
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -173,6 +174,8 @@ class CaptureLink(Link):
             work()
         except (OSError, ValueError) as error:
             self.error = error
+        except struct.error as error:  # a clock before 1970
+            self.error = ValueError(f"no room in the format: {error}")
 
 
 def offload_labels(frame: Buffer) -> list[str]:

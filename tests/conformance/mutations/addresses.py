@@ -312,7 +312,14 @@ MUTATIONS = (
         "an address lives on in the routed prefix around its own, which has expired",
         ("UM-ADDR-11",),
         (f"{_BY_HAND}::test_addresses_expire_with_their_prefix_also_where_a_routed_one_lies_around_it",),
-        (Edit("tapstack.ipv6.prefixes:PrefixList.living_with", "p.length <= prefix.length", "p is prefix"),),
+        (Edit("tapstack.ipv6.prefixes:PrefixList.living_with", "home.length <= prefix.length", "home is prefix"),),
+    ),
+    Mutation(
+        "routed-prefix-taken-away",
+        "an advertisement for a part of a routed prefix ends the addresses in it",
+        ("UM-POOL-4",),
+        ("tests/unit/ipv6/test_lifetimes.py::test_no_router_takes_a_part_of_a_routed_prefix_away",),
+        (Edit("tapstack.ipv6.prefixes:PrefixList.living_with", "if not theirs and", "if"),),
     ),
     Mutation(
         "an-address-that-nobody-asked-for",
@@ -321,8 +328,8 @@ MUTATIONS = (
         (f"{_BY_HAND}::test_in_place_of_an_address_given_by_hand_none_is_formed_that_nobody_asked_for",),
         (
             Edit(
-                "tapstack.ipv6.host:Host._form_again",
-                "entry.address != stable_address(prefix, self._secret, counter)",
+                "tapstack.ipv6.stable:StableAddresses.taken",
+                "entry not in self",
                 "False",
             ),
         ),

@@ -32,6 +32,13 @@ MUTATIONS = (
         (Edit(f"{_CARRIAGE}.advertised", "if dst == test.entry.address:", "if False:"),),
     ),
     Mutation(
+        "refusal-blames-a-link-that-is-away",
+        "an address is given up because the neighbour that was asked is forgotten",
+        ("UM-ADDR-12",),
+        (f"{_VERDICTS}::test_a_link_that_goes_away_meanwhile_is_not_blamed",),
+        (Edit(f"{_CARRIAGE}._due", "and test.witness.header is None", "and False"),),
+    ),
+    Mutation(
         "refusal-keeps-the-doubtful",
         "what came to the link after a refused address is used all the same",
         ("UM-ADDR-12",),

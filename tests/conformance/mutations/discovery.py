@@ -61,6 +61,20 @@ MUTATIONS = (
         (Edit(f"{_DAD}.fail", "self._hold(now)", "pass"),),
     ),
     Mutation(
+        "old-links-fill-the-list",
+        "prefixes of links that the node has left take the room of those of the link it is on",
+        ("ST-IP6-6",),
+        ("tests/unit/ipv6/test_link_flap.py::test_a_node_that_visits_many_links_has_an_address_on_each",),
+        (Edit("tapstack.ipv6.prefixes:PrefixList._make_room", "if each.superseded", "if False"),),
+    ),
+    Mutation(
+        "better-router-forgotten",
+        "a better router that was silent once is never used again",
+        ("ST-IP6-5",),
+        ("tests/unit/ipv6/test_routes.py::test_a_better_router_that_was_silent_is_probed_and_used_again",),
+        (Edit("tapstack.ipv6.routes:Routes._probe_avoided", "self.neighbors.probe(router, now)", "pass"),),
+    ),
+    Mutation(
         "hop-limit-unchecked",
         "an ND message that crossed a router is believed",
         ("ST-IP6-4",),
@@ -97,7 +111,7 @@ MUTATIONS = (
         "packets that wait for a neighbour are without number",
         ("ST-IP6-4",),
         (f"{_TEST_NEIGHBORS}::test_the_queue_is_bounded_and_the_newest_stay",),
-        (Edit(f"{_NEIGHBORS}.enqueue", "len(queue) > config.neighbor_queue or", "False and"),),
+        (Edit("tapstack.ipv6.waiting:WaitingPackets.add", "whole > config.neighbor_queue or", "False and"),),
     ),
     Mutation(
         "redirect-from-anybody",

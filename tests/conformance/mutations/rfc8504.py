@@ -43,7 +43,7 @@ MUTATIONS = (
         "all routes have the same preference",
         ("RFC8504-5.9",),
         (f"{_ROUTES}::test_routes_by_prefix_preference_and_reachability",),
-        (Edit("tapstack.ipv6.routes:Routes.next_hop", "router.preference, router.address", "0, router.address"),),
+        (Edit("tapstack.ipv6.routes:Routes._candidates", "router.preference, router.address", "0, router.address"),),
     ),
     Mutation(
         "default-route-unread",

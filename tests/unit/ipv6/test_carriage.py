@@ -12,6 +12,7 @@ from scapy.packet import Packet as ScapyPacket
 
 from tapstack.ipv6.addresses import AddressKind
 from tapstack.ipv6.carriage import Carriage
+from tapstack.ipv6.host import Host
 from tapstack.types import Frame, address, address_text
 from tests.unit.ipv6.bench import (
     OFF_LINK,
@@ -102,6 +103,19 @@ def test_the_link_is_blamed_only_where_another_address_is_answered(plain: bool, 
     assert room.verdict() is expected
     assert expected.refused == (control and not plain)
     assert room.warned == ([room.began + 3.0] if expected.refused else [])
+
+
+@pytest.mark.proves("UM-ADDR-12", by="api")
+def test_a_link_that_goes_away_meanwhile_is_not_blamed() -> None:
+    """Nor is one whose witness the neighbour cache gave up: silence says nothing of the address then."""
+    for forget in (Host.link_down, lambda host, now: host.neighbors.remove(address(ROUTER))):
+        room = Room(is_control)
+        assert room.test()
+        room.run(1.5)
+        forget(room.host, room.now)
+        room.run(20.0)
+        assert [verdict for _, verdict in room.verdicts] == [Carriage.UNKNOWN]
+        assert room.warned == []
 
 
 @pytest.mark.proves("UM-ADDR-12")

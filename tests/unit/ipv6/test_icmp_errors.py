@@ -15,6 +15,7 @@ from scapy.layers.inet6 import (
     IPv6,
     IPv6ExtHdrDestOpt,
     IPv6ExtHdrFragment,
+    defragment6,
 )
 from scapy.packet import Packet as ScapyPacket
 from scapy.packet import Raw
@@ -212,3 +213,15 @@ def test_multicast_paths_need_no_neighbour(world: World) -> None:
     world.host.send(world.stable.address, address("ff02::fb"), EXPERIMENT, [bytes(8)], world.now)
     assert world.out[-1][1][IPv6].hlim == 1
     assert path.next_hop == address("ff02::fb")
+
+
+def test_an_echo_reply_fits_every_path(world: World) -> None:
+    """Nothing is kept by which a Packet Too Big that quotes it could be believed, so none is provoked (RFC 8201 §4)."""
+    world.teach(STRANGER)
+    for size, packets in ((1232, 1), (1233, 2), (1452, 2)):
+        asked = to_us(STRANGER, world.us) / ICMPv6EchoRequest(id=77, seq=3, data=bytes(size))
+        frames = [packet[IPv6] for packet in world.feed(asked)]
+        assert len(frames) == packets
+        assert max(len(frame) for frame in frames) <= 1280
+        whole = defragment6(frames) if packets > 1 else frames[0]
+        assert bytes(whole.payload)[4:] == bytes((0, 77, 0, 3)) + bytes(size)

@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import pytest
-from scapy.layers.inet6 import ICMPv6ND_NA, ICMPv6ND_NS, ICMPv6NDOptPrefixInfo, ICMPv6NDOptSrcLLAddr, IPv6
+from scapy.layers.inet6 import (
+    ICMPv6MLQuery,
+    ICMPv6MLReport,
+    ICMPv6MLReport2,
+    ICMPv6ND_NA,
+    ICMPv6ND_NS,
+    ICMPv6NDOptPrefixInfo,
+    ICMPv6NDOptSrcLLAddr,
+    IPv6,
+    IPv6ExtHdrHopByHop,
+    RouterAlert,
+)
 from scapy.packet import Raw
 
 from tapstack.events import LinkNotice
 from tapstack.ipv6.addresses import AddressKind, Trigger
 from tapstack.types import address, address_text
-from tapstack.wire.nd import Pref64
+from tapstack.wire.nd import INFINITY, Pref64
 from tests.unit.ipv6.bench import (
+    OFF_LINK,
     PREFIX,
     ROUTER,
+    ROUTER_MAC,
     Bench,
     advertisement,
     neighbor_advertisement,
@@ -20,6 +33,7 @@ from tests.unit.ipv6.bench import (
     probe,
     settled,
     solicitation,
+    to_group,
 )
 
 USED = PREFIX + "1:2:3:4"
@@ -146,8 +160,10 @@ def test_a_probe_that_the_link_brings_back_is_no_conflict_here_either(bench: Ben
 # -- what routers said ---------------------------------------------------------------------------------
 
 
-def prefix_information(prefix: str) -> ICMPv6NDOptPrefixInfo:
-    return ICMPv6NDOptPrefixInfo(prefix=prefix, prefixlen=64, L=1, A=1, validlifetime=86400, preferredlifetime=14400)
+def prefix_information(prefix: str, valid: int = 86400, preferred: int = 14400) -> ICMPv6NDOptPrefixInfo:
+    return ICMPv6NDOptPrefixInfo(
+        prefix=prefix, prefixlen=64, L=1, A=1, validlifetime=valid, preferredlifetime=preferred
+    )
 
 
 def preferred(bench: Bench) -> list[str]:
@@ -210,3 +226,65 @@ def test_a_prefix_set_by_hand_needs_no_router_to_go_on(bench: Bench) -> None:
     bench.feed(advertisement(prefix=OTHER))
     assert preferred(bench) == ["2001:db8:3::", "2001:db8:4::", OTHER]
     assert bench.host.prefix_list.on_link(address("2001:db8:3::1"))
+
+
+@pytest.mark.proves("ST-IP6-6", by="api")
+@pytest.mark.parametrize("lifetimes", [(2_592_000, 604_800), (INFINITY, INFINITY)])
+def test_a_node_that_visits_many_links_has_an_address_on_each(lifetimes: tuple[int, int]) -> None:
+    """What the links before had fills the list, and gives way; for ever is until another link."""
+    bench = Bench()
+    bench.settle(prefix=None)
+    for number in range(1, 3 * bench.host.config.prefixes):
+        here = f"2001:db8:{number:x}::"
+        bench.feed(advertisement(prefix=here, valid=lifetimes[0], preferred=lifetimes[1]))
+        bench.run(5.0)
+        assert preferred(bench) == [here]
+        source = bench.host.source_for(address("2001:4860::1"))
+        assert source is not None
+        assert source[:8] == address(here)[:8]
+        assert len(bench.host.prefixes) <= bench.host.config.prefixes
+        flap(bench)
+
+
+@pytest.mark.proves("ST-IP6-6", by="api")
+def test_a_list_that_was_filled_on_another_link_makes_room_for_all_that_this_one_has() -> None:
+    """Where the first advertisement itself does not fit; connections on what it brings again go on."""
+    bench = Bench()
+    bench.settle()
+    entry = bench.ephemeral(USED)
+    full = bench.host.config.prefixes
+    many = (f"2001:db8:bad:{number:x}::" for number in range(1, full + 9))
+    bench.feed(advertisement(*(prefix_information(each, INFINITY, INFINITY) for each in many)))
+    assert len(bench.host.prefixes) == full
+    flap(bench)
+    bench.feed(advertisement(prefix_information(OTHER)))
+    bench.run(5.0)
+    assert preferred(bench) == [PREFIX, OTHER]
+    assert entry.state == "PREFERRED"
+    assert not bench.host.prefix_list.on_link(address("2001:db8:bad:1::1"))
+
+
+def test_what_a_router_set_holds_on_its_own_link_only(bench: Bench) -> None:
+    """RFC 4861 §6.3.2, RFC 8201 §4: the next router may leave it all unspecified, and it never healed."""
+    interface, path = bench.host.interface, bench.host.path(address(OFF_LINK), bench.now)
+    bench.feed(advertisement(chlim=33, mtu=1400, retranstimer=5000, reachabletime=1000))
+    bench.host.routes.mtus.learn(address(OFF_LINK), 1300, bench.now)
+    assert (path.mtu, path.hop_limit, interface.retrans_timer, interface.base_reachable_time) == (1300, 33, 5.0, 1.0)
+    flap(bench)
+    assert (path.mtu, path.hop_limit, interface.retrans_timer, interface.base_reachable_time) == (1500, 64, 1.0, 30.0)
+    assert 15.0 <= interface.reachable_time <= 45.0
+    bench.feed(advertisement(chlim=0))
+    assert (path.mtu, path.hop_limit, interface.link_mtu) == (1500, 64, 1500)
+    bench.run(3600)  # nor does a timer of what was learnt come
+
+
+def test_the_queriers_of_a_link_are_not_those_of_the_next(bench: Bench) -> None:
+    """RFC 3810 §8.2.1: the older version is that of the attached link; UM-ADDR-12: its querier does not work on this one."""
+    alert = to_group(ROUTER, "ff02::1", ROUTER_MAC, hlim=1) / IPv6ExtHdrHopByHop(options=[RouterAlert()])
+    bench.feed(alert / ICMPv6MLQuery(mrd=10_000))
+    assert not bench.host.multicast.report_unasked(bench.now)
+    flap(bench)
+    bench.run(20.0)
+    assert only(bench.sent, ICMPv6MLReport2)
+    assert not only(bench.sent, ICMPv6MLReport)
+    assert bench.host.multicast.report_unasked(bench.now)

@@ -13,6 +13,7 @@ from scapy.layers.inet6 import (
     ICMPv6ND_NS,
     ICMPv6NDOptSrcLLAddr,
     IPv6,
+    IPv6ExtHdrFragment,
 )
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet as ScapyPacket
@@ -26,8 +27,10 @@ from tapstack.types import address, address_text
 from tests.unit.ipv6.bench import (
     OFF_LINK,
     OUR_MAC,
+    PREFIX,
     ROUTER,
     ROUTER_MAC,
+    User,
     advertisement,
     group_of,
     neighbor_advertisement,
@@ -94,6 +97,21 @@ def test_the_queue_is_bounded_in_bytes() -> None:
     for _ in range(10):
         cache.send(data=bytes(1000))
     assert len(cache.feed(to_stable(cache))) == 4
+
+
+def test_a_packet_in_many_fragments_waits_as_one() -> None:
+    cache = Cache(HostConfig(dad_initial_delay=0.0, neighbor_queue=2))
+    for number in range(3):
+        cache.send(data=bytes([number]) * 60_000)
+    released = [packet[IPv6] for packet in cache.feed(to_stable(cache))]
+    assert [packet[IPv6ExtHdrFragment].offset for packet in released].count(0) == 2
+    ids = [packet[IPv6ExtHdrFragment].id for packet in released]
+    whole = [
+        b"".join(bytes(p[IPv6ExtHdrFragment].payload) for p in released if p[IPv6ExtHdrFragment].id == each)
+        for each in dict.fromkeys(ids)
+    ]
+    assert whole == [bytes([number]) * 60_000 for number in (1, 2)]
+    assert cache.drops(DropReason.NEIGHBOR_QUEUE) == len(released) // 2
 
 
 @pytest.mark.proves("ST-IP6-4", "RFC8504-5.4/2")
@@ -415,6 +433,24 @@ def test_a_frame_for_another_station_is_not_ours(cache: Cache) -> None:
     packet[Ether].dst = "02:00:00:00:00:02"
     assert cache.feed(packet) == []
     assert cache.drops(DropReason.LINK_NOT_OURS) == 1
+
+
+@pytest.mark.parametrize("ours", [1, 100])
+def test_strangers_who_do_not_exist_take_no_place_from_those_to_whom_we_speak(cache: Cache, ours: int) -> None:
+    """RFC 6583 §7.2: what answers spoofed sources on the link gives way, whoever came first."""
+    us = cache.stable
+    peers = [f"{PREFIX}7:{number:x}" for number in range(ours)]
+    for peer in peers:
+        cache.host.addresses.acquire(us, User(peer))
+        cache.send(peer)
+    for number in range(1000):
+        cache.feed(to_us(f"{PREFIX}bad:{number:x}", address_text(us.address), ROUTER_MAC) / ICMPv6EchoRequest())
+    cache.run(0.5)
+    assert cache.failed == []
+    assert len(cache.host.neighbors) <= cache.host.config.neighbors
+    assert {cache.state(peer) for peer in peers} == {NeighborState.INCOMPLETE}
+    released = cache.feed(neighbor_advertisement(peers[0], PEER_MAC, S=1, dst=address_text(us.address)))
+    assert [bytes(packet[IPv6].payload) for packet in released] == [PAYLOAD]
 
 
 @pytest.mark.proves("UM-ADDR-9")

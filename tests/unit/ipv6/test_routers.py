@@ -163,6 +163,7 @@ def test_variables_of_an_advertisement_are_taken_and_clamped(bench: Bench) -> No
     assert interface.retrans_timer == 2.0
     assert bench.host.rdnss == [address("2001:db8::53")]
     # Values that would cripple the host.
+    bench.feed(advertisement(chlim=31))
     bench.feed(advertisement(chlim=0, reachabletime=3_600_001, retranstimer=2**32 - 1, mtu=1279))
     assert (path.hop_limit, path.mtu, interface.retrans_timer) == (33, 1400, 10.0)
     bench.feed(advertisement(retranstimer=1, mtu=1501))

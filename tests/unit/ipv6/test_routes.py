@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from itertools import pairwise
+
 import pytest
-from scapy.layers.inet6 import ICMPv6ND_RS, ICMPv6NDOptRouteInfo
+from scapy.layers.inet6 import ICMPv6ND_NS, ICMPv6ND_RA, ICMPv6ND_RS, ICMPv6NDOptRouteInfo, IPv6
+from scapy.layers.l2 import Ether
 
 from tapstack.types import address, address_text
 from tests.unit.ipv6.bench import (
@@ -17,6 +21,7 @@ from tests.unit.ipv6.bench import (
     leaves_for,
     neighbor_advertisement,
     settled,
+    to_group,
 )
 
 
@@ -151,3 +156,62 @@ def test_changing_routers_moves_kept_paths(bench: Bench) -> None:
     header = path.ready(bench.now)
     assert header is not None
     assert header[:6].hex(":") == ROUTER_MAC
+
+
+def traffic(bench: Bench, seconds: int, alive: Callable[[], set[str]]) -> tuple[list[str], list[tuple[float, str]]]:
+    """Send to OFF_LINK once a second; the routers of `alive` answer solicitations.
+
+    Returns the router that each packet left for, and when which router was solicited.
+    """
+    macs, seen = {ROUTER: ROUTER_MAC, SECOND: SECOND_MAC}, len(bench.out)
+    left, asked = [], []
+    for _ in range(seconds):
+        bench.host.send(address(bench.link_local), address(OFF_LINK), 253, [bytes(8)], bench.now)
+        for pause in (0.01, 0.99):
+            bench.run(pause)
+            for when, packet in bench.out[seen:]:
+                if packet[IPv6].nh == 253:
+                    left += [router for router, mac in macs.items() if mac == packet[Ether].dst]
+                elif ICMPv6ND_NS in packet:
+                    router = packet[ICMPv6ND_NS].tgt
+                    asked.append((when, router))
+                    if router in alive():
+                        bench.feed(neighbor_advertisement(router, macs[router], dst=bench.link_local, S=1, R=1))
+            seen = len(bench.out)
+    return left, asked
+
+
+@pytest.mark.proves("ST-IP6-5", "RFC8504-5.9")
+def test_a_better_router_that_was_silent_is_probed_and_used_again() -> None:
+    """RFC 4191 §3.5: once a minute, while there is traffic for it."""
+    bench = Bench()
+    bench.settle(prf=1, lifetime=9000)
+    bench.feed(advertisement(prefix=None, source=SECOND, mac=SECOND_MAC, prf=3, lifetime=9000))
+    alive = {SECOND}
+    left, _ = traffic(bench, 60, lambda: alive)
+    assert left[0] == ROUTER
+    assert left[-1] == SECOND
+    left, asked = traffic(bench, 600, lambda: alive)
+    assert set(left) == {SECOND}
+    probes = [when for when, router in asked if router == ROUTER]
+    assert 5 <= len(probes) <= 10
+    assert min(later - sooner for sooner, later in pairwise(probes)) >= 60.0
+    assert not [packet for packet in bench.run(600) if ICMPv6ND_NS in packet and packet[ICMPv6ND_NS].tgt == ROUTER]
+    alive.add(ROUTER)
+    left, _ = traffic(bench, 120, lambda: alive)
+    assert left[-1] == ROUTER
+    left, _ = traffic(bench, 300, lambda: alive)
+    assert set(left) == {ROUTER}
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_better_router_whose_advertisement_names_no_station_is_asked_for(there: bool) -> None:
+    bench = Bench()
+    bench.settle(prf=3, lifetime=9000)
+    nameless = to_group(SECOND, "ff02::1", SECOND_MAC, hlim=255) / ICMPv6ND_RA(routerlifetime=9000, prf=1)
+    bench.feed(nameless)
+    left, asked = traffic(bench, 200, lambda: {ROUTER, SECOND} if there else {ROUTER})
+    assert left[-1] == (SECOND if there else ROUTER)
+    probes = [when for when, router in asked if router == SECOND]
+    assert there or all(later - sooner >= 60.0 for sooner, later in pairwise(probes))
+    assert len(left) == 200  # meanwhile the other one carries everything

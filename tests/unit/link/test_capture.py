@@ -351,3 +351,12 @@ def test_a_node_that_closes_in_the_middle_of_acknowledgements_explains_each_fram
     assert finished.direction == Direction.INBOUND and Ether(finished.data)[IPv6][TCP].flags == "A"
     assert aborted.direction == Direction.OUTBOUND and "R" in Ether(aborted.data)[IPv6][TCP].flags
     assert not [text for _, text in told if text.startswith("before: connection")]
+
+
+@pytest.mark.parametrize("when", [-1, 1 << 64])
+def test_a_time_that_the_format_cannot_hold_ends_the_capture_and_not_the_traffic(below: Canned, when: int) -> None:
+    link = CaptureLink(below, io.BytesIO(), clock=lambda: when)
+    below.waiting = [b"first", b"second"]
+    assert [link.receive(), link.receive()] == [b"first", b"second"]
+    assert isinstance(link.error, ValueError)
+    link.close()
