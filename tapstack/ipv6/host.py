@@ -157,6 +157,7 @@ class Host:
         self.neighbors.clear()
         self.interface.set_defaults()
         self.routes.clear()
+        self.icmp.reply_mtus.clear()
         self.reassembler.clear()
         self.routers.stop()
         self.multicast.forget_queriers()

@@ -5,7 +5,8 @@ addresses: to a stranger neither an error nor an echo reply leaves on their beha
 solicited-node group that only such addresses keep.
 
 Errors in are handed to the protocol whose packet they quote, when the quoted source is an address of ours.  What they
-claim is not believed here: a path MTU changes only after the protocol found the quoted packet to be in flight.
+claim is not believed here: a path MTU changes only after the protocol found the quoted packet to be in flight.  Of echo replies
+nothing is kept to tell; so what their Packet Too Big says holds for echo replies alone.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from .addresses import Answers
 from .interface import Interface
 from .limiter import TokenBucket
 from .packet import IcmpError, Packet
+from .pmtu import PathMtus
 
 MIN_QUOTE = 8
 """Bytes of the quoted upper layer that a protocol needs to know its packet again."""
@@ -59,7 +61,9 @@ class Icmp:
             icmpv6.Type.ECHO_REQUEST: self._echo_request,
             icmpv6.Type.ECHO_REPLY: self._echo_reply,
         }
-        self.errors: dict[int, Callable[[IcmpError, float], None]] = {}
+        self.errors: dict[int, Callable[[IcmpError, float], None]] = {ipv6.ICMPV6: self._error_about_our_own}
+        self.reply_mtus = PathMtus(interface, lambda dst, mtu: None)
+        """Of echo replies, by whom they go to"""
         self.on_echo_reply: Callable[[Packet, icmpv6.Icmpv6, float], None] | None = None
 
     # -- in --------------------------------------------------------------------------------------
@@ -83,11 +87,7 @@ class Icmp:
             drop(DropReason.ICMP_MALFORMED)
 
     def _echo_request(self, packet: Packet, message: icmpv6.Icmpv6, now: float) -> None:
-        """RFC 4443 §4.2; the reply to a multicast request comes from an ordinary address.
-
-        No packet is larger than what every link takes: nothing is kept of a reply by which a Packet Too Big could be believed
-        (RFC 8201 §4).
-        """
+        """RFC 4443 §4.2; the reply to a multicast request comes from an ordinary address."""
         interface = self._interface
         if packet.src == UNSPECIFIED or (packet.src in interface.addresses and not packet.looped):
             interface.counters.drop(DropReason.IP_BAD_SOURCE)
@@ -100,7 +100,7 @@ class Icmp:
             interface.counters.drop(DropReason.ICMP_RATE_LIMIT)
             return
         reply = icmpv6.pack(src, packet.src, icmpv6.Type.ECHO_REPLY, 0, message.body)
-        self._send(src, packet.src, ipv6.ICMPV6, [reply], now, at_most=ipv6.MINIMUM_MTU)
+        self._send(src, packet.src, ipv6.ICMPV6, [reply], now, at_most=self.reply_mtus.get(packet.src))
 
     def _echo_reply(self, packet: Packet, message: icmpv6.Icmpv6, now: float) -> None:
         if self.on_echo_reply is None:
@@ -130,6 +130,13 @@ class Icmp:
             handler(
                 IcmpError(error.type, error.code, error.info, packet.src, src, dst, upper.next_header, payload), now
             )
+
+    def _error_about_our_own(self, error: IcmpError, now: float) -> None:
+        """About a message of this protocol: with echo replies Packet Too Big counts (RFC 8201 §4), the rest is nobody's."""
+        reply = error.payload[0] == icmpv6.Type.ECHO_REPLY
+        if error.type == icmpv6.Type.PACKET_TOO_BIG and reply and self.reply_mtus.learn(error.dst, error.info, now):
+            return
+        self._interface.counters.drop(DropReason.ICMP_UNMATCHED)
 
     def undeliverable(self, queued: bytes, code: int, now: float) -> None:
         """A packet of our own could not be sent; its protocol hears of it as if a router had said so (RFC 4861

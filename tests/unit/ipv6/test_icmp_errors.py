@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import pytest
 from scapy.layers.inet6 import (
     ICMPv6DestUnreach,
     ICMPv6EchoReply,
     ICMPv6EchoRequest,
+    ICMPv6ND_NS,
     ICMPv6NDOptMTU,
     ICMPv6PacketTooBig,
     ICMPv6ParamProblem,
@@ -24,7 +27,18 @@ from tapstack.events import DropReason
 from tapstack.ipv6.config import HostConfig
 from tapstack.ipv6.packet import IcmpError
 from tapstack.types import address, address_text
-from tests.unit.ipv6.bench import OFF_LINK, PREFIX, STRANGER, Bench, advertisement, one, only, to_group, to_us
+from tests.unit.ipv6.bench import (
+    OFF_LINK,
+    PREFIX,
+    ROUTER_MAC,
+    STRANGER,
+    Bench,
+    advertisement,
+    one,
+    only,
+    to_group,
+    to_us,
+)
 
 EXPERIMENT = 253
 ROUTER_AWAY = "2001:db8:cccc::1"
@@ -215,13 +229,42 @@ def test_multicast_paths_need_no_neighbour(world: World) -> None:
     assert path.next_hop == address("ff02::fb")
 
 
-def test_an_echo_reply_fits_every_path(world: World) -> None:
-    """Nothing is kept by which a Packet Too Big that quotes it could be believed, so none is provoked (RFC 8201 §4)."""
-    world.teach(STRANGER)
-    for size, packets in ((1232, 1), (1233, 2), (1452, 2)):
-        asked = to_us(STRANGER, world.us) / ICMPv6EchoRequest(id=77, seq=3, data=bytes(size))
-        frames = [packet[IPv6] for packet in world.feed(asked)]
-        assert len(frames) == packets
-        assert max(len(frame) for frame in frames) <= 1280
-        whole = defragment6(frames) if packets > 1 else frames[0]
-        assert bytes(whole.payload)[4:] == bytes((0, 77, 0, 3)) + bytes(size)
+@pytest.mark.proves("RFC8504-5.7.1/1", "ST-IP6-3")
+def test_an_echo_reply_fits_the_path_once_that_is_known(world: World) -> None:
+    """RFC 8201 §4; what anybody can claim, as nothing is kept of a reply, changes no other packet."""
+
+    def replies() -> list[ScapyPacket]:
+        asked = to_us(OFF_LINK, world.us, ROUTER_MAC) / ICMPv6EchoRequest(id=77, seq=3, data=bytes(1400))
+        frames = [packet[IPv6] for packet in world.feed(asked) if packet[IPv6].dst == OFF_LINK]
+        whole = defragment6(frames) if len(frames) > 1 else frames[0]
+        assert bytes(whole.payload)[4:] == bytes((0, 77, 0, 3)) + bytes(1400)
+        return frames
+
+    def too_big(mtu: int, quoted: bytes) -> None:
+        world.feed(to_us(ROUTER_AWAY, world.us) / ICMPv6PacketTooBig(mtu=mtu) / quoted[:1232])
+
+    (whole,) = replies()
+    too_big(1279, bytes(whole))
+    assert len(replies()) == 1
+    too_big(1300, bytes(whole))
+    first, _ = replies()
+    assert len(first) <= 1300
+    too_big(1280, bytes(first))
+    assert max(len(each) for each in replies()) <= 1280
+    assert world.host.path(address(OFF_LINK), world.now).mtu == 1500
+    assert world.drops(DropReason.ICMP_UNMATCHED) == 1
+    world.run(601)
+    assert len(replies()) == 1  # the link's is tried again
+
+
+def test_what_quotes_other_icmpv6_messages_of_ours_is_nobodys(world: World) -> None:
+    for number, (error, quoted) in enumerate(
+        product(
+            (ICMPv6PacketTooBig(mtu=1280), ICMPv6DestUnreach()),
+            (ICMPv6EchoRequest(), ICMPv6ND_NS(tgt=STRANGER), ICMPv6EchoReply()),
+        ),
+    ):
+        if (type(error), type(quoted)) != (ICMPv6PacketTooBig, ICMPv6EchoReply):
+            before = world.drops(DropReason.ICMP_UNMATCHED)
+            world.feed(to_us(ROUTER_AWAY, world.us) / error / IPv6(src=world.us, dst=STRANGER) / quoted)
+            assert world.drops(DropReason.ICMP_UNMATCHED) == before + 1, number
