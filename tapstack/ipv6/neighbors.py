@@ -168,9 +168,10 @@ class NeighborCache:
 
     def probe(self, address: bytes, now: float) -> None:
         """Ask once whether a router is there that is not in use because it did not answer (RFC 4191 §3.5)."""
-        neighbor = self.find(address, now)
+        full = len(self._incomplete) >= self._interface.config.neighbors_incomplete
+        neighbor = self._table.get(address) if full else self.find(address, now)
         if neighbor is None or (neighbor.timer is not None and neighbor.timer.armed):
-            return  # no room, or it is being asked already
+            return  # no room, for a mere question; or it is being asked already
         if neighbor.state is _S.INCOMPLETE:
             neighbor.probes = MAX_MULTICAST_SOLICIT - 1
             self._solicit_incomplete(neighbor, now)

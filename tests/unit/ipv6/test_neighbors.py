@@ -461,3 +461,21 @@ def test_a_host_that_has_stopped_asks_for_no_neighbour(cache: Cache, state: Neig
     cache.run(0.5)
     cache.host.stop(cache.now)
     assert cache.run(300) == []
+
+
+def test_a_probe_of_a_router_takes_no_place_from_what_is_being_resolved(cache: Cache) -> None:
+    limit = cache.host.config.neighbors_incomplete
+    peers = [f"{PREFIX}7:{number:x}" for number in range(limit)]
+    for peer in peers:
+        cache.send(peer)
+    cache.out.clear()
+    cache.host.neighbors.probe(address("fe80::fd"), cache.now)
+    assert cache.out == []
+    assert {cache.state(peer) for peer in peers} == {NeighborState.INCOMPLETE}
+    cache.host.neighbors.remove(address(peers[0]))
+    cache.host.neighbors.probe(address("fe80::fd"), cache.now)
+    assert [dst for _, dst in cache.solicited()] == [group_of("fe80::fd")]
+    cache.run(0.9)
+    cache.host.neighbors.probe(address("fe80::fd"), cache.now)
+    cache.run(10.0)
+    assert [dst for _, dst in cache.solicited()].count(group_of("fe80::fd")) == 1
