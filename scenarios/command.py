@@ -243,6 +243,10 @@ def _values(
     found: Scenario, set_: list[str], sweep: list[str], quick: bool
 ) -> tuple[dict[str, Value], dict[str, tuple[Value, ...]]]:
     """The values of its parameters, and those that it is swept over."""
+    from scenarios.engine.errors import ParameterError
     from scenarios.engine.parameters import settings, sweep_axes
 
-    return found.values(settings(found.parameters, set_), quick=quick), sweep_axes(found.parameters, sweep)
+    given, axes = settings(found.parameters, set_), sweep_axes(found.parameters, sweep)
+    if both := sorted(given.keys() & axes.keys()):
+        raise ParameterError(f"{both[0]} is set and swept: leave one of them out.")
+    return found.values(given, quick=quick), axes

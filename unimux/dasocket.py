@@ -16,12 +16,15 @@ socket of the node needs is told to all agents; the first usable answer is taken
 
 `kind` is `ephemeral` or `service`; `front_end`, `who` and `service` say what for, as far as that is known
 (`unimux.purpose`); `seconds` is how long the socket still waits.  An address must lie in a prefix of the node, be new
-to it, and pass DAD; `refused` leaves the need open for another try.  What is no such message is answered with
-`{"error": …}`.  A need without an agent, or without an answer, ends at its own time-out with `AddressNotSet`.
+to it, and pass DAD; `refused` leaves the need open for another try, and comes a second later from the fourth one on.  What is
+no such message is answered with `{"error": …}`.  A need without an agent, or without an answer, ends at its own time-out with
+`AddressNotSet`.
 """
 
 from __future__ import annotations
 
+import asyncio
+from collections import Counter
 from ipaddress import IPv6Network
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,6 +43,12 @@ from .poolstate import PoolChanged
 
 if TYPE_CHECKING:
     from .node import Node
+
+
+AT_ONCE = 3
+"""Refused answers to one need of which agents hear at once."""
+REFUSAL_PAUSE = 1.0
+"""Seconds after which they hear of each one more."""
 
 
 class _Set(msgspec.Struct, forbid_unknown_fields=True):
@@ -64,6 +73,8 @@ class AgentSocket:
         self.das = DasRequired(node.pool, node.events, self._wanted)
         self._server = LocalServer(path, self._serve, f"The agent socket {path}")
         self._agents: dict[Peer, list[str]] = {}
+        self._refusals: Counter[int] = Counter()
+        """need → how many answers were refused"""
         self._before = node.das
 
     @property
@@ -123,6 +134,7 @@ class AgentSocket:
             for agent in list(self._agents):
                 self._say_prefixes(agent)
         if isinstance(event, AddressWanted) and event.outcome != "wanted":
+            self._refusals.pop(event.need, None)
             for agent in list(self._agents):
                 agent.send({"closed": event.need, "outcome": event.outcome})
 
@@ -171,8 +183,17 @@ class AgentSocket:
             self.das.give_up(answer.set, error, now)
 
     def _refused(self, agent: Peer, number: int, address: str, reason: str) -> None:
+        """Ask again, at once the first few times: an agent may answer as fast as it is asked, and be wrong each time."""
+        self._refusals[number] += 1
+        if self._refusals[number] <= AT_ONCE:
+            self._ask_again(agent, number, address, reason)
+        else:
+            loop = asyncio.get_running_loop()
+            loop.call_later(REFUSAL_PAUSE, self._ask_again, agent, number, address, reason)
+
+    def _ask_again(self, agent: Peer, number: int, address: str, reason: str) -> None:
         need = self.das.needs.get(number)
         if need is None:
             agent.send({"closed": number, "outcome": "nobody waits for it"})
-        else:
+        elif agent in self._agents:
             agent.send({"refused": number, "address": address, "reason": reason, "seconds": self._left(need)})

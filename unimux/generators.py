@@ -221,6 +221,16 @@ def load_generator(name: str) -> type[Generator]:
     Raises `GeneratorError` with a sentence that says what to change.
     """
     try:
-        return user_class(name, "generator", Generator, BUILT_IN)  # type: ignore[type-abstract]
+        found = user_class(name, "generator", Generator, BUILT_IN)  # type: ignore[type-abstract]
     except ValueError as error:
         raise GeneratorError(str(error)) from error
+    try:
+        capacity: object = found(bytes(KEY_LENGTH)).capacity
+    except GeneratorError:  # it may be one for other sizes
+        return found
+    except Exception as error:
+        fault = f"{type(error).__name__}: {error}"
+        raise GeneratorError(f"the generator {name} cannot be made of a key and a number of bits: {fault}") from error
+    if not isinstance(capacity, int):
+        raise GeneratorError(f"the capacity of the generator {name} is a whole number, not {capacity!r}")
+    return found

@@ -208,7 +208,10 @@ class Server:
                     ssa = await self.issue(sessions=sessions, client=client, lifetime=lifetime)
                 except NodeStopped:
                     return
-                except UnimuxError:
+                except Exception as error:
+                    if not isinstance(error, UnimuxError):  # a policy's or an agent's of the application
+                        message = f"No address could be armed for {listener!r}."
+                        asyncio.get_running_loop().call_exception_handler({"message": message, "exception": error})
                     await asyncio.sleep(AUTO_ARM_PAUSE)
                     continue
                 try:

@@ -23,7 +23,7 @@ class NoTestTools(SetupError):
     """The tests' own dependencies are not installed."""
 
     def __init__(self) -> None:
-        super().__init__("pytest is not installed here: `make test` sets up what the conformance suite needs.")
+        super().__init__("pytest is not installed here: `make conformance` sets up what the suite needs, and runs it.")
 
 
 def find(start: Path | None = None) -> Path:

@@ -112,6 +112,14 @@ def scenario(
         text = inspect.cleandoc((module.__doc__ if module else None) or function.__doc__ or "")
         if not text:
             raise ScenarioError(f"The scenario {function.__name__!r} asks nothing: begin its file with the question.")
+        if not inspect.iscoroutinefunction(function):
+            raise ScenarioError(
+                f"The scenario {function.__name__!r} cannot wait for anything: begin it with async def."
+            )
+        if not backends:
+            raise ScenarioError(f"The scenario {function.__name__!r} runs nowhere: name one of {', '.join(BACKENDS)}.")
+        for each in backends:
+            known_backend(each)
         made = Scenario(
             name=function.__name__.replace("_", "-"),
             question=text.partition("\n")[0],

@@ -7,7 +7,9 @@ Without one it is *light*: the script, its requirements and measurements only, f
 from __future__ import annotations
 
 import asyncio
+import shutil
 import time
+import traceback
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -24,7 +26,7 @@ from .definition import Backend as BackendName
 from .definition import Scenario
 from .errors import ScenarioError, TooLong
 from .measure import Metrics
-from .mishaps import TITLE, Mishaps, where
+from .mishaps import TITLE, Mishaps, debugging, where
 from .parameters import Value
 from .run import Claim, Comparison, Progress, Run
 from .topology import Topology
@@ -114,17 +116,18 @@ def execute(
             run = Run(backend, order.seed, order.folder, stack)
             run.on_step, run.on_progress = say, progress
             mishaps.say = run.say
-            outcome.interrupted = await _script(scenario, run, values)
+            interrupted = await _script(scenario, run, values)
             outcome.setup = run.setup()
         outcome.seconds = loop.time() - start
         outcome.metrics, outcome.claims, outcome.comparisons = run.metrics, run.claims, run.comparisons
         outcome.charts, outcome.steps, outcome.remarks = run.charts, run.steps, run.remarks
         outcome.answer, outcome.chosen, outcome.topology = run.answered, run.chosen, run.topology
         outcome.named = run.named
-        if outcome.interrupted:
+        if interrupted is not None:
+            outcome.interrupted = True
             outcome.remarks.insert(
                 0,
-                f"Interrupted after {outcome.seconds:.1f} s: what was under way then counts as broken, and what the script would "
+                f"Interrupted after {interrupted:.1f} s: what was under way then counts as broken, and what the script would "
                 "have told the judge later is missing.",
             )
 
@@ -132,6 +135,7 @@ def execute(
         with reclaimed():  # a task that failed, and that nobody awaits, tells of it when it goes
             backend.run(main)
     except ScenarioError as error:
+        _empty(order.folder)
         if not mishaps.count:
             raise
         raise ScenarioError(f"{as_sentence(str(error))} Before that {mishaps.sentence()}.") from error  # it may be why
@@ -144,10 +148,10 @@ def execute(
     return outcome
 
 
-async def _script(scenario: Scenario, run: Run, values: Mapping[str, Value]) -> bool:
+async def _script(scenario: Scenario, run: Run, values: Mapping[str, Value]) -> float | None:
     """The script and the release of all addresses; what it raises becomes a claim that does not hold.
 
-    Returns whether Ctrl-C, SIGTERM or SIGHUP ended it.
+    Returns after how many seconds of its own time Ctrl-C, SIGTERM or SIGHUP ended it; None where nothing did.
     """
     title, failure = "The script ran to its end", ""
     limit = asyncio.timeout(scenario.limit)
@@ -155,7 +159,7 @@ async def _script(scenario: Scenario, run: Run, values: Mapping[str, Value]) -> 
     task = asyncio.current_task()
     assert task is not None
     cancel = asyncio.get_running_loop().call_soon_threadsafe
-    interrupted = False
+    interrupted: float | None = None
     try:
         with interrupting(lambda: cancel(task.cancel, INTERRUPTED)):
             async with limit:
@@ -167,11 +171,23 @@ async def _script(scenario: Scenario, run: Run, values: Mapping[str, Value]) -> 
         if INTERRUPTED not in error.args:
             raise
         task.uncancel()
-        interrupted, failure = True, f"interrupted after {run.now() - began:.1f} s of its own time"
+        interrupted = run.now() - began
+        failure = f"interrupted after {interrupted:.1f} s of its own time"
     except (Exception, SystemExit) as error:  # also a script that ends itself: its report is wanted all the same
         failure = str(TooLong(scenario.limit)) if limit.expired() else where(error, scenario.file)
+        if debugging():
+            traceback.print_exception(error)
     run.require(title, not failure, because=failure)
     return interrupted
+
+
+def _empty(folder: Path | None) -> None:
+    """A run that could not be made leaves nothing: its folder was empty, and the next try may have it."""
+    for each in folder.iterdir() if folder is not None else ():
+        if each.is_dir():
+            shutil.rmtree(each, ignore_errors=True)
+        else:
+            each.unlink(missing_ok=True)
 
 
 INTERRUPTED = "interrupted by the user"

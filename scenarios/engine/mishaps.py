@@ -40,6 +40,11 @@ def where(error: BaseException, file: str) -> str:
     return f"{type(error).__name__} at {places[0]}{raised}" + (f": {text}" if text else "")
 
 
+def debugging() -> bool:
+    """Whether tracebacks are wanted, by `unimux --debug`."""
+    return os.environ.get(DEBUG_VARIABLE, "") not in ("", "0")
+
+
 def _place(frame: traceback.FrameSummary) -> str:
     return f"{Path(frame.filename).name}:{frame.lineno}"
 
@@ -62,7 +67,7 @@ class Mishaps:
     def hear(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """For `loop.set_exception_handler`.  The first error is told as it happens, with `--debug` each with its traceback."""
         error = context.get("exception")
-        if error is None or os.environ.get(DEBUG_VARIABLE, "") not in ("", "0"):
+        if error is None or debugging():
             loop.default_exception_handler(context)
         if error is None:
             return

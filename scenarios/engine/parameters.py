@@ -112,7 +112,8 @@ def specifications(function: Callable[..., Any]) -> tuple[Specification, ...]:
         where = f"the parameter {name!r} of the scenario {function.__name__!r}"
         if parameter.kind is not parameter.KEYWORD_ONLY or parameter.default is parameter.empty:
             raise ScenarioError(f"{where} has to stand after the * and needs a default.")
-        kind, *notes = get_args(hints[name]) if hasattr(hints[name], "__metadata__") else (hints[name],)
+        hint = hints.get(name)
+        kind, *notes = get_args(hint) if hasattr(hint, "__metadata__") else (hint,)
         about = next((note for note in notes if isinstance(note, Parameter)), None)
         if about is None:
             raise ScenarioError(f'{where} needs a description: Annotated[int, Parameter("what it means")].')

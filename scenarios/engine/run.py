@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, replace
+from ipaddress import IPv6Address
 from pathlib import Path
 from random import Random
 from typing import Any, TypeAlias, TypeGuard
@@ -344,12 +345,12 @@ class Run:
 
     def say(self, text: str) -> None:
         """One line of the story, for who watches and for the report."""
-        self.steps.append(text)
+        self.steps.append(_text(text, "a line of the story"))
         self.on_step(text)
 
     def answer(self, text: str) -> None:
         """The answer to the scenario's question, in one line with its figures: the first thing that a reader sees."""
-        self.answered = text
+        self.answered = _text(text, "an answer")
 
     def progress(self, done: float, total: float, unit: str = "") -> None:
         """How far the script has come, for who waits: so many of the total, in a unit that a rate can be given in."""
@@ -357,7 +358,7 @@ class Run:
 
     def choose(self, address: str) -> None:
         """The connection of this one-time address is the one that the report draws segment by segment."""
-        self.chosen = address
+        self.chosen = str(IPv6Address(address))
 
     def measure(self, name: str, value: float, unit: str = "", *, of: str = "") -> None:
         """A sample of something measured; `of` tells variants apart."""
@@ -405,7 +406,7 @@ class Run:
 
     def remark(self, text: str) -> None:
         """What a reader must know to judge the run."""
-        self.remarks.append(text)
+        self.remarks.append(_text(text, "a remark"))
 
     def witness(self, **facts: Any) -> None:
         """Tell the judge of the captures who is who: fields of `scenarios.witness.Setup`; tuples add up."""
@@ -473,3 +474,10 @@ class Run:
                 )
         rules = tuple(rule for rule in TITLES if rule not in self._left_out) if self._left_out else None
         return replace(Setup(nodes=tuple(nodes), rules=rules), **self._witness)
+
+
+def _text(text: str, what: str) -> str:
+    """The text; ValueError for something else, at the line of the script that says it."""
+    if not isinstance(text, str):
+        raise ValueError(f"{what} is a text, not {text!r}")
+    return text

@@ -123,7 +123,9 @@ def _congestion(events: Path, side: Side, connection: Connection) -> list[tuple[
             said = json.loads(text)
             if said["event"] == "connection" and [said["local"], said["remote"]] == pair:
                 who = said["node"], said["connection"]
-            elif said["event"] == "congestion" and (said["node"], said["connection"]) == who:
+            elif (
+                said["event"] == "congestion" and (said["node"], said["connection"]) == who and said["cwnd"] is not None
+            ):
                 found.append((float(said["wall"]), float(said["cwnd"])))
     return found
 

@@ -13,6 +13,7 @@ from tapstack.tcp.congestion.newreno import NewReno
 from tapstack.tcp.options import SocketOptions
 from tapstack.userclass import user_class
 from unimux.cli.settings import SettingsError
+from unimux.generators import GeneratorError, load_generator
 from unimux.node import NodeConfig
 
 MINE = "from tapstack.tcp.congestion.newreno import NewReno\n\n\nclass Mine(NewReno):\n    pass\n"
@@ -83,3 +84,24 @@ def test_the_settings_name_both_kinds_and_refuse_what_there_is_not(folder: Path)
         NodeSettings(bridge="lan", congestion="reno").check()
     with pytest.raises(SettingsError, match=r"^No generator is called 'random': .*\.$"):
         NodeSettings(bridge="lan", generator="random").check()
+
+
+def test_a_class_that_cannot_be_made_is_refused_where_it_is_named(folder: Path) -> None:
+    """A session, or the supply of addresses, would be the first to notice."""
+    (folder / "mine.py").write_text(
+        MINE + "    def __init__(self):\n        pass\n\n\n"
+        "from unimux.generators import PermutationGenerator\n\n\n"
+        "class Lone(PermutationGenerator):\n    def __init__(self):\n        pass\n\n\n"
+        'class Told(PermutationGenerator):\n    capacity = "9"\n',
+        encoding="utf-8",
+    )
+    with pytest.raises(
+        ValueError, match=r"^the congestion controller mine:Mine cannot be made of a segment size: TypeError"
+    ):
+        load_controller("mine:Mine")
+    with pytest.raises(
+        GeneratorError, match=r"^the generator mine:Lone cannot be made of a key and a number of bits: Type"
+    ):
+        load_generator("mine:Lone")
+    with pytest.raises(GeneratorError, match=r"^the capacity of the generator mine:Told is a whole number, not '9'$"):
+        load_generator("mine:Told")

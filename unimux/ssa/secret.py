@@ -45,6 +45,7 @@ from tapstack.events import Event, EventStream, ListenerChanged
 from tapstack.ipv6.addresses import AddressEntry, AddressKind
 from tapstack.ipv6.prefixes import Prefix
 from tapstack.tcp.listener import Listener
+from tapstack.tcp.states import TcpState
 from tapstack.types import address as to_bytes
 from tapstack.types import address_text
 
@@ -271,6 +272,10 @@ class SecretWindow:
             self._failed(self.failure)
             return
         if self._pool.closed:
+            return
+        if self._listener.state is TcpState.CLOSED:
+            self._tell(now, "the listener is closed")
+            self.close(now)
             return
         used = self.counters.used
         for slot in list(self._slots.values()):

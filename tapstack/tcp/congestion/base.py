@@ -14,6 +14,7 @@ from functools import cache
 from typing import TYPE_CHECKING, ClassVar
 
 from ...userclass import user_class
+from ...wire.tcp import DEFAULT_MSS
 
 if TYPE_CHECKING:
     from ..acknowledged import Acknowledged
@@ -136,7 +137,13 @@ def load_controller(name: str) -> type[CongestionControl]:
 
     Raises `ValueError` with a sentence that says what to change.
     """
-    return user_class(name, "congestion controller", CongestionControl, BUILT_IN)  # type: ignore[type-abstract]
+    found = user_class(name, "congestion controller", CongestionControl, BUILT_IN)  # type: ignore[type-abstract]
+    try:
+        found(DEFAULT_MSS, False)
+    except Exception as error:
+        fault = f"{type(error).__name__}: {error}"
+        raise ValueError(f"the congestion controller {name} cannot be made of a segment size: {fault}") from error
+    return found
 
 
 def create(name: str, mss: int, paced: bool = False) -> CongestionControl:

@@ -291,7 +291,12 @@ MUTATIONS = (
         "a host that has stopped goes on asking its neighbours, from an address that it has given up",
         ("UM-ADDR-9",),
         ("tests/unit/ipv6/test_neighbors.py::test_a_host_that_has_stopped_asks_for_no_neighbour",),
-        (Edit("tapstack.ipv6.host:Host.stop", "self.neighbors.clear()", "pass"),),
+        (
+            Edit("tapstack.ipv6.host:Host.stop", "self.neighbors.clear()", "pass"),
+            Edit(
+                "tapstack.ipv6.neighbors:NeighborCache._source", "return self._interface.link_local", "return bytes(16)"
+            ),
+        ),
     ),
     Mutation(
         "reserve-fills-the-link",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tomllib
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -82,7 +83,13 @@ def test_a_parameter_without_description_or_default_is_refused() -> None:
 
     async def needed(run: Run, *, size: Annotated[int, Parameter("size")]) -> None: ...
 
-    for script, said in ((bare, "needs a description"), (needed, "needs a default")):
+    async def untyped(run: Run, *, size=1) -> None: ...  # type: ignore[no-untyped-def]
+
+    for script, said in (
+        (bare, "needs a description"),
+        (needed, "needs a default"),
+        (untyped, "'size' of the scenario 'untyped' needs a description"),
+    ):
         with pytest.raises(ScenarioError, match=said):
             specifications(script)
 
@@ -254,6 +261,8 @@ def test_nobody_on_the_network_has_anothers_name(join: Any) -> None:
         ({"shows": ("complet",)}, "There is no rule 'complet': did you mean 'complete'?"),
         ({"shows": ("nonsense",)}, "There is no rule 'nonsense': docs/reading-the-report.md lists them."),
         ({"requirements": ("UM-NO-SUCH-7",)}, "There is no requirement 'UM-NO-SUCH-7': their ids are like UM-DAS-1."),
+        ({"backends": ("simm",)}, "There is no backend 'simm': choose sim or netns."),
+        ({"backends": ()}, "The scenario 'promising' runs nowhere: name one of sim, netns."),
         ({"requirements": ("UM-DAS-one",)}, "There is no requirement 'UM-DAS-one': their ids are like UM-DAS-1."),
     ],
 )
@@ -349,3 +358,32 @@ def test_every_cable_has_a_luck_of_its_own(monkeypatch: pytest.MonkeyPatch) -> N
     assert light(made(namesakes)).held
     assert len(seeds) == 5
     assert len(set(seeds)) == 5, seeds
+
+
+def test_a_script_that_cannot_wait_is_no_scenario() -> None:
+    def at_once(run: Run) -> None:
+        """Is this enough?"""
+
+    with pytest.raises(ScenarioError, match="The scenario 'at_once' cannot wait for anything: begin it with async def"):
+        made(at_once)
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda run: run.answer(5), "an answer is a text, not 5"),
+        (lambda run: run.say(None), "a line of the story is a text, not None"),
+        (lambda run: run.remark(b"x"), "a remark is a text, not b'x'"),
+        (lambda run: run.choose("nonsense"), "nonsense"),
+    ],
+)
+def test_what_is_no_text_is_an_error_at_the_line_that_says_it(call: Callable[[Any], None], said: str) -> None:
+    async def careless(run: Run) -> None:
+        """What is said?"""
+        call(run)
+
+    outcome = light(made(careless))
+    assert not outcome.held
+    (claim,) = (claim for claim in outcome.claims if not claim.holds)
+    assert said in claim.sentence
+    assert "test_engine.py" in claim.sentence

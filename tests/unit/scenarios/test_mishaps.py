@@ -211,3 +211,83 @@ def test_a_generator_that_cannot_be_imported_is_an_error_before_anything_starts(
 
     with pytest.raises(ScenarioError, match=r"^The generator 'no_such_module:Such' cannot be imported"):
         light(waits)
+
+
+NO_SUCH = '''"""Is it there?"""
+from scenarios.engine import Parameter, Run, scenario
+from typing import Annotated
+
+
+@scenario(shows=())
+async def no_such(run: Run, *, which: Annotated[str, Parameter("a generator")] = "nowhere:Nope") -> None:
+    lan = run.lan("one")
+    await run.node("alice", lan, generator=which)
+    run.witness(connections=0)
+'''
+
+
+def test_a_run_that_could_not_be_made_leaves_its_folder_to_the_next_try(tmp_path: Path) -> None:
+    script, folder = tmp_path / "no_such.py", tmp_path / "out"
+    script.write_text(NO_SUCH)
+    assert command(["scenario", "run", str(script), "--out", str(folder)]) == 2
+    assert list(folder.iterdir()) == []
+    assert command(["scenario", "run", str(script), "--out", str(folder), "--set", "which=permutation"]) == 0
+    assert (folder / "report.html").exists()
+
+
+BROKEN = '''"""Does it break?"""
+from scenarios.engine import Run, scenario
+
+
+@scenario()
+async def broken(run: Run) -> None:
+    raise KeyError("in the script")
+'''
+
+
+@pytest.mark.parametrize("debug", [True, False])
+def test_the_traceback_of_the_script_is_there_for_who_asks(
+    debug: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UNIMUX_DEBUG", "")
+    script = tmp_path / "broken.py"
+    script.write_text(BROKEN)
+    options = ["--debug"] if debug else []
+    assert command([*options, "scenario", "run", str(script), "--out", str(tmp_path / "out")]) == 1
+    said = capsys.readouterr().err
+    assert ("Traceback" in said) == debug
+    assert ('raise KeyError("in the script")' in said) == debug
+
+
+class Nowhere(Raises):
+    """Its window is no number."""
+
+    def on_ack(self, news: Acknowledged, now: float) -> None:
+        self.cwnd = float("nan")  # type: ignore[assignment]
+
+
+NAN = '''"""What does it draw?"""
+from dataclasses import replace
+from scenarios.engine import OPTIONS, Run, echo, exchange, scenario
+from unimux.aio import open_connection
+
+
+@scenario()
+async def nan(run: Run) -> None:
+    lan = run.lan("one")
+    www = await run.host("www", lan)
+    options = replace(OPTIONS, congestion="tests.unit.scenarios.test_mishaps:Nowhere")
+    alice = await run.node("alice", lan, options=options)
+    await www.serve(80, echo)
+    await alice.ready(1, 10)
+    streams = await open_connection(alice, www.address, 80)
+    run.require("It is answered", await exchange(*streams, b"hello"))
+'''
+
+
+def test_a_window_that_is_no_number_costs_no_report(tmp_path: Path) -> None:
+    script, folder = tmp_path / "nan.py", tmp_path / "out"
+    script.write_text(NAN)
+    assert command(["scenario", "run", str(script), "--out", str(folder)]) in (0, 1)
+    assert (folder / "report.html").exists()
+    assert json.loads((folder / "findings.json").read_text())

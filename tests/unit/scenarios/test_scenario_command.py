@@ -155,6 +155,7 @@ def test_the_answers_of_many_runs_make_a_page(tmp_path: Path) -> None:
         (["run", "hello", "--sweep", "size=5..1"], "size cannot be '5..1': write the range from the lower end"),
         (["run", "hello", "--sweep", "size=1..99999999999"], "size cannot be '1..99999999999': a range has"),
         (["run", "--again", "bent"], "size cannot be 'many': it takes a whole number"),
+        (["run", "hello", "--set", "size=2", "--sweep", "size=1,2"], "size is set and swept: leave one of them out."),
         (["run", "--again", "bent2"], "scenario.toml cannot be read"),
         (["report", "swept"], "swept holds no run: there is no summary.csv in it"),
     ],

@@ -18,7 +18,7 @@ from tests.unit.unimux.lan import PREFIX, Hello, eventually, lan
 from unimux.agent import AgentGone, random_address, serve_needs
 from unimux.aio import open_connection
 from unimux.das import AddressNotSet
-from unimux.dasocket import AgentSocket
+from unimux.dasocket import AT_ONCE, AgentSocket
 from unimux.errors import SetupError
 from unimux.node import Node
 
@@ -245,3 +245,35 @@ def test_the_example_chooses_inside_the_prefix_and_says_when_no_node_is_there(tm
     assert random_address({"prefixes": []}) is None
     with pytest.raises(AgentGone, match="No node waits"):
         serve_needs(tmp_path / "missing", lambda need: None, lambda text: None)
+
+
+CONTRARY = """
+import json, socket, sys
+node = socket.socket(socket.AF_UNIX)
+node.connect(sys.argv[1])
+for line in node.makefile("rb"):
+    message = json.loads(line)
+    number = message.get("wanted", message.get("refused"))
+    if number is not None:
+        print(line.decode(), end="", flush=True)
+        node.sendall(json.dumps(dict(set=number, address="2001:db8:99::1")).encode() + b"\\n")
+"""
+
+
+@pytest.mark.proves("UM-DAS-3", by="api")
+def test_an_agent_that_is_wrong_each_time_is_asked_once_a_second(tmp_path: Path) -> None:
+    path = tmp_path / "agent.sock"
+
+    async def main() -> list[dict[str, Any]]:
+        async with stage(path) as (alice, bob, agents), process("-c", CONTRARY, str(path)) as running:
+            await eventually(lambda: agents.agents == 1)
+            ssa = await bob.listen(Hello).issue()
+            with pytest.raises(AddressNotSet):
+                await fetch(alice, ssa.address, timeout=2.5)
+            running.kill()
+            assert running.stdout is not None
+            return [json.loads(line) for line in (await running.stdout.read()).splitlines()]
+
+    asked = asyncio.run(main())
+    assert [next(iter(message)) for message in asked[:4]] == ["wanted", *["refused"] * 3]
+    assert len(asked) <= 1 + AT_ONCE + 2  # two seconds begin within two and a half

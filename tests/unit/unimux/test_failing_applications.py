@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tapstack.ipv6.addresses import AddressKind
+from tapstack.ipv6.addresses import AddressEntry, AddressKind
 from tests.unit.unimux.lan import Lan, handled, lan, virtual
 from unimux.aio import open_connection
+from unimux.das import AutoSet, Done, Pending, Want
 from unimux.events import EventFile
 from unimux.node import Node
 from unimux.purpose import Purpose
@@ -241,5 +242,29 @@ def test_a_transport_keeps_its_protocol_until_that_was_told_of_the_end(faulty: t
             assert seen == [protocol]
             assert [context["protocol"] for context in told] == [protocol] * len(faulty)
             assert transport.get_protocol() is None  # as of asyncio's own transports
+
+    virtual(main())
+
+
+@pytest.mark.proves("UM-LIS-2", by="api")
+def test_a_policy_that_raises_once_leaves_as_many_armed_as_were_asked_for() -> None:
+    class Flaky(AutoSet):
+        asked = 0
+
+        def ask(self, want: Want, now: float, done: Done) -> AddressEntry | Pending:
+            self.asked += 1
+            if self.asked == 2:
+                raise Fault("the policy")
+            return super().ask(want, now, done)
+
+    async def main() -> None:
+        told = handled()
+        async with lan() as net:
+            node = await net.node()
+            server = node.listen(asyncio.Protocol, das=Flaky(node.pool))
+            server.auto_arm(3)
+            await asyncio.sleep(60)
+            assert len(server.armed) == 3
+            assert [str(context["exception"]) for context in told] == ["the policy"]
 
     virtual(main())

@@ -236,3 +236,25 @@ def test_a_node_that_stops_ends_no_appointment() -> None:
         assert (counters.used, counters.ended) == (-1, {})
 
     virtual(main())
+
+
+@pytest.mark.proves("UM-GEN-5", "UM-POOL-1")
+def test_a_window_whose_listener_is_closed_uses_up_no_more_counters(tmp_path: Path) -> None:
+    """Its record is free, and whoever serves next goes on where the sessions ended."""
+    record = tmp_path / "record.json"
+
+    async def main() -> None:
+        async with lan() as net:
+            bob, alice = Service(await net.node()), await net.node()
+            window = bob.window(CounterFile(record))
+            await filled(bob, window, [0, 1, 2, 3], [4, 5, 6, 7])
+            bob.server.close()
+            closed = asyncio.get_running_loop().time()
+            await asyncio.sleep(60)
+            assert probed(net, bob.node, closed) == {}
+            assert (window.armed, window.reserved) == ([], [])
+            again = Service(bob.node)
+            await filled(again, again.window(CounterFile(record)), [0, 1, 2, 3], [4, 5, 6, 7])
+            await talk(client_of(alice))
+
+    virtual(main())
