@@ -30,7 +30,7 @@ from compat.publishsettings import (
     SessionsOption,
 )
 from compat.speaker import Speaker, counted
-from compat.up import BridgeOption, EventsOption, NetnsOption, PrefixOption, StateOption, node_settings, run_node
+from compat.up import BridgeOption, EventsOption, NetnsOption, PrefixOption, StateOption, node_settings, run_service
 from tapstack.tcp.options import PortMode
 from unimux.cli.settings import Configuration
 from unimux.control import check_name, control_server
@@ -202,7 +202,7 @@ def publish(
     state: StateOption = None,
     events: EventsOption = None,
     json: Annotated[bool, typer.Option("--json", help="Print one object per line.")] = False,
-) -> None:
+) -> int:
     """Put an unmodified server behind one-time addresses, until stopped; print the addresses as URLs.
 
     Each address is armed when it is printed, and replaced when it has been used or its time is over.
@@ -232,7 +232,7 @@ def publish(
     check_name(service)
     attachment.check()
     _refuse_elsewhere(settings.dns_address, attachment.prefix)
-    _publish(service, backend, settings, attachment, json)
+    return _publish(service, backend, settings, attachment, json)
 
 
 def _refuse_elsewhere(dns_address: str | None, prefix: str | None) -> None:
@@ -256,12 +256,12 @@ def _teller(speaker: Speaker, json: bool) -> Tell:
     return to_programs if json else to_people
 
 
-def _publish(service: str, backend: Backend, settings: PublishSettings, attachment: NodeSettings, json: bool) -> None:
-    """Attach a node and publish, until stopped."""
+def _publish(service: str, backend: Backend, settings: PublishSettings, attachment: NodeSettings, json: bool) -> int:
+    """Attach a node and publish, until stopped; the exit status."""
     scheme = settings.scheme or SCHEMES.get(backend.port)
     allow_files()
 
-    async def work(node: Node) -> None:
+    async def work(node: Node, begin: Callable[[], None]) -> None:
         async with (
             Speaker() as speaker,
             published(
@@ -278,8 +278,14 @@ def _publish(service: str, backend: Backend, settings: PublishSettings, attachme
             ) as publisher,
         ):
             tell = _teller(speaker, json)
+
+            def begun(event: str, facts: Mapping[str, Any], text: str | None) -> None:
+                tell(event, facts, text)
+                if event == "begin":
+                    begin()
+
             async with asyncio.TaskGroup() as group:
                 group.create_task(speaker.failed())  # addresses that nobody can read are none
-                group.create_task(serve_publication(node, publisher, settings, attachment, tell))
+                group.create_task(serve_publication(node, publisher, settings, attachment, begun))
 
-    run_node(attachment, work)
+    return run_service(attachment, work)

@@ -22,6 +22,7 @@ from compat.publisher import PublishLimits
 from compat.publishsettings import LifetimeOption, SessionsOption
 from compat.speaker import Speaker
 from compat.up import BridgeOption, EventsOption, NetnsOption, PrefixOption, StateOption, node_settings, run_node
+from unimux.cli.plugins import for_a_program
 from unimux.cli.settings import Configuration
 from unimux.node import Node
 from unimux.purpose import Purpose
@@ -78,6 +79,7 @@ async def run_here(
         return await run_program(made, argv, user=settings.user)
 
 
+@for_a_program
 def run(
     program: Annotated[list[str], typer.Argument(metavar="-- PROGRAM ARGUMENTS…", help="What to run.")],
     user: Annotated[str | None, typer.Option(help="User that it runs as.", show_default="the one who calls")] = None,

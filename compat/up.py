@@ -105,21 +105,34 @@ def run_node(settings: NodeSettings, work: Callable[[Node], Awaitable[None]]) ->
     return status
 
 
+def run_service(settings: NodeSettings, work: Callable[[Node, Callable[[], None]], Awaitable[None]]) -> int:
+    """As `run_node` for work that serves until it is stopped: 0 once it has called its second argument, to say that it does."""
+    begun = False
+
+    def begin() -> None:
+        nonlocal begun
+        begun = True
+
+    status = run_node(settings, lambda node: work(node, begin))
+    return 0 if begun else status
+
+
 def up(
     bridge: BridgeOption = None,
     prefix: PrefixOption = None,
     netns: NetnsOption = None,
     state: StateOption = None,
     events: EventsOption = None,
-) -> None:
+) -> int:
     """Run a node on a TAP until stopped; print what its addresses do."""
     settings = node_settings(bridge=bridge, prefix=prefix, netns=netns, state=state, events=events)
 
-    async def work(node: Node) -> None:
+    async def work(node: Node, begin: Callable[[], None]) -> None:
         async with Speaker() as speaker:
+            begin()
             await tell_events(node, speaker)
 
-    run_node(settings, work)
+    return run_service(settings, work)
 
 
 async def tell_events(node: Node, speaker: Speaker) -> None:

@@ -315,8 +315,9 @@ class DiskState:
         if self.lost_claims:
             cause = cause or "addresses that were claimed are no longer on record in the file claimed"
         if cause:
-            number = stored.epochs[-1].number + 1 if stored.epochs else 0
-            self.doubt = cause if stored.epochs or self.claimed or "damaged" in cause else None
+            again = bool(stored.epochs or self.claimed or "damaged" in cause)
+            number = stored.epochs[-1].number + 1 if stored.epochs else int(again)  # 0 only where nothing was before
+            self.doubt = cause if again else None
             stored.epochs.append(self._new_epoch(number, generator, cause))
         self._write()
         self._remember_claims()

@@ -89,7 +89,10 @@ class NetworkUnreachable(ConnectError):
     """There is no route, or no prefix of ours to reach it from."""
 
     ERRNO = _errno.ENETUNREACH
-    SENTENCE = "There is no route to {where}{detail}: check that a router announces a prefix on the node's link."
+    SENTENCE = (
+        "There is no route to {where}{detail}: check that a router announces a prefix on the node's link, "
+        "or, where a prefix is routed to the node, that this machine has a route there (`ip -6 route`)."
+    )
 
 
 class HopLimitExceeded(ConnectError):

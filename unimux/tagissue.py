@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from ipaddress import IPv6Address, IPv6Network
 
 from .generators import IDENTIFIER_BITS, GeneratorError, is_reserved
-from .state import State
+from .state import Epoch, State
 from .tagged import Tag, TagCodec, TagLayout
 
 BLOCK = 16
@@ -70,6 +70,8 @@ class TagIssuer:
         self._leased: dict[str, range] = {}
         self._codec = TagCodec(key, self.layout)
         self._looked = -1
+        self._earlier = (-1, 0)
+        """of which epoch, and the first slot that no epoch before it has on record"""
         self.layout.slots_between(0.0, longest + self.layout.slot_length)
 
     def draw(self, prefix: IPv6Network, service: int, client: int, lifetime: float) -> TaggedAddress:
@@ -88,7 +90,7 @@ class TagIssuer:
         slot = int((now + lifetime) // slot_length)
         self._check_epochs(slot)
         self._forget_before(int(now // slot_length))
-        if slot < (over := self._state.epoch.reached(self._mark)):
+        if slot < (over := self._over()):
             raise GeneratorError(
                 "the clock was set back to a time for which tagged addresses may have been issued before: "
                 f"set it right, or wait {over * slot_length - now - lifetime:.0f} s"
@@ -104,7 +106,7 @@ class TagIssuer:
                 return TaggedAddress(address, tag, (slot + 1) * slot_length)
 
     def _check_epochs(self, slot: int) -> None:
-        if len(self._state.epochs) > 1:
+        if self._state.epoch.number > 0:
             trusted = int((self._state.epoch.began + self.longest) // self.layout.slot_length) + 1
             if slot < trusted:
                 seconds = trusted * self.layout.slot_length - self._wall()
@@ -112,6 +114,21 @@ class TagIssuer:
                     f"tagged addresses for this time may have been issued before the node's state was lost "
                     f"({self._state.epoch.cause}): wait {seconds:.0f} s"
                 )
+
+    def _over(self) -> int:
+        """The first slot that is not over and forgotten, nor on record of an earlier epoch, whose clock may have been ahead."""
+        present = self._state.epoch
+        if self._earlier[0] != present.number:
+            slots = [0]
+            for epoch in self._state.epochs[:-1]:
+                slots += [epoch.reached(self._mark), *(slot + 1 for _, slot in self._sequences(epoch))]
+            self._earlier = present.number, max(slots)
+        return max(present.reached(self._mark), self._earlier[1])
+
+    def _sequences(self, epoch: Epoch) -> list[tuple[str, int]]:
+        """Of the sequences of serials on record those of this key, each with its slot."""
+        ours = (name for name in epoch.leased if name.startswith(self._name) and name != self._mark)
+        return [(name, int(name.split(" ")[2])) for name in ours]
 
     def _serial(self, sequence: str) -> int:
         """The next serial of a sequence, durable."""
@@ -129,8 +146,7 @@ class TagIssuer:
         if slot == self._looked:
             return
         self._looked = slot
-        ours = [name for name in self._state.epoch.leased if name.startswith(self._name) and name != self._mark]
-        if not (over := [name for name in ours if int(name.split(" ")[2]) < slot]):
+        if not (over := [name for name, its in self._sequences(self._state.epoch) if its < slot]):
             return
         if (marked := self._state.epoch.reached(self._mark)) < slot:
             self._state.lease(self._mark, slot - marked)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json as json_format
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Annotated
 
@@ -18,7 +18,7 @@ from compat.socks.services import Services
 from compat.socks.session import PasswordTable
 from compat.socks.settings import DEFAULT_HOST, DEFAULT_PORT, SocksLimits, SocksSettings
 from compat.speaker import counted
-from compat.up import BridgeOption, EventsOption, NetnsOption, PrefixOption, StateOption, node_settings, run_node
+from compat.up import BridgeOption, EventsOption, NetnsOption, PrefixOption, StateOption, node_settings, run_service
 from tapstack.tcp.options import PortMode
 from unimux.cli.settings import Configuration
 from unimux.endpoint import endpoint_text
@@ -66,7 +66,7 @@ def socks(
     state: StateOption = None,
     events: EventsOption = None,
     json: Annotated[bool, typer.Option("--json", help="Print one object when it listens and one at the end.")] = False,
-) -> None:
+) -> int:
     """Attach a node and serve SOCKS5, SOCKS4a and HTTP CONNECT with it until stopped.
 
     A user name of the form NAME-session-ID keeps one address for that session, for 10 minutes.
@@ -78,18 +78,19 @@ def socks(
     attachment = node_settings(bridge=bridge, prefix=prefix, netns=netns, state=state, events=events)
     allow_files()
 
-    async def serve(node: Node) -> None:
+    async def serve(node: Node, begin: Callable[[], None]) -> None:
         async with await serve_socks(
             node, settings.host, settings.port, users=users, limits=settings.limits()
         ) as server:
             _tell_begin(server, json)
+            begin()
             try:
                 await asyncio.Event().wait()
             finally:
                 with suppress(OSError):  # the terminal may be gone
                     _tell_end(server, json)
 
-    run_node(attachment, serve)
+    return run_service(attachment, serve)
 
 
 def _tell_begin(server: SocksServer, json: bool) -> None:

@@ -17,10 +17,11 @@ from __future__ import annotations
 import ast
 import difflib
 import importlib.util
+from collections.abc import Callable
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -30,7 +31,10 @@ from unimux.cli.ending import postponed
 from unimux.cli.exits import ExitCode, is_ours
 from unimux.errors import SetupError
 
+P = ParamSpec("P")
+R = TypeVar("R")
 GROUP = "unimux.commands"
+_SETTINGS = "context_settings"
 
 
 class CommandUnavailable(SetupError):
@@ -64,6 +68,12 @@ def help_line(point: EntryPoint) -> str:
     return "(not installed)"
 
 
+def for_a_program(command: Callable[P, R]) -> Callable[P, R]:
+    """For the function of a command whose arguments are a program's: the first of them ends the command's own options."""
+    vars(command)[_SETTINGS] = {"allow_interspersed_args": False}
+    return command
+
+
 def load(point: EntryPoint) -> TyperCommand | TyperGroup:
     """Import a command; raises `CommandUnavailable`."""
     try:
@@ -80,7 +90,7 @@ def load(point: EntryPoint) -> TyperCommand | TyperGroup:
     if isinstance(target, typer.Typer):
         parent.add_typer(target, name=point.name)
     elif callable(target):
-        parent.command(point.name)(target)
+        parent.command(point.name, context_settings=vars(target).get(_SETTINGS))(target)
     else:
         raise CommandUnavailable(point.name, f"{point.value} is neither a function nor a typer.Typer")
     group = get_command(parent)

@@ -361,9 +361,13 @@ class Responder:
         """What the same asker was given, or is being given, within the window."""
         oldest = self._now() - self.policy.retry_window
         while self._recent:
-            key, (when, _) = next(iter(self._recent.items()))
-            if when >= oldest and len(self._recent) <= MAX_REMEMBERED:
-                break
+            key, (when, minting) = next(iter(self._recent.items()))
+            if len(self._recent) <= MAX_REMEMBERED:
+                if when >= oldest:
+                    break
+                if not minting.done():
+                    self._renew(key, minting)
+                    continue
             del self._recent[key]
         key = (asker.source, asker.subnet, asker.name, asker.key)
         found = self._recent.get(key)
@@ -385,11 +389,20 @@ class Responder:
         def done(future: asyncio.Future[IPv6Address]) -> None:
             failed = future.cancelled() or future.exception() is not None
             found = self._recent.get(key)
-            if failed and found is not None and found[1] is future:
+            if found is None or found[1] is not future:
+                return
+            if failed:
                 del self._recent[key]  # the next try is not to hear of this one's failure
+            else:
+                self._renew(key, future)  # only now can a resolver have heard of it
 
         minted.add_done_callback(done)
         return minted
+
+    def _renew(self, key: tuple[object, ...], minted: asyncio.Future[IPv6Address]) -> None:
+        """Remember an address for a retry window from now on."""
+        self._recent[key] = self._now(), minted
+        self._recent.move_to_end(key)
 
     def _pay(self, source: str) -> bool:
         """Take a token of the source's bucket; False when it is empty."""

@@ -37,7 +37,7 @@ class TokenError(UnimuxError, ValueError):
 class TokenExpired(TokenError):
     """A token's time is over."""
 
-    exit_code = 1  # nothing is wrong with how it was written
+    exit_code = 4  # nothing is wrong with how it was written: the session does not come about
 
 
 @dataclass(frozen=True, slots=True)

@@ -100,7 +100,7 @@ def test_a_publisher_whose_addresses_nobody_reads_goes_on(monkeypatch: pytest.Mo
     held = Held()
     monkeypatch.setattr(typer, "echo", lambda text, err=False: held.write(text, err))
 
-    def run_node(settings: NodeSettings, work: Callable[[Node], Awaitable[None]]) -> None:
+    def run_node(settings: NodeSettings, work: Callable[[Node], Awaitable[None]]) -> int:
         async def main() -> None:
             async with lan(latency=0.0002) as net:
                 node = await net.node(dedicated="2001:db8:a::")
@@ -119,8 +119,9 @@ def test_a_publisher_whose_addresses_nobody_reads_goes_on(monkeypatch: pytest.Mo
                 await asyncio.gather(working, return_exceptions=True)
 
         asyncio.run(main())
+        return 0
 
-    monkeypatch.setattr(publish, "run_node", run_node)
+    monkeypatch.setattr("compat.up.run_node", run_node)
     monkeypatch.setenv("XDG_RUNTIME_DIR", "/nonexistent")
     monkeypatch.setattr(publish, "control_server", lambda publisher: NoSocket())
     attachment = NodeSettings(prefix="2001:db8:a::/64")
@@ -338,3 +339,36 @@ def test_work_that_ends_with_the_node_tells_why_the_node_has_stopped(monkeypatch
     monkeypatch.setattr("compat.up.attached_node", attached)
     with pytest.raises(LinkLost, match="the device is gone"):
         run_node(NodeSettings(), work)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("begun", [True, False])
+@pytest.mark.parametrize(
+    "command",
+    [["up"], ["socks", "--port", "0"], ["publish", "shop", "--to", "[::1]:9"]],
+    ids=lambda command: command[0],
+)
+def test_what_serves_has_done_its_work_only_when_it_has_begun(
+    command: list[str], begun: bool, number: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A script that starts it must not take for a success that it was stopped before."""
+
+    @asynccontextmanager
+    async def attached(settings: NodeSettings) -> AsyncIterator[Node]:
+        async with lan(latency=0.0002) as net:
+            node = await net.node(dedicated="2001:db8:a::")
+            if begun:
+                asyncio.get_running_loop().call_later(0.5, signal.raise_signal, number)
+            else:
+                signal.raise_signal(number)
+                await asyncio.sleep(60)  # where it is heard
+            yield node
+
+    monkeypatch.setattr("compat.up.attached_node", attached)
+    monkeypatch.setattr(publish, "control_server", lambda publisher: NoSocket())
+    assert main.run([*command, "--prefix", "2001:db8:a::/64"]) == (0 if begun else 128 + number)
+
+
+def test_what_follows_a_program_is_the_programs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.run(["run", "--prefix", "nonsense", "curl", "-sS", "--prefix", "http://[::1]/"]) == 2
+    assert "'nonsense' is not an IPv6 prefix" in capsys.readouterr().err

@@ -232,3 +232,33 @@ def test_a_policy_that_makes_no_sense_is_a_sentence(options: dict[str, Any], why
 def test_zones_that_are_ones_are_taken() -> None:
     for zone in ("shop.example", "shop.example.", "x", "_dns.Shop-1.example", "bücher.example"):
         DnsPolicy(zone=zone, names=("@", "www", "a.b", f"mail.{zone.rstrip('.')}."))
+
+
+@pytest.mark.proves("UM-SSA-3", by="api")
+def test_an_address_that_is_long_in_coming_is_minted_once() -> None:
+    """Retries while it is being made, and within two seconds of its answer, get the same."""
+
+    async def main() -> None:
+        loop, minted = asyncio.get_running_loop(), 0
+
+        async def mint(asker: Asker) -> IPv6Address:
+            nonlocal minted
+            minted += 1
+            number = minted
+            await asyncio.sleep(4.0)
+            return IPv6Address(f"2001:db8:1::{number}")
+
+        responder = Responder(DnsPolicy(zone="shop.example"), mint, loop.time)
+
+        async def ask(at: float, source: str = "2001:db8::53") -> str | None:
+            await asyncio.sleep(at)
+            wire = await responder.answer(aaaa().to_wire(), source, stream=False)
+            assert wire is not None
+            return only(dns.message.from_wire(wire))
+
+        asked = asyncio.gather(*map(ask, (0.0, 1.0, 2.5, 3.9, 4.1, 5.9, 6.1)))
+        await asyncio.sleep(3.0)
+        assert await ask(0.0, "2001:db8::54") == "2001:db8:1::2"
+        assert await asked == 6 * ["2001:db8:1::1"] + ["2001:db8:1::3"]
+
+    virtual(main())

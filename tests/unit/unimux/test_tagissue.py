@@ -184,6 +184,46 @@ def test_a_clock_that_goes_back_brings_no_address_back(tmp_path: Path, restarted
 
 
 @pytest.mark.proves("UM-GEN-6", "UM-ADDR-9", by="api")
+@pytest.mark.parametrize("file", ["damaged", "missing, but not the claims"])
+def test_a_first_epoch_that_is_not_the_first_waits_as_well(tmp_path: Path, file: str) -> None:
+    machine, clock = Machine(tmp_path), Clock()
+    with machine.open(wall=clock) as state:
+        before = {TagIssuer(state, KEY, longest=600.0, wall=clock).draw(PREFIX, 1, 1, 600.0).address for _ in range(3)}
+        state.claim(min(before).packed)
+    path = machine.directory / "state.json"
+    if file == "damaged":
+        path.write_bytes(path.read_bytes()[:-1])
+    else:
+        path.unlink()
+    with machine.open(wall=clock) as state:
+        assert len(state.epochs) == 1
+        issuer = TagIssuer(state, KEY, longest=600.0, wall=clock)
+        with pytest.raises(GeneratorError, match=r"state was lost .*: wait 6"):
+            issuer.draw(PREFIX, 1, 1, 600.0)
+        clock.now += 661.0
+        assert issuer.draw(PREFIX, 1, 1, 30.0).address not in before
+
+
+@pytest.mark.proves("UM-GEN-6", "UM-ADDR-9", by="api")
+def test_a_clock_that_goes_back_and_a_restart_bring_no_address_back(tmp_path: Path) -> None:
+    """A board without a clock of its own: the new epoch seems to have begun long before what the old one issued."""
+    machine, clock = Machine(tmp_path), Clock()
+    clock.now = 10_000.0
+    with machine.open(wall=clock) as state:
+        before = {TagIssuer(state, KEY, longest=600.0, wall=clock).draw(PREFIX, 1, 1, 300.0).address for _ in range(3)}
+    clock.now -= 3600.0
+    machine.restart()
+    with machine.open(wall=clock) as state:
+        assert len(state.epochs) == 2
+        issuer = TagIssuer(state, KEY, longest=600.0, wall=clock)
+        clock.now += 3600.0
+        with pytest.raises(GeneratorError, match=r"clock was set back.*wait"):
+            issuer.draw(PREFIX, 1, 1, 300.0)
+        clock.now += 61.0
+        assert issuer.draw(PREFIX, 1, 1, 300.0).address not in before
+
+
+@pytest.mark.proves("UM-GEN-6", "UM-ADDR-9", by="api")
 def test_a_new_key_epoch_in_memory_brings_no_address_back() -> None:
     clock = Clock()
     state = MemoryState(wall=clock)
