@@ -28,6 +28,7 @@ from tapstack.timers import TimerQueue
 
 from .doubts import Doubts
 from .errors import NodeStopped, PoolExhausted, UnimuxError
+from .generators import GeneratorError
 from .poolstate import NoPrefix, Outcome, PoolChanged, PoolConfig, PoolStatus, Shelf, Ticket, WhenEmpty
 from .prefix import choose_prefix
 from .source import AddressSource
@@ -135,8 +136,18 @@ class Pool:
         entry at once, or releases it.  Raises `UnimuxError` when no address can be generated.
         """
         shelf = None if self.closed else self._shelf_for(destination, now)
-        if shelf is None:
-            return None
+        while shelf is not None:
+            try:
+                return self._take(shelf, kind, destination, now, cause)
+            except GeneratorError:
+                shelf = another = self._elsewhere(shelf, destination, now)
+                if another is None:
+                    raise
+        return None
+
+    def _take(
+        self, shelf: Shelf, kind: AddressKind, destination: bytes | None, now: float, cause: str
+    ) -> AddressEntry | None:
         if shelf.prefix.dedicated or not shelf.queue:
             entry = self._give(shelf, kind, destination, now, cause)
             if entry is not None:
@@ -298,7 +309,7 @@ class Pool:
         for shelf in list(self.stock.shelves.values()):
             if (broken := self.stock.hopeless(shelf, now)) is not None:
                 for ticket in list(shelf.queue):
-                    self._finish(ticket, broken, now)
+                    self._move_or_finish(ticket, shelf, broken, now)
         if again < math.inf:
             self._wake(again)
 
@@ -318,12 +329,22 @@ class Pool:
             while shelf.queue:
                 ticket = next(iter(shelf.queue))
                 try:
-                    outcome: Outcome | None = self._give(shelf, ticket.kind, ticket.destination, now, ticket.cause)
+                    entry = self._give(shelf, ticket.kind, ticket.destination, now, ticket.cause)
                 except UnimuxError as error:
-                    outcome = error
-                if outcome is None:
+                    self._move_or_finish(ticket, shelf, error, now)
+                    continue
+                if entry is None:
                     break
-                self._finish(ticket, outcome, now)
+                self._finish(ticket, entry, now)
+
+    def _move_or_finish(self, ticket: Ticket, shelf: Shelf, error: UnimuxError, now: float) -> None:
+        """No address can be generated in the prefix that a request waits for: let it wait for another one, or say why."""
+        if self._elsewhere(shelf, ticket.destination, now) is None:
+            self._finish(ticket, error, now)
+            return
+        del shelf.queue[ticket]
+        self._adopt([ticket])
+        self._wake(now)
 
     # -- handing over ----------------------------------------------------------------------------------
 
@@ -333,7 +354,7 @@ class Pool:
         return Candidate(prefix.prefix, prefix_length=prefix.length) if prefix is not None else None
 
     def _shelf_for(self, destination: bytes | None, now: float) -> Shelf | None:
-        prefix = self._choose(self.stock.usable(), destination)
+        prefix = self._choose(self.stock.promising(now), destination)
         if prefix is None:
             return None
         shelf = self.stock.shelf_of(prefix)
@@ -342,6 +363,11 @@ class Pool:
             shelf = self.stock.shelf_of(prefix)
             self._wake(now)
         return shelf
+
+    def _elsewhere(self, shelf: Shelf, destination: bytes | None, now: float) -> Shelf | None:
+        """The next best prefix for a destination, after no address could be generated in one; None where there is none."""
+        another = self._shelf_for(destination, now)
+        return another if another is not shelf and another is not None and now >= another.broken_until else None
 
     def _give(
         self, shelf: Shelf, kind: AddressKind, destination: bytes | None, now: float, cause: str

@@ -38,9 +38,8 @@ from .prp import Words
 from .state import DEFAULT_BLOCK, Epoch, State
 
 _BATCH = 256
-_DOUBT_BITS = 16
-"""An old epoch counts as having issued this many bits' share of its space beyond its record (`unimux.state`)."""
-
+_LOST_BITS = 12
+"""At most this many bits' share of a narrow prefix is lost with a start, leased and never drawn: 16 addresses of a /112."""
 
 _MOST_PASSED_OVER = 1 << 25
 """Candidates in a row; the longest run of reserved ones is half as long (`tapstack.ipv6.identifiers`)."""
@@ -73,8 +72,8 @@ class AddressSource:
     >>> address[:8] == prefix[:8], source.locate(address).counter
     (True, 0)
 
-    `block` is how many counters one write to disk leases.  Raises `GeneratorError` where the generator of an epoch that has
-    issued addresses cannot be loaded: without it nothing could be held against them.
+    `block` is how many counters one write to disk leases; fewer in a prefix longer than /102.  Raises `GeneratorError` where
+    the generator of an epoch that has issued addresses cannot be loaded: without it nothing could be held against them.
     """
 
     def __init__(self, state: State, *, block: int = DEFAULT_BLOCK) -> None:
@@ -198,14 +197,13 @@ class AddressSource:
         return generator
 
     def _horizon(self, epoch: Epoch, bits: int) -> int:
-        """The first counter that an epoch certainly has not issued."""
+        """The first counter that an epoch is taken not to have issued."""
         reached = epoch.reached(str(bits))
-        if epoch is self.state.epoch:
-            return reached
-        return reached + (1 << max(0, bits - _DOUBT_BITS))
+        return reached if epoch is self.state.epoch else reached + in_doubt(bits)
 
     def _refill(self, bits: int) -> list[int]:
-        ready = self._ready[bits] = [int(identifier) for identifier in self._some(bits, _BATCH)[::-1]]
+        count = min(_BATCH, _most_lost(bits))
+        ready = self._ready[bits] = [int(identifier) for identifier in self._some(bits, count)[::-1]]
         return ready
 
     def _some(self, bits: int, count: int) -> Words:
@@ -240,7 +238,7 @@ class AddressSource:
         if not leased:
             self._leap(bits)
             reached = self.state.epoch.reached(str(bits))
-            block = min(max(self._block, count), capacity - reached)
+            block = min(max(min(self._block, _most_lost(bits)), count), capacity - reached)
             if block <= 0:
                 raise GeneratorError(f"all {capacity} addresses of {bits} bits have been used; a new prefix is needed")
             leased = self.state.lease(str(bits), block)
@@ -299,6 +297,20 @@ class AddressSource:
         subnet = derive_key(self.state.epoch.key, f"subnet of {identifier:x}")
         network = network << free | int.from_bytes(subnet[:8], "big") >> length
         return network.to_bytes(8, "big") + identifier.to_bytes(8, "big")
+
+
+def in_doubt(bits: int) -> int:
+    """How many counters an old epoch counts as having issued beyond its record (`unimux.state`).
+
+    >>> in_doubt(64) == 2**48, in_doubt(40) == 2**24, in_doubt(16)
+    (True, True, 64)
+    """
+    return 1 << max(bits - 16, min(24, bits - 10), 0)
+
+
+def _most_lost(bits: int) -> int:
+    """How many counters of a prefix may be leased or prepared at one time."""
+    return 1 << max(bits - _LOST_BITS, 0)
 
 
 def is_usable(address: bytes, length: int = IDENTIFIER_BITS) -> bool:

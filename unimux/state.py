@@ -7,7 +7,8 @@ A lease is only as good as the memory behind it.  Where that is in doubt, a new 
 and the old ones are kept: for the audit, and because every identifier of the new epoch is held against them
 (`unimux.source`).  How far an old epoch had come is then in doubt too, so the old epoch counts as having issued
 2**(bits - 16) counters more than it had on record: far beyond any branch of history that was lost, at the price of
-passing over one candidate in 65,536.
+passing over one candidate in 65,536.  Of a prefix longer than /88 it is a greater share, up to one in 1,024 (`source.in_doubt`);
+no share would be enough for every history there (docs/limits.md).
 
 `diskstate` keeps this in a directory, and decides what puts it in doubt.
 """

@@ -118,6 +118,12 @@ class Stock:
             return [prefix for prefix in usable if prefix.dedicated]
         return usable
 
+    def promising(self, now: float) -> list[Prefix]:
+        """The usable prefixes without those in which no address could be generated a moment ago; all, where those are all."""
+        broken = {shelf.prefix for shelf in self.shelves.values() if now < shelf.broken_until}
+        usable = self.usable()
+        return [prefix for prefix in usable if prefix not in broken] or usable
+
     def shelf_of(self, prefix: Prefix) -> Shelf | None:
         """The shelf of a prefix; None before `sync` has made it."""
         shelf = self.shelves.get((prefix.prefix, prefix.length))

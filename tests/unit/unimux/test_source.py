@@ -248,6 +248,30 @@ def test_a_prefix_used_up_says_so() -> None:
         source.draw_many(1, bits=16)
 
 
+@pytest.mark.parametrize("bits", [16, 20, 24])
+def test_a_start_costs_a_narrow_prefix_a_small_share_of_its_addresses(bits: int) -> None:
+    state = memory()
+    drawn = {AddressSource(state).draw(PREFIX, 128 - bits) for _ in range(40)}
+    assert len(drawn) == 40
+    assert state.epoch.reached(str(bits)) == 40 << (bits - 12)
+
+
+@pytest.mark.proves("UM-GEN-6", "UM-ADDR-9", by="api")
+@pytest.mark.parametrize("length", [112, 104, 96, 84])
+def test_after_a_rollback_a_narrow_prefix_gives_nothing_that_the_lost_branch_issued(length: int) -> None:
+    """The lost branch is as long as docs/limits.md allows: 1,024th of the prefix, or 10,000 addresses here."""
+    state = memory()
+    AddressSource(state).draw(PREFIX, length)
+    reached = dict(state.epoch.leased)
+    bits = 128 - length
+    source = AddressSource(state)
+    lost = {source.draw(PREFIX, length) for _ in range(min((1 << bits >> 10) - 16, 10_000))}
+    state.epoch.leased = reached  # the directory is put back
+    state.rekey("restored")
+    source = AddressSource(state)
+    assert lost.isdisjoint(source.draw(PREFIX, length) for _ in range(20_000))
+
+
 @pytest.mark.proves("UM-ADDR-9", by="api")
 def test_a_claimed_address_is_never_drawn_or_claimed_again() -> None:
     state = memory(PLAIN)
