@@ -5,7 +5,9 @@ link; `ended`, addresses above `used` that were in use and released without a se
 the highest counter that it reached the server on.  The numbers are -1 and 0 at first.
 
 A record is on disk before what it says has an effect that lasts: the server's before the session is handed over, the
-client's before the connection is.  `CounterFile` writes a record as a whole, and one process has it at a time.
+client's before the connection is.  `CounterFile` writes a record as a whole, and one process has it at a time.  Where it cannot
+be written, the session under way has served all the same: the old record is put aside, and who reads it there passes over all
+that was reserved.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from __future__ import annotations
 import fcntl
 import hmac
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -69,6 +72,24 @@ def counter_file_name(secret: bytes, side: str, service: str, client: str) -> st
     return f"secret-{hmac.digest(derive_key(secret, 'counter file'), label, 'sha256')[:8].hex()}.json"
 
 
+def _aside(path: Path) -> Path:
+    """Where a record stands that could not be written anew."""
+    return path.with_suffix(".doubted")
+
+
+def _read(path: Path) -> _Record | None:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=_Record)
+    except FileNotFoundError:
+        return None
+
+
+def _doubted(path: Path) -> _Record | None:
+    """A record that was put aside: any counter that was reserved may have served since."""
+    record = _read(_aside(path))
+    return record and _Record(max(record.used, record.reserved - 1), record.reserved)
+
+
 class CounterFile:
     """A record on disk.  Raises `StateError` where it cannot be read or written, or another process has it.
 
@@ -82,9 +103,7 @@ class CounterFile:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            record = msgspec.json.decode(path.read_bytes(), type=_Record)
-        except FileNotFoundError:
-            record = _Record(-1, 0)
+            record = _read(path) or _doubted(path) or _Record(-1, 0)
         except BlockingIOError:
             self.close()
             raise StateError(f"Another process works with the counters {path}: wait for it, or stop it.") from None
@@ -106,7 +125,10 @@ class CounterFile:
         self.ended = {address: counter for address, counter in self.ended.items() if counter > self.used}
         try:
             replace_durably(self._path, msgspec.json.encode(_Record(self.used, self.reserved, self.ended)))
+            _aside(self._path).unlink(missing_ok=True)
         except OSError as error:
+            with suppress(OSError):  # a name can be changed on a full disk, as a rule
+                self._path.rename(_aside(self._path))
             raise StateError(f"The counters {self._path} cannot be written: {error.strerror or error}.") from error
 
     def close(self) -> None:

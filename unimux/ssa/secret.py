@@ -29,7 +29,8 @@ Client, `secretclient.SecretClient`: tries h+1, h+2 … h+k, one after the other
 few counters is found so.  If none answers, it looks further ahead in steps of k/2: of any k armed counters in a row it hits one
 or two.  That look-ahead is bounded, so a server that is gone is an error after a known time, never a search without end.
 
-Both sides keep h on disk (`counters`).  A client that lost its record finds a server that is up to `k + search·k/2` counters
+Both sides keep h on disk (`counters`), the server in its node's state as well, so that a record which alone is put back does not
+arm what has served.  A client that lost its record finds a server that is up to `k + search·k/2` counters
 ahead; a server never goes back, so a client that is ahead of it by more than k waits for nobody: a new secret is due.
 
 An SSA in use is as visible as any other address.  What the secret hides is which one comes next.
@@ -55,7 +56,7 @@ from ..pool import Pool
 from ..prefix import choose_prefix
 from ..purpose import Purpose, tell_purpose
 from ..state import StateError
-from .counters import Counters
+from .counters import Counters, counter_file_name
 
 DEFAULT_ARMED = 4
 DEFAULT_RESERVED = 4
@@ -196,6 +197,10 @@ class SecretWindow:
         self._wanted_prefix = prefix
         self._client = client
         self._purpose = purpose_of(shared)
+        self._state = pool.source.state
+        self._served_on_record = counter_file_name(shared.secret, "server", shared.service, shared.client)
+        if self._on_record() > counters.used:  # the record was put back: what it says of others is old, too
+            counters.used, renew = self._on_record(), False
         self._renewable = counters.reserved if renew else 0
         self._first = 0 if whole else counters.reserved
         self._lines: dict[tuple[bytes, int], _Line] = {}
@@ -247,6 +252,7 @@ class SecretWindow:
             self._served.add(slot.counter)
             self.counters.used = max(self.counters.used, slot.counter)
             self._save()
+            self._put_on_record()
         elif address not in self._pool.host.addresses:
             self._ended(slot)
         self._timer.set(event.time)
@@ -261,6 +267,18 @@ class SecretWindow:
             self.counters.save()
         except StateError as error:
             self.failure = error  # acted upon in `_work`: this may be in the middle of a handshake
+
+    def _on_record(self) -> int:
+        """The highest counter that served, as the node's state has it: its number of leased ones, less one."""
+        return max(epoch.reached(self._served_on_record) for epoch in self._state.epochs) - 1
+
+    def _put_on_record(self) -> None:
+        reached = self._state.epoch.reached(self._served_on_record)
+        try:
+            if self.counters.used >= reached:
+                self._state.lease(self._served_on_record, self.counters.used + 1 - reached)
+        except StateError as error:
+            self.failure = error
 
     def _changed(self, now: float) -> None:
         self._timer.set(now)

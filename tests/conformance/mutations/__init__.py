@@ -7,6 +7,7 @@ from tests.conformance.mutant import Mutation
 from . import (
     addresses,
     carriage,
+    delivery,
     discovery,
     gateway,
     ip6,
@@ -37,6 +38,7 @@ ALL: tuple[Mutation, ...] = tuple(
         transfer,
         recovery,
         node,
+        delivery,
         renumbering,
     )
     for mutation in room.MUTATIONS

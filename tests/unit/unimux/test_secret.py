@@ -20,7 +20,7 @@ from unimux.adoption import AddressRefused
 from unimux.errors import SetupError
 from unimux.journal import JournalPolicy, MemoryJournal
 from unimux.node import Node
-from unimux.ssa.counters import CounterFile, Counters, MemoryCounters, counter_file_name
+from unimux.ssa.counters import Counters, MemoryCounters
 from unimux.ssa.secret import SecretWindow, SharedSecret, WindowMoved
 from unimux.ssa.secretclient import OutOfStep, SecretClient
 from unimux.ssa.secretfile import read_secret, write_secret
@@ -310,56 +310,6 @@ def test_counters_far_below_the_used_ones_are_withdrawn() -> None:
     virtual(main())
 
 
-@pytest.mark.proves("UM-GEN-5", "UM-GEN-6", by="api")
-def test_a_restart_goes_on_where_the_record_says(tmp_path: Path) -> None:
-    """What served a session never comes again; what was only reserved is taken up, but not after a doubt."""
-
-    async def main() -> None:
-        async with lan() as net:
-            bob, alice = await service(net), await net.node()
-            client = client_of(alice)
-            path = tmp_path / "record.json"
-            window = bob.window(CounterFile(path))
-            await bob.armed(window, [0, 1, 2, 3])
-            await talk(client)
-            await talk(client)
-            window.close(bob.node.now())
-            await asyncio.sleep(5)
-            again = bob.window(CounterFile(path))
-            await bob.armed(again, [2, 3, 4, 5])
-            await talk(client)
-            assert client.attempts[-2:] == [(1, None), (2, None)]
-            again.close(bob.node.now())
-            await asyncio.sleep(5)
-            doubtful = bob.window(CounterFile(path), renew=False)
-            await bob.armed(doubtful, list(range(11, 15)))
-            await talk(client)
-            assert client.counters.used >= 11
-
-    virtual(main())
-
-
-def test_a_window_whose_record_cannot_be_kept_closes_and_says_so() -> None:
-    class Broken(MemoryCounters):
-        def save(self) -> None:
-            if self.used >= 0:
-                raise StateError("The counters cannot be written: disk full.")
-
-    async def main() -> None:
-        async with lan() as net:
-            bob, alice = await service(net), await net.node()
-            failures: list[str] = []
-            window = bob.window(Broken(), failed=lambda error: failures.append(str(error)))
-            await bob.armed(window, [0, 1, 2, 3])
-            await talk(client_of(alice))
-            await bob.node.until(lambda: not bob.server.armed, 5)
-            assert str(window.failure) == "The counters cannot be written: disk full."
-            assert "The counters cannot be written: disk full." in bob.causes
-            assert failures == ["The counters cannot be written: disk full."]
-
-    virtual(main())
-
-
 def test_a_window_whose_claims_cannot_be_kept_closes_and_disturbs_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
         async with lan() as net:
@@ -413,23 +363,6 @@ def test_only_the_named_client_is_answered() -> None:
 
 
 # -- files -------------------------------------------------------------------------------------------------
-
-
-def test_a_counter_file_belongs_to_one_process_at_a_time_and_is_never_guessed(tmp_path: Path) -> None:
-    path = tmp_path / counter_file_name(SHARED.secret, "server", "echo", "alice")
-    with CounterFile(path) as record:
-        assert (record.used, record.reserved) == (-1, 0)
-        record.used = 7
-        record.save()
-        with pytest.raises(StateError, match="Another process"):
-            CounterFile(path)
-    with pytest.raises(StateError, match="given back"):
-        record.save()
-    with CounterFile(path) as record:
-        assert record.used == 7
-    path.write_text('{"used": 3')
-    with pytest.raises(StateError, match="damaged"):
-        CounterFile(path)
 
 
 def test_a_secret_file_is_private_long_enough_and_never_overwritten(tmp_path: Path) -> None:
