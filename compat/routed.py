@@ -72,9 +72,9 @@ async def routed(
         ) from None
     back = asyncio.Event()
     with ExitStack() as stack:
-        for name in _interfaces_that_autoconfigure(where):  # forwarding would switch it off
+        for name in _autoconfiguring(where):  # forwarding would switch it off
             stack.enter_context(kernel.sysctl(where, f"ipv6/conf/{name}/accept_ra", 2))
-        stack.enter_context(kernel.sysctl(where, "ipv6/conf/all/forwarding", 1))
+        stack.enter_context(kernel.forwarding(where))
         end = _KernelEnd(link, prefix)
         stack.callback(end.close)
         node.on_link_up = lambda now: back.set()
@@ -146,11 +146,15 @@ def _links_without_ipv6(where: kernel.Namespace) -> dict[str, bool]:
     return {name: off for name, off in found.items() if name not in ("all", "default")}
 
 
-def _interfaces_that_autoconfigure(where: kernel.Namespace) -> Sequence[str]:
-    def read() -> list[str]:
-        names = [path.name for path in Path("/proc/thread-self/net/dev_snmp6").iterdir()]
-        return [
-            name for name in names if name != "lo" and kernel.get_sysctl(where, f"ipv6/conf/{name}/accept_ra") == "1"
-        ]
-
-    return where.run(read, "list the interfaces")
+def _autoconfiguring(where: kernel.Namespace) -> Sequence[str]:
+    """The interfaces that listen to routers now and would not while they forward; "default" stands for those to come."""
+    before = kernel.forwarding_before(where)
+    if before.pop("all") != "0":
+        return []
+    hosts = [name for name, forwards in before.items() if forwards == "0" and name != "lo"]
+    found = []
+    for name in hosts:
+        with suppress(kernel.KernelRefused):  # the link has just gone
+            if kernel.value_before(where, f"ipv6/conf/{name}/accept_ra") == "1":
+                found.append(name)
+    return found

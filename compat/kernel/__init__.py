@@ -9,13 +9,14 @@ from __future__ import annotations
 from .errors import KernelError, KernelRefused, KernelUnavailable
 from .interface import OFFLOADS, Interface
 from .leftovers import Leftovers, clean_leftovers
-from .links import address, bridge, forget_neighbors, membership, offloads, route, sysctl, veth
+from .links import address, bridge, forget_neighbors, forwarding, membership, offloads, route, sysctl, veth
 from .namespaces import NETNS_DIR, Namespace, in_namespace, namespace, tcp_socket, unnamed_namespace
 from .owner import Owner
 from .probe import Capabilities, capabilities
 from .scratch import scratch_folder
 from .sysctls import get_sysctl, set_sysctl
 from .taps import bridged_tap, tap
+from .undo import forwarding_before, value_before
 
 __all__ = [
     "NETNS_DIR",
@@ -34,6 +35,8 @@ __all__ = [
     "capabilities",
     "clean_leftovers",
     "forget_neighbors",
+    "forwarding",
+    "forwarding_before",
     "get_sysctl",
     "in_namespace",
     "membership",
@@ -46,5 +49,6 @@ __all__ = [
     "tap",
     "tcp_socket",
     "unnamed_namespace",
+    "value_before",
     "veth",
 ]

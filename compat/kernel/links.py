@@ -27,7 +27,7 @@ from .ledger import Facts
 from .namespaces import Namespace
 from .owner import Owner
 from .sysctls import get_sysctl, set_sysctl
-from .undo import kept, route_request, value_before
+from .undo import FORWARDING, forwarding_before, kept, route_request, value_before
 
 _IFA_F_NODAD = 0x02
 
@@ -190,6 +190,25 @@ def sysctl(where: Namespace, name: str, value: str | int) -> Iterator[None]:
         return {"name": name, "before": before, "value": str(value), "owner": Owner.current().tag}
 
     with kept("sysctl", where, facts, lambda: set_sysctl(where, name, value)):
+        yield
+
+
+@contextmanager
+def forwarding(where: Namespace) -> Iterator[None]:
+    """Let a namespace forward packets; afterwards each interface has its own setting again.
+
+    Where packets are forwarded already nothing is written, since that would set each interface anew.  Several owners are
+    as those of a `sysctl`.
+    """
+
+    def facts() -> Facts:
+        return {"name": FORWARDING, "before": forwarding_before(where), "owner": Owner.current().tag}
+
+    def make() -> None:
+        if get_sysctl(where, FORWARDING) == "0":
+            set_sysctl(where, FORWARDING, 1)
+
+    with kept("forwarding", where, facts, make):
         yield
 
 

@@ -10,7 +10,8 @@ import errno
 import os
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
+from pathlib import Path
 from typing import Any
 
 from pyroute2 import IPRoute
@@ -144,37 +145,78 @@ def _undo_offloads(where: Namespace, facts: Facts) -> None:
             raise
 
 
-def _holders(where: Namespace, name: str) -> Iterator[tuple[Owner, Facts]]:
+def _holders(where: Namespace, kind: str, name: str) -> Iterator[tuple[Owner, Facts]]:
     """Everybody, dead or alive, whose ledger says that they hold the setting."""
     for owner, _, entries in all_ledgers():
         for entry in entries:
-            if entry.kind == "sysctl" and entry.inode == where.inode and entry.facts["name"] == name:
+            if entry.kind == kind and entry.inode == where.inode and entry.facts["name"] == name:
                 yield owner, entry.facts
+
+
+def _first(where: Namespace, kind: str, name: str) -> Facts | None:
+    """The facts of the first who holds the setting."""
+    return None if where.private else next((facts for _, facts in _holders(where, kind, name)), None)
 
 
 def value_before(where: Namespace, name: str) -> str:
     """The value to bring back in the end: the first holder's, where others hold the same setting already."""
-    if not where.private:
-        for _, facts in _holders(where, name):
-            return str(facts["before"])
-    return get_sysctl(where, name)
+    first = _first(where, "sysctl", name)
+    return str(first["before"]) if first else get_sysctl(where, name)
+
+
+def _held_by_others(where: Namespace, kind: str, facts: Facts) -> bool:
+    """Whether the setting stays as it is, since a living owner holds it beside the one that ends."""
+    if where.private:
+        return False
+    holders = [owner for owner, _ in _holders(where, kind, facts["name"]) if owner.alive()]
+    ending = Owner.of_tag(facts["owner"])
+    if ending in holders:
+        holders.remove(ending)  # once: the same owner may hold the setting a second time
+    return bool(holders)
 
 
 def _undo_sysctl(where: Namespace, facts: Facts) -> None:
-    name = facts["name"]
-    if not where.private:
-        holders = [owner for owner, _ in _holders(where, name) if owner.alive()]
-        ending = Owner.of_tag(facts["owner"])
-        if ending in holders:
-            holders.remove(ending)  # once: the same owner may hold the setting a second time
-        if holders:
-            return
+    if not _held_by_others(where, "sysctl", facts):
+        _bring_back(where, facts["name"], facts["value"], facts["before"])
+
+
+def _bring_back(where: Namespace, name: str, value: str, before: str) -> None:
     try:
-        if get_sysctl(where, name) == facts["value"]:
-            set_sysctl(where, name, facts["before"])
+        if get_sysctl(where, name) == value:
+            set_sysctl(where, name, before)
     except KernelRefused as error:
         if error.errno != errno.ENOENT:  # the interface it belonged to has gone
             raise
+
+
+FORWARDING = "ipv6/conf/all/forwarding"
+"""Whether packets are forwarded.  What is written here the kernel writes to each interface as well."""
+
+
+def forwarding_before(where: Namespace) -> dict[str, str]:
+    """`forwarding` of "all", "default" and each interface, before the first owner who holds it switched it on."""
+    first = _first(where, "forwarding", FORWARDING)
+    if first is not None:
+        return dict(first["before"])
+
+    def read() -> dict[str, str]:
+        found = {}
+        for folder in Path("/proc/sys/net/ipv6/conf").iterdir():
+            with suppress(FileNotFoundError):  # the link has just gone
+                found[folder.name] = (folder / "forwarding").read_text().strip()
+        return found
+
+    return where.run(read, f"look what {where.name} forwards")
+
+
+def _undo_forwarding(where: Namespace, facts: Facts) -> None:
+    before = dict(facts["before"])
+    if before.pop("all") != "0" or _held_by_others(where, "forwarding", facts):
+        return
+    if get_sysctl(where, FORWARDING) == "1":  # else somebody has switched it off meanwhile
+        set_sysctl(where, FORWARDING, 0)
+        for name, value in before.items():
+            _bring_back(where, f"ipv6/conf/{name}/forwarding", "0", value)
 
 
 UNDO: dict[str, Callable[[Namespace, Facts], None]] = {
@@ -184,5 +226,6 @@ UNDO: dict[str, Callable[[Namespace, Facts], None]] = {
     "route": _undo_route,
     "offloads": _undo_offloads,
     "sysctl": _undo_sysctl,
+    "forwarding": _undo_forwarding,
 }
 """How each kind of ledger entry is undone; each function is harmless when there is nothing left to undo."""

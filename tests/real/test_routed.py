@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from ipaddress import IPv6Address, IPv6Network
 from pathlib import Path
 
@@ -19,11 +19,14 @@ from compat.kernel import (
     KernelUnavailable,
     Namespace,
     address,
+    forwarding,
     get_sysctl,
     in_namespace,
     namespace,
     route,
     set_sysctl,
+    sysctl,
+    veth,
 )
 from compat.kernel.owner import Owner
 from compat.routed import KERNEL_END
@@ -133,6 +136,75 @@ def test_a_link_that_was_down_has_its_address_and_route_again(
         assert [f for f in seen if f.kind is Kind.TCP and f.dst == IPv6Address(each).packed], (
             "the server's answers came"
         )
+
+
+def settings(space: Namespace) -> dict[str, tuple[str, str]]:
+    """`forwarding` and `accept_ra` of "all", "default" and each link of the test."""
+    return {
+        name: (get_sysctl(space, f"ipv6/conf/{name}/forwarding"), get_sysctl(space, f"ipv6/conf/{name}/accept_ra"))
+        for name in ("all", "default", "up", "lan")
+    }
+
+
+@pytest.fixture
+def uplink(space: Namespace) -> Iterator[None]:
+    """A link that autoconfigures, and one that forwards alone."""
+    with veth(space, "up", space, "lan"), address(Interface(space, "lo"), f"{SERVER}/128"):
+        set_sysctl(space, "ipv6/conf/default/accept_ra", 1)
+        set_sysctl(space, "ipv6/conf/up/accept_ra", 1)
+        set_sysctl(space, "ipv6/conf/lan/accept_ra", 1)
+        set_sysctl(space, "ipv6/conf/lan/forwarding", 1)
+        yield
+
+
+@pytest.mark.real
+@pytest.mark.usefixtures("uplink")
+def test_each_interface_listens_to_routers_meanwhile_and_has_its_own_settings_again(space: Namespace) -> None:
+    before = settings(space)
+    assert before == {"all": ("0", "1"), "default": ("0", "1"), "up": ("0", "1"), "lan": ("1", "1")}
+
+    async def main() -> None:
+        async with place(space) as here:
+            await here.ask()
+            assert settings(space) == {"all": ("1", "1"), "default": ("1", "2"), "up": ("1", "2"), "lan": ("1", "1")}
+
+    asyncio.run(main())
+    assert settings(space) == before
+
+
+@pytest.mark.real
+@pytest.mark.usefixtures("uplink")
+def test_the_node_that_remains_keeps_the_interfaces_listening_to_routers(space: Namespace) -> None:
+    before = settings(space)
+
+    async def main() -> None:
+        with ExitStack() as first:  # what another node does that began before
+            for name in ("default", "up"):
+                first.enter_context(sysctl(space, f"ipv6/conf/{name}/accept_ra", 2))
+            first.enter_context(forwarding(space))
+            async with place(space) as here:
+                first.close()
+                await here.ask()
+                assert (settings(space)["up"], settings(space)["default"]) == (("1", "2"), ("1", "2"))
+
+    asyncio.run(main())
+    assert settings(space) == before
+
+
+@pytest.mark.real
+@pytest.mark.usefixtures("uplink")
+def test_on_a_router_no_setting_is_touched(space: Namespace) -> None:
+    set_sysctl(space, "ipv6/conf/all/forwarding", 1)
+    set_sysctl(space, "ipv6/conf/up/forwarding", 0)
+    before = settings(space)
+
+    async def main() -> None:
+        async with place(space) as here:
+            await here.ask()
+            assert settings(space) == before
+
+    asyncio.run(main())
+    assert settings(space) == before
 
 
 @pytest.mark.real
