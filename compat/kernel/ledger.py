@@ -13,23 +13,28 @@ Invariant: for every change there is an open entry from before it begins until a
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import itertools
 import json
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import msgspec
 
-from .errors import refusal
+from .errors import KernelRefused, refusal
 from .owner import Owner
 
 RUN_DIR = Path("/run/unimux")
+_PRIVATE = 0o600
+_PATIENCE = 30.0
+"""Seconds that one waits for the others: a change takes milliseconds, undoing what a killed owner left takes little more."""
+_PAUSE = 0.005
 Facts: TypeAlias = dict[str, Any]
 
 
@@ -80,15 +85,32 @@ class Ledger:
 
 @contextmanager
 def exclusive() -> Iterator[None]:
-    """One process of the machine at a time; not reentrant."""
+    """One process of the machine at a time; not reentrant.  Raises `KernelError` where another one has it for too long."""
+    path = RUN_DIR / "lock"
     try:
         RUN_DIR.mkdir(mode=0o755, exist_ok=True)
-        lock = open(RUN_DIR / "lock", "w")  # noqa: SIM115 - the with below closes it
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _PRIVATE)
+        os.fchmod(lock, _PRIVATE)  # who can open a file can lock it
     except OSError as error:
         raise refusal(f"write below {RUN_DIR}", error.errno or 0) from error
-    with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    try:
+        _wait_for(lock, path)
         yield
+    finally:
+        os.close(lock)
+
+
+def _wait_for(lock: int, path: Path) -> None:
+    pause = threading.Event()
+    for _ in range(round(_PATIENCE / _PAUSE)):
+        with suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        pause.wait(_PAUSE)
+    raise KernelRefused(
+        f"Another process has held the lock {path} for {_PATIENCE:.0f} s: see which (`fuser {path}`), and end it.",
+        errno.EBUSY,
+    )
 
 
 _ledgers: dict[int, Ledger] = {}

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from compat.kernel import clean_leftovers, ledger, leftovers
+from compat.kernel import KernelRefused, clean_leftovers, ledger, leftovers
 from compat.kernel.ledger import Entry, all_ledgers
 
 DEAD = "4194305-1"
@@ -55,3 +57,39 @@ def test_a_ledger_of_rows_that_are_none_is_removed_and_stops_no_start(
     (folder / f"{DEAD.replace('-1', '-2')}.jsonl").mkdir()
     assert clean_leftovers().changes == ()
     assert not path.exists()
+
+
+def test_nobody_else_can_open_the_lock_and_so_hold_it(folder: Path) -> None:
+    (folder / "lock").touch(mode=0o644)  # as earlier versions left it
+    with ledger.exclusive():
+        assert (folder / "lock").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_lock_that_is_never_given_back_is_told_and_then_works_again(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger, "_PATIENCE", 0.05)
+    held = subprocess.Popen(
+        ["flock", folder / "lock", "sh", "-c", "echo held; read end"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert held.stdout is not None and held.stdout.readline() == b"held\n"
+    with pytest.raises(KernelRefused, match=r"has held the lock .*/lock for 0 s: see which"), ledger.exclusive():
+        pytest.fail("it is held")
+    held.communicate(b"\n")
+    with ledger.exclusive():
+        pass
+
+
+def test_who_waits_for_the_lock_gets_it(folder: Path) -> None:
+    """Two of a hundred turns each: nobody is inside beside another."""
+    inside: list[int] = []
+
+    def turns(number: int) -> None:
+        for _ in range(100):
+            with ledger.exclusive():
+                inside.append(number)
+                assert inside == [number]
+                inside.clear()
+
+    with ThreadPoolExecutor(2) as both:
+        list(both.map(turns, range(2)))
