@@ -124,22 +124,23 @@ def _is_foreground() -> bool:
 
 
 async def _end(process: Process, where: Namespace) -> None:
-    """End what still runs in the namespace: politely, then not."""
+    """End what still runs of the program: politely, then not."""
     for number in (signal.SIGTERM, signal.SIGKILL):
-        for pid in processes_in(where):
+        for pid in processes_of(where):
             with suppress(ProcessLookupError):
                 os.kill(pid, number)
         deadline = asyncio.get_running_loop().time() + _GRACE
-        while processes_in(where) and asyncio.get_running_loop().time() < deadline:
+        while processes_of(where) and asyncio.get_running_loop().time() < deadline:
             await asyncio.sleep(_POLL)
     await process.wait()
 
 
-def processes_in(where: Namespace) -> list[int]:
-    """The processes whose network namespace this is, our own left out."""
-    found = []
+def processes_of(where: Namespace) -> list[int]:
+    """The processes whose network namespace this is, and those with our tag that have gone into another; ourselves left out."""
+    found, us = [], Owner.current()
     for folder in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):  # it has just ended
-            if (folder / "ns" / "net").stat().st_ino == where.inode and int(folder.name) != os.getpid():
-                found.append(int(folder.name))
+            pid, inode = int(folder.name), (folder / "ns" / "net").stat().st_ino
+            if pid != os.getpid() and (inode == where.inode or Owner.of_program(pid) == us):
+                found.append(pid)
     return found

@@ -49,20 +49,26 @@ def room(*, mtu: int = 1500, offload: bool = True) -> Iterator[Room]:
         stack.enter_context(route(where, "::/0", dev=device))
         files = stack.enter_context(scratch_folder("run"))
         files.chmod(0o755)
-        (files / "resolv.conf").write_text(f"nameserver {inside.resolver}\n")
+        _lay_out(files / "resolv.conf", f"nameserver {inside.resolver}\n".encode())
         if (switch := _name_switch(Path("/etc/nsswitch.conf"))) is not None:
-            (files / "nsswitch.conf").write_text(switch)
+            _lay_out(files / "nsswitch.conf", switch)
         yield Room(where, link, inside, files)
 
 
-def _name_switch(path: Path) -> str | None:
+def _lay_out(path: Path, content: bytes) -> None:
+    """Write a file that everybody can read, whatever our umask: the program may be another user's."""
+    path.write_bytes(content)
+    path.chmod(0o644)
+
+
+def _name_switch(path: Path) -> bytes | None:
     """The machine's name service switch with host names from files and DNS only; None where that is so already."""
     try:
-        lines = path.read_text().splitlines()
+        lines = path.read_bytes().decode(errors="surrogateescape").splitlines()
     except OSError:
         return None
     changed = [_hosts_line(line) for line in lines]
-    return None if changed == lines else "\n".join(changed) + "\n"
+    return None if changed == lines else ("\n".join(changed) + "\n").encode(errors="surrogateescape")
 
 
 def _hosts_line(line: str) -> str:

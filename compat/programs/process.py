@@ -108,10 +108,14 @@ async def _end(process: Process, grace: float) -> None:
         pass
     finally:
         _signal_group(process, signal.SIGKILL)  # what is left of the group, its leader included
-        for stream in (process.stdout, process.stderr):
-            if stream is not None:  # read to the end, so that the pipe's transport closes now
-                await stream.read()
-        await process.wait()
+        try:
+            async with asyncio.timeout(grace):
+                for stream in (process.stdout, process.stderr):
+                    if stream is not None:  # read to the end, so that the pipe's transport closes now
+                        await stream.read()
+                await process.wait()
+        except TimeoutError:  # what has left the group holds a pipe
+            process._transport.close()  # type: ignore[attr-defined]  # asyncio has no other way to let go of it
 
 
 def _signal_group(process: Process, number: signal.Signals) -> None:

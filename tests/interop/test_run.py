@@ -306,6 +306,9 @@ def test_status_signals_users_and_what_is_left_behind(place: Site) -> None:
         child, who = out.split()
         assert who == "nobody"
         assert not runs(child), "what it started has ended with it"
+        async with run(place, "sh", "-c", "setsid unshare -n sleep 1000 & echo $!; exit 0") as it:
+            child, _ = await it.end()
+        assert not runs(child.strip()), "also in a namespace of its own"
         async with run(place, "no-such-program") as running:
             assert await running.end(127) == (
                 "",

@@ -221,6 +221,16 @@ def test_a_program_that_takes_too_long_is_ended(space: Namespace) -> None:
         asyncio.run(complete_in(space, ["sleep", "100"], timeout=0.1))
 
 
+def test_what_has_left_the_group_and_holds_a_pipe_holds_nobody_up(space: Namespace) -> None:
+    async def run() -> int:
+        async with run_in(space, ["sh", "-c", "setsid sleep 1000 & echo $!"], stdout=PIPE, grace=0.1) as process:
+            assert process.stdout is not None
+            return int(await process.stdout.readline())
+
+    pid = asyncio.run(asyncio.wait_for(run(), 60))
+    os.kill(pid, signal.SIGKILL)  # it was there
+
+
 def test_leaving_the_block_kills_the_whole_group(space: Namespace) -> None:
     def members(group: int) -> list[str]:
         found = []
