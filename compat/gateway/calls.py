@@ -110,6 +110,8 @@ class Calls:
         if len(payload) >= wire.HEADER_LENGTH and payload[13] & (wire.SYN | wire.ACK | wire.RST) == wire.SYN:
             ports = bytes(payload[:4])
             key = packet.src + packet.dst + ports
+            if self.stack.tcp.read(packet) is None:
+                return
             if not self._is_known(key, ports, now):
                 self._syn(key, packet, now)
                 return

@@ -71,7 +71,7 @@ class Gateway:
         self.stack = Stack(link.properties, os.urandom(32), _HOST)
         self.stack.tcp.budget.limit = node.config.buffer_budget
         host = self.stack.host
-        self.stand_ins = StandIns(host.addresses, self.stack.timers)
+        self.stand_ins = StandIns(host.addresses, self.stack.timers, inside.program.packed)
         self._complain = complain
         self.driver = Driver(self.stack, self.stand_ins.link(link), self._lost)
         self.calls = Calls(self.stack, self.driver, node, self.stand_ins, complain, purpose)

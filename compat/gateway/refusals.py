@@ -15,9 +15,7 @@ import errno
 
 from tapstack.ipv6.packet import Packet
 from tapstack.stack import Stack
-from tapstack.tcp.segment import Segment
 from tapstack.wire import icmpv6
-from tapstack.wire.tcp import TcpHeader
 
 _CODES = {
     errno.ENETUNREACH: icmpv6.UnreachableCode.NO_ROUTE,
@@ -46,9 +44,8 @@ def refuse_call(stack: Stack, packet: Packet, error: Exception, now: float) -> N
     """Answer a SYN whose destination could not be reached."""
     if isinstance(error, ConnectionRefusedError):
         assert packet.entry is not None
-        header = TcpHeader.parse(packet.payload)
-        payload = packet.payload[header.length :]
-        segment = Segment(packet.src, packet.dst, header, payload, packet.traffic_class, packet.gso_size)
+        segment = stack.tcp.read(packet)
+        assert segment is not None, "it was read as it came"
         stack.tcp.reset(segment, packet.entry, now)
     elif (code := code_of(error)) is not None:
         stack.host.icmp_error(packet, icmpv6.Type.DESTINATION_UNREACHABLE, code, 0, now)

@@ -37,9 +37,10 @@ class _Held:
 
 
 class StandIns:
-    """The addresses that a stack stands in for."""
+    """The addresses that a stack stands in for: anybody's but `program`, the one whose packets these are."""
 
-    def __init__(self, addresses: AddressTable, timers: TimerQueue) -> None:
+    def __init__(self, addresses: AddressTable, timers: TimerQueue, program: bytes) -> None:
+        self._nobody = (UNSPECIFIED, program)
         self._addresses = addresses
         self._held: deque[tuple[float, AddressEntry]] = deque()
         self._hold = _Held()
@@ -50,7 +51,7 @@ class StandIns:
         entry = self._addresses.get(address)
         if entry is not None:
             return entry
-        if is_multicast(address) or is_link_local(address) or address == UNSPECIFIED or len(self._addresses) >= LIMIT:
+        if is_multicast(address) or is_link_local(address) or address in self._nobody or len(self._addresses) >= LIMIT:
             return None
         entry = self._addresses.add(
             address, AddressKind.EPHEMERAL, now, trigger=Trigger.ADD_WITHOUT_DAD, per_address_nd=False

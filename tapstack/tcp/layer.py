@@ -202,19 +202,9 @@ class Tcp:
 
     def input(self, packet: Packet, now: float) -> None:
         """One TCP packet that the fast path did not take."""
-        if packet.entry is None or packet.link_group or not valid_peer(packet.src):
-            self.counters.drop(DropReason.TCP_MALFORMED)
+        segment = self.read(packet)
+        if segment is None:
             return
-        if not packet.checksum_trusted and not checksum.valid(packet.src, packet.dst, wire.PROTOCOL, packet.payload):
-            self.counters.drop(DropReason.CHECKSUM)
-            return
-        try:
-            header = wire.TcpHeader.parse(packet.payload)
-        except WireError:
-            self.counters.drop(DropReason.TCP_MALFORMED)
-            return
-        payload = packet.payload[header.length :]
-        segment = Segment(packet.src, packet.dst, header, payload, packet.traffic_class, packet.gso_size)
         ports = packet.payload[:4]
         pcb = self.demux.find(packet.src + packet.dst, bytes(ports[:2]), bytes(ports[2:4]))
         if pcb is None:
@@ -235,6 +225,22 @@ class Tcp:
             except Exception as error:
                 self.broken(pcb, error, now)
                 raise
+
+    def read(self, packet: Packet) -> Segment | None:
+        """The segment in a packet; None, and a counted drop, where it is no sound one to an address of ours."""
+        if packet.entry is None or packet.link_group or not valid_peer(packet.src):
+            self.counters.drop(DropReason.TCP_MALFORMED)
+            return None
+        if not packet.checksum_trusted and not checksum.valid(packet.src, packet.dst, wire.PROTOCOL, packet.payload):
+            self.counters.drop(DropReason.CHECKSUM)
+            return None
+        try:
+            header = wire.TcpHeader.parse(packet.payload)
+        except WireError:
+            self.counters.drop(DropReason.TCP_MALFORMED)
+            return None
+        payload = packet.payload[header.length :]
+        return Segment(packet.src, packet.dst, header, payload, packet.traffic_class, packet.gso_size)
 
     def _no_pcb(self, packet: Packet, segment: Segment, now: float) -> None:
         """LISTEN or CLOSED (RFC 9293 §3.10.7.1, §3.10.7.2)."""

@@ -9,12 +9,16 @@ from typing import Any
 import dns.message
 import dns.rcode
 import pytest
+from scapy.all import raw
+from scapy.layers.inet import TCP, UDP
+from scapy.layers.inet6 import IPv6
 
 from compat.gateway import calls
 from compat.gateway.names import PATIENCE, TIMEOUT, Names
 from compat.gateway.services import Services
 from compat.gateway.sockets import Listening
 from compat.publisher import Publisher, PublishLimits
+from tapstack.events import DropReason
 from tapstack.ipv6.addresses import AddressKind, Trigger
 from tapstack.ipv6.packet import Packet
 from tapstack.link.errors import LinkLost
@@ -161,6 +165,28 @@ def test_the_newer_call_of_a_port_is_the_one_that_is_answered() -> None:
             await asyncio.sleep(2)
             assert len(peers) == 1
             second.abort(here.driver.now())
+
+    virtual(main())
+
+
+def test_a_syn_that_is_damaged_calls_nobody_and_nobody_stands_in_for_the_program() -> None:
+    async def main() -> None:
+        async with place() as here:
+            ssa = await here.peer.listen(Collector).issue()
+            program, far = here.gateway.inside.program, str(ssa.address)
+            sound = raw(IPv6(src=program, dst=far) / TCP(sport=4000, dport=80, flags="S"))
+            link = here.driver.link
+            link.send([sound[:56] + bytes([sound[56] ^ 1]) + sound[57:]])
+            link.send([raw(IPv6(src=far, dst=program) / TCP(sport=80, dport=4000, flags="S"))])
+            link.send([raw(IPv6(src=far, dst=program) / UDP(sport=80, dport=4000) / b"x")])
+            await asyncio.sleep(0.1)
+            stack = here.gateway.stack
+            assert here.gateway.calls.waiting == 0
+            assert stack.counters.drops[DropReason.CHECKSUM] == 1
+            assert program.packed not in stack.host.addresses
+            link.send([sound])
+            await asyncio.sleep(0.01)
+            assert here.gateway.calls.waiting == 1
 
     virtual(main())
 

@@ -270,7 +270,7 @@ def test_a_flag_takes_the_place_of_what_the_file_says_of_the_other_way(monkeypat
 def test_what_is_written_well_and_is_not_there_is_no_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["ssa", "new", "no-such-service"]) == ExitCode.MACHINE
     assert "No service 'no-such-service' runs" in capsys.readouterr().err
-    assert run(["connect", "unimux://[2001:db8::1]?until=2020-01-01T00:00:00Z", "--bridge", "lan"]) == ExitCode.NO
+    assert run(["connect", "unimux://[2001:db8::1]?until=2020-01-01T00:00:00Z", "--bridge", "lan"]) == ExitCode.NETWORK
     assert status(refusal("find the interface lan", errno.ENODEV)) == ExitCode.MACHINE
     assert status(IssueError("0 sessions")) == ExitCode.USAGE
 
