@@ -44,6 +44,8 @@ from unimux.ssa.token import Token
 SCHEMES = {21: "ftp", 22: "ssh", 80: "http", 443: "https", 8000: "http", 8080: "http", 8443: "https"}
 """What a backend's port suggests for the URL of its SSAs."""
 
+_NEXT_ADDRESS = 0.25
+"""Seconds after which a server's next address is tried beside the one that has not answered (RFC 8305 §5)."""
 _SPARE_FILES = 128
 """File descriptors left for everything else than sessions."""
 
@@ -300,7 +302,9 @@ class Publisher:
         task.add_done_callback(lambda done: self._dials.pop(relay, None))
 
     async def _over_the_kernel(self, factory: Callable[[], asyncio.BaseProtocol], client: tuple[str, int]) -> object:
-        return await asyncio.get_running_loop().create_connection(factory, self.backend.host, self.backend.port)
+        return await asyncio.get_running_loop().create_connection(
+            factory, self.backend.host, self.backend.port, happy_eyeballs_delay=_NEXT_ADDRESS
+        )
 
     async def _dial(self, relay: Relay, client: tuple[str, int]) -> None:
         try:

@@ -18,6 +18,7 @@ import asyncio
 import contextlib
 import errno
 import logging
+import socket
 from collections.abc import Coroutine
 from enum import Enum, auto
 from typing import Any, cast
@@ -263,6 +264,7 @@ class SocksClient(asyncio.Protocol):
         own, peer = (self.transport.get_extra_info(name) for name in ("sockname", "peername"))
         # RFC 1928 §6 means the client's own address and port; several clients send their destination's, which says nothing.
         port_named = request.port if request.host in (peer[0], "0.0.0.0", "::") else 0
+        _keep_alive(self.transport.get_extra_info("socket"))
         association = UdpAssociation(
             datagrams,
             services.counters,
@@ -272,7 +274,7 @@ class SocksClient(asyncio.Protocol):
             session=request.session,
             purpose=_purpose(request),
         )
-        host, port = await association.start(own[0])
+        host, port = await association.start(_scoped(own))
         self._association = association
         self._state = _State.SERVED
         self.transport.write(success(request.dialect, host, port))
@@ -299,6 +301,22 @@ class SocksClient(asyncio.Protocol):
             with contextlib.suppress(OSError):  # it is gone already; connection_lost is on its way
                 self.transport.write_eof()
             self.transport.resume_reading()
+
+
+def _keep_alive(control: socket.socket) -> None:
+    """Have the kernel ask for a client that says nothing more: its association would outlive it, and hold its place for ever."""
+    control.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in ((socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 15), (socket.TCP_KEEPCNT, 4)):
+        control.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
+def _scoped(name: tuple[Any, ...]) -> str:
+    """The address in a socket's name, with the interface where it is of one link only (RFC 4007 §11).
+
+    >>> _scoped(("::1", 9, 0, 0)), _scoped(("127.0.0.1", 9)), _scoped(("fe80::1", 9, 0, 2))
+    ('::1', '127.0.0.1', 'fe80::1%2')
+    """
+    return f"{name[0]}%{name[3]}" if len(name) == 4 and name[3] else str(name[0])
 
 
 def _caller(request: Request) -> str | None:

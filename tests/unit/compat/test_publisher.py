@@ -8,7 +8,7 @@ import hashlib
 import socket
 import struct
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from ipaddress import IPv6Address, IPv6Network
 from typing import Any
@@ -109,6 +109,32 @@ def test_a_backend_that_is_down_resets_the_client_and_is_told_once() -> None:
                 assert len(said) == 1
                 assert "cannot be reached" in said[0]
                 assert publisher.counters.backend_failed == 2
+
+    asyncio.run(main())
+
+
+def test_a_backend_is_reached_at_its_second_address_where_the_first_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        with ExitStack() as stack:
+            silent = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+            for _ in range(2):  # its queue is full, so that the kernel drops what comes
+                waiting = stack.enter_context(socket.socket())
+                waiting.setblocking(False)
+                waiting.connect_ex(silent.getsockname())
+            server = await asyncio.start_server(echo, "127.0.0.1", 0)
+            places = [silent.getsockname(), server.sockets[0].getsockname()]
+
+            async def two(host: str, port: int, **_: object) -> list[tuple[object, ...]]:
+                assert (host, port) == ("backend.example", 80)
+                return [(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", place) for place in places]
+
+            async with server, lan(latency=0.0001) as net:
+                alice, bob = await net.node(), await net.node()
+                monkeypatch.setattr(loop, "getaddrinfo", two)
+                limits = PublishLimits(connect_timeout=60)
+                async with published(bob, "echo", Backend("backend.example", 80), limits=limits) as publisher:
+                    assert await ask(alice, (await publisher.issue()).address, b"hello") == b"hello"
 
     asyncio.run(main())
 

@@ -131,6 +131,19 @@ async def test_udp_association_one_flow_per_destination_until_the_connection_end
 
 
 @asynchronous
+async def test_a_client_that_has_vanished_is_asked_for() -> None:
+    """Its association lives as long as the connection: nothing but the kernel's probes tells that there is nobody any more."""
+    async with front_end(Services(dialler=LoopbackDialler(), datagrams=EchoDatagrams())) as end:
+        client, udp, _ = await associated(end)
+        (served,) = end.transports()
+        control = served.get_extra_info("socket")
+        assert control.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        assert control.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 60
+        udp.close()
+        client.close()
+
+
+@asynchronous
 async def test_an_answer_comes_from_the_address_that_was_asked() -> None:
     """RFC 1928 §7.  IPv4 programs drop what comes from a gateway's IPv6 address, which they have never heard of."""
     datagrams = EchoDatagrams()
