@@ -121,8 +121,13 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     def check(self) -> None:
         """Raise `SettingsError` where the settings contradict each other or name what there is not."""
-        if (self.bridge is None) == (self.prefix is None):
-            raise SettingsError("A node needs either --bridge NAME or --prefix PREFIX, not both and not neither.")
+        if self.bridge is None and self.prefix is None:
+            raise SettingsError("A node needs a bridge or a prefix of its own: give --bridge NAME or --prefix PREFIX.")
+        if self.bridge is not None and self.prefix is not None:
+            raise SettingsError(
+                f"A node has a bridge or a prefix of its own, and here are both ({self.bridge}, {self.prefix}): "
+                "leave one of them away (`unimux config show` tells where each comes from)."
+            )
         try:
             load_generator(self.generator)
             load_controller(self.congestion)

@@ -77,7 +77,7 @@ class Gateway:
         self.calls = Calls(self.stack, self.driver, node, self.stand_ins, complain, purpose)
         self.visits = Visits(self.stack, self.driver, self.stand_ins, inside.program.packed)
         self.datagrams = Carrier(self.stack, self.driver, node, inside.resolver.packed, purpose)
-        self.names = Names(node, purpose)
+        self.names = Names(node, purpose, complain)
         host.upper[ipv6.TCP] = self.calls.input
         host.upper[ipv6.UDP] = self.datagrams.input
         host.icmp.handlers[icmpv6.Type.ECHO_REQUEST] = self._echo_request

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any
 
@@ -36,6 +36,8 @@ from unimux.transport import SessionTransport
 
 LIMIT = 256
 """Questions and streams at a time; one more is dropped, and asked again by the program."""
+EARLY = 2.0
+"""Seconds after which a lack of name servers is told, while one is still waited for."""
 TIMEOUT = 3.0
 """Seconds that a name server is given before the next is asked."""
 PATIENCE = 10.0
@@ -48,8 +50,10 @@ STREAM_IDLE = 10.0
 class Names:
     """Answers at port 53 of one address of a stack, over UDP and TCP."""
 
-    def __init__(self, node: Node, purpose: Purpose) -> None:
+    def __init__(self, node: Node, purpose: Purpose, complain: Callable[[str], None] = lambda text: None) -> None:
         self._node = node
+        self._complain = complain
+        self._complained = False
         self._purpose = purpose
         self._tasks: set[asyncio.Task[None]] = set()
         self._flow: UdpFlow | None = None
@@ -144,8 +148,7 @@ class Names:
         time = asyncio.get_running_loop().time
         until = time() + PATIENCE
         if not self._node.name_servers:  # the program asks sooner than the router's first advertisement comes
-            with suppress(TimeoutError, NodeStopped):
-                await self._node.until(lambda: bool(self._node.name_servers), PATIENCE)
+            await self._until_announced()
         for server in self._node.name_servers:
             question = os.urandom(2) + wire[2:]
             try:
@@ -163,6 +166,22 @@ class Names:
                 response.id = query.id
                 return response
         return None
+
+    async def _until_announced(self) -> None:
+        """Wait for a name server, and say once that there is none yet."""
+        for seconds in (EARLY, PATIENCE - EARLY):
+            with suppress(TimeoutError):
+                try:
+                    await self._node.until(lambda: bool(self._node.name_servers), seconds)
+                except NodeStopped:
+                    pass
+                return
+            if not self._complained:
+                self._complained = True
+                self._complain(
+                    "The program asks for a name, and no router has announced a name server: name one "
+                    "(UNIMUX_NODE_NAME_SERVERS, or name_servers in the configuration)."
+                )
 
     async def _fitting(self, query: dns.message.Message, response: dns.message.Message) -> bytes:
         """The response as it suits a place without IPv4."""

@@ -14,7 +14,7 @@ from scapy.layers.inet import TCP, UDP
 from scapy.layers.inet6 import IPv6
 
 from compat.gateway import calls
-from compat.gateway.names import PATIENCE, TIMEOUT, Names
+from compat.gateway.names import EARLY, PATIENCE, TIMEOUT, Names
 from compat.gateway.services import Services
 from compat.gateway.sockets import Listening
 from compat.publisher import Publisher, PublishLimits
@@ -309,5 +309,20 @@ def test_a_first_question_waits_for_an_address_longer_than_an_answer_is_waited_f
                 assert 2 * TIMEOUT < here.peer.now() - began < PATIENCE
             flow.owner = None
             flow.close(here.peer.now())
+
+    virtual(main())
+
+
+def test_that_no_name_server_is_known_is_told_once_and_early() -> None:
+    async def main() -> None:
+        async with place() as here:
+            query = dns.message.make_query("www.example", "AAAA").to_wire()
+            asking = asyncio.create_task(here.gateway.names.answer(query, stream=False))
+            await asyncio.sleep(EARLY + 0.1)
+            assert not asking.done()
+            assert len(here.complaints) == 1 and "no router has announced a name server" in here.complaints[0]
+            for response in (await asking, await here.gateway.names.answer(query, stream=False)):
+                assert response is not None and dns.message.from_wire(response).rcode() == dns.rcode.SERVFAIL
+            assert len(here.complaints) == 1
 
     virtual(main())

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from compat.attachment import NodeSettings
 from compat.kernel.errors import refusal
 from compat.netcat import Interrupted, Target, _to_place, converse
 from compat.publishsettings import PublishSettings
@@ -23,6 +24,7 @@ from tests.unit.unimux.lan import lan
 from unimux.aio import open_connection, start_server
 from unimux.cli.exits import ExitCode, status
 from unimux.cli.main import run
+from unimux.cli.settings import SettingsError
 from unimux.errors import SetupError, UnusablePeer
 from unimux.node import CLOSE_TIMEOUT
 from unimux.ssa.issue import IssueError
@@ -265,6 +267,13 @@ def test_a_flag_takes_the_place_of_what_the_file_says_of_the_other_way(monkeypat
     monkeypatch.setenv("UNIMUX_NODE_BRIDGE", "lan")
     settings = node_settings(bridge=None, prefix="2001:db8::/64")
     assert (settings.bridge, settings.prefix) == (None, "2001:db8::/64")
+
+
+def test_a_bridge_and_a_prefix_beside_each_other_are_told_with_the_way_to_where_they_come_from() -> None:
+    with pytest.raises(SettingsError, match=r"here are both \(lan, 2001:db8::/64\): leave one .*`unimux config show`"):
+        NodeSettings(bridge="lan", prefix="2001:db8::/64").check()
+    with pytest.raises(SettingsError, match="give --bridge NAME or --prefix PREFIX"):
+        NodeSettings().check()
 
 
 def test_what_is_written_well_and_is_not_there_is_no_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
