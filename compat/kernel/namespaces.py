@@ -113,7 +113,7 @@ class Namespace:
 def namespace(role: str) -> Iterator[Namespace]:
     """A new network namespace with the loopback up and IPv6 on, removed at the end.
 
-    role: a short word; the name is made of it and of this process (owner.py).
+    role: what it is for, a word or two; the name is made of it and of this process (owner.py).
     Sockets and programs still inside keep the namespace's links alive after its name has gone: end them first.
     """
     made_by = os.getpid()

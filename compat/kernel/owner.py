@@ -28,6 +28,9 @@ OWNER_VARIABLE = "UNIMUX_OWNER"
 
 LINK_PREFIX = "um"
 _NAMESPACE = re.compile(rf"{PREFIX}-(\d+)-(\d+)-[\w.-]+")
+_NO_NAME = re.compile(r"[^\w.-]+", re.ASCII)
+_LONGEST_ROLE = 64
+"""A file's name has 255 bytes at most."""
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 _PID_WIDTH = 5
 _START_WIDTH = 3
@@ -113,10 +116,10 @@ class Owner:
     def namespace_name(self, role: str) -> str:
         """The name of this owner's namespace for `role`.
 
-        >>> Owner(12, 345).namespace_name("router")
-        'unimux-12-345-router'
+        >>> Owner(12, 345).namespace_name("router"), Owner(12, 345).namespace_name("my host/1")
+        ('unimux-12-345-router', 'unimux-12-345-my-host-1')
         """
-        return f"{PREFIX}-{self.tag}-{role}"
+        return f"{PREFIX}-{self.tag}-{_NO_NAME.sub('-', role)[:_LONGEST_ROLE]}"
 
     def link_name(self, role: str) -> str:
         """The name of this owner's link for `role` (5 characters at most) in a namespace that others share.

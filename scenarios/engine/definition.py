@@ -21,7 +21,7 @@ from typing import Any, Literal, TypeAlias
 
 from scenarios.witness.judge import TITLES
 
-from .errors import BackendCannot, ScenarioError, UnknownScenario
+from .errors import BackendCannot, ScenarioError, UnknownScenario, refuse_bytes
 from .parameters import Specification, Value, complete, specifications
 
 Backend: TypeAlias = Literal["sim", "netns"]
@@ -153,6 +153,7 @@ def catalogue() -> dict[str, Scenario]:
 
 def load(name: str) -> Scenario:
     """A scenario by its name in the catalogue, by its module, or by the path of its file."""
+    refuse_bytes("name", name)
     if name.endswith(".py") or "/" in name:
         return _load_file(name)
     if "." in name and _is_module(name):

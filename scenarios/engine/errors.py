@@ -44,6 +44,14 @@ class TooLong(UnimuxError):
         )
 
 
+def refuse_bytes(what: str, text: str) -> None:
+    """Raise `ScenarioError` for what was not UTF-8 on the command line: no file of the run could tell it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ScenarioError(f"The {what} {text!a} is not UTF-8: write it in letters that are.") from None
+
+
 class NoRoom(SetupError):
     """What a run leaves cannot be written."""
 

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from typing import Any
 from scenarios.witness.finding import Finding, Verdict
 
 from .definition import BACKENDS, Scenario, load
-from .errors import ScenarioError
+from .errors import ScenarioError, refuse_bytes
 from .execute import Order, Outcome
 from .measure import Summary
 from .origin import current, digests
@@ -30,23 +31,36 @@ from .verdicts import Verdicts, versions
 
 def prepare(folder: Path) -> None:
     """Make the folder; raises `ScenarioError` where something is in it already."""
-    try:
+    refuse_bytes("folder", str(folder))
+    with _making(folder):
         if folder.exists() and any(folder.iterdir()):
             raise ScenarioError(f"{folder} is not empty: name another folder with --out.")
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ScenarioError(f"{folder} cannot be made ({error.strerror}): name another folder with --out.") from error
 
 
 def fresh(out: Path | None, name: str) -> Path:
-    """The folder `out`, or one named for `name` and the time if there is none; made as `prepare` does."""
-    stem = Path("out") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
-    folder, number = out or stem, 1
-    while out is None and folder.exists():
-        number += 1
-        folder = stem.with_name(f"{stem.name}-{number}")
-    prepare(folder)
-    return folder
+    """The folder `out`, made as `prepare` does; where there is none a new one named for `name` and the time."""
+    if out is not None:
+        prepare(out)
+        return out
+    folder = stem = Path("out") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
+    number = 1
+    with _making(stem):
+        stem.parent.mkdir(exist_ok=True)
+        while True:
+            with suppress(FileExistsError):  # a run of the same second has it
+                folder.mkdir()
+                return folder
+            number += 1
+            folder = stem.with_name(f"{stem.name}-{number}")
+
+
+@contextmanager
+def _making(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ScenarioError(f"{folder} cannot be made ({error.strerror}): name another folder with --out.") from error
 
 
 def conclude(outcome: Outcome, connection: int | None = None) -> Verdicts:
@@ -160,7 +174,9 @@ def _tables(scenario: Scenario, values: Mapping[str, Value], named: Iterable[str
 
 
 def _quoted(text: str) -> str:
-    return json.dumps(str(text), ensure_ascii=False)
+    return json.dumps(str(text), ensure_ascii=False).replace(
+        "\x7f", "\\u007f"
+    )  # which JSON allows as it is, and TOML does not
 
 
 def _value(value: Value) -> str:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Literal, TypeAlias, get_args, get_origin, get_type_hints
 
-from .errors import ParameterError, ScenarioError
+from .errors import ParameterError, ScenarioError, refuse_bytes
 
 Value: TypeAlias = int | float | bool | str
 
@@ -82,6 +82,7 @@ class Specification:
 
     def check(self, value: Value) -> Value:
         """The value, if it is one that the parameter takes."""
+        refuse_bytes(f"value of {self.name}", str(value))
         wrong = self.choices and str(value) not in self.choices
         if self.kind in _NUMBERS:
             wrong = not isinstance(value, int | float) or not self._within(value)

@@ -49,6 +49,7 @@ READY = 20.0
 RELEASE = 200.0
 """Seconds in which nodes must have given back their one-time addresses at the end: full TIME-WAIT and more."""
 
+_LONGEST_NAME = 64
 
 Progress: TypeAlias = Callable[[float, float, str], None]
 """Told how much is done, of how much, in which unit."""
@@ -250,6 +251,10 @@ class Run:
 
     def _name(self, name: str) -> None:
         """Events, figures and the judge tell who is on the network by name."""
+        if not name.strip() or not name.isprintable() or len(name) > _LONGEST_NAME:
+            raise ScenarioError(
+                f"A host cannot be named {name!r}: take up to {_LONGEST_NAME} letters that can be printed in one line."
+            )
         if name in self._names:
             raise ScenarioError(f"There are two hosts named {name!r}: give one another name.")
         self._names.add(name)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import importlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,12 @@ Cell = str | int | float | bool | None
 def results(sweep: Sweep) -> tuple[list[str], list[list[Cell]]]:
     """One row per run: parameters, seed, verdict, and the mean of each metric (None where it was not measured).
 
-    A metric of the name of another column has "(measured)" behind it.
+    A parameter of the name of another column has "(parameter)" behind it, a metric "(measured)".
     """
-    parameters = list(sweep.plan.scenario.values(sweep.plan.fixed))
+    parameters = _apart(sweep.plan.scenario.values(sweep.plan.fixed), ("run", "seed", "passed"), "parameter")
     metrics = metric_names(sweep.rows)
     about = ["run", *parameters, "seed", "passed"]
-    head = [*about, *(f"{name} (measured)" if name in about else name for name in metrics)]
+    head = [*about, *_apart(metrics, about, "measured")]
     rows: list[list[Cell]] = []
     for row in sweep.rows:
         values = sweep.plan.scenario.values(row.values)
@@ -34,28 +34,41 @@ def results(sweep: Sweep) -> tuple[list[str], list[list[Cell]]]:
 
 
 def summary(sweep: Sweep) -> tuple[list[str], list[list[Cell]]]:
-    """One row per combination and metric; the interval is of the mean over runs with different seeds, empty for one run."""
-    head = [*sweep.plan.axes, "metric", "unit", "runs", "mean", "ci95_low", "ci95_high", "median", "min", "max"]
+    """One row per combination and metric; the interval is of the mean over runs with different seeds, empty for one run.
+
+    A parameter of the name of another column has "(parameter)" behind it.
+    """
+    about = ["metric", "unit", "runs", "mean", "ci95_low", "ci95_high", "median", "min", "max"]
+    head = [*_apart(sweep.plan.axes, about, "parameter"), *about]
     rows: list[list[Cell]] = []
     for combination, done in points(sweep).items():
         for name in metric_names(done):
             samples = [row.means[name] for row in done if name in row.means]
-            about = Summary.of(samples)
+            sample = Summary.of(samples)
             unit = next(row.units[name] for row in done if name in row.units)
             rows.append(
                 [
                     *combination,
                     name,
                     unit,
-                    about.n,
-                    about.mean,
-                    *(about.interval or (None, None)),
-                    about.median,
-                    about.least,
-                    about.most,
+                    sample.n,
+                    sample.mean,
+                    *(sample.interval or (None, None)),
+                    sample.median,
+                    sample.least,
+                    sample.most,
                 ]
             )
     return head, rows
+
+
+def _apart(names: Iterable[str], others: Sequence[str], what: str) -> list[str]:
+    """Headings that none of the others has.
+
+    >>> _apart(["size", "runs"], ["runs", "mean"], "parameter")
+    ['size', 'runs (parameter)']
+    """
+    return [f"{name} ({what})" if name in others else name for name in names]
 
 
 def write_tables(sweep: Sweep, folder: Path) -> list[Path]:

@@ -244,6 +244,17 @@ def test_the_network_is_declared_first() -> None:
 
 
 @pytest.mark.parametrize("join", [Run.node, Run.host, Run.raw], ids=["node", "host", "raw"])
+@pytest.mark.parametrize("name", ["", "  ", "a\nb", "a\x1b[2J", "x" * 65])
+def test_a_name_can_be_printed_in_one_line(join: Any, name: str) -> None:
+    async def odd(run: Run) -> None:
+        """Who?"""
+        await join(run, name, run.lan("lan"))
+
+    with pytest.raises(ScenarioError, match=r"A host cannot be named .*: take up to 64 letters"):
+        light(made(odd))
+
+
+@pytest.mark.parametrize("join", [Run.node, Run.host, Run.raw], ids=["node", "host", "raw"])
 def test_nobody_on_the_network_has_anothers_name(join: Any) -> None:
     async def namesakes(run: Run) -> None:
         """Who is www?"""
