@@ -24,11 +24,13 @@ from typing import Any
 
 from compat.gateway.room import Room
 from compat.kernel import Namespace, Owner
-from compat.kernel.owner import OWNER_VARIABLE
+from compat.kernel.owner import OWNER_VARIABLE, variable_of
 from compat.programs.process import launcher
 from unimux.errors import SetupError
 
 PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
+ROOM_VARIABLE = "UNIMUX_ROOM"
+"""Environment variable that carries the name of its namespace in a program, and in what it starts."""
 _FROM_KEYBOARD = (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
 _GRACE = 2.0
 _POLL = 0.02
@@ -84,7 +86,7 @@ async def run_program(room: Room, argv: Sequence[str], *, user: str | None = Non
         *launcher(room.where, files=room.files, user=user),
         program,
         *argv[1:],
-        env={**os.environ, OWNER_VARIABLE: Owner.current().tag},
+        env={**os.environ, OWNER_VARIABLE: Owner.current().tag, ROOM_VARIABLE: room.where.name},
         pass_fds=(room.where.fd,),
     )
     loop = asyncio.get_running_loop()
@@ -136,11 +138,11 @@ async def _end(process: Process, where: Namespace) -> None:
 
 
 def processes_of(where: Namespace) -> list[int]:
-    """The processes whose network namespace this is, and those with our tag that have gone into another; ourselves left out."""
-    found, us = [], Owner.current()
+    """The processes whose network namespace this is, and those that have gone from it into another; ourselves left out."""
+    found = []
     for folder in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):  # it has just ended
             pid, inode = int(folder.name), (folder / "ns" / "net").stat().st_ino
-            if pid != os.getpid() and (inode == where.inode or Owner.of_program(pid) == us):
+            if pid != os.getpid() and (inode == where.inode or variable_of(pid, ROOM_VARIABLE) == where.name):
                 found.append(pid)
     return found

@@ -81,28 +81,9 @@ class Owner:
 
     @classmethod
     def of_program(cls, pid: int) -> Owner | None:
-        """Who started the program `pid`, as its environment says; None where it does not say, or there is no such process.
-
-        In `execve` a process has no environment for a moment, and no command line: that is waited out.
-        """
-        folder = Path(f"/proc/{pid}")
-        pause, deadline, looks = threading.Event(), time.monotonic() + _EXEC_SECONDS, 0
-        try:
-            while not (variables := (folder / "environ").read_bytes()):
-                os.readlink(folder / "exe")  # a thread of the kernel or a zombie has none
-                if not (folder / "cmdline").read_bytes():
-                    pause.wait(_POLL)
-                elif (looks := looks + 1) == _LOOKS:  # not once each time between two of its programs
-                    return None
-                if time.monotonic() > deadline:
-                    return None
-        except OSError:  # it has just ended, or is somebody else's
-            return None
-        for variable in variables.split(b"\0"):
-            name, _, tag = variable.decode(errors="replace").partition("=")
-            if name == OWNER_VARIABLE:
-                return cls.of_tag(tag)
-        return None
+        """Who started the program `pid`, as its environment says; None where it does not say, or there is no such process."""
+        tag = variable_of(pid, OWNER_VARIABLE)
+        return None if tag is None else cls.of_tag(tag)
 
     @property
     def tag(self) -> str:
@@ -138,6 +119,29 @@ def _base36(number: int, width: int) -> str:
         number, digit = divmod(number, 36)
         text = _DIGITS[digit] + text
     return text
+
+
+def variable_of(pid: int, name: str) -> str | None:
+    """A variable of a process's environment as it was begun with; None where it has none, or there is no such process.
+
+    In `execve` a process has no environment for a moment, and no command line: that is waited out.
+    """
+    folder = Path(f"/proc/{pid}")
+    pause, deadline, looks = threading.Event(), time.monotonic() + _EXEC_SECONDS, 0
+    try:
+        while not (variables := (folder / "environ").read_bytes()):
+            os.readlink(folder / "exe")  # a thread of the kernel or a zombie has none
+            if not (folder / "cmdline").read_bytes():
+                pause.wait(_POLL)
+            elif (looks := looks + 1) == _LOOKS:  # not once each time between two of its programs
+                return None
+            if time.monotonic() > deadline:
+                return None
+    except OSError:  # it has just ended, or is somebody else's
+        return None
+    begin = f"{name}=".encode()
+    found = next((each for each in variables.split(b"\0") if each.startswith(begin)), None)
+    return None if found is None else found[len(begin) :].decode(errors="replace")
 
 
 def _started(pid: int) -> int | None:

@@ -25,6 +25,7 @@ from scapy.layers.inet6 import (
 )
 from scapy.layers.l2 import Ether
 
+from compat.gateway.program import ROOM_VARIABLE, processes_of
 from compat.kernel import Namespace, address, bridged_tap, in_namespace, namespace, veth
 from compat.kernel.topology import CLIENT_ADDRESS, CLIENT_PREFIX, SERVER_ADDRESS, demo_topology
 from compat.programs import (
@@ -219,6 +220,25 @@ def test_a_program_starts_as_from_a_shell(space: Namespace) -> None:
 def test_a_program_that_takes_too_long_is_ended(space: Namespace) -> None:
     with pytest.raises(ProgramFailed, match=r"sleep did not end within 0\.1 s"):
         asyncio.run(complete_in(space, ["sleep", "100"], timeout=0.1))
+
+
+def test_the_programs_of_a_run_are_told_from_others_that_the_same_process_runs(space: Namespace) -> None:
+    """A run ends what is its own, also where that has gone into another namespace, and nothing else."""
+
+    async def main() -> None:
+        script = "echo $$; exec unshare -n sh -c 'echo there; sleep 1000'"
+        with namespace("room") as room:
+            async with (
+                run_in(space, ["sleep", "1000"]) as other,
+                run_in(room, ["sh", "-c", script], stdout=PIPE, env={ROOM_VARIABLE: room.name}) as own,
+            ):
+                assert own.stdout is not None
+                assert int(await own.stdout.readline()) == own.pid
+                assert await own.stdout.readline() == b"there\n"
+                found = processes_of(room)
+                assert own.pid in found and other.pid not in found
+
+    asyncio.run(main())
 
 
 def test_what_has_left_the_group_and_holds_a_pipe_holds_nobody_up(space: Namespace) -> None:

@@ -39,7 +39,9 @@ PREFIX = "UNIMUX_"
 CONFIG_VARIABLE = "UNIMUX_CONFIG"
 DEBUG_VARIABLE = "UNIMUX_DEBUG"
 SECRET = {"secret": True}
-OTHER_VARIABLES = frozenset({CONFIG_VARIABLE, DEBUG_VARIABLE, "UNIMUX_OWNER", "UNIMUX_WITNESS", "UNIMUX_FORBID_SKIPS"})
+OTHER_VARIABLES = frozenset(
+    {CONFIG_VARIABLE, DEBUG_VARIABLE, "UNIMUX_OWNER", "UNIMUX_ROOM", "UNIMUX_WITNESS", "UNIMUX_FORBID_SKIPS"}
+)
 """Variables with our prefix that are no settings: whose process it is, where the witness of states lies, and what tests need."""
 DEFAULT = "default"
 FLAG = "flag"
