@@ -168,11 +168,14 @@ async def _script(scenario: Scenario, run: Run, values: Mapping[str, Value]) -> 
     except ScenarioError:
         raise
     except asyncio.CancelledError as error:
-        if INTERRUPTED not in error.args:
+        if INTERRUPTED in error.args:
+            task.uncancel()
+            interrupted = run.now() - began
+            failure = f"interrupted after {interrupted:.1f} s of its own time"
+        elif task.cancelling():
             raise
-        task.uncancel()
-        interrupted = run.now() - began
-        failure = f"interrupted after {interrupted:.1f} s of its own time"
+        else:
+            failure = f"it waited for what had been cancelled ({where(error, scenario.file)})"
     except (Exception, SystemExit) as error:  # also a script that ends itself: its report is wanted all the same
         failure = str(TooLong(scenario.limit)) if limit.expired() else where(error, scenario.file)
         if debugging():

@@ -263,7 +263,10 @@ class Run:
         link = self._stack.enter_context(self._backend.link(lan, mac))
         if impair == (NONE, NONE):
             return link
-        return ImpairedLink(link, seed=f"{self._seed}/node {name}", outgoing=impair[0], incoming=impair[1])
+        seed = f"{self._seed}/node {name}"
+        cable = ImpairedLink(link, seed=seed, outgoing=impair[0], incoming=impair[1], lingers=True)
+        self._stack.push_async_callback(cable.through)  # the captures are to hear what the node says last
+        return cable
 
     async def _settle(self, member: _Member, name: str, ready: int, lifetime: float) -> None:
         """Wait for the router's word and for the first addresses, and see to the addressing."""

@@ -146,6 +146,8 @@ class Lifetime:
             marks = [mark for mark in marks if mark[1] < self.conflict.time] + [(Phase.DUPLICATED, self.conflict.time)]
         elif self.taken is not None:
             marks = [mark for mark in marks if mark[1] < self.taken.time] + [(Phase.PREFERRED, self.taken.time)]
+        if not marks:  # it was only spoken of, in a frame that was damaged on its way for instance
+            return []
         ends = [begin for _, begin in marks[1:]] + [end]
         return [
             Interval(phase, begin, min(until, end))

@@ -88,6 +88,7 @@ class Impairment:
             raise ValueError("a queue limit needs a rate that makes frames wait, and is not negative")
 
 
+_SOON = 1e-3
 NONE = Impairment()
 """A perfect direction."""
 
@@ -211,6 +212,11 @@ class _Path:
             if not queue.push(due, frame):
                 self.counters.overflow += 1
 
+    @property
+    def next_due(self) -> float | None:
+        """When the next frame leaves it; None where none is in flight."""
+        return None if self._queue is None else self._queue.next_due
+
     def close(self) -> None:
         """Forget what is in flight."""
         if self._queue is not None:
@@ -221,17 +227,25 @@ class _Path:
 class ImpairedLink(Link):
     """`link` behind a bad path: `outgoing` towards it, `incoming` from it.  Closing this closes `link`.
 
-    seed: whatever the outcome is to depend on; equal seeds give equal runs.
+    seed: whatever the outcome is to depend on; equal seeds give equal runs.  lingers: what was sent before `close` goes its way
+    all the same, as on a cable; `through` waits for that, and `link` is left to who opened it.
     """
 
     def __init__(
-        self, link: Link, *, seed: int | str, outgoing: Impairment = NONE, incoming: Impairment = NONE
+        self,
+        link: Link,
+        *,
+        seed: int | str,
+        outgoing: Impairment = NONE,
+        incoming: Impairment = NONE,
+        lingers: bool = False,
     ) -> None:
         properties = link.properties
         if properties.vnet_header and (outgoing.corrupt or incoming.corrupt):
             raise ValueError("corruption needs a link without offload, where checksums are complete when bits flip")
         layout = _Layout.of(properties)
         self._link = link
+        self._lingers = lingers
         self._properties = properties
         self._out = _Path(outgoing, f"{seed}/out", layout, self._leave)
         self._in = _Path(incoming, f"{seed}/in", layout, self._arrive)
@@ -333,10 +347,16 @@ class ImpairedLink(Link):
         self._link.handled()
 
     def close(self) -> None:
-        """Forget what is on the path, a stack's goodbye perhaps, and close the link below."""
+        """Forget what is on the path, a stack's goodbye perhaps, and close the link below; see `lingers`."""
         self._closed = True
         self._wake = None
-        self._out.close()
         self._in.close()
         self._inbox.close()
-        self._link.close()
+        if not self._lingers:
+            self._out.close()
+            self._link.close()
+
+    async def through(self) -> None:
+        """Wait until all that was sent has left the path."""
+        while (due := self._out.next_due) is not None:
+            await asyncio.sleep(max(due - asyncio.get_running_loop().time(), _SOON))

@@ -153,11 +153,15 @@ async def wrong(run: Run) -> None:
         ("await asyncio.wait_for(asyncio.Event().wait(), 1)", "TimeoutError at wrong.py:18, raised at t"),
         ("[][1]", "IndexError at wrong.py:18: list index out of range"),
         (
+            "task = asyncio.create_task(asyncio.sleep(9)); task.cancel(); await task",
+            "it waited for what had been cancelled (CancelledError at wrong.py:18",
+        ),
+        (
             "async with asyncio.TaskGroup() as group: group.create_task(visit(alice, www.address))",
             "ConnectRefused at wrong.py:9, raised at ",
         ),
     ],
-    ids=["deep", "no text", "shallow", "group"],
+    ids=["deep", "no text", "shallow", "cancelled", "group"],
 )
 def test_an_error_is_told_with_the_line_of_the_script(body: str, said: str, tmp_path: Path) -> None:
     file = tmp_path / "wrong.py"
