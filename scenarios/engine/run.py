@@ -88,6 +88,7 @@ class _Member:
     prefix: str
     own: str | None
     judged: bool
+    delay: float
     policy: TemporaryAddresses | None = None
 
 
@@ -236,7 +237,7 @@ class Run:
             self._stack.enter_context(file)
         await self._stack.enter_async_context(node)
         self.topology.places.append(Place(lan.name, name, f"{addressing.value} addresses"))
-        member = self._members[name] = _Member(node, lan, addressing, mac, lan.prefix, None, judged)
+        member = self._members[name] = _Member(node, lan, addressing, mac, lan.prefix, None, judged, outgoing.longest)
         if not judged:
             node.watch(lambda event: self._ordinary.append((lan, event.address)) if _is_new(event) else None)
         causes = ["it has no router, or no address that passed its test"]
@@ -478,6 +479,7 @@ class Run:
                         (member.prefix,),
                         () if dedicated else tuple(dict.fromkeys(ordinary)),
                         dedicated,
+                        member.delay,
                     )
                 )
         rules = tuple(rule for rule in TITLES if rule not in self._left_out) if self._left_out else None

@@ -128,7 +128,7 @@ def _differences(
             yield f"{name}: {state} on the wire, never claimed", frame, 0
         elif seen is None:
             yield f"{name}: {state} claimed, not seen on the wire", frame, 1
-        elif not -early - tolerance <= wall - seen <= tolerance:
+        elif not -early - tolerance - life.node.delay <= wall - seen <= tolerance:
             yield (
                 f"{name}: {state} claimed {abs(wall - seen):.2f} s {'after' if wall > seen else 'before'} the wire",
                 frame,

@@ -41,6 +41,8 @@ class UnifiedNode:
     """addresses of the node in these prefixes that are not one-time"""
     dedicated: bool = False
     """the prefixes are routed to the node: no DAD, no MLD, no NA per address (UM-POOL-4)"""
+    delay: float = 0.0
+    """seconds that what it sends may take to the capture point"""
 
     def networks(self) -> list[IPv6Network]:
         """The prefixes, parsed; raises `ValueError` on one that is not."""

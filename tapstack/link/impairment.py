@@ -87,6 +87,16 @@ class Impairment:
         if self.queue_limit is not None and (self.rate is None or self.queue_limit < 0):
             raise ValueError("a queue limit needs a rate that makes frames wait, and is not negative")
 
+    @property
+    def longest(self) -> float:
+        """Seconds that a frame takes at most, the wait for the bottleneck apart; of an exponential jitter ten means.
+
+        >>> Impairment(delay=1.0, jitter=0.5).longest
+        1.5
+        """
+        reach = 10 if self.jitter_shape is Jitter.EXPONENTIAL else 1
+        return self.delay + reach * self.jitter + (self.reorder_delay if self.reorder else 0.0)
+
 
 _SOON = 1e-3
 NONE = Impairment()
