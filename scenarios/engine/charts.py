@@ -5,9 +5,10 @@ A value may be a number or (value, low, high) with its confidence interval.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from numbers import Real
+from typing import Any, NoReturn, TypeAlias, cast
 
 Point: TypeAlias = tuple[float, float] | tuple[float, float, float, float]
 """(x, y) or (x, y, low, high)."""
@@ -18,10 +19,40 @@ MOST_POINTS = 500
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chart:
-    """What all figures have.  title: what it shows, in words; caption: what to see in it."""
+    """What all figures have.  title: what it shows, in words; caption: what to see in it.
+
+    Raises `ValueError` for what cannot be drawn, where the chart is made: the line of the script is then told.
+    """
 
     title: str
     caption: str = ""
+
+    def __post_init__(self) -> None:
+        title: object = self.title
+        if not isinstance(title, str) or not title.strip():
+            raise ValueError(f"a chart has words for a title, not {title!r}")
+        self._check()
+
+    def _check(self) -> None:
+        """Raise `ValueError` where the parts do not fit each other."""
+
+    def _refuse(self, why: str) -> NoReturn:
+        raise ValueError(f"{type(self).__name__} {self.title!r}: {why}")
+
+    def _numbers(self, values: object, what: str) -> None:
+        """Raise `ValueError` for what is no sequence of numbers."""
+        if not _is_list(values):
+            self._refuse(f"{what} takes a list of numbers, not {values!r}")
+        for value in cast("Sequence[object]", values):
+            if not _is_number(value):
+                self._refuse(f"{what} has {value!r}, which is no number")
+
+    def _named(self, series: object, what: str) -> Iterator[tuple[str, Any]]:
+        """The rows of a mapping, each with words for its error."""
+        if not isinstance(series, Mapping):
+            self._refuse(f"{what} is a mapping from names to values, not {series!r}")
+        for name, values in series.items():
+            yield f"the {what} {name!r}", values
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +62,10 @@ class Ecdf(Chart):
     series: Mapping[str, Sequence[float]]
     x: str
     log: bool = False
+
+    def _check(self) -> None:
+        for what, values in self._named(self.series, "series"):
+            self._numbers(values, what)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +81,14 @@ class Curves(Chart):
     joined: bool = True
     steps: bool = False
 
+    def _check(self) -> None:
+        for what, points in (*self._named(self.series, "series"), *self._named(self.theory, "theory")):
+            if not _is_list(points):
+                self._refuse(f"{what} takes a list of points, not {points!r}")
+            for point in points:
+                if not _is_list(point) or len(point) not in (2, 4) or not all(map(_is_number, point)):
+                    self._refuse(f"{what} has {point!r}: a point is (x, y) or (x, y, low, high)")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bars(Chart):
@@ -56,6 +99,13 @@ class Bars(Chart):
     theory: Mapping[str, Sequence[float]] = field(default_factory=dict)
     y: str
     log: bool = False
+
+    def _check(self) -> None:
+        for what, values in (*self._named(self.series, "series"), *self._named(self.theory, "theory")):
+            if not _is_list(values) or len(values) != len(self.categories):
+                self._refuse(f"{what} takes a value for each of the {len(self.categories)} categories, not {values!r}")
+            for value in values:
+                self._numbers(value if _is_list(value) and len(value) == 3 else [value], what)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +118,14 @@ class Matrix(Chart):
     row: str = ""
     column: str = ""
 
+    def _check(self) -> None:
+        if len(self.cells) != len(self.rows):
+            self._refuse(f"there are {len(self.cells)} rows of cells for {len(self.rows)} rows")
+        for name, cells in zip(self.rows, self.cells, strict=True):
+            self._numbers(cells, f"the row {name!r}")
+            if len(cells) != len(self.columns):
+                self._refuse(f"the row {name!r} has {len(cells)} cells for {len(self.columns)} columns")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table(Chart):
@@ -75,6 +133,19 @@ class Table(Chart):
 
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
+
+    def _check(self) -> None:
+        for row in self.rows:
+            if not _is_list(row) or len(row) != len(self.columns) or not all(isinstance(cell, str) for cell in row):
+                self._refuse(f"a row takes a text for each of the {len(self.columns)} columns, not {row!r}")
+
+
+def _is_list(value: object) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str | bytes)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def thinned(points: list[Point], most: int = MOST_POINTS) -> list[Point]:

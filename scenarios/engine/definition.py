@@ -90,7 +90,7 @@ def known_rule(rule: str) -> str:
 _REQUIREMENT = re.compile(r"(UM|ST)-[A-Z]+6?-[1-9]\d*|(MUST|SHLD|MAY|REC)-[1-9]\d*|RFC8504-[1-9][\w./-]*")
 
 
-def _requirement(text: str) -> str:
+def requirement_id(text: str) -> str:
     """The id of a requirement, by its form: their list is no part of what is installed."""
     if not _REQUIREMENT.fullmatch(text):
         raise ScenarioError(f"There is no requirement {text!r}: their ids are like UM-DAS-1.")
@@ -127,7 +127,7 @@ def scenario(
             script=function,
             source=function.__module__,
             parameters=specifications(function),
-            requirements=tuple(map(_requirement, requirements)),
+            requirements=tuple(map(requirement_id, requirements)),
             backends=tuple(backends),
             shows=tuple(map(known_rule, shows)),
             quick=dict(quick or {}),

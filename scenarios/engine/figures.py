@@ -176,7 +176,7 @@ def _ecdf(axes: Axes, chart: Ecdf) -> None:
         shares = [(i + 1) / len(ordered) for i in range(len(ordered))]
         axes.step(
             [ordered[0], *ordered], [0.0, *shares], where="post", color=_hue(number), linestyle=_dash(number), linewidth=1.8,
-            label=f"{name} (n={len(ordered)})",
+            label=_label(f"{name} (n={len(ordered)})"),
         )  # fmt: skip
     axes.set_ylim(0, 1.02)
     axes.set_ylabel("share of samples")
@@ -190,17 +190,19 @@ def _ecdf(axes: Axes, chart: Ecdf) -> None:
 def _curves(axes: Axes, chart: Curves, ink: str) -> None:
     for number, (name, points) in enumerate(chart.theory.items()):
         xs, ys, _ = _columns(points)
-        axes.plot(xs, ys, color=ink, linewidth=1.0, linestyle=_dash(number), label=name)
+        axes.plot(xs, ys, color=ink, linewidth=1.0, linestyle=_dash(number), label=_label(name))
     for number, (name, points) in enumerate(chart.series.items()):
         xs, ys, bars = _columns(points)
         if chart.steps:
-            axes.step(xs, ys, where="post", color=_hue(number), linestyle=_dash(number), linewidth=1.6, label=name)
+            axes.step(
+                xs, ys, where="post", color=_hue(number), linestyle=_dash(number), linewidth=1.6, label=_label(name)
+            )
             continue
         dense = len(xs) > 40
         axes.errorbar(
             xs, ys, yerr=bars, color=_hue(number), linestyle=_dash(number) if chart.joined else "none",
             marker="" if dense else _MARKERS[number % len(_MARKERS)], markersize=5, linewidth=1.5, elinewidth=1.2,
-            capsize=3, label=name,
+            capsize=3, label=_label(name),
         )  # fmt: skip
     axes.set_xlabel(chart.x)
     axes.set_ylabel(chart.y)
@@ -214,6 +216,11 @@ def _curves(axes: Axes, chart: Curves, ink: str) -> None:
         _scale(axes, "x", [point[0] for point in points])
     if chart.log_y:
         _scale(axes, "y", [point[1] for point in points])
+
+
+def _label(name: str) -> str:
+    """A name for the legend; matplotlib leaves out those that begin with an underscore."""
+    return f"\u2009{name}" if name.startswith("_") else name
 
 
 def _columns(points: Sequence[Point]) -> tuple[list[float], list[float], list[list[float]] | None]:
@@ -235,7 +242,7 @@ def _bars(axes: Axes, chart: Bars, ink: str, *, narrow: bool) -> None:
         at = [place - 0.4 + width * (number + 0.5) for place in places]
         axes.bar(
             at, heights, width * 0.92, color=_hue(number), hatch=_HATCHES[number % len(_HATCHES)], edgecolor=ink, linewidth=0.5,
-            label=name if name else None, yerr=errors if any(map(any, errors)) else None, capsize=3, ecolor=ink,
+            label=_label(name) if name else None, yerr=errors if any(map(any, errors)) else None, capsize=3, ecolor=ink,
         )  # fmt: skip
         if len(chart.categories) * len(chart.series) <= 14:
             for x, height, bound in zip(at, heights, bounds, strict=True):
@@ -253,7 +260,7 @@ def _bars(axes: Axes, chart: Bars, ink: str, *, narrow: bool) -> None:
         beside = width * (number + 0.5) - 0.4 if len(chart.theory) == len(chart.series) else 0.0
         axes.plot(
             [place + beside for place in places], list(values), linestyle="none", marker=_THEORIES[number % len(_THEORIES)],
-            markersize=7, markerfacecolor="#ffffff", markeredgecolor=ink, markeredgewidth=1.4, label=name, zorder=5,
+            markersize=7, markerfacecolor="#ffffff", markeredgecolor=ink, markeredgewidth=1.4, label=_label(name), zorder=5,
             clip_on=False,
         )  # fmt: skip
     axes.set_xticks(list(places), [_wrapped(category, 9 if narrow else 16) for category in chart.categories])

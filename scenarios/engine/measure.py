@@ -6,6 +6,7 @@ samples of one run often are not, which is why the table of a sweep has one valu
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -146,11 +147,9 @@ def _at_most(hits: int, tries: int, probability: float) -> float:
     if probability >= 1.0:
         return float(hits >= tries)
     log_p, log_q = math.log(probability), math.log1p(-probability)
-    whole = math.lgamma(tries + 1)
-    return math.fsum(
-        math.exp(whole - math.lgamma(k + 1) - math.lgamma(tries - k + 1) + k * log_p + (tries - k) * log_q)
-        for k in range(hits + 1)
-    )
+    # One factor after the other: of the factorials of many tries nothing precise is left when they are divided.
+    ways = itertools.accumulate((math.log((tries - k) / (k + 1)) for k in range(hits)), initial=0.0)
+    return math.fsum(math.exp(way + k * log_p + (tries - k) * log_q) for k, way in enumerate(ways))
 
 
 def _where(begins: Callable[[float], bool]) -> float:

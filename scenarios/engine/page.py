@@ -31,12 +31,12 @@ def write_page(
     """
     scenario, order = outcome.scenario, outcome.order
     lead, _, rest = scenario.text.partition("\n\n")
+    wanted = next((each for each in judgement.connections if each.number == connection), None)
+    chosen = wanted or chosen_connection(outcome, judgement)
     remarks = list(outcome.remarks)
     if verdicts.untouched:
         names = "; ".join(TITLES[rule] for rule in verdicts.untouched)
         remarks.append(f"Not asked here, so neither passed nor failed: {names}.")
-    wanted = next((each for each in judgement.connections if each.number == connection), None)
-    chosen = wanted or chosen_connection(outcome, judgement)
     parameters = {
         each.name: f"{value} {each.about.unit} – {each.about.text}".replace("  ", " ")
         for each, value in zip(scenario.parameters, scenario.values(order.values).values(), strict=True)
@@ -70,6 +70,9 @@ def chosen_connection(outcome: Outcome, judgement: Judgement) -> Connection | No
         found = [each for each in judgement.connections if wanted in each.pair]
         if found:
             return found[0]
+        outcome.remarks.append(
+            f"The script chose {outcome.chosen} to be drawn, which no connection has: it is another one."
+        )
     return choose(judgement)
 
 

@@ -18,7 +18,7 @@ from typing import Any, TypeAlias, TypeGuard
 
 from scenarios.engine.router import NeighborLimits
 from scenarios.witness.judge import TITLES
-from scenarios.witness.setup import Explanation, Setup, UnifiedNode
+from scenarios.witness.setup import Explanation, Setup, UnifiedNode, fact
 from tapstack.events import AddressChanged, Event
 from tapstack.ipv6.config import HostConfig
 from tapstack.link.base import Link
@@ -36,7 +36,7 @@ from .addressing import HOST, NO_POOL, POOL, Addressing, TemporaryAddresses, fix
 from .backend import Backend, Host, Impairments, RouterControl
 from .charts import Chart, number
 from .definition import Backend as BackendName
-from .definition import known_rule
+from .definition import known_rule, requirement_id
 from .errors import BackendCannot, ScenarioError
 from .measure import Metrics, exact, finite
 from .network import Kind, Lan, Network
@@ -50,7 +50,6 @@ RELEASE = 200.0
 """Seconds in which nodes must have given back their one-time addresses at the end: full TIME-WAIT and more."""
 
 _LONGEST_NAME = 64
-
 Progress: TypeAlias = Callable[[float, float, str], None]
 """Told how much is done, of how much, in which unit."""
 
@@ -375,11 +374,12 @@ class Run:
 
     def require(self, title: str, holds: bool, *requirements: str, because: str = "") -> None:
         """Something that must hold, else the run has failed; because: figures, in a clause."""
+        requirements = tuple(map(requirement_id, requirements))
         self.claims.append(Claim(title, bool(holds), because or ("it does" if holds else "it does not"), requirements))
 
     def require_quietly(self, holds: bool, title: str, *requirements: str) -> None:
         """One of many cases of something that must hold: all of them are one line, with how many there were."""
-        cases = self._cases.setdefault(title, _Cases(requirements))
+        cases = self._cases.setdefault(title, _Cases(tuple(map(requirement_id, requirements))))
         cases.count += 1
         cases.held += bool(holds)
 
@@ -393,6 +393,8 @@ class Run:
         interval: tuple[float, float] | None = None,
     ) -> None:
         """A measured value beside the theoretical one, which must agree: within a share of it, or by lying in an interval."""
+        if (within is None) is (interval is None):
+            raise ValueError(f"{what} agrees with theory within a share, or by an interval: say which")
         low, high = interval or (theory * (1 - (within or 0.0)), theory * (1 + (within or 0.0)))
         for value in (measured, theory, low, high):
             finite(what, value)
@@ -407,10 +409,14 @@ class Run:
 
         One comparison in a thousand fails by chance; with 95 %, as figures show it, one in twenty would.
         """
+        if not 0 <= hits <= tries or not tries:
+            raise ValueError(f"{what}: {hits} of {tries} is no share")
         self.expect(what, hits / tries, theory, interval=exact(hits, tries))
 
     def show(self, chart: Chart) -> None:
         """A figure or table for the report."""
+        if not isinstance(chart, Chart):
+            raise ValueError(f"a chart is shown, Curves(…) or Table(…) for instance, not {chart!r}")
         self.charts.append(chart)
 
     def remark(self, text: str) -> None:
@@ -420,6 +426,7 @@ class Run:
     def witness(self, **facts: Any) -> None:
         """Tell the judge of the captures who is who: fields of `scenarios.witness.Setup`; tuples add up."""
         for key, value in facts.items():
+            fact(key, value)
             before = self._witness.get(key)
             if isinstance(before, tuple) and isinstance(value, tuple):
                 value = before + value

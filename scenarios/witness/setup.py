@@ -5,10 +5,14 @@ Nothing here is guessed from the traffic.  A rule that needs a role which the sc
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv6Address, IPv6Network
 from pathlib import Path
+from typing import get_type_hints
+
+import msgspec
 
 from .frames import Frame
 
@@ -99,6 +103,25 @@ class Setup:
     def claim_tolerance(self) -> float:
         """Seconds between what a node's events claim and what the wire shows."""
         return _TOLD_LATE if self.real_time else _TOLD_WITHIN
+
+
+def fact(name: str, value: object) -> None:
+    """Raise `ValueError` where a value is none that the field of `Setup` takes, or there is no such field.
+
+    >>> fact("connections", 3)
+    >>> fact("conections", 3)
+    Traceback (most recent call last):
+    ValueError: the judge has no 'conections'; did you mean 'connections'?
+    """
+    hints = get_type_hints(Setup)
+    if name not in hints:
+        near = difflib.get_close_matches(name, hints, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(hints)}"
+        raise ValueError(f"the judge has no {name!r}; {hint}")
+    try:
+        msgspec.convert(value, hints[name], from_attributes=True)
+    except msgspec.ValidationError as error:
+        raise ValueError(f"{name} of the judge cannot be {value!r}: {str(error)[:1].lower()}{str(error)[1:]}") from None
 
 
 def packed(addresses: tuple[str, ...]) -> frozenset[bytes]:

@@ -11,7 +11,7 @@ import pytest
 
 from scenarios.engine.charts import Bars, Chart, Curves, Ecdf, Matrix
 from scenarios.engine.figures import NARROW, chart_html, save, svg
-from scenarios.engine.measure import Metrics, Summary, wilson
+from scenarios.engine.measure import Metrics, Summary, exact, wilson
 from scenarios.pool_exhaustion import erlang_loss
 
 
@@ -85,3 +85,18 @@ def test_figures_are_the_same_each_time_and_follow_the_reader(chart: Chart, tmp_
     page = chart_html(chart, {"figure.svg": "figure.svg"})
     assert "<ECDF>" not in page
     assert page.count("<svg") == 2
+
+
+@pytest.mark.parametrize("tries", [10**6, 10**9, 10**12, 10**15])
+@pytest.mark.parametrize(("hits", "low", "high"), [(0, 0.0, 7.6009), (3, 0.1497, 13.9340), (60, 37.733, 90.013)])
+def test_the_exact_interval_of_few_hits_is_that_of_poisson_however_many_tries(
+    hits: int, low: float, high: float, tries: int
+) -> None:
+    """The bounds of a Poisson mean, 99.9 %: half the 0.05 % and 99.95 % points of chi-squared (Garwood, Biometrika 28, 1936)."""
+    found = exact(hits, tries)
+    assert [each * tries for each in found] == pytest.approx([low, high], rel=2e-3, abs=1e-3)
+
+
+def test_a_series_whose_name_begins_with_an_underscore_is_in_the_legend() -> None:
+    drawn = svg(Curves(title="t", x="x", y="y", series={"_hidden": [(1, 2), (2, 3)], "shown": [(1, 1), (2, 2)]}))
+    assert "_hidden" in drawn and "shown" in drawn

@@ -198,6 +198,60 @@ def test_what_is_no_finite_number_is_not_measured(value: str, call: str, tmp_pat
     assert list(outcome.metrics) == []
 
 
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("run.show('x')", "a chart is shown, Curves(…) or Table(…) for instance, not 'x'"),
+        (
+            "Curves(title='e', x='s', y='y', series={'a': [1, 2]})",
+            "Curves 'e': the series 'a' has 1: a point is (x, y) or",
+        ),
+        (
+            "Curves(title='e', x='s', y='y', series={'a': 3})",
+            "Curves 'e': the series 'a' takes a list of points, not 3",
+        ),
+        ("Curves(title='e', x='s', y='y', series=[])", "Curves 'e': series is a mapping from names to values, not []"),
+        ("Curves(title='', x='s', y='y', series={})", "a chart has words for a title, not ''"),
+        ("Ecdf(title='e', x='s', series={'a': ['1']})", "Ecdf 'e': the series 'a' has '1', which is no number"),
+        (
+            "Bars(title='e', y='s', categories=['p', 'q'], series={'a': [1]})",
+            "a value for each of the 2 categories, not [1]",
+        ),
+        ("Matrix(title='e', rows=['p'], columns=['q'], cells=[[1, 2]])", "the row 'p' has 2 cells for 1 columns"),
+        ("Table(title='e', columns=['p'], rows=[[1]])", "a row takes a text for each of the 1 columns, not [1]"),
+        ("run.witness(conections=3)", "the judge has no 'conections'; did you mean 'connections'?"),
+        ("run.witness(connections='3')", "connections of the judge cannot be '3': expected `int`, got `str`"),
+        ("run.expect('m', 1.0, 1.0)", "m agrees with theory within a share, or by an interval: say which"),
+        ("run.expect_share('m', 5, 3, 0.5)", "m: 5 of 3 is no share"),
+        ("run.expect_share('m', 0, 0, 0.5)", "m: 0 of 0 is no share"),
+    ],
+)
+def test_what_cannot_be_shown_or_judged_is_told_with_its_line(body: str, said: str, tmp_path: Path) -> None:
+    file = tmp_path / "wrong.py"
+    script = SCRIPT.replace("import Run, scenario", "import Bars, Curves, Ecdf, Matrix, Run, Table, scenario")
+    file.write_text(script.replace("BODY", body))
+    found = load(str(file))
+    told = failed(execute(found, Order(found.source, {}, 1, "sim")))["The script ran to its end"]
+    assert told.startswith("ValueError at wrong.py:18, raised at ")
+    assert said in told
+
+
+@pytest.mark.parametrize("call", ["run.require('it is', True, 'UM-NOPE')", "run.require_quietly(True, 'it is', 'x')"])
+def test_a_requirement_that_cannot_be_one_is_refused(call: str, tmp_path: Path) -> None:
+    file = tmp_path / "wrong.py"
+    file.write_text(SCRIPT.replace("BODY", call))
+    found = load(str(file))
+    with pytest.raises(ScenarioError, match=r"There is no requirement '.*': their ids are like UM-DAS-1"):
+        execute(found, Order(found.source, {}, 1, "sim"))
+
+
+def test_a_choice_that_no_connection_has_is_remarked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, out = tmp_path / "wrong.py", tmp_path / "out"
+    file.write_text(SCRIPT.replace("BODY", "run.choose('2001:db8::77')"))
+    command(["scenario", "run", str(file), "--out", str(out)])
+    assert "The script chose 2001:db8::77 to be drawn, which no connection has" in (out / "report.html").read_text()
+
+
 def test_a_generator_that_fails_is_told_as_the_reason() -> None:
     async def waits(run: Run) -> None:
         """Is it ready?"""
