@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .figures import Figure, Result
     from .setting import Setting
 
+_MET = {True: "reached", False: "missed", None: "not known"}
 REPEATS = 5
 SECONDS = 3.0
 WORKERS = 2
@@ -192,9 +193,9 @@ def _print(result: Result) -> None:
         if row.repeats > 1:
             parts.append(f"({row.min:,g} … {row.max:,g})")
         if row.baseline is not None:
-            parts.append(f"baseline {row.baseline:,g}, ratio {row.ratio:.2f}")
+            parts.append(f"baseline {row.baseline:,g}" + ("" if row.ratio is None else f", ratio {row.ratio:.2f}"))
         if row.reach is not None:
-            parts.append(f"goal {row.reach}: {'reached' if row.met else 'missed'}")
+            parts.append(f"goal {row.reach}: {_MET[row.met]}")
         typer.echo(f"      {'  '.join(parts)}")
     about = result.circumstances
     typer.echo(str(about))

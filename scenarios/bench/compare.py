@@ -70,7 +70,7 @@ class Change:
     @property
     def _is_cost(self) -> bool:
         """Whether less is better."""
-        return self.before.unit in LOWER_IS_BETTER or (self.before.reach or "").startswith("≤")
+        return self.before.unit in LOWER_IS_BETTER or (self.after.reach or self.before.reach or "").startswith("≤")
 
 
 @dataclass(frozen=True, slots=True)

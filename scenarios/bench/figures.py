@@ -152,7 +152,7 @@ def writing(path: Path, mode: Literal["w", "a"] = "w") -> Iterator[TextIO]:
     """The file of a result, opened; raises `SetupError` where it cannot be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open(mode) as file:
+        with path.open(mode, encoding="utf-8") as file:
             yield file
     except OSError as error:
         raise SetupError(

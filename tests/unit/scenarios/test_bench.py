@@ -12,7 +12,7 @@ import pytest
 from msgspec import structs
 
 from scenarios.bench.catalogue import BENCHMARKS, PROGRAMS, WITHOUT_KERNEL
-from scenarios.bench.command import bench
+from scenarios.bench.command import _print, bench
 from scenarios.bench.compare import Change, compare
 from scenarios.bench.figures import Beginning, Figure, Goal, Result, circumstances, figure
 from scenarios.bench.overflows import overflows
@@ -345,3 +345,14 @@ def test_the_command_compares_two_files_and_ends_with_1_where_a_goal_is_farther_
 def test_a_comparison_takes_no_options_of_measurements(more: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["bench", "--compare", "a.json", "b.json", *more]) == 2
     assert "--compare measures nothing" in capsys.readouterr().err
+
+
+def test_a_baseline_of_nothing_is_printed_without_a_ratio(capsys: pytest.CaptureFixture[str]) -> None:
+    row = figure("P-5", "x", "1/s", [1.0, 2.0], [0.0, 0.0], Goal(at_least=0.95, of_ratio=True))
+    _print(Result(circumstances=circumstances(Beginning.now(), "asyncio", "short", False, {}), figures=[row]))
+    assert "baseline 0  goal ≥ 0.95 × baseline: not known" in capsys.readouterr().out
+
+
+def test_a_goal_that_a_figure_has_now_says_what_is_better() -> None:
+    change = Change(figure("P-5", "x", "entries", [10.0]), figure("P-5", "x", "entries", [20.0], goal=Goal(at_most=30)))
+    assert (change.verdict, change.regression) == ("worse", True)
