@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hmac
 from abc import ABC, abstractmethod
+from operator import index
 from typing import ClassVar
 
 import numpy as np
@@ -103,7 +104,10 @@ class Generator(ABC):
     def identifiers(self, start: int, count: int) -> Words:
         """The identifiers of `count` counters from `start` on; override it where a vectorised way exists."""
         try:
-            return np.array([self.identifier(n) for n in range(start, start + count)], dtype=np.uint64)
+            made = [index(self.identifier(n)) for n in range(start, start + count)]
+            return np.array(made, dtype=np.uint64)
+        except TypeError as error:
+            raise GeneratorError(f"{type(self).__name__} makes what is no whole number: {error}") from error
         except OverflowError as error:
             raise GeneratorError(
                 f"{type(self).__name__} makes identifiers that are no number of {self.bits} bits"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import re
 import signal
 from asyncio.subprocess import Process
@@ -62,6 +63,7 @@ class Capture:
         else:
             await self._until_marked()
         if self._process.returncode is not None:
+            self._refuse_full_disk()
             raise ProgramFailed(f"dumpcap ended before its capture of {self.interface} did: {last_words(self._log)}")
         self._process.send_signal(signal.SIGINT)
         await self._process.wait()
@@ -83,7 +85,15 @@ class Capture:
                 fresh = file.read(1 << 20)
                 tail = (tail + fresh)[-(len(fresh) + len(self._mark.token)) :]
                 if not fresh:
+                    self._refuse_full_disk()
                     await asyncio.sleep(_POLL)
+
+    def _refuse_full_disk(self) -> None:
+        """Raise `ProgramFailed` where the file cannot grow; dumpcap's log may have no room to say so."""
+        if os.statvfs(self.path.parent).f_bfree == 0:
+            raise ProgramFailed(
+                f"The capture of {self.interface} is not whole: the disk of {self.path.parent} is full."
+            )
 
     async def _until_ended(self) -> None:
         """The interface is gone: dumpcap writes what it has, says so and ends."""

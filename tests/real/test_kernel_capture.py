@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import dpkt
@@ -205,6 +207,30 @@ def test_a_capture_whose_link_vanished_says_so(tmp_path: Path) -> None:
 
     with namespace("test") as space, pytest.raises(ProgramFailed, match="dumpcap ended before its capture of tap0"):
         asyncio.run(run(space))
+
+
+def fill_up(path: Path) -> None:
+    with suppress(OSError), path.open("wb", buffering=0) as rest:
+        while rest.write(bytes(4096)):
+            pass
+
+
+@pytest.mark.real("dumpcap", "mount")
+def test_a_full_disk_is_told_as_that(net: Topology, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", disk], check=True)
+
+    async def fill() -> None:
+        async with dumpcap(net.server_uplink, disk / "full.pcapng") as capture:
+            fill_up(disk / "rest")
+            with pytest.raises(ProgramFailed, match=r"is not whole: the disk of .*/disk is full"):
+                await capture.stop()
+
+    try:
+        asyncio.run(fill())
+    finally:
+        subprocess.run(["umount", "--lazy", disk], check=True)
 
 
 @pytest.mark.real("dumpcap", "tshark")

@@ -373,6 +373,13 @@ class Huge(Few):
         return 1 << 64 | counter
 
 
+class Halves(Few):
+    """Not whole numbers."""
+
+    def identifier(self, counter: int) -> int:
+        return 100 + counter / 2  # type: ignore[return-value]
+
+
 class Wrong(Few):
     """An inverse that is off by one."""
 
@@ -444,6 +451,7 @@ def test_a_generator_with_fewer_counters_is_found_by_audit_and_never_repeats() -
     [
         ("Wide", 80, "more than 48 bits"),
         ("Huge", 64, "no number of 64 bits"),
+        ("Halves", 64, "Halves makes what is no whole number: .float. object cannot"),
         ("Wrong", 64, "has no true inverse"),
         ("Constant", 64, "makes 0x64 of counter 1, and of 0x64 the counter 0"),
     ],
