@@ -24,7 +24,7 @@ from rich.progress import (
 from rich.table import Column, Table
 
 from scenarios.witness import as_json, summary, table
-from unimux.cli.ending import unheard
+from unimux.cli.ending import ended_by, unheard
 from unimux.errors import UnimuxError
 
 from .definition import Scenario, load
@@ -190,7 +190,12 @@ def _swept(plan: Plan, folder: Path, console: Console, jobs: int | None, where: 
             with cluster(where, count) as (executor, workers):
                 return run_sweep(plan, executor, workers, journal, told)
         with processes(count) as executor:
-            return run_sweep(plan, executor, count, journal, told)
+            sweep = run_sweep(plan, executor, count, journal, told)
+            if sweep.stopped == INTERRUPTED and ended_by() is None:
+                progress.console.print(
+                    "Interrupted: what is under way is waited for; ^C again ends it.", highlight=False
+                )
+            return sweep
 
 
 def _bar(console: Console, *more: ProgressColumn) -> Progress:

@@ -16,6 +16,7 @@ import multiprocessing
 import multiprocessing.connection
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
@@ -263,10 +264,21 @@ _leaving = False
 
 
 def _hear() -> None:
-    """In a process of a sweep: Ctrl-C is its parent's, the other signals end it when it has undone what it made."""
+    """In a process of a sweep: Ctrl-C is its parent's, the other signals end it when it has undone what it made.
+
+    So does the end of the process that began the sweep, however that comes.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     for number in SIGNALS:
         signal.signal(number, _leave)
+    threading.Thread(target=_end_with_the_sweep, daemon=True).start()
+
+
+def _end_with_the_sweep() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _leave(number: int, frame: FrameType | None) -> None:

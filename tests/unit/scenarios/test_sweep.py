@@ -171,6 +171,21 @@ def test_who_interrupts_twice_need_not_wait_for_a_run_and_keeps_the_rows(tmp_pat
     assert b"Traceback" not in said, said
 
 
+def test_a_sweep_that_is_killed_leaves_no_process(tmp_path: Path) -> None:
+    process = in_its_second_run(tmp_path)
+    try:
+        process.kill()
+        process.communicate(timeout=60)
+        deadline = time.monotonic() + 60
+        with suppress(ProcessLookupError):
+            while time.monotonic() < deadline:
+                os.killpg(process.pid, 0)
+                os.sched_yield()
+            raise AssertionError("it left a process")
+    finally:
+        end(process)
+
+
 class Idle(Executor):
     """Takes orders and runs none; `interrupt` is called while it takes the first one."""
 
