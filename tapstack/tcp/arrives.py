@@ -67,6 +67,7 @@ def syn_sent(connection: Connection, segment: Segment, now: float) -> None:
         connection.tcp.mark_dirty(connection)
     else:
         connection.move(TcpTrigger.SYN_ARRIVES, now, "simultaneous open")
+        connection.syn_sent_at = None  # what acknowledges it now may be for either (Karn's algorithm)
         connection.send_syn(now)
 
 
@@ -89,12 +90,12 @@ def take_syn(connection: Connection, segment: Segment, now: float) -> None:
 def establish(connection: Connection, segment: Segment, ack: int, now: float) -> None:
     """Our SYN is acknowledged: ESTABLISHED."""
     sender = connection.sender
-    if connection.syn_sent_at is None:
-        connection.rtt.rto = 1.0  # the SYN-ACK was a cookie, and nobody remembers when it left
-    elif not connection.syn_retransmitted:
-        connection.rtt.sample(now - connection.syn_sent_at, now)
-    else:
+    if connection.syn_retransmitted:
         connection.rtt.rto = 3.0  # RFC 6298 (5.7): a SYN was lost and there is no sample
+    elif connection.syn_sent_at is None:
+        connection.rtt.rto = 1.0
+    else:
+        connection.rtt.sample(now - connection.syn_sent_at, now)
     connection.rtt.backoff = 0  # how often the SYN was lost says nothing of data
     sender.snd_una = ack
     connection.timers.retransmit.cancel()

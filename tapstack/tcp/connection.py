@@ -62,6 +62,8 @@ class Connection(Output):
     held: a bare acknowledgement that waits for the end of this reading of the link: value and echo of its timestamps, its
     number and its window (see `fastpath`).
     mtu: the largest packet that segments make; 0 before the handshake is over.
+    syn_sent_at: when our SYN left; None where its acknowledgement measures no round trip: it was a cookie, which nobody
+    remembers, or another segment said the same.
     """
 
     __slots__ = (

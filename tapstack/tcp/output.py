@@ -58,7 +58,6 @@ class Output:
     sender: Sender
     state: TcpState
     syn_retransmitted: bool
-    syn_sent_at: float | None
     tcp: Tcp
     timers: ConnectionTimers
     timestamp_offset: int
@@ -216,7 +215,6 @@ class Output:
             )
         if self.told_timeout is not None:
             options.user_timeout = self.told_timeout.advertised
-        self.syn_sent_at = now
         flags = SYN | ACK if answering else SYN
         flags |= self.ecn.syn_flags(answering, self.options.ecn, self.syn_retransmitted)
         window = receiver.advertise(DEFAULT_MSS, scaled=False)
@@ -233,6 +231,7 @@ class Output:
             self.tcp.counters.drop(DropReason.TCP_CHALLENGE_LIMIT)
             return
         self.challenge_at = now
+        self.syn_retransmitted = True
         self.send_syn(now)
 
     def send_probe(self, now: float) -> None:

@@ -12,9 +12,10 @@ from tapstack.signals import Signal
 from tapstack.tcp.options import SocketOptions
 from tapstack.tcp.recovery import Phase
 from tapstack.tcp.recovery.rto import RttEstimator
+from tapstack.tcp.states import TcpState
 
 from . import wire
-from .handmade import MSS, by_hand, old_segment, plain
+from .handmade import MSS, A, B, by_hand, old_segment, plain
 from .pair import End, Pair, read_all
 from .path import DATA, Path, collect, established
 from .seen import ACK, RST, acknowledged, again, data, segments, stream
@@ -102,6 +103,40 @@ def test_after_a_lost_syn_the_time_out_begins_with_three_seconds_and_one_segment
     client, _ = pair.connect()
     assert client.rtt.rto == 3.0
     assert client.sender.congestion.cwnd == client.sender.mss
+
+
+@pytest.mark.proves("ST-TCP-4", by="api")
+def test_an_answer_that_was_given_twice_measures_no_round_trip() -> None:
+    """Karn's algorithm (RFC 6298 §3): the acknowledgement of the first, just after the second, is no round trip of 50 ms."""
+    pair = Pair()
+    listener = pair.b.tcp.listen(SocketOptions(), pair.now)
+    listener.arm(pair.b.entry(pair.now, AddressKind.SERVICE), pair.now)
+    pair.meddle = lambda end, packet: []
+    for wait in (0.6, 0.05):
+        pair.b.input(wire.segment(A, B, 6000, 80, "S", seq=1, options=[("MSS", 1440)]), pair.now)
+        pair.run(wait)
+    answers = sent(pair, "b", 0, pure=True)
+    assert [str(tcp.flags) for _, tcp in answers] == ["SA", "SA"], "the peer's SYN came again"
+    pair.b.input(wire.segment(A, B, 6000, 80, "A", seq=2, ack=answers[0][1].seq + 1), pair.now)
+    server = listener.accept()
+    assert server is not None
+    assert server.rtt.srtt is None and server.rtt.rto == 3.0
+    assert server.sender.congestion.cwnd == server.sender.mss, "one was lost (RFC 5681 §3.1)"
+
+
+@pytest.mark.proves("ST-TCP-4", by="api")
+def test_a_simultaneous_open_measures_no_round_trip() -> None:
+    """What acknowledges both the SYN and the SYN-ACK, 50 ms after the second, answers the first."""
+    pair = Pair()
+    pair.meddle = lambda end, packet: []
+    client = pair.a.tcp.connect(pair.a.entry(pair.now), pair.b.address, 80, pair.now, SocketOptions())
+    pair.run(0.55)
+    pair.a.input(wire.segment(B, A, 80, client.local_port, "S", seq=500), pair.now)
+    pair.run(0.05)
+    pair.a.input(wire.segment(B, A, 80, client.local_port, "SA", seq=500, ack=client.sender.snd_nxt), pair.now)
+    assert client.state is TcpState.ESTABLISHED
+    assert client.rtt.srtt is None and client.rtt.rto == 1.0
+    assert client.sender.congestion.cwnd == 10 * client.sender.mss, "nothing was lost"
 
 
 @pytest.mark.proves("ST-TCP-4", by="api")
