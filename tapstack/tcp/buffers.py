@@ -64,7 +64,7 @@ def grow_receive(connection: Connection, now: float) -> None:
 
 def _widen(connection: Connection, wanted: int) -> None:
     receiver = connection.receiver
-    wanted = min(wanted, receiver.capacity_maximum)
+    wanted = min(wanted, receiver.capacity_maximum, receiver.largest_window)
     if wanted > receiver.capacity:
         receiver.capacity += _take(connection, wanted - receiver.capacity)
 

@@ -123,6 +123,11 @@ class Receiver:
         """RCV.WND: bytes from `rcv_nxt` to the advertised right edge."""
         return self.rcv_adv - self.rcv_nxt
 
+    @property
+    def largest_window(self) -> int:
+        """The most that the window field can say: a peer that does not scale hears of 64 KiB, however large the buffer is."""
+        return 65535 << self.scale
+
     def advertise(self, mss: int, scaled: bool = True) -> int:
         """The window field for a segment sent now; moves the right edge where that avoids a silly window."""
         capacity, queued, nxt, scale = self.capacity, self.queued, self.rcv_nxt, self.scale
@@ -149,8 +154,10 @@ class Receiver:
 
     def window_update_due(self, mss: int) -> bool:
         """Whether the application freed enough that the sender should hear of it (RFC 9293 §3.8.6.2.2)."""
-        gain = self.rcv_nxt + self.capacity - self.queued - self.rcv_adv
-        return gain >= min(self.capacity // 2, 2 * mss) and self.rcv_adv - self.rcv_nxt < self.capacity // 2
+        largest = self.largest_window
+        gain = self.rcv_nxt + min(self.capacity - self.queued, largest) - self.rcv_adv
+        half = min(self.capacity, largest) // 2
+        return gain >= min(half, 2 * mss) and self.rcv_adv - self.rcv_nxt < half
 
     # -- data ------------------------------------------------------------------------------------
 

@@ -8,8 +8,8 @@ import pytest
 
 from tapstack.ipv6.addresses import AddressKind
 from tapstack.tcp.connection import Connection, Signal
-from tapstack.tcp.options import PortMode
-from tests.unit.tcp.handmade import MSS, by_hand, old_segment, plain, sent
+from tapstack.tcp.options import PortMode, SocketOptions
+from tests.unit.tcp.handmade import MSS, A, B, by_hand, old_segment, plain, sent
 
 from . import wire
 from .pair import End, Pair, read_all
@@ -328,6 +328,36 @@ def test_the_receiver_offers_no_silly_window() -> None:
     opened = [window for before, window in pairwise(offered) if window > before]
     assert opened
     assert min(opened) >= MSS
+
+
+@pytest.mark.proves("ST-TCP-12", by="api")
+def test_a_peer_that_does_not_scale_windows_has_every_second_segment_acknowledged() -> None:
+    """The field says no more than 64 KiB: that the buffer is larger is no news for it, and takes nothing of the node's budget."""
+    pair = Pair()
+    listener = pair.a.tcp.listen(SocketOptions(receive_buffer=200_000), pair.now)
+    listener.arm(pair.a.entry(pair.now, AddressKind.SERVICE), pair.now)
+    pair.meddle = lambda end, packet: []
+    pair.a.input(wire.segment(B, A, 6000, 80, "S", seq=1, options=[("MSS", 1440)]), pair.now)
+    pair.flush()
+    (answer,) = sent(pair, "a")
+    pair.a.input(wire.segment(B, A, 6000, 80, "A", seq=2, ack=answer.seq + 1), pair.now)
+    server = listener.accept()
+    assert server is not None
+    before = len(pair.packets)
+    for _ in range(400):
+        by_hand(pair, server, "A", payload=DATA[:1440])
+        assert read_all(server) == DATA[:1440]
+        pair.flush()
+    assert len(sent(pair, "a", before)) == 200
+    assert pair.a.tcp.budget.used == 0
+    before = len(pair.packets)
+    while room := server.receiver.window():
+        by_hand(pair, server, "A", payload=DATA[: min(room, 1440)])
+        pair.run(0.1)
+    assert sent(pair, "a", before)[-1].window == 0
+    read_all(server)
+    pair.flush()
+    assert sent(pair, "a", before)[-1].window == 65535, "a window that opens is told"
 
 
 @pytest.mark.proves("MUST-38", "SHLD-7", "MUST-17")
