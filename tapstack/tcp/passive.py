@@ -15,6 +15,7 @@ from ..wire.tcp import Options
 from . import arrives, cookies
 from .connection import IPV6_TCP_HEADERS, Connection
 from .demux import key_for
+from .emitter import Emitter
 from .errors import ConflictingSocket
 from .isn import SessionNumbers, session_numbers
 from .listener import Admission
@@ -24,6 +25,7 @@ from .sequence import MASK, timestamp_value, unwrap
 from .states import TcpTrigger
 
 if TYPE_CHECKING:
+    from ..ipv6.host import Path
     from .layer import Tcp
     from .listener import ArmedAddress
     from .segment import Segment
@@ -117,10 +119,8 @@ class PassiveOpens:
     def _begin(self, armed: ArmedAddress, segment: Segment, numbers: SessionNumbers, now: float) -> Connection | None:
         """A half-open connection; None when there is no way back to its peer."""
         tcp = self._tcp
-        try:
-            path = tcp.host.path(segment.remote, now)
-        except NoRouteError:
-            tcp.counters.drop(DropReason.IP_NO_ROUTE)
+        path = self._path(segment, now)
+        if path is None:
             return None
         connection = Connection(
             tcp,
@@ -137,6 +137,14 @@ class PassiveOpens:
         armed.half_open.add(connection)
         tcp.demux.add_half_open(connection)
         return connection
+
+    def _path(self, segment: Segment, now: float) -> Path | None:
+        """The way back to the peer; None, and counted, when there is none."""
+        try:
+            return self._tcp.host.path(segment.remote, now)
+        except NoRouteError:
+            self._tcp.counters.drop(DropReason.IP_NO_ROUTE)
+            return None
 
     def completed(self, connection: Connection, now: float) -> bool:
         """Collapse a half-open handshake to its mode's key (UM-LIS-3); False when that place is taken."""
@@ -173,6 +181,9 @@ class PassiveOpens:
     def _send_cookie(self, armed: ArmedAddress, segment: Segment, now: float) -> None:
         """A SYN-ACK that this node will not remember."""
         tcp = self._tcp
+        path = self._path(segment, now)
+        if path is None:
+            return
         tcp.counters.drop(DropReason.TCP_COOKIE_SENT)
         armed.cookies_until = now + 2 * cookies.PERIOD
         wanted = segment.options
@@ -197,8 +208,11 @@ class PassiveOpens:
             ecn = False
         isn = cookies.make(self._secret, key, segment.sequence, asked, bits, now)
         flags = wire.SYN | wire.ACK | (wire.ECE if ecn else 0)
-        packed = wire.pack(
-            segment.local, segment.remote, segment.destination_port, segment.source_port, isn,
-            (segment.sequence + 1) & MASK, flags, min(own.receive_buffer, 65535), options=answer.pack(),
+        emitter = Emitter(
+            tcp.host, path, tcp.transmit, segment.local, segment.remote, numbers.flow_label, own.hop_limit
+        )
+        emitter.set_dscp(own.dscp)
+        emitter.emit(
+            segment.destination_port, segment.source_port, isn, segment.sequence + 1, flags,
+            min(own.receive_buffer, 65535), None, [], 0, wire.DEFAULT_MSS, now, answer.pack(),
         )  # fmt: skip
-        tcp.host.send(segment.local, segment.remote, wire.PROTOCOL, [packed], now, flow_label=numbers.flow_label)

@@ -54,6 +54,22 @@ def connect(pair: Pair, port: int, listener: Listener, **options: Any) -> tuple[
     return client, server
 
 
+@pytest.mark.proves("ST-TCP-10", "MUST-48", "MUST-49")
+def test_a_cookie_has_the_hop_limit_and_the_code_point_of_its_listener() -> None:
+    """A client that takes nothing but the hop limit 255 (RFC 5082) is served throughout a flood as well."""
+    pair = Pair()
+    listener = pair.b.tcp.listen(SocketOptions(backlog=1, hop_limit=255, dscp=46), pair.now)
+    listener.arm(pair.b.entry(pair.now, AddressKind.SERVICE), pair.now)
+    for port in (6000, 6001):
+        pair.b.input(wire.segment(A, B, port, 80, "S", seq=1, options=[("MSS", 1440)]), pair.now)
+        pair.flush()
+    assert pair.b.counters.drops[DropReason.TCP_COOKIE_SENT] == 1
+    answers = pair.sent_by("b")
+    assert [str(wire.read(packet).flags) for packet in answers] == ["SA", "SA"]
+    assert [packet[7] for packet in answers] == [255, 255]
+    assert [(packet[0] << 4 | packet[1] >> 4) & 0xFF for packet in answers] == [46 << 2, 46 << 2]
+
+
 @pytest.mark.proves("ST-TCP-10", "UM-LIS-3", by="api")
 @pytest.mark.parametrize("mode", [PortMode.L2, PortMode.L1, PortMode.L0])
 def test_honest_clients_connect_throughout_a_flood(mode: PortMode) -> None:
