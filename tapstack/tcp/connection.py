@@ -415,7 +415,10 @@ class Connection(Output):
             self.sender.scale = self.receiver.scale = 0
         self.timestamps = options.timestamp is not None and wanted.timestamps
         self.sack_permitted = options.sack_permitted and wanted.sack
-        self.ack_threshold = self.advertised_mss() - (TIMESTAMP_LENGTH if self.timestamps else 0) + 1
+        full = self.advertised_mss()
+        if options.mss is not None:
+            full = min(full, self.peer_mss)  # where our link takes more than its own, it cannot fill that
+        self.ack_threshold = full - (TIMESTAMP_LENGTH if self.timestamps else 0) + 1
         if options.user_timeout is not None:
             self.hear_user_timeout(options.user_timeout)
 

@@ -294,6 +294,18 @@ def test_acknowledgements_are_aggregated_over_what_has_arrived() -> None:
     assert len(acks) == 5, "of ten that come apart every second is acknowledged"
 
 
+@pytest.mark.proves("SHLD-19")
+def test_every_second_segment_of_a_peer_on_a_narrower_link_is_acknowledged() -> None:
+    """What is a full segment there is none here; by our measure only every seventh was acknowledged."""
+    pair = Pair()
+    pair.b.host.link_mtu = 9000
+    client, server, path = established(pair)
+    path.gap = 0.001
+    before = len(pair.packets)
+    transfer(pair, client, server, 10 * MSS)
+    assert len([tcp for tcp in sent(pair, "b", before) if not tcp.payload]) == 5
+
+
 @pytest.mark.proves("SHLD-31", "MAY-13")
 def test_segments_out_of_order_are_kept_and_answered() -> None:
     pair = Pair()
