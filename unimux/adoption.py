@@ -114,15 +114,12 @@ class _Set(Adoption):
         self._entry = pool.mint(address, prefix, kind, now, cause)
         self._timer.set(now)
 
-    def _alive(self) -> bool:
-        return self._pool.host.addresses.get(self.address) is self._entry
-
     def _give_up(self, now: float) -> None:
-        if self._alive() and not self._entry.users:
-            self._pool.host.addresses.release(self._entry, now, "no longer wanted")
+        self._pool.host.addresses.give_back(self._entry, now, "no longer wanted")
 
     def _verdict(self, now: float) -> AddressEntry | AddressRefused:
-        return self._entry if self._alive() else AddressRefused(self.address, "its prefix was withdrawn")
+        alive = self._pool.host.addresses.get(self.address) is self._entry
+        return self._entry if alive else AddressRefused(self.address, "its prefix was withdrawn")
 
 
 class Reservation:

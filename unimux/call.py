@@ -83,9 +83,7 @@ class Call:
         try:
             return self.stack.tcp.connect(entry, remote, self.port, now, self.options, self.local_port)
         except Exception as error:
-            addresses = self.stack.host.addresses
-            if entry.kind.one_time and not entry.users and entry.address in addresses:
-                addresses.release(entry, now, "connect failed")
+            self.stack.host.addresses.give_back(entry, now, "connect failed")
             self.driver.kick()
             if isinstance(error, NoRouteError):
                 raise errors.NetworkUnreachable(self.host, self._shown) from error

@@ -429,8 +429,7 @@ class _Answer:
 
     def give_back(self, entry: AddressEntry, at: float) -> None:
         """Nobody waits for the entry any more."""
-        if entry.kind.one_time and not entry.users and self._addresses.get(entry.address) is entry:
-            self._addresses.release(entry, at, "nobody waits for it any more")
+        self._addresses.give_back(entry, at, "nobody waits for it any more")
 
 
 async def _obtain_once(

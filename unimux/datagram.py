@@ -171,9 +171,8 @@ class EphemeralFlow:
         try:
             return node.stack.udp.open(entry, node.now(), self.remote, self.port)
         except BaseException:
-            if not entry.users and node.stack.host.addresses.get(entry.address) is entry:
-                node.stack.host.addresses.release(entry, node.now(), "UDP flow failed")
-                node.driver.kick()
+            node.stack.host.addresses.give_back(entry, node.now(), "UDP flow failed")
+            node.driver.kick()
             raise
 
     def _send(self, flow: UdpFlow, data: Buffer) -> None:

@@ -134,7 +134,7 @@ class StickyAddresses:
             if first:
                 del self._being_made[session]
         if (held := self._held(session)) is not None:  # another one's question, whose time was over, was answered first
-            node.stack.host.addresses.release(entry, node.now(), "the session has an address")
+            node.stack.host.addresses.give_back(entry, node.now(), "the session has an address")
             node.driver.kick()
             return held
         hold = Hold(session, entry)

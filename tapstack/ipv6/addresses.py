@@ -401,6 +401,11 @@ class AddressTable:
             raise AddressError(f"{address_text(entry.address)} still has {len(entry.users)} users")
         self._move(entry, Trigger.RELEASE, now, cause)
 
+    def give_back(self, entry: AddressEntry, now: float, cause: str) -> None:
+        """What an address was for came to nothing: a one-time one is released, unless somebody uses it or it is gone already."""
+        if not entry.users and entry.kind.one_time and self._entries.get(entry.address) is entry:
+            self._move(entry, Trigger.RELEASE, now, cause)
+
     # -- users -----------------------------------------------------------------------------------
 
     def acquire(self, entry: AddressEntry, user: AddressUser) -> None:
@@ -416,8 +421,7 @@ class AddressTable:
         if user not in entry.users:
             raise AddressError(f"{address_text(entry.address)} is not held by {user!r}")
         entry.users.remove(user)
-        if not entry.users and entry.kind.one_time and entry.address in self._entries:
-            self._move(entry, Trigger.RELEASE, now, cause)
+        self.give_back(entry, now, cause)
 
     # -- inside ----------------------------------------------------------------------------------
 

@@ -210,8 +210,7 @@ class Issuer:
         try:
             self._listener.arm(entry, now, sessions=sessions, client=named, expires=expires, lease=sessions is None)
         except Exception as error:
-            if not entry.users and self._addresses.get(entry.address) is entry:
-                self._addresses.release(entry, now, "could not be armed")
+            self._addresses.give_back(entry, now, "could not be armed")
             if isinstance(error, UnimuxError):
                 raise
             raise IssueError(f"The listener cannot be armed on {IPv6Address(entry.address)}: {error}") from error

@@ -172,7 +172,7 @@ MUTATIONS = (
         "the last user's end does not release a one-time address",
         ("UM-REL-1",),
         (f"{_MACHINE}::test_users_keep_a_one_time_address_and_the_last_one_releases_it",),
-        (Edit("tapstack.ipv6.addresses:AddressTable.drop", "if not entry.users and", "if False and"),),
+        (Edit("tapstack.ipv6.addresses:AddressTable.give_back", "if not entry.users and", "if False and"),),
         quick=True,
     ),
     Mutation(
@@ -180,7 +180,7 @@ MUTATIONS = (
         "the first user's end releases an address that others still use",
         ("UM-REL-1",),
         (_MACHINE, "tests/unit/unimux/test_node.py::test_a_sticky_session_shares_one_address_until_it_ends"),
-        (Edit("tapstack.ipv6.addresses:AddressTable.drop", "if not entry.users and", "if"),),
+        (Edit("tapstack.ipv6.addresses:AddressTable.give_back", "if not entry.users and", "if"),),
     ),
     Mutation(
         "second-dad",

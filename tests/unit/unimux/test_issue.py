@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tapstack.events import AddressChanged, ListenerChanged
-from tapstack.ipv6.addresses import AddressEntry, AddressKind, AddressState
+from tapstack.ipv6.addresses import AddressEntry, AddressKind, AddressState, Trigger
 from tapstack.tcp.layer import Tcp
 from tapstack.tcp.listener import Listener
 from tapstack.tcp.options import SocketOptions
@@ -19,7 +19,7 @@ from tapstack.types import address, address_text
 from tests.unit.ipv6.bench import advertisement
 from tests.unit.unimux.lan import Lan, lan, virtual
 from tests.unit.unimux.poolbench import PoolBench
-from unimux.das import AutoSet
+from unimux.das import AutoSet, ChosenAddress
 from unimux.errors import PoolExhausted, UnimuxError
 from unimux.node import Node
 from unimux.pool import PoolConfig
@@ -361,3 +361,15 @@ def test_an_ssa_for_n_sessions_is_consumed_by_the_nth() -> None:
             assert kinds == [AddressKind.SERVICE]
 
     virtual(main())
+
+
+@pytest.mark.proves("UM-DAS-5", by="api")
+def test_an_ordinary_address_stays_where_nothing_comes_of_what_it_was_chosen_for() -> None:
+    bed = Bed()
+    addresses, where = bed.bench.host.addresses, address("2001:db8:1::80")
+    stable = addresses.add(where, AddressKind.STABLE, bed.bench.now, trigger=Trigger.ADD_WITHOUT_DAD)
+    issuer = Issuer(bed.listener, ChosenAddress(addresses, where), addresses)
+    bed.listener.close(bed.bench.now)
+    with pytest.raises(IssueError, match="cannot be armed"):
+        issuer.issue(bed.bench.now, Told(), deadline=bed.bench.now + 1.0)
+    assert addresses.get(where) is stable and stable.state is AddressState.PREFERRED
