@@ -341,6 +341,8 @@ class DiskState:
             return read_stored(path), ""
         except FileNotFoundError:
             return None, "there was no state"
+        except OSError as error:
+            raise StateError(f"{path} cannot be read: {error.strerror}") from error
         except ValueError:  # msgspec's and Unicode's errors are ValueErrors
             aside = path.with_name(f"state.damaged-{self._entropy(4).hex()}.json")
             path.rename(aside)
@@ -415,15 +417,9 @@ class _Version(msgspec.Struct):
 def read_stored(path: Path) -> Stored:
     """The content of a state file.
 
-    Raises FileNotFoundError, ValueError where it is damaged, `StateError` where it cannot be read or is of another version.
+    Raises OSError, ValueError where it is damaged, `StateError` where it is of another version.
     """
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        raise StateError(f"{path} cannot be read: {error.strerror}") from error
-    checksum, _, body = data.partition(b"\n")
+    checksum, _, body = path.read_bytes().partition(b"\n")
     if checksum.decode() != hashlib.sha256(body).hexdigest():
         raise ValueError("wrong checksum")
     if (version := msgspec.json.decode(body, type=_Version).version) != VERSION:

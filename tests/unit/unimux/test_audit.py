@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
+import os
 import shutil
 import threading
 from ipaddress import IPv6Address
@@ -151,8 +153,10 @@ def test_an_address_that_was_never_the_nodes_is_exit_status_1(
         assert capsys.readouterr().out == "2001:db8::1 was never an address of this node.\n"
 
 
-@pytest.mark.parametrize("case", ["missing", "empty", "foreign", "damaged", "no address"])
-def test_what_cannot_be_audited_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str], case: str) -> None:
+@pytest.mark.parametrize("case", ["missing", "empty", "foreign", "damaged", "another's", "no address", "of a link"])
+def test_what_cannot_be_audited_is_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, case: str
+) -> None:
     folder = tmp_path / "state"
     what = "2001:db8::1"
     if case != "missing":
@@ -161,6 +165,12 @@ def test_what_cannot_be_audited_is_one_sentence(tmp_path: Path, capsys: pytest.C
         (folder / "letters.txt").write_text("dear all")
     if case == "damaged":
         (folder / "state.json").write_text("nonsense")
+    if case == "another's":
+
+        def refused(path: Path) -> bytes:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+        monkeypatch.setattr(Path, "read_bytes", refused)
     if case in ("no address", "of a link"):
         DiskState(folder).close()
         what = "www.example" if case == "no address" else "2001:db8::1%eth0"
@@ -172,6 +182,7 @@ def test_what_cannot_be_audited_is_one_sentence(tmp_path: Path, capsys: pytest.C
         "empty": "holds no state of a node",
         "foreign": "holds no state of a node",
         "damaged": "is damaged",
+        "another's": "may be read by its owner only: ask as that user",
         "no address": "is no IPv6 address",
         "of a link": "without the part behind %",
     }
