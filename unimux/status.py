@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import math
 import os
-import socket
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -28,12 +27,11 @@ from tapstack.tcp.states import TcpState
 from tapstack.types import address_text
 
 from .errors import SetupError
-from .localsocket import LocalError, LocalServer, Peer, living, runtime_folder
+from .localsocket import LocalError, LocalServer, Peer, ask_local, living, runtime_folder
 from .node import Node
 
 MOST_ROWS = 200
 ASK_TIMEOUT = 5.0
-MAX_ANSWER = 1 << 20
 
 
 class Row(msgspec.Struct, kw_only=True):
@@ -212,22 +210,12 @@ def choose(process: str | None, where: Path | None = None) -> Path:
 
 def ask(path: Path, rows: int = 50) -> Snapshot:
     """One snapshot of the node behind a socket; raises `LocalError`."""
-    gone = LocalError(f"The node behind {path} has ended.")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connected:
-        connected.settimeout(ASK_TIMEOUT)
-        try:
-            connected.connect(str(path))
-            connected.sendall(msgspec.json.encode({"status": True, "rows": rows}) + b"\n")
-            with connected.makefile("rb") as answers:
-                line = answers.readline(MAX_ANSWER)
-        except TimeoutError:
-            raise LocalError(f"The node behind {path} did not answer within {ASK_TIMEOUT:g} s.") from None
-        except OSError:
-            raise gone from None
+    answer = ask_local(path, {"status": True, "rows": rows}, ASK_TIMEOUT, f"The node behind {path} has ended.")
     try:
-        return msgspec.json.decode(line, type=_Answer).node
-    except (ValueError, RecursionError):  # no JSON, nothing of ours, no text, nested without end
-        raise gone from None
+        return msgspec.convert(answer, _Answer).node
+    except msgspec.ValidationError:
+        why = answer.get("error", "it is of another version")
+        raise LocalError(f"The node behind {path} gives no snapshot ({why}): look at what it does.") from None
 
 
 class _Answer(msgspec.Struct):

@@ -152,11 +152,17 @@ def test_the_socket_answers_and_goes_with_the_node(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "answer",
-    [b"rubbish", b"{}", b'{"node": {"what": "\xff"}}', b'{"more": ' + b"[" * 100_000],
-    ids=["no JSON", "nothing of ours", "no text", "nested without end"],
+    ("answer", "said"),
+    [
+        (b"rubbish", "no message"),
+        (b"{}", "of another version"),
+        (b'{"error": "32 programs are connected already"}', "32 programs are connected already"),
+        (b'{"node": {"what": "\xff"}}', "no message"),
+        (b'{"more": ' + b"[" * 100_000, "no message"),
+    ],
+    ids=["no JSON", "nothing of ours", "too many ask", "no text", "nested without end"],
 )
-def test_what_no_node_answers_is_no_snapshot(answer: bytes, tmp_path: Path) -> None:
+def test_what_no_node_answers_is_no_snapshot(answer: bytes, said: str, tmp_path: Path) -> None:
     async def main() -> None:
         async def reply(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             await reader.readline()
@@ -164,8 +170,19 @@ def test_what_no_node_answers_is_no_snapshot(answer: bytes, tmp_path: Path) -> N
             writer.close()
 
         async with await asyncio.start_unix_server(reply, tmp_path / "1.sock"):
-            with pytest.raises(LocalError, match="has ended"):
+            with pytest.raises(LocalError, match=said):
                 await asyncio.to_thread(status.ask, tmp_path / "1.sock")
+
+    asyncio.run(main())
+
+
+def test_what_another_user_answers_is_no_snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        async with lan() as net, status.status_server(await net.node(), "one", tmp_path):
+            (path,) = await asyncio.to_thread(living, tmp_path)
+            monkeypatch.setattr("unimux.localsocket._peer", lambda connected: (1, 54_321))
+            with pytest.raises(LocalError, match="another user's"):
+                await asyncio.to_thread(status.ask, path)
 
     asyncio.run(main())
 
