@@ -48,7 +48,7 @@ class NobodyCame(UnimuxError):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where to connect to: a host or address, a port (None: any will do), and the token's mode, if it names one."""
+    """Where to connect to: a host or address, a port (None: any will do), and the token, if it was one."""
 
     host: str
     port: int | None

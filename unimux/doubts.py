@@ -35,8 +35,7 @@ WATCHED = 1024
 class Doubts:
     """Watches addresses in use.
 
-    `refused(entry, now)` is called with each that the link does not carry, soon after `why(entry, cause, now)` with what is known
-    of the reason.
+    `refused(entry, now)` is called with each that the link does not carry, `why(cause, now)` with what is known of the reason.
     """
 
     def __init__(

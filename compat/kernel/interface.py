@@ -58,7 +58,7 @@ def _groups(index: int) -> set[str]:
 
 @dataclass(frozen=True, slots=True)
 class Interface:
-    """A link by name in a namespace.  Methods act at once and are not undone; the functions below are."""
+    """A link by name in a namespace.  Methods act at once and are not undone; the functions of links.py are."""
 
     namespace: Namespace
     name: str

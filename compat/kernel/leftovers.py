@@ -1,6 +1,6 @@
 """Removing what owners that were killed have left behind.
 
-A dead owner can leave four things: programs that it ran (programs.py makes them die with it, but a program may fork),
+A dead owner can leave four things: programs that it ran (compat/programs makes them die with it, but a program may fork),
 namespaces under /run/netns, folders for its files (scratch.py), and open ledger entries about namespaces shared with others.
 The living are recognised by process id and start time and are never touched.  A process of another PID namespace, say in a
 container, is left alone: its owner's id means nothing here.

@@ -9,7 +9,7 @@
          2001:db8:1::/64                            2001:db8:2::/64
 
 A unified node comes in by a TAP that `attach` makes a port of one of the bridges.  Every kernel end has a static address
-without duplicate address detection and takes nothing from router advertisements; who wants those runs `RouterAdvertiser`
+without duplicate address detection and takes nothing from router advertisements; who wants those runs `router_advertiser`
 (compat.programs) on the router's two links.  Bridge ports have no IPv6 of their own, so they add nothing to a capture.
 """
 

@@ -6,11 +6,11 @@ from random import Random
 
 
 class RestlessPorts:
-    """A `SegmentTransform` that writes other ports into each segment after `calm` segments."""
+    """A `SegmentTransform` that writes other ports into each segment after the first two."""
 
-    def __init__(self, random: Random, calm: int = 2) -> None:
+    def __init__(self, random: Random) -> None:
         self._random = random
-        self._calm = calm
+        self._calm = 2
         self.changes = 0
 
     def outbound(self, header: bytearray) -> None:

@@ -51,9 +51,9 @@ SITE_LOCAL_SCOPE = 0x5
 GLOBAL_SCOPE = 0xE
 
 
-def policy_of(address: bytes, policies: tuple[Policy, ...] = DEFAULT_POLICY) -> Policy:
+def policy_of(address: bytes) -> Policy:
     """The row of the longest matching prefix."""
-    return next(policy for policy in policies if policy.covers(address))
+    return next(policy for policy in DEFAULT_POLICY if policy.covers(address))
 
 
 def scope_of(address: bytes) -> int:

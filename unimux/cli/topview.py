@@ -35,7 +35,7 @@ def amount(value: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A time in at most five characters.
+    """A time in at most six characters, up to 99 days.
 
     >>> [duration(s) for s in (0.00042, 0.0123, 1.26, 75, 7300, 200_000)]
     ['0.42ms', '12.3ms', '1.3s', '1m15s', '2h01m', '2d07h']

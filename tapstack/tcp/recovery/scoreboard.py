@@ -1,8 +1,8 @@
 """What the peer has reported by SACK (RFC 2018, RFC 6675 §3) and what it reports twice (D-SACK, RFC 2883).
 
-Model.  The peer repeats the same blocks in acknowledgement after acknowledgement.  `_ranges` holds what is known
-already, sorted and disjoint, so that only the new part of a block is looked up among the segments: the work is in
-proportion to what is news, not to what is in flight.
+Model.  The peer repeats the same blocks in acknowledgement after acknowledgement.  `starts` and `_ends` hold the ranges
+that are known already, sorted and disjoint, so that only the new part of a block is looked up among the segments: the work
+is in proportion to what is news, not to what is in flight.
 
 A block that makes no sense (outside of what is in flight, empty) is ignored; at most `_MAXIMUM_RANGES` are remembered.
 """
