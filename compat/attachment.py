@@ -23,7 +23,6 @@ from typing import Annotated
 import msgspec
 
 from compat.buffers import BUDGET, frugal
-from tapstack.ipv6.host import HostConfig
 from tapstack.tcp.congestion import load_controller
 from tapstack.tcp.options import PortMode, SocketOptions, TimeWait
 from unimux.audit import JOURNAL
@@ -35,7 +34,7 @@ from unimux.diskstate import DiskState
 from unimux.endpoint import parse_prefix
 from unimux.errors import SetupError
 from unimux.events import EventFile
-from unimux.generators import load_generator
+from unimux.generators import MIN_IDENTIFIER_BITS, load_generator
 from unimux.journal import Journal, JournalPolicy
 from unimux.node import Node, NodeConfig
 from unimux.poolstate import PoolConfig, WhenEmpty
@@ -143,13 +142,15 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
                 raise SettingsError(
                     f"{network} cannot be routed to a node: link-local addresses, groups and the loopback are in it."
                 )
-            if network.prefixlen > 112:
-                raise SettingsError(f"{network} is too small for one-time addresses: give a prefix of /112 or shorter.")
+            longest = 128 - MIN_IDENTIFIER_BITS
+            if network.prefixlen > longest:
+                raise SettingsError(
+                    f"{network} is too small for one-time addresses: give a prefix of /{longest} or shorter."
+                )
 
     def node_config(self) -> NodeConfig:
         """The node's part of the settings."""
         return NodeConfig(
-            host=HostConfig(stable_addresses=False),
             pool=self.pool_config(),
             socket=frugal(SocketOptions(mode=self.mode, time_wait=self.time_wait, congestion=self.congestion)),
             buffer_budget=self.buffer_budget,

@@ -10,10 +10,10 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from ipaddress import IPv6Address, IPv6Network
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -110,10 +110,6 @@ class Report:
     seconds: float = 0.0
     ended: str = "complete"
 
-    def as_dict(self) -> dict[str, Any]:
-        """For `--json`."""
-        return {name: getattr(self, name) for name in ("local", "remote", "sent", "received", "seconds", "ended")}
-
 
 async def converse(
     reader: asyncio.StreamReader, writer: asyncio.StreamWriter, standard: Standard, now: Callable[[], float]
@@ -166,7 +162,7 @@ async def converse(
 def _tell(report: Report, json: bool, verbose: bool) -> None:
     """Standard output belongs to the data; what we say goes to standard error.  Raises BrokenPipeError where nobody took all."""
     if json:
-        typer.echo(json_format.dumps(report.as_dict()), err=True)
+        typer.echo(json_format.dumps(asdict(report)), err=True)
     elif verbose:
         ways = f"{report.sent} bytes out, {report.received} in"
         text = f"{report.local} ↔ {report.remote}: {ways}, {report.seconds:.3f} s, {report.ended}"

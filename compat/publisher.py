@@ -20,7 +20,7 @@ import socket
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv6Network
 from typing import Any
@@ -87,8 +87,8 @@ class PublishCounters:
 
     def as_dict(self) -> dict[str, int]:
         """All counts by name."""
-        plain = ("issued", "sessions", "active", "turned_away", "backend_failed", "bytes_in", "bytes_out")
-        return {name: getattr(self, name) for name in plain} | {f"ended.{k}": n for k, n in sorted(self.ended.items())}
+        counts = {each.name: n for each in fields(self) if isinstance(n := getattr(self, each.name), int)}
+        return counts | {f"ended.{k}": n for k, n in sorted(self.ended.items())}
 
 
 @dataclass(frozen=True, slots=True)

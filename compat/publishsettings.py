@@ -16,6 +16,7 @@ from unimux.control import check_name
 from unimux.errors import WrongUsage
 from unimux.ssa.dnsresponder import DnsPolicy, NameFor, networks
 from unimux.ssa.issue import DEFAULT_LIFETIME, check_terms, client_network
+from unimux.ssa.secret import DEFAULT_ARMED
 from unimux.ssa.secretfile import read_key, read_secret
 
 SessionsOption = Annotated[
@@ -84,7 +85,9 @@ class PublishSettings(msgspec.Struct, frozen=True, kw_only=True):
     secret_clients: Annotated[list[str], msgspec.Meta(description="names of the clients that share it")] = (
         msgspec.field(default_factory=lambda: ["client"])
     )
-    window: Annotated[int, msgspec.Meta(description="counters of each client that are armed", ge=1, le=64)] = 4
+    window: Annotated[int, msgspec.Meta(description="counters of each client that are armed", ge=1, le=64)] = (
+        DEFAULT_ARMED
+    )
     dns: Annotated[str | None, msgspec.Meta(description="zone that is answered with addresses")] = None
     dns_address: Annotated[str | None, msgspec.Meta(description="the node's address that answers for it")] = None
     dns_names: Annotated[list[str], msgspec.Meta(description="names in the zone that get addresses")] = msgspec.field(

@@ -41,7 +41,8 @@ FIRST_TIMEOUT = 2.0
 SPECIAL_USE = ("localhost", "invalid", "onion")
 """Top-level names that no name server is asked about (RFC 6761, RFC 7686)."""
 
-_NOT_HERE = "check that the node can reach its name server"
+UNREACHED = "check that the node can reach its name server"
+"""What to do where none answers."""
 
 
 class NotAName(ValueError):
@@ -222,7 +223,7 @@ class Lookup:
         question.stream = False
         question.edns = True
         if question.tries >= self._rounds * len(self._servers):
-            self._outcome = self._without_ipv6 or Outcome(reason=self._complaint, remedy=_NOT_HERE)
+            self._outcome = self._without_ipv6 or Outcome(reason=self._complaint, remedy=UNREACHED)
 
     # -- answers -------------------------------------------------------------------------------------
 

@@ -26,7 +26,7 @@ from tapstack.randomness import KeyedRandom
 
 from .dnsstream import StreamDialler, ask_over_stream
 from .errors import ConnectError, NameNotResolved, NoIpv6Address, UnimuxError
-from .lookup import Ask, Lookup, LookupCounters, NotAName, Outcome, host_name
+from .lookup import UNREACHED, Ask, Lookup, LookupCounters, NotAName, Outcome, host_name
 from .purpose import Purpose
 
 CACHE_ENTRIES = 1024
@@ -182,8 +182,7 @@ class Resolver:
             raise NameNotResolved(host, str(error)) from None
         outcome = await self._known(name, asyncio.get_running_loop().time() + timeout)
         if outcome is None:
-            remedy = "check that the node can reach its name server"
-            raise NameNotResolved(host, f"no answer within {timeout:g} s", remedy)
+            raise NameNotResolved(host, f"no answer within {timeout:g} s", UNREACHED)
         if not outcome.addresses:
             raise outcome.error(host)
         return list(outcome.addresses)

@@ -46,7 +46,6 @@ MAX_HTTP_HEAD = 8192
 MAX_USER_ID = 512
 _HTTP_REQUEST_LINE = re.compile(rb"([A-Z]{1,20}) ([!-~]+) HTTP/1\.[01]")
 _HTTP_AUTHORITY = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[^\[\]:]+):([0-9]{1,5})")
-_SOCKS4_REFUSAL = bytes([0, SOCKS4_REJECTED]) + bytes(6)
 
 
 class Failure(StrEnum):
@@ -248,15 +247,15 @@ def _socks4(authenticator: Authenticator | None) -> _Parser:
         else:
             host = str(ipaddress.ip_address(address))
     except _TooLong:
-        raise _Rejected(Failure.TOO_LONG, _SOCKS4_REFUSAL) from None
+        raise _Rejected(Failure.TOO_LONG, SOCKS4_REJECTED) from None
     except MalformedError:
-        raise _Rejected(Failure.MALFORMED, _SOCKS4_REFUSAL) from None
+        raise _Rejected(Failure.MALFORMED, SOCKS4_REJECTED) from None
     # SOCKS4 has no password: where one is required, nobody gets in this way.
     login = _log_in(user, b"", None) if authenticator is None else None
     if login is None:
-        raise _Rejected(Failure.CREDENTIALS, _SOCKS4_REFUSAL)
+        raise _Rejected(Failure.CREDENTIALS, SOCKS4_REJECTED)
     if code not in (Command.CONNECT, Command.BIND):
-        raise _Rejected(Failure.COMMAND, _SOCKS4_REFUSAL)
+        raise _Rejected(Failure.COMMAND, SOCKS4_REJECTED)
     return Request(Dialect.SOCKS4, Command(code), address_type(host), host, port, login.user, login.session)
 
 

@@ -19,8 +19,9 @@ from unimux import errors
 from unimux.das import AddressNotSet
 from unimux.poolstate import NoPrefix
 
-SOCKS4_GRANTED = 90
-SOCKS4_REJECTED = 91
+_SOCKS4_GRANTED = bytes([0, 90]) + bytes(6)
+SOCKS4_REJECTED = bytes([0, 91]) + bytes(6)
+"""The two whole replies of SOCKS4; they have no room for an IPv6 address."""
 
 
 class Cause(StrEnum):
@@ -104,7 +105,7 @@ def success(dialect: Dialect, host: str, port: int) -> bytes:
     if dialect is Dialect.SOCKS5:
         return pack_reply(Reply.SUCCEEDED, host, port)
     if dialect is Dialect.SOCKS4:
-        return bytes([0, SOCKS4_GRANTED]) + bytes(6)  # the reply has no room for an IPv6 address
+        return _SOCKS4_GRANTED
     return b"HTTP/1.1 200 Connection established\r\n\r\n"
 
 
@@ -116,7 +117,7 @@ def failure(request: Request, cause: Cause, sentence: str) -> bytes:
             return pack_reply(Reply.ADDRESS_TYPE_NOT_SUPPORTED)
         return pack_reply(answer.reply)
     if request.dialect is Dialect.SOCKS4:
-        return bytes([0, SOCKS4_REJECTED]) + bytes(6)
+        return SOCKS4_REJECTED
     return http_response(answer.status, sentence, f"Proxy-Status: unimux; error={answer.proxy_error}")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Annotated
 
 import msgspec
@@ -165,20 +165,7 @@ class SocksCounters:
         >>> {name: n for name, n in counters.as_dict().items() if n}
         {'accepted': 1, 'failed.refused': 1}
         """
-        plain = (
-            "accepted",
-            "handshaking",
-            "active",
-            "evicted",
-            "handshake_timeouts",
-            "gone_early",
-            "bytes_up",
-            "bytes_down",
-            "datagrams_up",
-            "datagrams_down",
-            "datagrams_dropped",
-        )
-        counts = {name: getattr(self, name) for name in plain}
+        counts = {each.name: n for each in fields(self) if isinstance(n := getattr(self, each.name), int)}
         for (dialect, command), n in sorted(self.requests.items()):
             counts[f"requests.{dialect}.{command.name.lower()}"] = n
         for group, table in (("rejected", self.rejected), ("failed", self.failed), ("ended", self.ended)):
