@@ -14,7 +14,7 @@ from .namespaces import NETNS_DIR, Namespace, in_namespace, namespace, tcp_socke
 from .owner import Owner
 from .probe import Capabilities, capabilities
 from .scratch import scratch_folder
-from .sysctls import get_sysctl, set_sysctl
+from .sysctls import be_quiet, get_sysctl, set_sysctl
 from .taps import bridged_tap, tap
 from .undo import forwarding_before, value_before
 
@@ -30,6 +30,7 @@ __all__ = [
     "Namespace",
     "Owner",
     "address",
+    "be_quiet",
     "bridge",
     "bridged_tap",
     "capabilities",

@@ -17,3 +17,9 @@ def get_sysctl(where: Namespace, name: str) -> str:
     """Read one setting below /proc/sys/net."""
     path = Path("/proc/sys/net") / name
     return where.run(lambda: path.read_text().strip(), f"read the sysctl net/{name} in {where.name}")
+
+
+def be_quiet(where: Namespace) -> None:
+    """No duplicate address detection, router solicitation or autoconfiguration on the links to come."""
+    for setting in ("accept_dad", "dad_transmits", "accept_ra", "router_solicitations", "autoconf"):
+        set_sysctl(where, f"ipv6/conf/default/{setting}", 0)

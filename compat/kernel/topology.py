@@ -23,7 +23,7 @@ from .errors import KernelUnavailable
 from .interface import Interface
 from .links import address, bridge, membership, route, veth
 from .namespaces import Namespace, namespace
-from .sysctls import set_sysctl
+from .sysctls import be_quiet, set_sysctl
 
 CLIENT_PREFIX = "2001:db8:1::/64"
 CLIENT_ROUTER = "2001:db8:1::1"
@@ -112,7 +112,7 @@ def demo_topology(*, mtu: int = 1500, congestion: str | None = None) -> Iterator
             stack.enter_context(namespace(role)) for role in ("client", "router", "server", "third")
         )
         for space in (client, router, server, third):
-            _quiet(space)
+            be_quiet(space)
         set_sysctl(router, "ipv6/conf/all/forwarding", 1)
 
         client_bridge = stack.enter_context(bridge(client, "lan", mtu=mtu, mac=_mac(1, 0x0C)))
@@ -162,12 +162,6 @@ def demo_topology(*, mtu: int = 1500, congestion: str | None = None) -> Iterator
         if congestion is not None:
             topology.set_congestion(congestion)
         yield topology
-
-
-def _quiet(space: Namespace) -> None:
-    """No duplicate address detection, router solicitation or autoconfiguration on the links to come."""
-    for setting in ("accept_dad", "dad_transmits", "accept_ra", "router_solicitations", "autoconf"):
-        set_sysctl(space, f"ipv6/conf/default/{setting}", 0)
 
 
 def _mac(lan: int, host: int) -> bytes:

@@ -250,8 +250,7 @@ def rig(*, offload: bool = True) -> Iterator[Rig]:
     with ExitStack() as stack:
         peer, twin = (stack.enter_context(kernel.namespace(role)) for role in ("peer", "twin"))
         for space in (peer, twin):
-            for setting in ("accept_dad", "dad_transmits", "accept_ra", "router_solicitations", "autoconf"):
-                kernel.set_sysctl(space, f"ipv6/conf/default/{setting}", 0)
+            kernel.be_quiet(space)
             kernel.set_sysctl(space, "ipv4/tcp_congestion_control", "reno")
         cable = stack.enter_context(kernel.veth(peer, "twin", twin, "peer"))
         if not offload:

@@ -19,6 +19,7 @@ from scenarios.witness.setup import CaptureFile, Setup
 from tapstack.garbage import reclaimed
 from unimux.cli.ending import interrupting
 from unimux.cli.exits import as_sentence
+from unimux.cli.settings import debugging
 
 from .backend import Backend
 from .charts import Chart
@@ -26,7 +27,7 @@ from .definition import Backend as BackendName
 from .definition import Scenario
 from .errors import ScenarioError, TooLong
 from .measure import Metrics
-from .mishaps import TITLE, Mishaps, debugging, where
+from .mishaps import TITLE, Mishaps, where
 from .parameters import Value
 from .run import Claim, Comparison, Progress, Run
 from .topology import Topology

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import unimux
-from unimux.cli.settings import DEBUG_VARIABLE
+from unimux.cli.settings import debugging
 
 _PACKAGES = tuple(
     str(Path(unimux.__file__).parents[1] / name) + os.sep for name in ("tapstack", "unimux", "compat", "scenarios")
@@ -38,11 +38,6 @@ def where(error: BaseException, file: str) -> str:
     raised = f", raised at {places[1]}" if len(places) > 1 else ""
     text = " ".join(str(error).split())
     return f"{type(error).__name__} at {places[0]}{raised}" + (f": {text}" if text else "")
-
-
-def debugging() -> bool:
-    """Whether tracebacks are wanted, by `unimux --debug`."""
-    return os.environ.get(DEBUG_VARIABLE, "") not in ("", "0")
 
 
 def _place(frame: traceback.FrameSummary) -> str:

@@ -30,7 +30,6 @@ from .errors import ScenarioError
 from .network import Kind, Lan, Network
 from .probes import ping
 
-_QUIET = ("accept_dad", "dad_transmits", "accept_ra", "router_solicitations", "autoconf")
 _ALL_PROTOCOLS = 3
 _SOL_PACKET, _ADD_MEMBERSHIP, _PROMISCUOUS = 263, 1, 1
 
@@ -88,8 +87,7 @@ class NetnsBackend(Backend):
         plan = network.router
         assert plan is not None
         space = stack.enter_context(kernel.namespace("router"))
-        for setting in _QUIET:
-            kernel.set_sysctl(space, f"ipv6/conf/default/{setting}", 0)
+        kernel.be_quiet(space)
         kernel.set_sysctl(space, "ipv6/conf/all/forwarding", 1)
         advertisements = []
         for lan in plan.lans:
@@ -174,8 +172,7 @@ class NetnsBackend(Backend):
         """A kernel in a namespace of its own."""
         async with AsyncExitStack() as stack:
             space = stack.enter_context(kernel.namespace(name))
-            for setting in _QUIET:
-                kernel.set_sysctl(space, f"ipv6/conf/default/{setting}", 0)
+            kernel.be_quiet(space)
             port = await self._plug(stack, lan, space, "eth0", lan.next_mac(Kind.HOST), impair)
             stack.enter_context(kernel.address(port, f"{address}/64"))
             if self.router is not None:

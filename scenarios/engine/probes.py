@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Sequence
+from contextlib import suppress
 
 from compat.kernel import Interface, in_namespace
 from tapstack.wire import icmpv6
@@ -20,26 +21,21 @@ def inject(interface: Interface, frames: Sequence[bytes]) -> None:
             raw.send(frame)
 
 
-async def ping(where: Interface, target: str, *, count: int = 1, wait: float = 1.0) -> bool:
-    """Whether the target answers an echo request sent from the interface's namespace, within `wait` seconds each."""
-    return await asyncio.to_thread(_ping, where, target, count, wait)
+async def ping(where: Interface, target: str, *, wait: float = 1.0) -> bool:
+    """Whether the target answers an echo request sent from the interface's namespace, within `wait` seconds."""
+    return await asyncio.to_thread(_ping, where, target, wait)
 
 
-def _ping(where: Interface, target: str, count: int, wait: float) -> bool:
+def _ping(where: Interface, target: str, wait: float) -> bool:
     with in_namespace(where.namespace):
         raw = socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6)
     with raw:
         raw.settimeout(wait)
-        for sequence in range(count):
-            header = (
-                bytes((icmpv6.Type.ECHO_REQUEST, 0, 0, 0)) + (4711).to_bytes(2, "big") + sequence.to_bytes(2, "big")
-            )
-            try:
-                raw.sendto(header + b"unimux demo", (target, 0))
-                while True:
-                    data, sender = raw.recvfrom(2048)
-                    if data[0] == icmpv6.Type.ECHO_REPLY and sender[0] == target:
-                        return True
-            except OSError:
-                continue
+        header = bytes((icmpv6.Type.ECHO_REQUEST, 0, 0, 0)) + (4711).to_bytes(2, "big") + bytes(2)
+        with suppress(OSError):
+            raw.sendto(header + b"unimux demo", (target, 0))
+            while True:
+                data, sender = raw.recvfrom(2048)
+                if data[0] == icmpv6.Type.ECHO_REPLY and sender[0] == target:
+                    return True
     return False

@@ -21,7 +21,7 @@ from unimux.cli import config
 from unimux.cli.ending import in_order, unwrapped
 from unimux.cli.exits import ExitCode, sentence, status
 from unimux.cli.plugins import PluginGroup
-from unimux.cli.settings import CONFIG_VARIABLE, DEBUG_VARIABLE
+from unimux.cli.settings import CONFIG_VARIABLE, DEBUG_VARIABLE, debugging
 
 app = typer.Typer(
     name="unimux",
@@ -66,7 +66,7 @@ def top(
 
 def tell(error: BaseException) -> int:
     """Say on standard error what went wrong; the exit status."""
-    if os.environ.get(DEBUG_VARIABLE, "") not in ("", "0"):
+    if debugging():
         with suppress(OSError):
             traceback.print_exception(error)
     _complain(sentence(error))

@@ -49,6 +49,11 @@ FLAG = "flag"
 Table = TypeVar("Table", bound=msgspec.Struct)
 
 
+def debugging() -> bool:
+    """Whether tracebacks are wanted, by `unimux --debug`."""
+    return os.environ.get(DEBUG_VARIABLE, "") not in ("", "0")
+
+
 class SettingsError(SetupError):
     """A setting that does not exist or cannot be read; the message names the place and the remedy."""
 

@@ -126,8 +126,7 @@ async def translated_host(room: Room) -> AsyncIterator[tuple[Namespace, Interfac
         behind = stack.enter_context(kernel.namespace("behind"))
         box = stack.enter_context(kernel.namespace("box"))
         for space in (behind, box):
-            for setting in ("accept_dad", "dad_transmits", "accept_ra", "router_solicitations", "autoconf"):
-                kernel.set_sysctl(space, f"ipv6/conf/default/{setting}", 0)
+            kernel.be_quiet(space)
         kernel.set_sysctl(box, "ipv6/conf/default/disable_ipv6", 1)
         own, inner = stack.enter_context(kernel.veth(behind, "eth0", box, "inner"))
         outer, port = stack.enter_context(kernel.veth(box, "outer", room.top.server, "behind"))
