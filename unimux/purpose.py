@@ -17,7 +17,7 @@ from tapstack.types import address_text
 class Purpose:
     """What an address is wanted for; None where nobody said.
 
-    front_end: the way by which the want came: "socks", "publish", "dns", "secret", "resolver", …
+    front_end: the way by which the want came: "socks5", "publish", "dns", "secret", "resolver", …
     who: the user, key or program behind it, by name.  service: the name of the service that an SSA is issued for.
     Names come from clients and may hold bytes that are no text; these become escapes, so that a record can be made of them.
     """
