@@ -141,6 +141,11 @@ class _Attack:
         victim = await asyncio.wait_for(accepted, 5)
         return victim, streams
 
+    def _end(self, victim: Connection, writer: asyncio.StreamWriter) -> None:
+        writer.transport.abort()
+        victim.abort(self.bob.now(), "the trial is over")
+        self.bob.driver.kick()
+
     def _forge(self, victim: Connection, flags: int, seq: int, ack: int, port: int, data: bytes = b"") -> None:
         source, target = address_text(victim.remote), address_text(victim.local)
         ports = (port, victim.local_port)
@@ -159,9 +164,7 @@ class _Attack:
             self._forge(victim, flags, base + low, 0, port)
         await asyncio.sleep(0.1)
         broken = victim.state is not TcpState.ESTABLISHED
-        writer.transport.abort()
-        victim.abort(self.bob.now(), "the trial is over")
-        self.bob.driver.kick()
+        self._end(victim, writer)
         await asyncio.sleep(0.1)
         return broken
 
@@ -181,9 +184,7 @@ class _Attack:
                 await asyncio.sleep(0.01)
         await asyncio.sleep(0.1)
         challenged = drops[DropReason.TCP_CHALLENGE_LIMIT] - limited + self.sent
-        writer.transport.abort()
-        victim.abort(self.bob.now(), "the trial is over")
-        self.bob.driver.kick()
+        self._end(victim, writer)
         return challenged, float(spread)
 
     async def forged_data(self, packets: int) -> tuple[int, float]:
@@ -199,7 +200,5 @@ class _Attack:
         await asyncio.sleep(0.1)
         refused = drops[DropReason.TCP_ACK] - before
         window = float(max(victim.sender.maximum_window, 65535))
-        writer.transport.abort()
-        victim.abort(self.bob.now(), "the trial is over")
-        self.bob.driver.kick()
+        self._end(victim, writer)
         return packets - refused, window

@@ -29,7 +29,7 @@ async def open_connection(
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     """As `asyncio.open_connection`, from an EA of its own.  `options` are those of `Node.create_connection`.
 
-    Raises an error of `unimux.errors`; with TLS an `ssl.SSLError`, too.
+    Raises a `UnimuxError`; with TLS an `ssl.SSLError`, too.
     ssl: the context of TLS, True for `ssl.create_default_context()`; see `unimux.tls.connect_tls`.
     server_hostname, ssl_handshake_timeout: of TLS; ValueError without `ssl`.
     """

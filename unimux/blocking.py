@@ -266,7 +266,7 @@ class Socket:
     # -- connecting and listening -----------------------------------------------------------------
 
     def connect(self, address: tuple[str, int]) -> None:
-        """Connect from an EA of its own; raises the errors of `unimux.errors`.  It needs time: a time-out of 0 is refused."""
+        """Connect from an EA of its own; raises a `UnimuxError`.  It needs time: a time-out of 0 is refused."""
         self._check_fresh()
         if self._timeout == 0:
             raise BlockingIOError(errno.EAGAIN, "connecting takes time: set a time-out above 0")

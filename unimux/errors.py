@@ -1,4 +1,4 @@
-"""Every error that unimux raises on purpose.
+"""The base of every error that unimux raises on purpose, and those that a connection meets; others stand with what raises them.
 
 `str(error)` is one sentence that says what happened and what to do about it, fit to be shown to a user as it is; the
 facts stand in attributes.  What a program already knows from the socket API keeps its type: a refused

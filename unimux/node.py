@@ -297,7 +297,7 @@ class Node:
         established: called with the connection at once, before the acknowledgement of the handshake leaves: what it writes
         goes with that.
         All addresses of a name are tried in order within `timeout` seconds, of which each handshake has its share; an
-        address of our own is waited for as long as there is time at all.  Raises an error of `unimux.errors`, and
+        address of our own is waited for as long as there is time at all.  Raises a `UnimuxError`, and
         OverflowError for what is no port, as the kernel's sockets do.
         """
         check_port(port)

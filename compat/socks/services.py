@@ -37,7 +37,7 @@ class Dialler(Protocol):
         mode: how ports are treated; None for the node's default.
         session: connections of equal sessions share one address; None for an address of its own.
         purpose: for the node's journal.
-        Raises the errors of `unimux.errors`; may be cancelled.
+        Raises a `UnimuxError`; may be cancelled.
         """
 
 
@@ -102,7 +102,7 @@ class DatagramService(Protocol):
     ) -> Flow:
         """A flow to `host` and `port`; `receive` is called with each datagram that comes back.
 
-        Raises the errors of `unimux.errors`, and ValueError for what is no unicast address.
+        Raises a `UnimuxError`, and ValueError for what is no unicast address.
         """
 
 

@@ -7,7 +7,7 @@ its state alone, through the table `ANSWERS`: ND, MLD, ICMPv6, TCP and UDP input
 Invariants, checked by `AddressTable.check`:
 
 * an entry in the table is never INVALID nor DUPLICATED: such an address is gone;
-* only PREFERRED and DEPRECATED addresses have users (PCBs, TIME-WAIT records, armed listeners, UDP flows);
+* only PREFERRED, DEPRECATED and OPTIMISTIC addresses have users (PCBs, TIME-WAIT records, armed listeners, UDP flows);
 * a one-time address whose last user goes is released in the same call (UM-REL-1);
 * an address is in the table once.  That a released one never comes back (UM-ADDR-9) is the generator's affair: remembering them
   all would be a table without bound.
