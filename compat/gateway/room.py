@@ -13,11 +13,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from compat.gateway.inside import Inside
-from compat.kernel import Interface, Namespace, address, in_namespace, namespace, route, scratch_folder, set_sysctl
+from compat.kernel import (
+    Interface,
+    Namespace,
+    address,
+    be_quiet,
+    in_namespace,
+    namespace,
+    route,
+    scratch_folder,
+    set_sysctl,
+)
 from tapstack.link.tun import TunLink, open_tun
 
 DEVICE = "unimux0"
-_QUIET = {"accept_dad": 0, "dad_transmits": 0, "accept_ra": 0, "router_solicitations": 0, "autoconf": 0}
 _SOURCES = {"files", "dns"}
 """What may tell names inside: others ask a service of the machine, which is not in the namespace."""
 
@@ -38,8 +47,7 @@ def room(*, mtu: int = 1500, offload: bool = True) -> Iterator[Room]:
     inside = Inside.fresh()
     with ExitStack() as stack:
         where = stack.enter_context(namespace("run"))
-        for name, value in _QUIET.items():
-            set_sysctl(where, f"ipv6/conf/default/{name}", value)
+        be_quiet(where)
         set_sysctl(where, "ipv6/conf/default/addr_gen_mode", 1)  # no link-local address: there are no neighbours
         with in_namespace(where):
             link = open_tun(DEVICE, mtu=mtu, offload=offload)

@@ -43,7 +43,7 @@ from dataclasses import dataclass
 from ipaddress import IPv6Address, IPv6Network
 
 from tapstack.events import Event, EventStream, ListenerChanged
-from tapstack.ipv6.addresses import AddressEntry, AddressKind
+from tapstack.ipv6.addresses import AddressKind
 from tapstack.ipv6.prefixes import Prefix
 from tapstack.tcp.listener import Listener
 from tapstack.tcp.states import TcpState
@@ -413,17 +413,12 @@ class SecretWindow:
                 self._listener.arm(entry, now, sessions=1, client=self._client)
             except Exception as error:
                 self._forget(slot)
-                self._release(entry, now)
+                self._pool.host.addresses.give_back(entry, now, "could not be armed")
                 self._ended(slot)
                 self._tell(now, f"counter {slot.counter} could not be armed: {error}")
                 self._timer.set(now + _RETRY)
                 return
             self._tell(now, f"counter {slot.counter} armed")
-
-    def _release(self, entry: AddressEntry, now: float) -> None:
-        addresses = self._pool.host.addresses
-        if not entry.users and addresses.get(entry.address) is entry:
-            addresses.release(entry, now, "could not be armed")
 
     def _withdraw(self, slot: _Slot, now: float, cause: str) -> None:
         self._forget(slot)
