@@ -19,7 +19,7 @@ import pytest
 from tapstack.clock import run_virtual
 from tapstack.link.base import Link, LinkProperties
 from tapstack.link.errors import LinkLost
-from tapstack.link.impairment import BATCH, IN_FLIGHT, ImpairedLink, Impairment, Jitter
+from tapstack.link.impairment import BATCH, IN_FLIGHT, NONE, ImpairedLink, Impairment, Jitter
 from tapstack.link.memory import MemoryWire
 
 COUNT = 20_000
@@ -49,8 +49,8 @@ def run(
     async def main() -> tuple[list[Arrival], ImpairedLink]:
         loop = asyncio.get_running_loop()
         wire = MemoryWire(*MACS, fabric_limit=10**6, queue_limit=10**6)
-        directions = {"incoming" if incoming else "outgoing": impairment}
-        impaired = ImpairedLink(wire.a, seed=seed, **directions)
+        there, back = (NONE, impairment) if incoming else (impairment, NONE)
+        impaired = ImpairedLink(wire.a, seed=seed, outgoing=there, incoming=back)
         sender: Link = wire.b if incoming else impaired
         receiver: Link = impaired if incoming else wire.b
         arrivals: list[Arrival] = []
