@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import importlib
+import inspect
 import re
 from functools import cache
 from pathlib import Path
@@ -107,3 +109,27 @@ def test_the_import_graph_has_no_arrow_up() -> None:
     assert {room for pair in arrows for room in pair} <= set(floor)
     # The codecs use the short type names of tapstack.types, which imports nothing.
     assert [pair for pair in arrows if floor[pair[0]] > floor[pair[1]]] == [("tapstack.wire", "tapstack")]
+
+
+CALL = re.compile(r"`(?:await )?(run\.\w+|[A-Z]\w+)\(([^`]*)\)`")
+KEYWORD = re.compile(r"(\w+)=")
+
+
+def calls(text: str) -> list[tuple[str, list[str]]]:
+    """What a page says can be called, `run.lan(name, mtu=…)` for instance, and the keywords that it names."""
+    return [(name, KEYWORD.findall(arguments)) for name, arguments in CALL.findall(text)]
+
+
+def test_every_argument_that_the_page_of_scenarios_names_is_one() -> None:
+    engine = importlib.import_module("scenarios.engine")
+    page = (ROOT / "docs" / "writing-a-scenario.md").read_text(encoding="utf-8")
+    said = calls(page)
+    for name, keywords in said:
+        made = getattr(engine.Run, name[4:]) if name.startswith("run.") else getattr(engine, name, None)
+        if name in ("run.witness", "PoolConfig") or made is None:
+            continue
+        assert set(keywords) <= inspect.signature(made).parameters.keys(), name
+    charts = {name: set(keywords) for name, keywords in said if name in ("Ecdf", "Curves", "Bars", "Matrix", "Table")}
+    for name, arguments in charts.items():
+        assert arguments | {"caption"} == inspect.signature(getattr(engine, name)).parameters.keys()
+    assert len(charts) == 5
