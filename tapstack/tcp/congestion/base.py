@@ -8,9 +8,11 @@ one also reads every `on_delivery`, sets `pacing_rate`, and declares `sets_own_w
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, wraps
 from typing import TYPE_CHECKING, ClassVar
 
 from ...userclass import user_class
@@ -143,7 +145,53 @@ def load_controller(name: str) -> type[CongestionControl]:
     except Exception as error:
         fault = f"{type(error).__name__}: {error}"
         raise ValueError(f"the congestion controller {name} cannot be made of a segment size: {fault}") from error
-    return found
+    return found if name in BUILT_IN else _looked_at(found, name)
+
+
+_TOLD = (
+    "mss_changed",
+    "on_ack",
+    "on_delivery",
+    "on_congestion",
+    "on_timeout",
+    "on_timeout_in_recovery",
+    "on_repeated_timeout",
+    "on_idle",
+    "restore",
+)
+
+
+def _looked_at(kind: type[CongestionControl], name: str) -> type[CongestionControl]:
+    """A user's own controller, whose window and pace are looked at after each call.
+
+    Elsewhere a fraction of a byte is an error without the name of its cause, and a window of nothing none at all: the connection
+    would wait for ever.
+    """
+
+    def telling(method: Callable[..., None]) -> Callable[..., None]:
+        @wraps(method)
+        def told(self: CongestionControl, *arguments: object) -> None:
+            method(self, *arguments)
+            _check(self, name)
+
+        return told
+
+    members = {each: telling(getattr(kind, each)) for each in _TOLD}
+    made: type[CongestionControl] = type(
+        kind.__name__, (kind,), {"__slots__": (), "__module__": kind.__module__, **members}
+    )
+    return made
+
+
+def _check(controller: CongestionControl, name: str) -> None:
+    window: object = controller.cwnd
+    rate: object = controller.pacing_rate
+    if not isinstance(window, int) or window < controller.mss:
+        raise ValueError(
+            f"{name} sets cwnd to {window!r}: it is a whole number of bytes, one segment ({controller.mss}) at least"
+        )
+    if rate is not None and not (isinstance(rate, int | float) and 0 < rate < math.inf):
+        raise ValueError(f"{name} sets pacing_rate to {rate!r}: it is a number of bytes per second above zero, or None")
 
 
 def create(name: str, mss: int, paced: bool = False) -> CongestionControl:

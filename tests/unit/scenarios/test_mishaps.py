@@ -52,6 +52,23 @@ class Fractions(Raises):
         self.cwnd += news.acked * 0.37  # type: ignore[assignment]
 
 
+class Nothing(Raises):
+    """Lets nothing out, for ever."""
+
+    def on_ack(self, news: Acknowledged, now: float) -> None:
+        self.cwnd = 0
+
+
+class Still(Raises):
+    """Has no pace."""
+
+    def on_ack(self, news: Acknowledged, now: float) -> None:
+        self.cwnd += news.acked
+
+    def on_delivery(self, news: Acknowledged, now: float) -> None:
+        self.pacing_rate = 0
+
+
 def light(script: Script, backend: Backend = "sim") -> Outcome:
     """One light run."""
     return execute(scenario()(script), Order("here", {}, 1, backend))
@@ -64,7 +81,12 @@ def failed(outcome: Outcome) -> dict[str, str]:
 
 @pytest.mark.parametrize(
     ("controller", "said"),
-    [(Raises, "RuntimeError at test_mishaps.py:"), (Fractions, "TypeError at sender.py:")],
+    [
+        (Raises, "RuntimeError at test_mishaps.py:"),
+        (Fractions, "test_mishaps:Fractions sets cwnd to "),
+        (Nothing, "test_mishaps:Nothing sets cwnd to 0: it is a whole number of bytes, one segment (14"),
+        (Still, "test_mishaps:Still sets pacing_rate to 0: it is a number of bytes per second above zero, or None"),
+    ],
 )
 def test_a_congestion_controller_that_raises_fails_the_run(
     controller: type[CongestionControl], said: str, capsys: pytest.CaptureFixture[str]
