@@ -73,7 +73,7 @@ def impairment_text(impair: Impairment) -> str:
 def topology_figure(topology: Topology, width: int = 760) -> str:
     """The figure as SVG text."""
     narrow = width < 600
-    left = 62 if narrow else 96
+    left = 80 if narrow else 96
     per_row = max(1, (width - left - _GAP) // (_BOX + _GAP))
     content: list[str] = []
     y = 8.0
