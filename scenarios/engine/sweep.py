@@ -20,8 +20,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -193,7 +194,7 @@ def run_sweep(
                     break
                 number, order = running.pop(ended)
                 if isinstance(ended.exception(), BrokenExecutor):
-                    sweep.stopped = ENDED
+                    sweep.stopped = _why_broken(done)
                     break
                 row = _outcome(ended, number, order, wrong)
                 sweep.rows.append(row)
@@ -201,7 +202,7 @@ def run_sweep(
                 file.flush()
                 told(len(sweep.rows), sweep.total, row)
         except BrokenExecutor:
-            sweep.stopped = ENDED
+            sweep.stopped = _why_broken(done)
     for future in running:
         future.cancel()
     if wrong and len(wrong) == len(sweep.rows):
@@ -210,12 +211,22 @@ def run_sweep(
     return sweep
 
 
+def _why_broken(done: SimpleQueue[Future[Row] | None]) -> str:
+    """Why a process of the sweep has ended: a signal to the whole group may be heard there sooner than here."""
+    with suppress(Empty):
+        while done.get(timeout=HEARING) is not None:
+            pass
+        return INTERRUPTED
+    return ENDED
+
+
 @contextmanager
 def processes(count: int) -> Iterator[Executor]:
     """An executor of processes on this machine, which leave the keyboard to us.
 
     At the end what they are at is waited for; who interrupts that ends them, and so do SIGTERM and SIGHUP, which wait for no run.
     """
+    _begin_servers()
     context = multiprocessing.get_context("forkserver")
     strangers = multiprocessing.active_children()
     executor = ProcessPoolExecutor(count, mp_context=context, initializer=_hear)
@@ -235,6 +246,18 @@ def processes(count: int) -> Iterator[Executor]:
         if not ended:
             with unheard():
                 _end(at_work)
+
+
+def _begin_servers() -> None:
+    """Start what forks and what tidies up for the processes, deaf to the SIGHUP of a terminal that goes: they end with us."""
+    if threading.current_thread() is not threading.main_thread():
+        return  # only the main one may choose; then they begin with the first process
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        resource_tracker.ensure_running()
+        forkserver.ensure_running()
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def _end(processes: Sequence[BaseProcess]) -> None:

@@ -135,12 +135,18 @@ def end(process: subprocess.Popen[bytes]) -> None:
     process.stderr.close()
 
 
+@pytest.mark.parametrize("group", [False, True])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_that_ends_a_sweep_waits_for_no_run_and_keeps_the_rows(tmp_path: Path, number: signal.Signals) -> None:
+def test_a_signal_that_ends_a_sweep_waits_for_no_run_and_keeps_the_rows(
+    tmp_path: Path, number: signal.Signals, group: bool
+) -> None:
     process = in_its_second_run(tmp_path)
     try:
-        process.send_signal(number)
-        process.send_signal(number)  # as a terminal does that goes, and its shell
+        if group:
+            os.killpg(process.pid, number)  # as a terminal does that goes
+        else:
+            process.send_signal(number)
+        process.send_signal(number)  # and its shell
         _, said = process.communicate(timeout=60)
     finally:
         end(process)
