@@ -14,7 +14,7 @@ from compat.publisher import PublishLimits
 from compat.relay import IDLE_TIMEOUT
 from unimux.control import check_name
 from unimux.errors import WrongUsage
-from unimux.ssa.dnsresponder import DnsPolicy, NameFor, networks
+from unimux.ssa.dnsresponder import DEFAULT_BURST, DEFAULT_RATE, DnsPolicy, NameFor, networks
 from unimux.ssa.issue import DEFAULT_LIFETIME, check_terms, client_network
 from unimux.ssa.secret import DEFAULT_ARMED
 from unimux.ssa.secretfile import read_key, read_secret
@@ -95,8 +95,8 @@ class PublishSettings(msgspec.Struct, frozen=True, kw_only=True):
     )
     dns_lifetime: Annotated[float, msgspec.Meta(description="seconds an address asked for by DNS waits", gt=0)] = 30.0
     dns_outstanding: Annotated[int, msgspec.Meta(description="such addresses that wait at a time", ge=1)] = 64
-    dns_rate: Annotated[float, msgspec.Meta(description="addresses per second and source", gt=0)] = 5.0
-    dns_burst: Annotated[int, msgspec.Meta(description="addresses at once and source", ge=1)] = 20
+    dns_rate: Annotated[float, msgspec.Meta(description="addresses per second and source", gt=0)] = DEFAULT_RATE
+    dns_burst: Annotated[int, msgspec.Meta(description="addresses at once and source", ge=1)] = DEFAULT_BURST
     dns_allow: Annotated[list[str], msgspec.Meta(description="clients that get addresses; empty for all")] = []
     dns_believe: Annotated[list[str], msgspec.Meta(description="resolvers whose client subnet is believed")] = []
     dns_name_for: Annotated[NameFor, msgspec.Meta(description="whom they are for: anybody, subnet or source")] = (

@@ -17,7 +17,7 @@ from pathlib import Path
 from .errors import KernelError, KernelRefused
 from .ledger import Entry, all_ledgers, exclusive
 from .namespaces import NETNS_DIR, Namespace, remove_namespace
-from .owner import Owner
+from .owner import Owner, stat_fields
 from .scratch import remove_scratch
 from .undo import UNDO
 
@@ -79,7 +79,7 @@ def _own_line() -> set[int]:
     while pid > 0 and pid not in line:
         line.add(pid)
         try:
-            pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+            pid = int(stat_fields(pid)[1])
         except OSError:
             break
     return line

@@ -147,8 +147,13 @@ def variable_of(pid: int, name: str) -> str | None:
 def _started(pid: int) -> int | None:
     """Start time of a live process; None when there is none, or only its zombie."""
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
+        fields = stat_fields(pid)
     except (FileNotFoundError, ProcessLookupError):
         return None
-    fields = stat.rpartition(")")[2].split()  # the command name in front may hold spaces and parentheses
     return None if fields[0] in "ZX" else int(fields[19])
+
+
+def stat_fields(pid: int) -> list[str]:
+    """What /proc/PID/stat tells from the process's state on (proc(5), field 3).  Raises OSError."""
+    stat = Path(f"/proc/{pid}/stat").read_text()
+    return stat.rpartition(")")[2].split()  # the command name in front may hold spaces and parentheses

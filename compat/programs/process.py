@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import IO
 
 from ..kernel import Namespace, Owner
-from ..kernel.owner import OWNER_VARIABLE
+from ..kernel.owner import OWNER_VARIABLE, stat_fields
 from .errors import ProgramFailed, ProgramMissing
 
 PACKAGES = {
@@ -198,6 +198,6 @@ def is_bound(process: Process, protocol: str, port: int) -> bool:
 def sleeps(process: Process) -> bool:
     """Whether the program waits for something to happen (proc(5)); one that is gone does not."""
     try:
-        return Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0] == "S"
+        return stat_fields(process.pid)[0] == "S"
     except OSError:
         return False

@@ -68,6 +68,11 @@ class NameFor(StrEnum):
     """the /64 that the query came from; right where clients ask themselves"""
 
 
+DEFAULT_RATE = 5.0
+DEFAULT_BURST = 20
+"""SSAs per second and source, and how many at once."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DnsPolicy:
     """What is answered, and for whom; times in seconds.
@@ -82,8 +87,8 @@ class DnsPolicy:
     zone: str
     names: tuple[str, ...] = ("@",)
     server: str | None = None
-    rate: float = 5.0
-    burst: int = 20
+    rate: float = DEFAULT_RATE
+    burst: int = DEFAULT_BURST
     retry_window: float = 2.0
     allow: tuple[Network, ...] = ()
     believe: tuple[Network, ...] = ()
