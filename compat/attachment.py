@@ -224,10 +224,6 @@ async def attached_node(settings: NodeSettings) -> AsyncIterator[Node]:
     kernel.clean_leftovers()
     clean_services()
     async with AsyncExitStack() as stack:
-        state = settings.node_state()
-        stack.callback(state.close)
-        if isinstance(state, DiskState) and state.doubt is not None:
-            complain(f"a new key epoch begins in {settings.state}: {state.doubt}.")
         where = stack.enter_context(
             kernel.Namespace.named(settings.netns) if settings.netns else kernel.Namespace.current()
         )
@@ -245,6 +241,10 @@ async def attached_node(settings: NodeSettings) -> AsyncIterator[Node]:
             )
         else:
             link = stack.enter_context(kernel.tap(where, name, mac=mac, mtu=settings.mtu, offload=settings.offload))
+        state = settings.node_state()  # as late as can be: a start that is refused begins no key epoch
+        stack.callback(state.close)
+        if isinstance(state, DiskState) and state.doubt is not None:
+            complain(f"a new key epoch begins in {settings.state}: {state.doubt}.")
         node = Node(link, settings.node_config(), state=state)
         if settings.state is not None and settings.journal:
             journal = Journal(Path(settings.state) / JOURNAL, node.source, settings.journal_policy(), complain=complain)

@@ -16,6 +16,7 @@ import pytest
 from compat.attachment import NodeSettings, attached_node
 from compat.kernel import (
     Interface,
+    KernelError,
     KernelUnavailable,
     Namespace,
     address,
@@ -205,6 +206,18 @@ def test_on_a_router_no_setting_is_touched(space: Namespace) -> None:
 
     asyncio.run(main())
     assert settings(space) == before
+
+
+@pytest.mark.real
+def test_a_start_that_is_refused_begins_no_key_epoch(space: Namespace, tmp_path: Path) -> None:
+    async def main() -> None:
+        settings = NodeSettings(bridge="nowhere", netns=space.name, state=str(tmp_path / "state"))
+        with pytest.raises(KernelError):
+            async with attached_node(settings):
+                pytest.fail("there is no such bridge")
+
+    asyncio.run(main())
+    assert not (tmp_path / "state").exists()
 
 
 @pytest.mark.real
