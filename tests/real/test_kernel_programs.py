@@ -243,7 +243,8 @@ def test_the_programs_of_a_run_are_told_from_others_that_the_same_process_runs(s
 
 def test_what_has_left_the_group_and_holds_a_pipe_holds_nobody_up(space: Namespace) -> None:
     async def run() -> int:
-        async with run_in(space, ["sh", "-c", "setsid sleep 1000 & echo $!"], stdout=PIPE, grace=0.1) as process:
+        script = "setsid sh -c 'echo $$; exec sleep 1000' &"  # it tells its number when it has left
+        async with run_in(space, ["sh", "-c", script], stdout=PIPE, grace=0.1) as process:
             assert process.stdout is not None
             return int(await process.stdout.readline())
 
