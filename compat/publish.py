@@ -34,7 +34,6 @@ from compat.up import BridgeOption, EventsOption, NetnsOption, PrefixOption, Sta
 from tapstack.tcp.options import PortMode
 from unimux.cli.settings import Configuration
 from unimux.control import check_name, control_server
-from unimux.diskstate import DiskState
 from unimux.errors import UnimuxError, WrongUsage
 from unimux.node import Node
 from unimux.ssa.counters import CounterFile, counter_file_name
@@ -110,7 +109,6 @@ def _windows(
     secret = read_secret(Path(settings.secret_file))
     assert attachment.state is not None
     only = client_network(settings.client)
-    state = node.source.state
     made = []
     for name in settings.secret_clients:
         shared = SharedSecret(secret, publisher.name, check_name(name))
@@ -125,8 +123,6 @@ def _windows(
                 armed=settings.window,
                 reserved=settings.window,
                 client=None if only is None else (only.network_address.packed, only.prefixlen),
-                renew=isinstance(state, DiskState) and state.doubt is None,
-                whole=isinstance(state, DiskState) and not state.lost_claims,
                 failed=partial(_window_failed, tell, name),
             )
         )

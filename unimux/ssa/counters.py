@@ -1,8 +1,9 @@
 """How far a sequence of shared-secret addresses has come, kept by each side for itself (UM-GEN-5).
 
 The server's record: `used`, the highest counter that served a session; `reserved`, the first counter that was never on the
-link; `ended`, addresses above `used` that were in use and released without a session, and their counters.  The client's: `used`,
-the highest counter that it reached the server on.  The numbers are -1 and 0 at first.
+link; `ended`, addresses above `used` that were in use and released without a session, and their counters; `epoch`, the key epoch
+of the node's state that it was kept under.  The client's: `used`, the highest counter that it reached the server on.  The numbers
+are -1 and 0 at first.
 
 A record is on disk before what it says has an effect that lasts: the server's before the session is handed over, the
 client's before the connection is.  `CounterFile` writes a record as a whole, and one process has it at a time.  Where it cannot
@@ -33,6 +34,7 @@ class Counters(Protocol):
     used: int
     reserved: int
     ended: dict[str, int]
+    epoch: str
 
     def save(self) -> None:
         """Make the present values durable; raises `StateError`."""
@@ -48,6 +50,7 @@ class MemoryCounters:
         self.used = used
         self.reserved = reserved
         self.ended: dict[str, int] = {}
+        self.epoch = ""
 
     def save(self) -> None:
         """Nothing to do."""
@@ -60,6 +63,7 @@ class _Record(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     used: int
     reserved: int
     ended: dict[str, int] = {}
+    epoch: str = ""
 
 
 def counter_file_name(secret: bytes, side: str, service: str, client: str) -> str:
@@ -117,6 +121,7 @@ class CounterFile:
                 "(`unimux ssa keygen`), so that no address comes twice."
             ) from None
         self.used, self.reserved, self.ended = record.used, record.reserved, record.ended
+        self.epoch = record.epoch
 
     def save(self) -> None:
         """Make the present values durable."""
@@ -124,7 +129,8 @@ class CounterFile:
             raise StateError(f"the counters {self._path} were given back")
         self.ended = {address: counter for address, counter in self.ended.items() if counter > self.used}
         try:
-            replace_durably(self._path, msgspec.json.encode(_Record(self.used, self.reserved, self.ended)))
+            record = _Record(self.used, self.reserved, self.ended, self.epoch)
+            replace_durably(self._path, msgspec.json.encode(record))
             _aside(self._path).unlink(missing_ok=True)
         except OSError as error:
             with suppress(OSError):  # a name can be changed on a full disk, as a rule

@@ -45,6 +45,7 @@ from ipaddress import IPv6Address, IPv6Network
 from tapstack.events import Event, EventStream, ListenerChanged
 from tapstack.ipv6.addresses import AddressKind
 from tapstack.ipv6.prefixes import Prefix
+from tapstack.randomness import derive_key
 from tapstack.tcp.listener import Listener
 from tapstack.tcp.states import TcpState
 from tapstack.types import address as to_bytes
@@ -161,10 +162,9 @@ class SecretWindow:
 
     armed, reserved: k and r above.  prefix: which of the node's prefixes; by default the one that the pool would choose.
     client: who may connect, as (prefix bytes, length); None for anybody who knows the address.
-    renew: whether counters that were reserved but not used before the last restart are taken up again; not where the record
-    may have been rolled back (`DiskState.doubt`).
-    whole: whether the node's memory of what it claimed is whole (`DiskState.lost_claims`); where it is not, all that was reserved
-    by this window's own record is passed over.
+    Counters that were reserved but not used before the last restart are taken up again.  Where the record was kept under another
+    key epoch of the node's state, or is behind that, either may have been put back: all that it had reserved is passed over, for
+    good.
     failure: why the window is closed though nobody closed it: its record, or that of its addresses, cannot be kept.
     failed: told so.
     """
@@ -181,8 +181,6 @@ class SecretWindow:
         reserved: int = DEFAULT_RESERVED,
         prefix: IPv6Network | None = None,
         client: tuple[bytes, int] | None = None,
-        renew: bool = True,
-        whole: bool = True,
         failed: Callable[[StateError], None] = lambda error: None,
     ) -> None:
         self.shared = shared
@@ -199,10 +197,8 @@ class SecretWindow:
         self._purpose = purpose_of(shared)
         self._state = pool.source.state
         self._served_on_record = counter_file_name(shared.secret, "server", shared.service, shared.client)
-        if self._on_record() > counters.used:  # the record was put back: what it says of others is old, too
-            counters.used, renew = self._on_record(), False
-        self._renewable = counters.reserved if renew else 0
-        self._first = 0 if whole else counters.reserved
+        self._take_up()
+        self._renewable = counters.reserved
         self._lines: dict[tuple[bytes, int], _Line] = {}
         self._slots: dict[bytes, _Slot] = {}
         self._served: set[int] = set()
@@ -262,6 +258,15 @@ class SecretWindow:
         self.counters.ended[address_text(slot.address)] = slot.counter
         self._save()
 
+    def _take_up(self) -> None:
+        """Look whether the record can be relied on; what comes of that is on record itself before anything is armed."""
+        counters, served = self.counters, self._on_record()
+        epoch = derive_key(self._state.epoch.key, "counters of a shared secret")[:8].hex()
+        if served > counters.used or epoch != counters.epoch:
+            counters.used = max(counters.used, served, counters.reserved - 1)
+            counters.epoch = epoch
+            self._save()
+
     def _save(self) -> None:
         try:
             self.counters.save()
@@ -312,7 +317,7 @@ class SecretWindow:
         for slot in [each for each in self._slots.values() if each.line is not line and not each.armed]:
             slot.line.again.add(slot.counter)
             self._withdraw(slot, now, "the window is in another prefix")
-        line.pass_over(max(used, self._first - 1))
+        line.pass_over(used)
         self._fill(line, prefix, now)
         self._arm(line, now)
 

@@ -215,8 +215,8 @@ def test_where_claims_were_lost_the_window_passes_over_all_that_it_had_reserved(
     async def main() -> None:
         async with lan() as net:
             bob, alice = Service(await net.node()), await net.node()
-            counters = MemoryCounters(used=4, reserved=16)
-            window = bob.window(counters, renew=False, whole=False)
+            counters = MemoryCounters(used=4, reserved=16)  # of another key epoch
+            window = bob.window(counters)
             await filled(bob, window, [16, 17, 18, 19], [20, 21, 22, 23])
             assert counters_of(probed(net, bob.node)) == list(range(16, 24))
             client = client_of(alice, MemoryCounters(used=4))
