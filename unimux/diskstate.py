@@ -345,7 +345,10 @@ class DiskState:
             raise StateError(f"{path} cannot be read: {error.strerror}") from error
         except ValueError:  # msgspec's and Unicode's errors are ValueErrors
             aside = path.with_name(f"state.damaged-{self._entropy(4).hex()}.json")
-            path.rename(aside)
+            try:  # what is damaged stays until something new has taken its place: else the next start knows of nothing
+                os.link(path, aside)
+            except OSError:
+                path.rename(aside)
             return None, f"the state was damaged (kept as {aside.name})"
 
     def _load_claims(self, known: list[Mark]) -> None:

@@ -415,8 +415,29 @@ def test_a_folder_that_cannot_be_mended_is_one_sentence_and_gives_up_its_lock(
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
     with monkeypatch.context() as patch:
+        patch.setattr(os, "link", refuse)
         patch.setattr(Path, "rename", refuse)
         patch.setattr(os, "truncate", refuse)
         with pytest.raises(StateError, match="cannot be mended: Read-only file system"):
             DiskState(folder, witness=second)
     DiskState(folder, witness=second).close()
+
+
+@pytest.mark.proves("UM-GEN-6", by="api")
+def test_a_damaged_state_is_not_forgotten_by_a_start_that_is_refused(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk is full, which may be what damaged it: the next start knows of what was, too."""
+    machine.open().close()
+    (machine.directory / "state.json").write_bytes(b"")
+
+    def full(path: Path, data: bytes) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(diskstate, "replace_durably", full)
+        with pytest.raises(StateError):
+            machine.open()
+    with machine.open() as state:
+        assert state.doubt is not None
+        assert state.epoch.number > 0
