@@ -136,12 +136,14 @@ class Pool:
         entry at once, or releases it.  Raises `UnimuxError` when no address can be generated.
         """
         shelf = None if self.closed else self._shelf_for(destination, now)
+        tried: list[Shelf] = []
         while shelf is not None:
             try:
                 return self._take(shelf, kind, destination, now, cause)
             except GeneratorError:
+                tried.append(shelf)
                 shelf = another = self._elsewhere(shelf, destination, now)
-                if another is None:
+                if another is None or another in tried:
                     raise
         return None
 
@@ -308,7 +310,9 @@ class Pool:
         again = self.stock.fill(now)
         for shelf in list(self.stock.shelves.values()):
             if (broken := self.stock.hopeless(shelf, now)) is not None:
-                for ticket in list(shelf.queue):
+                for ticket in [*shelf.queue]:
+                    if ticket not in shelf.queue:
+                        continue  # given up by who was told of another one
                     self._move_or_finish(ticket, shelf, broken, now)
         if again < math.inf:
             self._wake(again)
@@ -367,7 +371,9 @@ class Pool:
     def _elsewhere(self, shelf: Shelf, destination: bytes | None, now: float) -> Shelf | None:
         """The next best prefix for a destination, after no address could be generated in one; None where there is none."""
         another = self._shelf_for(destination, now)
-        return another if another is not shelf and another is not None and now >= another.broken_until else None
+        if another is None or another is shelf:
+            return None
+        return another if another.ready or now >= another.broken_until else None
 
     def _give(
         self, shelf: Shelf, kind: AddressKind, destination: bytes | None, now: float, cause: str

@@ -119,8 +119,8 @@ class Stock:
         return usable
 
     def promising(self, now: float) -> list[Prefix]:
-        """The usable prefixes without those in which no address could be generated a moment ago; all, where those are all."""
-        broken = {shelf.prefix for shelf in self.shelves.values() if now < shelf.broken_until}
+        """The usable prefixes without those with no address that could generate none a moment ago; all, where those are all."""
+        broken = {shelf.prefix for shelf in self.shelves.values() if now < shelf.broken_until and not shelf.ready}
         usable = self.usable()
         return [prefix for prefix in usable if prefix not in broken] or usable
 
