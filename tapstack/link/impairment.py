@@ -29,6 +29,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from random import Random
@@ -365,6 +366,15 @@ class ImpairedLink(Link):
         if not self._lingers:
             self._out.close()
             self._link.close()
+        elif self._loop is not None:
+            self._link.attach(
+                self._loop, self._drain
+            )  # else what comes calls an owner who reads no more, again and again
+
+    def _drain(self) -> None:
+        with suppress(LinkLost):
+            while self._link.receive() is not None:
+                pass
 
     async def through(self) -> None:
         """Wait until all that was sent has left the path."""

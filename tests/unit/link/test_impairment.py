@@ -393,3 +393,20 @@ def test_corruption_of_offloaded_frames_is_refused() -> None:
 
     with pytest.raises(ValueError, match="without offload"):
         ImpairedLink(Offloaded(), seed=1, incoming=Impairment(corrupt=0.1))
+
+
+def test_a_closed_end_of_a_cable_that_lingers_calls_its_owner_no_more() -> None:
+    """A driver that has stopped reads nothing: a device that goes on calling it would never let the loop rest."""
+
+    async def main() -> None:
+        wire = MemoryWire(*MACS)
+        impaired = ImpairedLink(wire.a, seed=1, outgoing=Impairment(delay=1.0), lingers=True)
+        woken: list[None] = []
+        impaired.attach(asyncio.get_running_loop(), lambda: woken.append(None))
+        impaired.close()
+        wire.b.send([numbered(1)])
+        await asyncio.sleep(0.5)
+        assert not woken
+        assert wire.a.receive() is None  # taken, so that a device does not call again
+
+    run_virtual(main())
