@@ -174,6 +174,14 @@ def run_sweep(
     running: dict[Future[Row], tuple[int, Order]] = {}
     done: SimpleQueue[Future[Row] | None] = SimpleQueue()  # None: an interrupt
     wrong: list[ScenarioError] = []
+
+    def keep(ended: Future[Row]) -> None:
+        row = _outcome(ended, *running.pop(ended), wrong)
+        sweep.rows.append(row)
+        file.write(json.dumps(asdict(row), ensure_ascii=False, default=str) + "\n")
+        file.flush()
+        told(len(sweep.rows), sweep.total, row)
+
     with journal.open("a", encoding="utf-8") as file, interrupting(lambda: done.put(None)):
         try:
             while not sweep.stopped:
@@ -192,32 +200,36 @@ def run_sweep(
                 if ended is None:
                     sweep.stopped = INTERRUPTED
                     break
-                number, order = running.pop(ended)
                 if isinstance(ended.exception(), BrokenExecutor):
-                    sweep.stopped = _why_broken(done)
+                    sweep.stopped = ENDED
                     break
-                row = _outcome(ended, number, order, wrong)
-                sweep.rows.append(row)
-                file.write(json.dumps(asdict(row), ensure_ascii=False, default=str) + "\n")
-                file.flush()
-                told(len(sweep.rows), sweep.total, row)
+                keep(ended)
         except BrokenExecutor:
-            sweep.stopped = _why_broken(done)
-    for future in running:
-        future.cancel()
+            sweep.stopped = ENDED
+        if sweep.stopped == ENDED:
+            others, interrupted = _left(done)
+            for ended in others:
+                keep(ended)
+            if interrupted:
+                sweep.stopped = INTERRUPTED
     if wrong and len(wrong) == len(sweep.rows):
         raise wrong[0]
     sweep.rows.sort(key=lambda row: row.number)
     return sweep
 
 
-def _why_broken(done: SimpleQueue[Future[Row] | None]) -> str:
-    """Why a process of the sweep has ended: a signal to the whole group may be heard there sooner than here."""
+def _left(done: SimpleQueue[Future[Row] | None]) -> tuple[list[Future[Row]], bool]:
+    """After a process of the sweep has ended: the runs that had ended before, and whether an interrupt came.
+
+    A signal to the whole group may be heard there sooner than here.
+    """
+    ended: list[Future[Row]] = []
     with suppress(Empty):
-        while done.get(timeout=HEARING) is not None:
-            pass
-        return INTERRUPTED
-    return ENDED
+        while (future := done.get(timeout=HEARING)) is not None:
+            if not isinstance(future.exception(), BrokenExecutor):
+                ended.append(future)
+        return ended, True
+    return ended, False
 
 
 @contextmanager
@@ -302,12 +314,19 @@ def _end_with_the_sweep() -> None:
     if parent is not None:
         multiprocessing.connection.wait([parent.sentinel])
         os.kill(os.getpid(), signal.SIGTERM)
+        threading.Event().wait(UNDOING)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _heard(number: int, frame: FrameType | None) -> None:
+    """Nothing is left to do; a handler, unlike SIG_IGN, is not passed on to programs."""
 
 
 def _leave(number: int, frame: FrameType | None) -> None:
     global _leaving
     _leaving = True
-    signal.signal(number, signal.SIG_DFL)
+    for each in SIGNALS:  # the next would end it in the middle; `_end` kills what does not come to its end
+        signal.signal(each, _heard)
     raise SystemExit(128 + number)  # also of a script that holds the loop up
 
 
@@ -334,7 +353,11 @@ def cluster(where: str, count: int) -> Iterator[tuple[Executor, int]]:
                 raise ScenarioError(
                     f"The Dask scheduler at {where} has no workers: start some with `dask worker {where}`."
                 )
-            yield client.get_executor(pure=False), workers
+            executor: Any = client.get_executor(pure=False)
+            try:
+                yield executor, workers
+            finally:
+                executor.shutdown(wait=False)  # nobody asks for what has not ended by now
     finally:
         if made is not None:
             made.close()
