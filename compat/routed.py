@@ -73,7 +73,11 @@ async def routed(
     back = asyncio.Event()
     with ExitStack() as stack:
         for name in _autoconfiguring(where):  # forwarding would switch it off
-            stack.enter_context(kernel.sysctl(where, f"ipv6/conf/{name}/accept_ra", 2))
+            try:
+                stack.enter_context(kernel.sysctl(where, f"ipv6/conf/{name}/accept_ra", 2))
+            except kernel.KernelRefused as error:
+                if error.errno != errno.ENOENT:  # the link has just gone
+                    raise
         stack.enter_context(kernel.forwarding(where))
         end = _KernelEnd(link, prefix)
         stack.callback(end.close)

@@ -185,7 +185,7 @@ def _make_named(role: str) -> str:
     owner = Owner.current()
     with _naming:
         number = 1
-        while (NETNS_DIR / (name := owner.namespace_name(role if number == 1 else f"{role}.{number}"))).exists():
+        while (NETNS_DIR / (name := owner.namespace_name(role, number))).exists():
             number += 1
         try:
             _in_thread(lambda: _make(name), f"make the network namespace {name}")

@@ -94,13 +94,16 @@ class Owner:
         """Whether this very process still runs; a zombie counts as dead."""
         return _started(self.pid) == self.started
 
-    def namespace_name(self, role: str) -> str:
-        """The name of this owner's namespace for `role`.
+    def namespace_name(self, role: str, number: int = 1) -> str:
+        """The name of this owner's namespace for `role`, of the second such one and so on.
 
         >>> Owner(12, 345).namespace_name("router"), Owner(12, 345).namespace_name("my host/1")
         ('unimux-12-345-router', 'unimux-12-345-my-host-1')
+        >>> Owner(12, 345).namespace_name("router", 2)
+        'unimux-12-345-router.2'
         """
-        return f"{PREFIX}-{self.tag}-{_NO_NAME.sub('-', role)[:_LONGEST_ROLE]}"
+        which = "" if number == 1 else f".{number}"
+        return f"{PREFIX}-{self.tag}-{_NO_NAME.sub('-', role)[: _LONGEST_ROLE - len(which)]}{which}"
 
     def link_name(self, role: str) -> str:
         """The name of this owner's link for `role` (5 characters at most) in a namespace that others share.

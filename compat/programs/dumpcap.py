@@ -90,7 +90,8 @@ class Capture:
 
     def _refuse_full_disk(self) -> None:
         """Raise `ProgramFailed` where the file cannot grow; dumpcap's log may have no room to say so."""
-        if os.statvfs(self.path.parent).f_bfree == 0:
+        about = os.statvfs(self.path.parent)
+        if about.f_blocks and not about.f_bfree:  # some file systems count no blocks
             raise ProgramFailed(
                 f"The capture of {self.interface} is not whole: the disk of {self.path.parent} is full."
             )
