@@ -27,7 +27,7 @@ MUTATIONS = (
         "a window of a shared secret arms what it had reserved before the node lost its claims",
         ("UM-ADDR-9", "UM-GEN-5"),
         (f"{_FLAPS}::test_where_claims_were_lost_the_window_passes_over_all_that_it_had_reserved",),
-        (Edit("unimux.ssa.secret:SecretWindow._work", "max(used, self._first - 1)", "used"),),
+        (Edit("unimux.ssa.secret:SecretWindow._take_up", "served, counters.reserved - 1", "served"),),
     ),
     Mutation(
         "dns-rate-per-node",
@@ -90,7 +90,7 @@ MUTATIONS = (
         "what served by a shared secret is on one record only",
         ("UM-GEN-6", "UM-ADDR-9"),
         ("tests/unit/unimux/test_secret_record.py",),
-        (Edit("unimux.ssa.secret:SecretWindow.__init__", "self._on_record() > counters.used", "False"),),
+        (Edit("unimux.ssa.secret:SecretWindow._take_up", "served > counters.used", "False"),),
     ),
     Mutation(
         "registrar-unnamed",
