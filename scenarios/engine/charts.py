@@ -31,6 +31,9 @@ class Chart:
         title: object = self.title
         if not isinstance(title, str) or not title.strip():
             raise ValueError(f"a chart has words for a title, not {title!r}")
+        caption: object = self.caption
+        if not isinstance(caption, str):
+            self._refuse(f"a caption is text, not {caption!r}")
         self._check()
 
     def _check(self) -> None:

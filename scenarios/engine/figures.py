@@ -218,9 +218,10 @@ def _curves(axes: Axes, chart: Curves, ink: str) -> None:
         _scale(axes, "y", [point[1] for point in points])
 
 
-def _label(name: str) -> str:
-    """A name for the legend; matplotlib leaves out those that begin with an underscore."""
-    return f"\u2009{name}" if name.startswith("_") else name
+def _label(name: object) -> str:
+    """A name for the legend, a number perhaps; matplotlib leaves out those that begin with an underscore."""
+    text = str(name)
+    return f"\u2009{text}" if text.startswith("_") else text
 
 
 def _columns(points: Sequence[Point]) -> tuple[list[float], list[float], list[list[float]] | None]:

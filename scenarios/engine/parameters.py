@@ -92,7 +92,8 @@ class Specification:
 
     def _within(self, number: float) -> bool:
         low, high = self.about.least, self.about.most
-        return math.isfinite(number) and (low is None or number >= low) and (high is None or number <= high)
+        finite = isinstance(number, int) or math.isfinite(number)  # a long integer fits no float
+        return finite and (low is None or number >= low) and (high is None or number <= high)
 
     def _read(self, text: str) -> Value:
         if self.choices:

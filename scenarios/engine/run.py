@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, replace
 from ipaddress import IPv6Address
@@ -374,12 +374,12 @@ class Run:
 
     def require(self, title: str, holds: bool, *requirements: str, because: str = "") -> None:
         """Something that must hold, else the run has failed; because: figures, in a clause."""
-        requirements = tuple(map(requirement_id, requirements))
+        requirements = _ids(requirements)
         self.claims.append(Claim(title, bool(holds), because or ("it does" if holds else "it does not"), requirements))
 
     def require_quietly(self, holds: bool, title: str, *requirements: str) -> None:
         """One of many cases of something that must hold: all of them are one line, with how many there were."""
-        cases = self._cases.setdefault(title, _Cases(tuple(map(requirement_id, requirements))))
+        cases = self._cases.setdefault(title, _Cases(_ids(requirements)))
         cases.count += 1
         cases.held += bool(holds)
 
@@ -426,7 +426,7 @@ class Run:
     def witness(self, **facts: Any) -> None:
         """Tell the judge of the captures who is who: fields of `scenarios.witness.Setup`; tuples add up."""
         for key, value in facts.items():
-            fact(key, value)
+            value = fact(key, value)
             before = self._witness.get(key)
             if isinstance(before, tuple) and isinstance(value, tuple):
                 value = before + value
@@ -491,6 +491,14 @@ class Run:
                 )
         rules = tuple(rule for rule in TITLES if rule not in self._left_out) if self._left_out else None
         return replace(Setup(nodes=tuple(nodes), rules=rules), **self._witness)
+
+
+def _ids(requirements: Iterable[str]) -> tuple[str, ...]:
+    """Ids of requirements; a wrong one is an error at its line, and what was measured before it is kept."""
+    try:
+        return tuple(map(requirement_id, requirements))
+    except ScenarioError as error:
+        raise ValueError(str(error)) from None
 
 
 def _text(text: str, what: str) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv6Address, IPv6Network
 from pathlib import Path
-from typing import get_type_hints
+from typing import Any, get_type_hints
 
 import msgspec
 
@@ -105,10 +105,11 @@ class Setup:
         return _TOLD_LATE if self.real_time else _TOLD_WITHIN
 
 
-def fact(name: str, value: object) -> None:
-    """Raise `ValueError` where a value is none that the field of `Setup` takes, or there is no such field.
+def fact(name: str, value: object) -> Any:
+    """A value as the field of `Setup` has it; raises `ValueError` where it takes no such one, or there is no such field.
 
-    >>> fact("connections", 3)
+    >>> fact("connections", 3), fact("rules", ["DAD before use"])
+    (3, ('DAD before use',))
     >>> fact("conections", 3)
     Traceback (most recent call last):
     ValueError: the judge has no 'conections'; did you mean 'connections'?
@@ -119,7 +120,7 @@ def fact(name: str, value: object) -> None:
         hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(hints)}"
         raise ValueError(f"the judge has no {name!r}; {hint}")
     try:
-        msgspec.convert(value, hints[name], from_attributes=True)
+        return msgspec.convert(value, hints[name], from_attributes=True)
     except msgspec.ValidationError as error:
         raise ValueError(f"{name} of the judge cannot be {value!r}: {str(error)[:1].lower()}{str(error)[1:]}") from None
 

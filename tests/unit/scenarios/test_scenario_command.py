@@ -151,6 +151,7 @@ def test_the_answers_of_many_runs_make_a_page(tmp_path: Path) -> None:
         (["run", "./text"], "./text is no scenario: its file is called NAME.py"),
         (["run", "raises.py"], "raises.py cannot be imported: line 3: NameError: name 'nothing' is not defined."),
         (["run", "leaves.py"], "leaves.py cannot be imported: line 1: SystemExit: 3."),
+        (["run", "hello", "--set", f"size={'9' * 400}"], "9: it takes a whole number, 1 B at least"),
         (["run", "churn", "--set", "duration=inf"], "duration cannot be inf: it takes a number"),
         (["run", "hello", "--sweep", "size=5..1"], "size cannot be '5..1': write the range from the lower end"),
         (["run", "hello", "--sweep", "size=1..99999999999"], "size cannot be '1..99999999999': a range has"),
