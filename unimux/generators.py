@@ -103,9 +103,9 @@ class Generator(ABC):
 
     def identifiers(self, start: int, count: int) -> Words:
         """The identifiers of `count` counters from `start` on; override it where a vectorised way exists."""
+        made = [self.identifier(n) for n in range(start, start + count)]
         try:
-            made = [index(self.identifier(n)) for n in range(start, start + count)]
-            return np.array(made, dtype=np.uint64)
+            return np.array([index(identifier) for identifier in made], dtype=np.uint64)
         except TypeError as error:
             raise GeneratorError(f"{type(self).__name__} makes what is no whole number: {error}") from error
         except OverflowError as error:

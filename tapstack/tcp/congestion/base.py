@@ -141,11 +141,14 @@ def load_controller(name: str) -> type[CongestionControl]:
     """
     found = user_class(name, "congestion controller", CongestionControl, BUILT_IN)  # type: ignore[type-abstract]
     try:
-        found(DEFAULT_MSS, False)
+        made = found(DEFAULT_MSS, False)
     except Exception as error:
         fault = f"{type(error).__name__}: {error}"
         raise ValueError(f"the congestion controller {name} cannot be made of a segment size: {fault}") from error
-    return found if name in BUILT_IN else _looked_at(found, name)
+    if name in BUILT_IN:
+        return found
+    _check(made, name)
+    return _looked_at(found, name)
 
 
 _TOLD = (

@@ -16,6 +16,7 @@ from scenarios.engine.execute import Order, Outcome, execute
 from scenarios.engine.mishaps import TITLE
 from tapstack.tcp.acknowledged import Acknowledged
 from tapstack.tcp.congestion import CongestionControl
+from tapstack.tcp.congestion.base import load_controller
 from unimux.aio import open_connection
 from unimux.cli.main import run as command
 from unimux.generators import Generator
@@ -243,6 +244,9 @@ def test_what_is_no_finite_number_is_not_measured(value: str, call: str, tmp_pat
         ("Table(title='e', columns=['p'], rows=[[1]])", "a row takes a text for each of the 1 columns, not [1]"),
         ("run.witness(conections=3)", "the judge has no 'conections'; did you mean 'connections'?"),
         ("run.witness(connections='3')", "connections of the judge cannot be '3': expected `int`, got `str`"),
+        ("Matrix(title='e', rows=[], columns=[], cells=[], caption=None)", "Matrix 'e': a caption is text, not None"),
+        ("run.require('it is', True, 'UM-NOPE')", "There is no requirement 'UM-NOPE': their ids are like UM-DAS-1"),
+        ("run.require_quietly(True, 'it is', 'x')", "There is no requirement 'x': their ids are like UM-DAS-1"),
         ("run.expect('m', 1.0, 1.0)", "m agrees with theory within a share, or by an interval: say which"),
         ("run.expect_share('m', 5, 3, 0.5)", "m: 5 of 3 is no share"),
         ("run.expect_share('m', 0, 0, 0.5)", "m: 0 of 0 is no share"),
@@ -258,13 +262,22 @@ def test_what_cannot_be_shown_or_judged_is_told_with_its_line(body: str, said: s
     assert said in told
 
 
-@pytest.mark.parametrize("call", ["run.require('it is', True, 'UM-NOPE')", "run.require_quietly(True, 'it is', 'x')"])
-def test_a_requirement_that_cannot_be_one_is_refused(call: str, tmp_path: Path) -> None:
-    file = tmp_path / "wrong.py"
-    file.write_text(SCRIPT.replace("BODY", call))
-    found = load(str(file))
-    with pytest.raises(ScenarioError, match=r"There is no requirement '.*': their ids are like UM-DAS-1"):
-        execute(found, Order(found.source, {}, 1, "sim"))
+async def nothing(run: Run) -> None:
+    """Is anything there?"""
+
+
+def test_a_requirement_that_cannot_be_one_is_refused() -> None:
+    with pytest.raises(ScenarioError, match=r"There is no requirement 'UM-NOPE': their ids are like UM-DAS-1"):
+        scenario(requirements=("UM-NOPE",))(nothing)
+
+
+def test_series_may_be_named_by_numbers(tmp_path: Path) -> None:
+    file, out = tmp_path / "numbers.py", tmp_path / "out"
+    body = "run.show(Curves(title='e', x='s', y='y', series={1: [(1, 2)]}, theory={0: [(1, 2)]}))"
+    script = SCRIPT.replace("import Run, scenario", "import Curves, Run, scenario")
+    file.write_text(script.replace("BODY", body))
+    command(["scenario", "run", str(file), "--out", str(out)])
+    assert (out / "report.html").exists()
 
 
 def test_a_choice_that_no_connection_has_is_remarked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -371,3 +384,16 @@ def test_a_window_that_is_no_number_costs_no_report(tmp_path: Path) -> None:
     assert command(["scenario", "run", str(script), "--out", str(folder)]) in (0, 1)
     assert (folder / "report.html").exists()
     assert json.loads((folder / "findings.json").read_text())
+
+
+class Half(Raises):
+    """Begins with two segments and a half."""
+
+    def __init__(self, mss: int, paced: bool = False) -> None:
+        super().__init__(mss, paced)
+        self.cwnd = mss * 2.5  # type: ignore[assignment]
+
+
+def test_a_controller_that_begins_with_a_window_that_is_none_is_refused_by_name() -> None:
+    with pytest.raises(ValueError, match=r"test_mishaps:Half sets cwnd to .*: it is a whole number of bytes"):
+        load_controller(f"{__name__}:Half")

@@ -380,6 +380,13 @@ class Halves(Few):
         return 100 + counter / 2  # type: ignore[return-value]
 
 
+class Typed(Few):
+    """Raises by itself."""
+
+    def identifier(self, counter: int) -> int:
+        return len(counter)  # type: ignore[arg-type]
+
+
 class Wrong(Few):
     """An inverse that is off by one."""
 
@@ -459,6 +466,11 @@ def test_a_generator_with_fewer_counters_is_found_by_audit_and_never_repeats() -
 def test_a_generator_that_does_not_keep_its_word_is_refused(kind: str, length: int, message: str) -> None:
     with pytest.raises(GeneratorError, match=message):
         AddressSource(memory(f"{__name__}:{kind}")).draw(PREFIX, length)
+
+
+def test_what_a_generator_raises_is_not_taken_for_what_it_makes() -> None:
+    with pytest.raises(GeneratorError, match=r"Typed failed: TypeError: object of type 'int' has no len"):
+        AddressSource(memory(f"{__name__}:Typed")).draw(PREFIX)
 
 
 @pytest.mark.proves("UM-GEN-6", "UM-GEN-1", by="api")
