@@ -14,7 +14,7 @@ import pkgutil
 import re
 import sys
 import traceback
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -95,6 +95,14 @@ def requirement_id(text: str) -> str:
     if not _REQUIREMENT.fullmatch(text):
         raise ScenarioError(f"There is no requirement {text!r}: their ids are like UM-DAS-1.")
     return text
+
+
+def requirement_ids(requirements: Iterable[str]) -> tuple[str, ...]:
+    """Ids of requirements; a wrong one is an error at its line, and what was measured before it is kept."""
+    try:
+        return tuple(map(requirement_id, requirements))
+    except ScenarioError as error:
+        raise ValueError(str(error)) from None
 
 
 def scenario(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, replace
 from ipaddress import IPv6Address
@@ -36,7 +36,7 @@ from .addressing import HOST, NO_POOL, POOL, Addressing, TemporaryAddresses, fix
 from .backend import Backend, Host, Impairments, RouterControl
 from .charts import Chart, number
 from .definition import Backend as BackendName
-from .definition import known_rule, requirement_id
+from .definition import known_rule, requirement_ids
 from .errors import BackendCannot, ScenarioError
 from .measure import Metrics, exact, finite
 from .network import Kind, Lan, Network
@@ -374,12 +374,12 @@ class Run:
 
     def require(self, title: str, holds: bool, *requirements: str, because: str = "") -> None:
         """Something that must hold, else the run has failed; because: figures, in a clause."""
-        requirements = _ids(requirements)
+        requirements = requirement_ids(requirements)
         self.claims.append(Claim(title, bool(holds), because or ("it does" if holds else "it does not"), requirements))
 
     def require_quietly(self, holds: bool, title: str, *requirements: str) -> None:
         """One of many cases of something that must hold: all of them are one line, with how many there were."""
-        cases = self._cases.setdefault(title, _Cases(_ids(requirements)))
+        cases = self._cases.setdefault(title, _Cases(requirement_ids(requirements)))
         cases.count += 1
         cases.held += bool(holds)
 
@@ -491,14 +491,6 @@ class Run:
                 )
         rules = tuple(rule for rule in TITLES if rule not in self._left_out) if self._left_out else None
         return replace(Setup(nodes=tuple(nodes), rules=rules), **self._witness)
-
-
-def _ids(requirements: Iterable[str]) -> tuple[str, ...]:
-    """Ids of requirements; a wrong one is an error at its line, and what was measured before it is kept."""
-    try:
-        return tuple(map(requirement_id, requirements))
-    except ScenarioError as error:
-        raise ValueError(str(error)) from None
 
 
 def _text(text: str, what: str) -> str:
