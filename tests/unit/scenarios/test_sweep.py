@@ -47,8 +47,8 @@ async def accident(run: Run, *, x: Annotated[int, Parameter("which accident", le
     if x == 5:
         raise SystemExit(3)
     if x == 11:
-        Path(__file__).with_name("begun").touch()
         try:
+            Path(__file__).with_name("begun").touch()
             time.sleep(600)
         finally:  # what a run has made takes its time to undo
             time.sleep(1)
