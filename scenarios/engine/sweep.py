@@ -252,7 +252,7 @@ def processes(count: int) -> Iterator[Executor]:
         try:
             with unheard():
                 executor.shutdown(wait=False, cancel_futures=True)
-            ended = ended_by() is None and _await_end(at_work)
+            ended = ended_by() is None and not _await_end(at_work)
         except KeyboardInterrupt:
             pass
         if not ended:
@@ -273,26 +273,33 @@ def _begin_servers() -> None:
 
 
 def _end(processes: Sequence[BaseProcess]) -> None:
-    """End them, in order where they can."""
-    for process in processes:
-        process.terminate()
-    if not _await_end(processes, UNDOING):
+    """End them, in order where they can.
+
+    They are told again and again.  Of two signals that come at once the kernel may hand both to a thread beside the main one,
+    whose sleep then goes on; and one that comes when Python is about to block is not heard until that is over.
+    """
+    until = time.monotonic() + UNDOING
+    while processes and time.monotonic() < until:
         for process in processes:
-            process.kill()
-        _await_end(processes)
+            process.terminate()
+        processes = _await_end(processes, HEARING)
+    for process in processes:
+        process.kill()
+    _await_end(processes)
 
 
-def _await_end(processes: Sequence[BaseProcess], patience: float | None = None) -> bool:
-    """Wait until all have ended, for so many seconds at most, without taking their statuses from whoever else waits."""
-    left = {process.sentinel for process in processes}
-    until = math.inf if patience is None else time.monotonic() + patience
+def _await_end(processes: Sequence[BaseProcess], patience: float = math.inf) -> list[BaseProcess]:
+    """Those that have not ended in so many seconds; does not take the statuses of the others from whoever else waits."""
+    left = {process.sentinel: process for process in processes}
+    until = time.monotonic() + patience
     while left:
         rest = max(until - time.monotonic(), 0.0)
         ended = multiprocessing.connection.wait(left, min(rest, HEARING))
         if not ended and not rest:
-            return False
-        left.difference_update(cast(list[int], ended))
-    return True
+            break
+        for sentinel in cast(list[int], ended):
+            del left[sentinel]
+    return list(left.values())
 
 
 _leaving = False
@@ -313,8 +320,9 @@ def _end_with_the_sweep() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         multiprocessing.connection.wait([parent.sentinel])
-        os.kill(os.getpid(), signal.SIGTERM)
-        threading.Event().wait(UNDOING)
+        for _ in range(round(UNDOING / HEARING)):  # as `_end` does, and why
+            os.kill(os.getpid(), signal.SIGTERM)
+            threading.Event().wait(HEARING)
         os.kill(os.getpid(), signal.SIGKILL)
 
 

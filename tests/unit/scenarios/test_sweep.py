@@ -15,14 +15,15 @@ import time
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Executor, Future
 from contextlib import suppress
+from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from typer.testing import CliRunner, Result
 
 from scenarios.engine.definition import load
-from scenarios.engine.sweep import ENDED, INTERRUPTED, WINDOW, Plan, Row, processes, run_sweep
+from scenarios.engine.sweep import ENDED, INTERRUPTED, WINDOW, Plan, Row, _end, processes, run_sweep
 from unimux.cli.main import app, run
 
 SCRIPT = '''"""What is left of a sweep when a run goes wrong?"""
@@ -243,6 +244,30 @@ def test_an_interrupt_is_heard_also_when_it_comes_as_the_end_of_a_run_begins_to_
             os.sched_yield()
         soon(interrupt_unnoticed)
     assert not multiprocessing.active_children()
+
+
+class Deaf:
+    """A process that does not hear the first signal: a thread beside the main one took it, or Python was about to block."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+        self.sentinel, self._alive = os.pipe()
+
+    def terminate(self) -> None:
+        self.told.append("terminate")
+        if len(self.told) == 2:
+            os.close(self._alive)
+
+    def kill(self) -> None:
+        self.told.append("kill")
+        os.close(self._alive)
+
+
+def test_a_process_that_does_not_hear_a_signal_is_told_again_and_not_killed_while_it_may_undo() -> None:
+    deaf = Deaf()
+    _end([cast(BaseProcess, deaf)])
+    os.close(deaf.sentinel)
+    assert deaf.told == ["terminate", "terminate"]
 
 
 class Mortal(Executor):
